@@ -1,0 +1,213 @@
+"""The `vitseg` command line. Each command runs one flow, or one plain function where there is nothing to orchestrate.
+
+Results go to standard output: a short table, or with `--json` exactly one JSON object at the end. Everything else
+(notes, progress, logs) goes to standard error. Exit codes: 0 done, 1 failed, 2 usage, 4 done but some inputs failed.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows import command
+from flows.command import answer, parse_size
+
+app = typer.Typer(
+    name="vitseg", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    help="Segment street photographs with a Vision Transformer that uses no convolution: shards, training, review, masks.",
+)  # fmt: skip
+stack_app = typer.Typer(no_args_is_help=True, help="The embedded servers: S3, MLflow and Prefect, on loopback only.")
+app.add_typer(stack_app, name="stack")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Runner = Annotated[str, typer.Option(help="Where tasks run: thread, process, dask or ray.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Tasks at a time; by default one a core.")]
+Shards = Annotated[str, typer.Argument(help="The folder or s3:// address that holds manifest.json.")]
+Model = Annotated[str, typer.Argument(help="models:/NAME@alias, models:/NAME/VERSION or a bundle folder.")]
+ModelName = Annotated[str, typer.Option("--name", help="Name of the registered model.")]
+
+
+@app.command()
+def demo(
+    workdir: Annotated[Path, typer.Option(help="Where pictures and report go.")] = Path("vitseg-demo"),
+    json: Json = False,
+) -> None:
+    """Go the whole way on generated street scenes, and end with a report."""
+    from flows.demo import demo as flow
+
+    answer(flow(str(workdir)), json)
+
+
+@stack_app.command("up")
+def stack_up(json: Json = False) -> None:
+    """Start the servers, or find them running."""
+    from flows import stack
+
+    command.show_stack(stack.up(progress=command.say), json)
+
+
+@stack_app.command("down")
+def stack_down(json: Json = False) -> None:
+    """Stop the servers; their data stays."""
+    from flows import stack
+
+    stopped = stack.down()
+    answer({"stopped": list(stopped)}, json)
+
+
+@stack_app.command("status")
+def stack_status(json: Json = False) -> None:
+    """Say which servers run, and where."""
+    from flows import stack
+
+    command.show_stack(stack.status(), json)
+
+
+@app.command()
+def synth(
+    dest: Annotated[str, typer.Argument(help="Folder or s3:// address to write to.")],
+    train: Annotated[int, typer.Option(min=0, help="Training scenes.")] = 200,
+    val: Annotated[int, typer.Option(min=0, help="Validation scenes.")] = 40,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT in pixels.")] = "512x256",
+    seed: Annotated[int, typer.Option(help="Same seed, same scenes.")] = 0,
+    json: Json = False,
+) -> None:
+    """Generate street scenes with labels in the official Cityscapes layout."""
+    from flows.console import progress
+    from vitseg.data.synth import write_scenes
+
+    height, width = parse_size(size)
+    with progress("drawing scenes", train + val, "scenes") as show:
+        scenes = write_scenes(dest, train=train, val=val, size=(width, height), seed=seed, progress=show)
+    answer({"dest": dest, "scenes": scenes, "train": train, "val": val, "size": [height, width]}, json)
+
+
+@app.command()
+def preprocess(
+    source: Annotated[str, typer.Argument(help="Photographs and labels: a folder, s3:// or other fsspec address.")],
+    dest: Annotated[str, typer.Argument(help="Where shards and manifest.json go.")],
+    layout: Annotated[str, typer.Option(help="auto, cityscapes, pairs or folders.")] = "auto",
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the samples in pixels.")] = "256x256",
+    shard_samples: Annotated[int, typer.Option(min=1, help="Samples a shard.")] = 256,
+    runner: Runner = "thread",
+    workers: Workers = None,
+    json: Json = False,
+) -> None:
+    """Turn labelled photographs into shards and a manifest. Exit code 4: some sources were left out."""
+    parsed = parse_size(size)
+    from flows.preprocess import preprocess as flow
+    from flows.runners import make_runner
+
+    run = flow.with_options(task_runner=make_runner(runner, workers))
+    result = run(source, dest, layout=layout, size=parsed, shard_samples=shard_samples)
+    answer(result, json, some_failed=result["skipped"] > 0)
+
+
+@app.command()
+def train(
+    shards: Shards,
+    preset: Annotated[str, typer.Option(help="tiny, small or base.")] = "tiny",
+    recipe: Annotated[Path | None, typer.Option(help="A TOML file laid over the preset.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, laid over both.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Short for --set run.epochs=N.")] = None,
+    nproc: Annotated[int | None, typer.Option(min=1, help="Ranks a node; by default one a GPU, or 1.")] = None,
+    nnodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
+    rendezvous: Annotated[str, typer.Option(help="HOST:PORT where several nodes meet.")] = "",
+    resume: Annotated[bool, typer.Option(help="Go on with an unfinished job, or start over.")] = True,
+    name: ModelName = "vitseg",
+    json: Json = False,
+) -> None:
+    """Train, evaluate and register a model; killed, the same command goes on where it was."""
+    overrides = [*(set_ or []), *([f"run.epochs={epochs}"] if epochs else [])]
+    command.check_recipe(preset, recipe, overrides)
+    command.prepare_tracking()
+    from flows.train import train as flow
+
+    file = str(recipe) if recipe else None
+    answer(flow(shards, preset, file, overrides, nproc or command.gpus(), nnodes, rendezvous, name, resume), json)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    shards: Shards,
+    split: Annotated[str, typer.Option(help="Split of the data set.")] = "val",
+    json: Json = False,
+) -> None:
+    """Measure any model on any split."""
+    command.prepare_tracking()
+    from flows.evaluate import evaluate as flow
+
+    answer(flow(model, shards, split), json)
+
+
+@app.command()
+def segment(
+    source: Annotated[str, typer.Argument(help="Photographs: a folder, s3:// or other fsspec address.")],
+    dest: Annotated[str, typer.Argument(help="Where masks, ledger and summary go.")],
+    model: Annotated[str, typer.Option(help="models:/NAME@alias, models:/NAME/VERSION or a bundle folder.")],
+    ids: Annotated[str, typer.Option(help="Class ids in the masks: train or label.")] = "train",
+    also: Annotated[str, typer.Option(help="More pictures, with commas: color,overlay,confidence.")] = "",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 8,
+    chunk: Annotated[int, typer.Option(min=1, help="Images a task.")] = 64,
+    runner: Runner = "thread",
+    workers: Workers = 1,
+    tile: Annotated[bool, typer.Option("--tile", help="Slide the model over the full resolution.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    json: Json = False,
+) -> None:
+    """Write a mask for every photograph; done ones are skipped. Exit code 4: some could not be read."""
+    command.prepare_tracking()
+    from flows.runners import make_runner
+    from flows.segment import segment as flow
+
+    run = flow.with_options(task_runner=make_runner(runner, workers))
+    wanted = [name for name in also.split(",") if name]
+    result = run(source, dest, model, ids, wanted, tile, batch_size, chunk, dry_run)
+    answer(result, json, some_failed=result.get("failed", 0) > 0)
+
+
+@app.command()
+def retrain(
+    source: Annotated[str, typer.Argument(help="Photographs and labels that may have changed.")],
+    shards: Annotated[str | None, typer.Option(help="Where the shards go; by default under VITSEG_HOME.")] = None,
+    preset: Annotated[str, typer.Option(help="tiny, small or base.")] = "tiny",
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the samples in pixels.")] = "256x256",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, laid over the preset.")] = None,
+    nproc: Annotated[int | None, typer.Option(min=1, help="Ranks; by default one a GPU, or 1.")] = None,
+    name: ModelName = "vitseg",
+    json: Json = False,
+) -> None:
+    """Train again if the source has changed, and put the new version up for review."""
+    parsed = parse_size(size)
+    command.check_recipe(preset, None, set_ or [])
+    command.prepare_tracking()
+    from flows.retrain import retrain as flow
+
+    answer(flow(source, shards, preset, parsed, set_ or [], nproc or command.gpus(), name), json)
+
+
+@app.command()
+def model(
+    preset: Annotated[str, typer.Argument(help="tiny, small or base.")],
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the images in pixels.")] = "256x256",
+    classes: Annotated[int, typer.Option(min=1, help="Classes.")] = 19,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="model.key=value, laid over the preset.")] = None,
+    json: Json = False,
+) -> None:
+    """Show a preset layer by layer: parameters, tokens, FLOPs an image."""
+    command.show_model(preset, parse_size(size), classes, set_ or [], json)
+
+
+@app.command()
+def verify(shards: Shards, json: Json = False) -> None:
+    """Read every shard and check hashes, counts and label range. Exit code 1: something is wrong."""
+    command.verify_shards(shards, json)
+
+
+def main() -> None:
+    """Run the command line: the entry point of `vitseg`."""
+    from flows.registry_cli import registry_app
+
+    app.add_typer(registry_app, name="registry")
+    command.run(app)

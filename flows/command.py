@@ -1,0 +1,171 @@
+"""How every command starts, answers and fails: environment, standard output, exit codes."""
+
+import dataclasses
+import json as json_module
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flows import environment
+from vitseg.errors import UsageError, VitsegError
+
+SOME_FAILED = 4
+_SIZE = re.compile(r"(\d+)x(\d+)$")
+
+
+def run(app: typer.Typer) -> None:
+    """Run the app with its environment, and turn every way to fail into one line and an exit code."""
+    global _output
+    _output = _reserve_stdout()
+    wants_json = "--json" in sys.argv
+    _quiet_libraries()
+    code: Any = 0
+    try:
+        environment.enter()
+        app()
+    except SystemExit as stop:
+        code = stop.code
+    except VitsegError as error:
+        Console(stderr=True, highlight=False).print("[bold red]error:[/bold red]", end=" ")
+        sys.stderr.write(f"{error}\n")
+        if wants_json:
+            _output.write(json_module.dumps({"error": str(error), "exit_code": error.exit_code}) + "\n")
+        code = error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command goes on where it was\n")
+        code = 130
+    _output.flush()
+    sys.exit(code)
+
+
+def _quiet_libraries() -> None:
+    """Keep libraries' own talk off the terminal; what flows log is still in their runs, and warnings stay.
+
+    A flow that fails is told here in one line; Prefect would print its traceback too.
+    """
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "vitseg")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
+
+
+def _reserve_stdout() -> TextIO:
+    """Keep standard output for the answer: whatever libraries and children print goes to standard error."""
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return output
+
+
+_output: TextIO = sys.stdout
+
+
+def answer(result: dict[str, Any], as_json: bool, *, some_failed: bool = False) -> None:
+    """Print a result as JSON or as a small table, and end with exit code 4 if some inputs failed."""
+    if as_json:
+        _output.write(json_module.dumps(result, allow_nan=False) + "\n")
+    else:
+        table = Table(show_header=False, box=None, padding=(0, 2))
+        for name, value in _rows(result):
+            table.add_row(f"[bold]{name}[/bold]", value)
+        Console(file=_output, highlight=False, soft_wrap=True).print(table)
+    if some_failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _rows(result: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for name, value in result.items():
+        if isinstance(value, dict):
+            rows += _rows(value, f"{prefix}{name}.")
+        elif value is not None:
+            text = f"{value:.4g}" if isinstance(value, float) else str(value)
+            rows.append((prefix + name, text))
+    return rows
+
+
+def say(server: str, what: str) -> None:
+    """Tell the person at the terminal what a server does."""
+    sys.stderr.write(f"  {server}: {what}\n")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read WIDTHxHEIGHT as (height, width).
+
+    Raises:
+        UsageError: it is something else.
+    """
+    match = _SIZE.match(text)
+    if match is None or not (0 < int(match[1]) <= 16384 and 0 < int(match[2]) <= 16384):
+        raise UsageError(f"size {text!r}: write WIDTHxHEIGHT in pixels, as 512x256")
+    return int(match[2]), int(match[1])
+
+
+def gpus() -> int:
+    """Return the number of GPUs here, at least 1: the default number of ranks."""
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def prepare_tracking() -> None:
+    """Make MLflow's own database where no server is named; the first time takes some seconds."""
+    environment.prepare_tracking()
+
+
+def check_recipe(preset: str, file: Path | None, overrides: Sequence[str]) -> None:
+    """Refuse a wrong recipe before any server is started."""
+    from vitseg.config import load_recipe
+
+    load_recipe(preset, file, overrides)
+
+
+def show_stack(status: Any, as_json: bool) -> None:
+    """Print where the servers are; never their credentials."""
+    if as_json:
+        answer(status.to_json(), as_json)
+        return
+    rows = {server.name: f"{server.url or ''}  {'ready' if server.ready else 'down'}" for server in status.servers}
+    answer({**rows, "sign in with": f"users and passwords in {status.credentials}"}, as_json)
+
+
+def show_model(preset: str, size: tuple[int, int], classes: int, overrides: Sequence[str], as_json: bool) -> None:
+    """Print a preset's layers and its numbers."""
+    from vitseg.config import load_recipe
+    from vitseg.model.summary import summarize
+
+    summary = summarize(load_recipe(preset, None, overrides).model, size, classes)
+    result = {
+        "preset": preset,
+        "parameters": summary.parameters,
+        "trainable": summary.trainable,
+        "flops_per_image": summary.flops_per_image,
+        "tokens": summary.tokens,
+        "convolutions": summary.convolutions,
+    }
+    if not as_json:
+        table = Table("layer", "output", "parameters", box=None, padding=(0, 2))
+        for row in summary.rows:
+            table.add_row(row.name, "×".join(map(str, row.output_shape)), f"{row.parameters:,}")
+        Console(file=_output, highlight=False).print(table)
+    answer(result, as_json)
+
+
+def verify_shards(shards: str, as_json: bool) -> None:
+    """Verify shards with progress; exit code 1 and a list where something is wrong."""
+    from flows.console import progress
+    from vitseg.data.verify import verify
+
+    with progress("verifying", unit="shards") as show:
+        report = verify(shards, progress=show)
+    answer(dataclasses.asdict(report), as_json)
+    if report.problems:
+        raise typer.Exit(1)

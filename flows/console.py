@@ -1,0 +1,55 @@
+"""What a person sees while a flow runs: notes and progress on standard error, the same notes in the flow run's log.
+
+On a terminal progress is a bar; elsewhere it is a plain line every few seconds. Standard output stays free for `--json`.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_run_logger
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_LINE_SECONDS = 5.0
+
+
+def note(text: str) -> None:
+    """Tell the person at the terminal, and the flow run's log where there is one."""
+    console.print(f"[dim]·[/dim] {escape(text)}")
+    with contextlib.suppress(MissingContextError):
+        get_run_logger().info(text)
+
+
+def headline(text: str) -> None:
+    """Announce a step."""
+    console.print(f"\n[bold]{escape(text)}[/bold]")
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int, int], None]]:
+    """Show progress while the block runs; it is given `show(done, total)`, and adding text to it is up to `note`."""
+    if console.is_terminal:
+        columns = (
+            TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        )  # fmt: skip
+        with Progress(*columns, console=console, transient=True) as bar:
+            row = bar.add_task(what, total=total)
+            yield lambda done, of: bar.update(row, completed=done, total=of)
+        return
+    start = last = time.monotonic()
+
+    def line(done: int, of: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _LINE_SECONDS or (done == of and now - start >= _LINE_SECONDS):
+            last = now
+            left = f", {(now - start) / done * (of - done):.0f} s left" if 0 < done < of else ""
+            console.print(f"  {what}: {done}/{of} {unit}".rstrip() + left)
+
+    yield line

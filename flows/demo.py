@@ -1,0 +1,27 @@
+"""The demo: starts the embedded servers, goes the whole way, and stops what it started."""
+
+from typing import Any
+
+from flows import environment, stack
+from flows.command import say
+
+
+def demo(workdir: str) -> dict[str, Any]:
+    """Run the whole way on generated scenes.
+
+    Args:
+        workdir: where scenes, a copy of the masks, pictures and the report go.
+    """
+    ours = not stack.status().ready
+    say("servers", "S3, MLflow and Prefect, on loopback only")
+    stack.up(progress=say)
+    environment.enter()
+    try:
+        # Imported only now: Prefect reads the address of its server when it is imported.
+        from flows.whole_way import whole_way
+
+        return whole_way(workdir)
+    finally:
+        if ours:
+            say("servers", "stopping; `vitseg stack up` starts them again, with all that is in them")
+            stack.down()

@@ -1,0 +1,170 @@
+"""The demo's last step: collects what the others left into one page and its pictures."""
+
+import io
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from vitseg.model.bundle import Bundle
+
+from vitseg.config import Recipe, home
+from vitseg.data.loader import Batches
+from vitseg.data.manifest import Manifest, read_manifest
+from vitseg.labels import palette
+from vitseg.pictures import curves
+from vitseg.registry import versions
+from vitseg.report import ClassScore, Headline, Picture, Place, Report, Step, Strip, write_report
+from vitseg.storage import open_store
+from vitseg.training.job import job_folder, read_job
+
+SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A finished step: its name and seconds."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the demo's flows answered, and where their data lies."""
+
+    shards: str
+    photographs: str
+    masks: str
+    prepared: Mapping[str, Any]
+    trained: Mapping[str, Any]
+    measured: Mapping[str, Any]
+    segmented: Mapping[str, Any]
+
+
+def write_demo_report(folder: Path, steps: list[Timed], results: Results, recipe: Recipe) -> Path:
+    """Write report.html, its pictures, and a copy of the masks into a folder; return the page's path."""
+    manifest = read_manifest(results.shards)
+    bundle = versions.load(results.trained["model_uri"])
+    job = read_job(job_folder(results.shards, manifest.fingerprint, recipe))
+    history = json.loads(open_store(job.folder).read("history.json")) if job else []
+    report = Report(
+        title="Street scenes, segmented without a convolution",
+        summary=_summary(results, recipe),
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        headlines=_headlines(results, bundle),
+        steps=_steps(steps, results),
+        places=_places(folder, results),
+        charts=(Picture("Learning curves", curves(history), "Loss and quality over epochs"),),
+        classes=_classes(manifest, results.measured["per_class_iou"]),
+        validation=_validation(results.shards, manifest, bundle),
+        segmented=_segmented(folder, results, bundle),
+        machine=_machine(),
+        recipe=json.dumps(recipe.to_json(), indent=1),
+    )
+    return write_report(folder, report)
+
+
+def _summary(results: Results, recipe: Recipe) -> str:
+    return (
+        f"{results.prepared['samples']} generated street scenes became {results.prepared['shards']} shards in a bucket; "
+        f"a Vision Transformer learned from them for {recipe.run.epochs} epochs on two processes, was registered as "
+        f"{results.trained['model_uri']}, and gave each of {results.segmented['ok']} new photographs a mask."
+    )
+
+
+def _headlines(results: Results, bundle: Bundle) -> tuple[Headline, ...]:
+    segmented = results.segmented
+    return (
+        Headline("mIoU", f"{results.measured['miou']:.3f}", note=f"{results.measured['samples']} validation scenes"),
+        Headline("Pixel accuracy", f"{100 * results.measured['pixel_accuracy']:.1f}", "%", "of labelled pixels"),
+        Headline("Segmented", str(segmented["ok"]), f"of {segmented['listed']}", f"objects; {segmented['skipped']} skipped"),
+        Headline("Speed", f"{segmented['images_per_second']:.1f}", "images/s", f"{os.cpu_count()} CPU cores"),
+        Headline("Model", f"{sum(p.numel() for p in bundle.model.parameters()) / 1e6:.2f}", "M", "parameters, 0 convolutions"),
+    )  # fmt: skip
+
+
+def _steps(steps: list[Timed], results: Results) -> tuple[Step, ...]:
+    made = [
+        ("", ""),
+        (f"{results.prepared['samples']} samples in {results.prepared['shards']} shards", results.shards),
+        (f"{results.trained['epochs']} epochs, {results.trained['model_uri']}", f"run {results.trained['run_id']}"),
+        (f"{results.measured['samples']} images measured", ""),
+        (f"{results.segmented['ok']} masks", results.masks),
+    ]
+    return tuple(
+        Step(step.name, step.seconds, *of) for step, of in zip(steps, made, strict=False)
+    )
+
+
+def _places(folder: Path, results: Results) -> tuple[Place, ...]:
+    return (
+        Place("Scenes", str(folder / "scenes"), "the official Cityscapes layout"),
+        Place("Shards", results.shards, "WebDataset tars and manifest.json"),
+        Place("Photographs", results.photographs),
+        Place("Masks", results.masks, f"copied to {folder / 'masks'}"),
+        Place("A row for every object", f"{results.masks}/_vitseg/{results.segmented['job']}/part-00000.parquet"),
+        Place("Model", results.trained["model_uri"], "in MLflow, with curves and panels"),
+        Place("Start the servers again", "vitseg stack up", f"state lies in {home()}"),
+        Place("Segment a folder of yours", f"vitseg segment PHOTOS MASKS --model {results.trained['model_uri']}"),
+    )
+
+
+def _classes(manifest: Manifest, ious: Mapping[str, float | None]) -> tuple[ClassScore, ...]:
+    pixels = np.array(manifest.splits["val"].pixels_per_class)
+    shares = pixels / max(1, pixels.sum())
+    rows = [ClassScore(label, ious[label.name], float(shares[label.train_id])) for label in manifest.classes]
+    return tuple(row for row in rows if row.iou is not None)
+
+
+def _validation(shards: str, manifest: Manifest, bundle: Bundle) -> tuple[Strip, ...]:
+    batch = next(iter(Batches(shards, manifest, "val", batch_size=SHOWN, shuffle=False, drop_last=False).epoch(0)))
+    predictions = bundle.predict(batch.images).argmax(1).numpy()
+    colors = palette(manifest.classes)
+    strips = []
+    for image, truth, prediction, key in zip(batch.images, batch.labels, predictions, batch.keys, strict=True):
+        pictures = (
+            Picture("photo", Image.fromarray(image.permute(1, 2, 0).numpy())),
+            Picture("truth", Image.fromarray(colors[truth.numpy()]), pixelated=True),
+            Picture("prediction", Image.fromarray(colors[prediction]), pixelated=True),
+        )
+        strips.append(Strip(key, pictures))
+    return tuple(strips)
+
+
+def _segmented(folder: Path, results: Results, bundle: Bundle) -> tuple[Strip, ...]:
+    """Copy all masks into the folder, and show the first few beside their photographs."""
+    source, masks, copies = open_store(results.photographs), open_store(results.masks), open_store(str(folder / "masks"))
+    strips: list[Strip] = []
+    for info in sorted(masks.list(), key=lambda info: info.key):
+        if info.key.startswith("_vitseg/"):
+            continue
+        mask = masks.read(info.key)
+        copies.write(info.key, mask)
+        if len(strips) < SHOWN:
+            key = info.key.removesuffix(".png")
+            opened = [Image.open(io.BytesIO(source.read(key))).convert("RGB"), Image.open(io.BytesIO(mask)).convert("RGB")]
+            photo, colors = (image.resize(_fit(image.size), resample) for image, resample in zip(opened, (1, 0), strict=True))
+            overlay = Image.blend(photo, colors, 0.5)
+            pictures = (Picture("photo", photo), Picture("mask", colors, pixelated=True), Picture("overlay", overlay))
+            strips.append(Strip(key, pictures))
+    return tuple(strips)
+
+
+def _fit(size: tuple[int, int], width: int = 512) -> tuple[int, int]:
+    return width, max(1, round(size[1] * width / size[0]))
+
+
+def _machine() -> tuple[tuple[str, str], ...]:
+    names = ("vitseg", "torch", "prefect", "mlflow", "webdataset")
+    where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return (("machine", where), ("GPU", gpu), *((name, version(name)) for name in names))

@@ -1,0 +1,87 @@
+"""Flow: source images and labels → WebDataset shards and a manifest."""
+
+import time
+from typing import Any
+
+from prefect import flow, task, unmapped
+from prefect.artifacts import create_table_artifact
+from prefect.futures import as_completed
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.tasks import exponential_backoff
+
+from flows.console import note, progress
+from flows.runners import may_pass
+from vitseg.data.manifest import Manifest
+from vitseg.data.plan import Plan, PlanOptions, ShardPlan, make_plan
+from vitseg.data.shards import ShardRecord, commit, done_shard, finished, write_shard
+from vitseg.storage import join
+
+
+@task
+def plan_shards(source: str, layout: str, size: tuple[int, int], shard_samples: int) -> Plan:
+    """List and hash the sources, and cut them into shards."""
+    with progress("reading sources", unit="objects") as show:
+        return make_plan(source, layout=layout, size=size, shard_samples=shard_samples, progress=show)
+
+
+@task(retries=3, retry_delay_seconds=exponential_backoff(backoff_factor=1), retry_jitter_factor=0.5,
+      retry_condition_fn=may_pass, task_run_name="shard-{shard.split}-{shard.index}")  # fmt: skip
+def make_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecord:
+    """Write one shard, unless it is there already."""
+    return done_shard(shard, options, dest) or write_shard(shard, options, dest)
+
+
+@flow(name="preprocess", task_runner=ThreadPoolTaskRunner(max_workers=2), flow_run_name="preprocess {source}")
+def preprocess(
+    source: str, dest: str, layout: str = "auto", size: tuple[int, int] = (256, 256), shard_samples: int = 256
+) -> dict[str, Any]:
+    """Turn labelled photographs into shards; done work is found and left alone.
+
+    Args:
+        source: folder, `s3://` or other fsspec address of the photographs and labels.
+        dest: folder or `s3://` address for shards and manifest.json.
+        layout: `auto`, `cityscapes`, `pairs` or `folders`.
+        size: height and width of the samples, pixels.
+        shard_samples: samples a shard.
+    """
+    start = time.monotonic()
+    plan = plan_shards(source, layout, size, shard_samples)
+    manifest = finished(plan, dest)
+    if manifest is not None:
+        note(f"nothing to do: {dest} already holds these {_samples(manifest)} samples (fingerprint {plan.fingerprint[:12]})")
+        return _answer(manifest, dest, start)
+    futures = make_shard.map(plan.shards, unmapped(plan.options), unmapped(dest))
+    with progress("writing shards", unit="shards") as show:
+        for done, future in enumerate(as_completed(futures), start=1):
+            future.result()
+            show(done, len(futures))
+    manifest = commit(plan, [future.result() for future in futures], dest)
+    _show(manifest)
+    return _answer(manifest, dest, start)
+
+
+def _samples(manifest: Manifest) -> int:
+    return sum(split.samples for split in manifest.splits.values())
+
+
+def _answer(manifest: Manifest, dest: str, start: float) -> dict[str, Any]:
+    return {
+        "manifest": join(dest, "manifest.json"),
+        "fingerprint": manifest.fingerprint,
+        "samples": _samples(manifest),
+        "skipped": len(manifest.skipped),
+        "shards": sum(len(split.shards) for split in manifest.splits.values()),
+        "seconds": round(time.monotonic() - start, 3),
+    }
+
+
+def _show(manifest: Manifest) -> None:
+    rows = [
+        {"split": name, "samples": split.samples, "shards": len(split.shards)} for name, split in manifest.splits.items()
+    ]
+    create_table_artifact(rows, key="shards", description=f"fingerprint {manifest.fingerprint}")
+    if manifest.skipped:
+        skipped = [{"source": row.source, "reason": row.reason} for row in manifest.skipped[:500]]
+        create_table_artifact(skipped, key="skipped", description=f"{len(manifest.skipped)} sources were left out")
+        first = manifest.skipped[0]
+        note(f"{len(manifest.skipped)} sources left out, as {first.source}: {first.reason} (all in manifest.json)")

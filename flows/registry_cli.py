@@ -1,0 +1,113 @@
+"""`vitseg registry …`: what a reviewer types."""
+
+from typing import Annotated, Any
+
+import typer
+
+from flows.command import answer, prepare_tracking
+
+registry_app = typer.Typer(no_args_is_help=True, help="Review versions: list, show, compare, promote, reject, roll back.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+ModelName = Annotated[str, typer.Option("--name", help="Name of the registered model.")]
+VersionNumber = Annotated[str, typer.Argument(help="Version number.")]
+Reviewer = Annotated[str, typer.Option(help="Who decides.")]
+Reason = Annotated[str, typer.Option(help="Why, for those who come after.")]
+
+
+@registry_app.callback()
+def prepare() -> None:
+    """Make sure that there is a registry to ask."""
+    prepare_tracking()
+
+
+@registry_app.command("list")
+def list_(name: ModelName = "vitseg", json: Json = False) -> None:
+    """List versions, newest first."""
+    from vitseg.registry.review import list_versions
+
+    versions = [_row(version) for version in list_versions(name)]
+    if json:
+        answer({"name": name, "versions": versions}, json)
+        return
+    answer({f"version {row['version']}": _line(row) for row in versions} or {name: "no versions yet"}, json)
+
+
+@registry_app.command()
+def show(version: VersionNumber, name: ModelName = "vitseg", json: Json = False) -> None:
+    """Show a version's page."""
+    from vitseg.registry.versions import get_version
+
+    found = get_version(name, version)
+    answer({**_row(found), "tags": dict(found.tags), "description": found.description}, json)
+
+
+@registry_app.command()
+def compare(
+    a: VersionNumber,
+    b: VersionNumber,
+    shards: Annotated[str, typer.Option(help="Data set to measure both on; by default B's own.")] = "",
+    name: ModelName = "vitseg",
+    json: Json = False,
+) -> None:
+    """Measure two versions now, on the same validation images."""
+    from flows.evaluate import evaluate
+    from vitseg.errors import UsageError
+    from vitseg.registry.versions import get_version
+
+    first, second = get_version(name, a), get_version(name, b)
+    data = shards or second.tags.get("shards", "")
+    if not data:
+        raise UsageError(f"{second.uri} does not say what it was trained on: name --shards")
+    results = {version.version: evaluate(version.uri, data) for version in (first, second)}
+    keys = ("miou", "pixel_accuracy", "mean_absolute_error")
+    delta = {key: results[second.version][key] - results[first.version][key] for key in keys}
+    answer({"shards": data, "a": results[first.version], "b": results[second.version], "delta": delta}, json)
+
+
+@registry_app.command()
+def promote(
+    version: VersionNumber, reviewer: Reviewer, reason: Reason, name: ModelName = "vitseg", json: Json = False
+) -> None:
+    """Make a version the champion."""
+    from vitseg.registry import review
+
+    answer(_row(review.promote(name, version, reviewer, reason)), json)
+
+
+@registry_app.command()
+def reject(
+    version: VersionNumber, reviewer: Reviewer, reason: Reason, name: ModelName = "vitseg", json: Json = False
+) -> None:
+    """Reject a version for good."""
+    from vitseg.registry import review
+
+    answer(_row(review.reject(name, version, reviewer, reason)), json)
+
+
+@registry_app.command()
+def rollback(reviewer: Reviewer, reason: Reason, name: ModelName = "vitseg", json: Json = False) -> None:
+    """Make the previous champion the champion again."""
+    from vitseg.registry import review
+
+    answer(_row(review.rollback(name, reviewer, reason)), json)
+
+
+def _row(version: Any) -> dict[str, Any]:
+    return {
+        "version": version.version,
+        "uri": version.uri,
+        "aliases": list(version.aliases),
+        "review": version.tags.get("review", ""),
+        "miou": float(version.tags["miou"]) if "miou" in version.tags else None,
+        "pixel_accuracy": float(version.tags["pixel_accuracy"]) if "pixel_accuracy" in version.tags else None,
+        "run_id": version.run_id,
+        "sha256": version.sha256,
+        "created": version.created,
+    }
+
+
+def _line(row: dict[str, Any]) -> str:
+    aliases = " ".join(f"@{alias}" for alias in row["aliases"])
+    miou = f"mIoU {row['miou']:.3f}" if row["miou"] is not None else ""
+    return "  ".join(text for text in (miou, row["review"], aliases) if text)

@@ -1,0 +1,47 @@
+"""Flow: what the schedule runs. New data → shards → a new version, put up for review; no new data → nothing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import flow
+
+from flows.console import note
+from flows.preprocess import preprocess
+from flows.train import train
+from vitseg.config import home
+from vitseg.registry import review, versions
+
+
+@flow(name="retrain", flow_run_name="retrain on {source}")
+def retrain(
+    source: str,
+    shards: str | None = None,
+    preset: str = "tiny",
+    size: tuple[int, int] = (256, 256),
+    overrides: Sequence[str] = (),
+    nproc: int = 1,
+    name: str = "vitseg",
+) -> dict[str, Any]:
+    """Train again if the source has changed, and put the new version up for review as `challenger`.
+
+    Args:
+        source: photographs and labels.
+        shards: where the shards go; by default under VITSEG_HOME.
+        preset: `tiny`, `small` or `base`.
+        size: height and width of the samples, pixels.
+        overrides: `section.key=value` laid over the preset.
+        nproc: ranks.
+        name: registered model.
+    """
+    place = shards or str(home() / "shards" / name)
+    prepared = preprocess(source, place, size=size)
+    trained = next(
+        (v for v in review.list_versions(name) if v.tags.get("data_fingerprint") == prepared["fingerprint"]), None
+    )
+    if trained is not None:
+        note(f"nothing new in {source}: {trained.uri} was trained on the same data")
+        return {"changed": False, "preprocess": prepared, "version": trained.version, "model_uri": trained.uri}
+    result = train(place, preset, overrides=list(overrides), nproc=nproc, name=name)
+    review.propose(versions.get_version(name, result["version"]))
+    note(f"{result['model_uri']} is up for review: vitseg registry promote {result['version']} --reviewer … --reason …")
+    return {"changed": True, "preprocess": prepared, "train": result, "version": result["version"]}

@@ -1,0 +1,43 @@
+"""Where mapped tasks run: threads, processes, Dask or Ray. One task is a shard or a chunk: seconds, not milliseconds."""
+
+import os
+from typing import Any
+
+from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
+
+from vitseg.errors import StorageError, UsageError
+
+RUNNERS = ("thread", "process", "dask", "ray")
+
+
+def make_runner(name: str, workers: int | None = None) -> Any:
+    """Return a Prefect task runner with as many workers as there are cores, or as asked for.
+
+    Raises:
+        UsageError: an unknown name, or its extra is not installed.
+    """
+    workers = workers or os.cpu_count() or 1
+    if name == "thread":
+        return ThreadPoolTaskRunner(max_workers=workers)
+    if name == "process":
+        return ProcessPoolTaskRunner(max_workers=workers)
+    if name not in RUNNERS:
+        raise UsageError(f"--runner {name}: choose {', '.join(RUNNERS)}")
+    try:
+        if name == "dask":
+            from prefect_dask import DaskTaskRunner
+
+            address = os.environ.get("DASK_SCHEDULER_ADDRESS")
+            local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+            return DaskTaskRunner(address=address) if address else DaskTaskRunner(cluster_kwargs=local)
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        from prefect_ray import RayTaskRunner
+
+        return RayTaskRunner(init_kwargs={"num_cpus": workers, "include_dashboard": False})
+    except ImportError as error:
+        raise UsageError(f"--runner {name} needs its extra: pip install 'vitseg[{name}]'") from error
+
+
+def may_pass(task: Any, run: Any, state: Any) -> bool:
+    """Retry what may pass (a store that fails), not what stays wrong (data, credentials, usage)."""
+    return isinstance(state.result(raise_on_failure=False), StorageError | OSError)

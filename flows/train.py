@@ -1,0 +1,193 @@
+"""Flow: shards → ranks under `torch.distributed.run` → evaluated, registered, and loaded back."""
+
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.logging import get_run_logger
+from vitseg.model.bundle import Bundle, load_bundle
+
+from flows.console import note, progress
+from vitseg.config import Recipe, load_recipe
+from vitseg.data.loader import Batches
+from vitseg.data.manifest import Manifest, read_manifest
+from vitseg.errors import RankLostError, RegistryError
+from vitseg.evaluation import Evaluation, evaluate_bundle
+from vitseg.registry import tracking, versions
+from vitseg.registry.page import draw_run, version_page
+from vitseg.storage import open_store
+from vitseg.training.job import Job, check, finish_job, forget_job, job_folder, read_job, write_job
+from vitseg.training.launch import Nodes, run_ranks
+
+
+@flow(name="train", flow_run_name="train {preset} on {shards}")
+def train(
+    shards: str,
+    preset: str = "tiny",
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    nproc: int = 1,
+    nnodes: int = 1,
+    rendezvous: str = "",
+    name: str = "vitseg",
+    resume: bool = True,
+) -> dict[str, Any]:
+    """Train a model and register it; a job that was interrupted goes on, one that is finished is not done twice.
+
+    Args:
+        shards: address of the folder that holds manifest.json.
+        preset: `tiny`, `small` or `base`.
+        recipe: a TOML file laid over the preset.
+        overrides: `section.key=value` laid over both.
+        nproc: ranks on each node.
+        nnodes: nodes; with more than one, `train-node` runs on the others.
+        rendezvous: `host:port` where several nodes meet.
+        name: registered model.
+        resume: go on with an unfinished job of the same data and recipe; False starts over.
+    """
+    nodes = Nodes(nproc, nnodes, rendezvous)
+    job = plan_job(shards, load_recipe(preset, recipe, overrides), nodes, name, resume)
+    if job.result:
+        note(f"nothing to do: this recipe on this data is {job.result['model_uri']} already (--no-resume trains it again)")
+        return dict(job.result)
+    start = time.monotonic()
+    run_training(job, nodes)
+    return register(job, name, time.monotonic() - start)
+
+
+@flow(name="train-node")
+def train_node(job: str, nproc: int, nnodes: int, rendezvous: str) -> None:
+    """Give one more node to a job that a `train` flow run started."""
+    run_ranks(job, Nodes(nproc, nnodes, rendezvous), on_event=lambda event: None, on_line=get_run_logger().info)
+
+
+@task
+def plan_job(shards: str, recipe: Recipe, nodes: Nodes, name: str, resume: bool) -> Job:
+    """Find or make the job of this data and recipe, with a run on the tracking server."""
+    manifest = read_manifest(shards)
+    folder = job_folder(shards, manifest.fingerprint, recipe)
+    check(Job(folder, shards, manifest.fingerprint, recipe), manifest, nodes.nproc * nodes.nnodes)
+    if not resume:
+        forget_job(folder)
+    job = read_job(folder) or Job(folder, shards, manifest.fingerprint, recipe)
+    if job.result and versions.exists(job.result["model_uri"]):
+        return job
+    if job.run_id and tracking.run_exists(job.run_id):
+        note(f"going on with an unfinished job in {folder}")
+        return replace(job, result={})
+    params = {f"{section}.{key}": value for section, keys in recipe.to_json().items() for key, value in keys.items()}
+    tags = {"vitseg.job": folder, "vitseg.shards": shards, "vitseg.fingerprint": manifest.fingerprint}
+    run_id = tracking.start_run(f"{name} {job.folder.rpartition('/')[2]}", params, tags)
+    tracking.log_text(run_id, json.dumps(recipe.to_json(), indent=1), "recipe.json")
+    job = replace(job, run_id=run_id, result={})
+    write_job(job)
+    return job
+
+
+@task(retries=2, retry_delay_seconds=5, retry_condition_fn=lambda task, run, state: _lost(state))
+def run_training(job: Job, nodes: Nodes) -> None:
+    """Run the ranks to the recipe's last epoch, showing what they say. A lost rank: again, from the checkpoint."""
+    tracking.resume_run(job.run_id)
+    manifest = read_manifest(job.shards)
+    run, log = job.recipe.run, get_run_logger()
+    steps = run.epochs * (manifest.splits["train"].samples // job.recipe.data.batch_size)
+    note(f"{nodes.nproc * nodes.nnodes} ranks, {steps} steps of {job.recipe.data.batch_size} images, {run.epochs} epochs")
+    with progress("training", steps, "steps") as show:
+
+        def hear(event: dict[str, Any]) -> None:
+            show(event["step"], steps)
+            if event["event"] == "epoch":
+                note(_epoch_line(event, run.epochs))
+
+        try:
+            run_ranks(job.folder, nodes, on_event=hear, on_line=log.info)
+        except BaseException:
+            tracking.end_run(job.run_id, "FAILED")
+            raise
+
+
+@task
+def register(job: Job, name: str, seconds: float) -> dict[str, Any]:
+    """Evaluate the trained bundle, register it, and check what the registry gives back."""
+    manifest = read_manifest(job.shards)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = _fetch_bundle(job, Path(temporary) / "bundle")
+        bundle = load_bundle(folder)
+        history = json.loads(open_store(job.folder).read("history.json"))
+        shown = _first_images(job, manifest)
+        with progress("evaluating", unit="images") as show:
+            evaluation = evaluate_bundle(bundle, job.shards, "val", progress=show)
+        pictures = draw_run(bundle, shown, evaluation.confusion, history)
+        for title, picture in pictures.items():
+            tracking.log_picture(job.run_id, picture, f"pictures/{title}.png")
+        tracking.log_values(job.run_id, evaluation.flat("final/"), step=len(history))
+        page = version_page(
+            job.run_id, evaluation.scores, evaluation.samples, bundle, manifest, job.recipe, len(history)
+        )
+        note("registering")
+        version = versions.register(folder, name=name, run_id=job.run_id, tags=_tags(job, evaluation), description=page)
+        _check_version(version, bundle, shown.images, Path(temporary) / "cache")
+    note(f"registered {version.uri}: mIoU {evaluation.scores.miou:.3f}; loaded back and checked")
+    create_markdown_artifact(page, key="version", description=version.uri)
+    result = {
+        "run_id": job.run_id,
+        "model_uri": version.uri,
+        "version": version.version,
+        "metrics": evaluation.flat(),
+        "epochs": job.recipe.run.epochs,
+        "seconds": round(seconds, 3),
+    }
+    finish_job(job, result)
+    return result
+
+
+def _lost(state: Any) -> bool:
+    return isinstance(state.result(raise_on_failure=False), RankLostError)
+
+
+def _epoch_line(row: dict[str, Any], epochs: int) -> str:
+    def side(split: str) -> str:
+        return f"loss {row[f'{split}/loss']:.3f}, accuracy {row[f'{split}/pixel_accuracy']:.3f}"
+
+    validation = f"; validation {side('val')}, mIoU {row['val/miou']:.3f}" if "val/miou" in row else ""
+    return f"epoch {row['epoch']}/{epochs}: train {side('train')}{validation}"
+
+
+def _fetch_bundle(job: Job, folder: Path) -> Path:
+    store = open_store(job.folder)
+    folder.mkdir()
+    for name in ("model.safetensors", "config.json"):
+        (folder / name).write_bytes(store.read(f"bundle/{name}"))
+    return folder
+
+
+def _first_images(job: Job, manifest: Manifest) -> Any:
+    return next(iter(Batches(job.shards, manifest, "val", batch_size=6, shuffle=False, drop_last=False).epoch(0)))
+
+
+def _tags(job: Job, evaluation: Evaluation) -> dict[str, str]:
+    return {
+        "miou": f"{evaluation.scores.miou:.4f}",
+        "pixel_accuracy": f"{evaluation.scores.pixel_accuracy:.4f}",
+        "data_fingerprint": job.fingerprint,
+        "shards": job.shards,
+        "review": "pending",
+    }
+
+
+def _check_version(version: versions.Version, bundle: Bundle, images: torch.Tensor, cache: Path) -> None:
+    """Load the version as any user would, and compare what it predicts.
+
+    Raises:
+        RegistryError: it does not predict the same.
+    """
+    returned = load_bundle(versions.fetch(version, cache))
+    if not torch.equal(returned.predict(images).argmax(1), bundle.predict(images).argmax(1)):
+        raise RegistryError(f"{version.uri} does not predict what the trained model predicts: don't use it")

@@ -1,0 +1,81 @@
+"""Flow: scenes → shards → training → version → masks → report; each step is the flow that a user would run."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+
+from flows.console import headline, note, progress
+from flows.demo_report import Results, Timed, write_demo_report
+from flows.evaluate import evaluate
+from flows.preprocess import preprocess
+from flows.segment import segment
+from flows.train import train
+from vitseg.config import load_recipe
+from vitseg.data.synth import write_photographs, write_scenes
+from vitseg.storage import join, open_store
+
+BUCKET = "s3://vitseg/demo"
+TRAIN, VAL, SEED = 240, 48, 7
+PHOTOGRAPHS = 24
+SIZE = (128, 256)  # height, width
+RANKS = 2
+MODEL = "vitseg-demo"
+
+
+@flow(name="demo", flow_run_name="demo in {workdir}")
+def whole_way(workdir: str) -> dict[str, Any]:
+    """Go from generated street scenes to masks and a report; what an earlier demo left is reused."""
+    folder = Path(workdir).absolute()
+    steps: list[Timed] = []
+
+    def step(title: str, run: Callable[[], Any]) -> Any:
+        headline(title)
+        start = time.monotonic()
+        result = run()
+        steps.append(Timed(title, time.monotonic() - start))
+        return result
+
+    shards, photographs, masks = (join(BUCKET, name) for name in ("shards", "photographs", "masks"))
+    step("1 scenes: streets with labels, photographs without", lambda: draw(str(folder / "scenes"), photographs))
+    prepared = step(
+        "2 preprocess: scenes → shards in the bucket",
+        lambda: preprocess(str(folder / "scenes"), shards, size=SIZE, shard_samples=48),
+    )
+    trained = step(
+        f"3 train: {RANKS} processes → a version in the registry",
+        lambda: train(shards, "tiny", nproc=RANKS, name=MODEL),
+    )
+    measured = step("4 evaluate: the version on the validation scenes", lambda: evaluate(trained["model_uri"], shards))
+    segmented = step(
+        "5 segment: a mask for every photograph in the bucket",
+        lambda: segment(photographs, masks, trained["model_uri"], also=["overlay"]),
+    )
+    results = Results(shards, photographs, masks, prepared, trained, measured, segmented)
+    report = step(
+        "6 report",
+        lambda: write_demo_report(folder, steps, results, load_recipe("tiny")),
+    )
+    note(f"look at {report}")
+    return {
+        "preprocess": prepared, "train": trained, "evaluate": measured, "segment": segmented, "report": str(report)
+    }  # fmt: skip
+
+
+@task
+def draw(scenes: str, photographs: str) -> None:
+    """Generate the data, unless an earlier demo has."""
+    settings = json.dumps({"train": TRAIN, "val": VAL, "seed": SEED, "size": SIZE, "photographs": PHOTOGRAPHS})
+    store = open_store(scenes)
+    if store.stat("demo.json") and store.read("demo.json").decode() == settings and open_store(photographs).stat("notes.txt"):
+        note("the scenes of an earlier demo are still there")
+        return
+    height, width = SIZE
+    with progress("drawing scenes", TRAIN + VAL, "scenes") as show:
+        write_scenes(scenes, train=TRAIN, val=VAL, size=(width, height), seed=SEED, progress=show)
+    write_photographs(photographs, count=PHOTOGRAPHS, seed=SEED + 1)
+    open_store(photographs).write("notes.txt", b"Not everything in a bucket is a photograph.\n")
+    store.write("demo.json", settings.encode())

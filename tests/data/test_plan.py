@@ -1,0 +1,148 @@
+import dataclasses
+import json
+import os
+import pickle
+import shutil
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vitseg.data import plan as plan_module
+from vitseg.data.plan import make_plan
+from vitseg.errors import NotFoundError, UsageError
+from vitseg.storage import content_md5
+
+
+def keys_of(plan):
+    return [(shard.split, sample.key) for shard in plan.shards for sample in shard.samples]
+
+
+def test_every_source_is_in_one_shard_and_all_are_of_like_size(pairs):
+    plan = make_plan(str(pairs(train=11, val=3)), shard_samples=4)
+    assert [(shard.split, shard.index) for shard in plan.shards] == [
+        ("train", 0),
+        ("train", 1),
+        ("train", 2),
+        ("val", 0),
+    ]
+    assert sorted(len(shard.samples) for shard in plan.shards if shard.split == "train") == [3, 4, 4]
+    expected = {("train", str(n)) for n in range(11)} | {("val", str(n)) for n in range(3)}
+    assert set(keys_of(plan)) == expected
+    assert len(keys_of(plan)) == plan.sources == 14
+
+
+def test_neighbours_are_spread_over_shards(pairs):
+    plan = make_plan(str(pairs(train=40, val=1)), shard_samples=10)
+    first = {int(sample.key) for sample in plan.shards[0].samples}
+    assert first != set(range(10))
+    assert max(first) > 20 > min(first)
+
+
+def test_sources_are_named_by_what_they_hold(pairs):
+    folder = pairs(train=1, val=0)
+    (shard,) = make_plan(str(folder)).shards
+    (sample,) = shard.samples
+    assert sample.image == "train/0.jpg"
+    assert sample.image_md5 == content_md5((folder / "train/0.jpg").read_bytes())
+    assert sample.label is None
+
+
+def test_a_plan_travels_as_pickle_and_as_json(folders):
+    plan = make_plan(str(folders))
+    assert pickle.loads(pickle.dumps(plan)) == plan
+    assert json.loads(json.dumps(dataclasses.asdict(plan)))["options"]["layout"] == "folders"
+    assert [label.name for label in plan.classes] == ["crack", "asphalt"]
+
+
+def test_a_copy_elsewhere_has_the_same_fingerprint(cityscapes, tmp_path):
+    plan = make_plan(str(cityscapes))
+    shutil.copytree(cityscapes, tmp_path / "copy")
+    copy = make_plan((tmp_path / "copy").as_uri(), layout="cityscapes")
+    assert copy.fingerprint == plan.fingerprint
+    assert copy.shards == plan.shards
+
+
+def test_times_don_t_change_the_fingerprint_but_one_byte_does(cityscapes):
+    before = make_plan(str(cityscapes)).fingerprint
+    for path in cityscapes.rglob("*.png"):
+        os.utime(path, (1, 1))
+    assert make_plan(str(cityscapes)).fingerprint == before
+    label = next(cityscapes.rglob("*_labelIds.png"))
+    data = bytearray(label.read_bytes())
+    data[-20] ^= 1
+    label.write_bytes(data)
+    assert make_plan(str(cityscapes)).fingerprint != before
+
+
+def test_options_and_classes_change_the_fingerprint(folders):
+    prints = {
+        make_plan(str(folders)).fingerprint,
+        make_plan(str(folders), size=(64, 64)).fingerprint,
+        make_plan(str(folders), size=(64, 32)).fingerprint,
+        make_plan(str(folders), shard_samples=2).fingerprint,
+    }
+    classes = folders / "classes.json"
+    classes.write_text(classes.read_text().replace("asphalt", "tar"))
+    prints.add(make_plan(str(folders)).fingerprint)
+    assert len(prints) == 5
+
+
+def test_a_label_without_photo_is_counted_but_changes_no_fingerprint(cityscapes):
+    before = make_plan(str(cityscapes))
+    orphan = cityscapes / "gtFine/val/ulm/ulm_000009_000019_gtFine_labelIds.png"
+    orphan.write_bytes(b"x")
+    after = make_plan(str(cityscapes))
+    assert after.fingerprint == before.fingerprint
+    assert after.sources == before.sources + 1
+    assert after.skipped[0].source.endswith(orphan.name)
+
+
+def test_huge_files_are_left_out(pairs, monkeypatch):
+    folder = pairs(train=2, val=0)
+    limit = max(path.stat().st_size for path in folder.rglob("*.jpg"))
+    (folder / "train/big.jpg").write_bytes(b"x" * (limit + 1))
+    monkeypatch.setattr(plan_module, "MAX_SOURCE_BYTES", limit)
+    plan = make_plan(str(folder))
+    assert len(keys_of(plan)) == 2
+    assert plan.skipped[0].source == "train/big.jpg"
+
+
+def test_progress_reaches_the_end(pairs):
+    seen = []
+    make_plan(str(pairs(train=5, val=2)), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(n, 7) for n in range(1, 8)]
+
+
+@pytest.mark.parametrize("options", [{"size": (0, 8)}, {"size": (8, 10**6)}, {"shard_samples": 0}, {"layout": "x"}])
+def test_options_out_of_range_are_refused(pairs, options):
+    with pytest.raises(UsageError):
+        make_plan(str(pairs()), **options)
+
+
+def test_a_source_without_a_labelled_photo_says_why(cityscapes):
+    for path in cityscapes.rglob("*_labelIds.png"):
+        path.unlink()
+    with pytest.raises(NotFoundError, match="no label belongs to this photo"):
+        make_plan(str(cityscapes))
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    names=st.lists(st.text("abc.0_é ", min_size=1, max_size=6), min_size=1, max_size=12, unique=True),
+    shard_samples=st.integers(1, 6),
+)
+def test_the_plan_is_a_function_of_the_content(tmp_path_factory, names, shard_samples):
+    names = [name for name in names if not name.startswith(".") and name.strip()] or ["a"]
+    plans = []
+    for order in (names, names[::-1]):
+        folder = tmp_path_factory.mktemp("source")
+        (folder / "train").mkdir()
+        for name in order:
+            (folder / "train" / f"{name}.jpg").write_text(name)
+        plans.append(make_plan(str(folder), layout="pairs", shard_samples=shard_samples))
+    assert plans[0].shards == plans[1].shards
+    assert plans[0].fingerprint == plans[1].fingerprint
+    keys = keys_of(plans[0])
+    assert len(set(keys)) == len(keys) == len(names)
+    assert max(len(shard.samples) for shard in plans[0].shards) <= shard_samples

@@ -1,0 +1,181 @@
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from vitseg.data import samples
+from vitseg.data.plan import PlannedSample, PlanOptions
+from vitseg.data.samples import make_sample, nearest
+from vitseg.errors import SampleError
+from vitseg.labels import CITYSCAPES, Label
+
+OWN = (Label("void", (0, 0, 0), 0), Label("crack", (200, 30, 30), 5, 0), Label("asphalt", (90, 90, 90), 9, 1))
+
+
+def encoded(pixels, kind="PNG", **options):
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, kind, **options)
+    return out.getvalue()
+
+
+def sample(image, label, *, layout="folders", labels=OWN, size=(8, 8), name="train/masks/a.png"):
+    options = PlanOptions(fingerprint="f", source="s", layout=layout, image_size=size, labels=labels)
+    planned = PlannedSample("a", "train/images/a.jpg", "m1", name if label else None, "m2" if label else None)
+    members, counts = make_sample(planned, "train", options, image, label)
+    png = Image.open(io.BytesIO(members["png"]))
+    assert png.mode == "L"
+    return members, np.asarray(png), counts
+
+
+def photo(height=8, width=8):
+    return encoded(np.full((height, width, 3), 120, np.uint8), "JPEG")
+
+
+IDS = np.repeat([[0, 0, 5, 5, 5, 9, 9, 9]], 8, 0).astype(np.uint8)
+TRAIN_IDS = [255, 255, 0, 0, 0, 1, 1, 1]
+COLORS = np.array([{0: (0, 0, 0), 5: (200, 30, 30), 9: (90, 90, 90)}[value] for value in IDS[0]], np.uint8)
+
+
+OWN_PALETTE = [(7, 7, 7), *(label.color for label in OWN)]
+
+
+def palette_image(indices, colors):
+    image = Image.fromarray(indices)
+    image.putpalette(np.array(colors, np.uint8).tobytes())  # makes it mode P
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+def rgba():
+    rgb = np.repeat(COLORS[None], 8, 0)
+    return encoded(np.concatenate([rgb, np.full((8, 8, 1), 255, np.uint8)], 2))
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        encoded(IDS),
+        encoded(IDS.astype(np.uint16)),
+        palette_image(IDS, [(n, n, 255) for n in range(256)]),
+        encoded(np.repeat(COLORS[None], 8, 0)),
+        encoded(np.repeat(COLORS[None], 8, 0), "BMP"),
+        rgba(),
+        palette_image(np.searchsorted([0, 5, 9], IDS).astype(np.uint8) + 1, OWN_PALETTE),
+    ],
+    ids=["ids", "ids-16-bit", "ids-palette", "colours", "colours-bmp", "colours-alpha", "colours-palette"],
+)
+def test_labels_are_read_in_every_form(label):
+    _, train_ids, counts = sample(photo(), label)
+    assert train_ids.tolist() == [TRAIN_IDS] * 8
+    assert counts.tolist() == [24, 24]
+
+
+def test_pairs_are_cut_in_half():
+    left = np.full((16, 16, 3), (250, 250, 250), np.uint8)
+    right = np.full((16, 16, 3), (128, 64, 128), np.uint8)
+    pair = encoded(np.concatenate([left, right], 1), "JPEG", quality=95)
+    members, train_ids, _ = sample(pair, None, layout="pairs", labels=CITYSCAPES)
+    assert (train_ids == 0).all()
+    picture = np.asarray(Image.open(io.BytesIO(members["jpg"])))
+    assert picture.shape == (8, 8, 3)
+    assert picture.min() > 240
+    origin = json.loads(members["json"])
+    assert (origin["width"], origin["height"]) == (16, 16)
+
+
+def test_photo_and_label_are_resized_to_height_and_width():
+    _, train_ids, _ = sample(photo(16, 32), encoded(np.repeat(np.repeat(IDS, 2, 0), 4, 1)), size=(4, 24))
+    assert train_ids.tolist() == [np.repeat(TRAIN_IDS, 3).tolist()] * 4
+
+
+def test_resized_labels_hold_no_new_values():
+    rng = np.random.default_rng(0)
+    ids = rng.choice(np.array([1, 50, 200], np.uint8), (37, 53))
+    small = nearest(ids, (16, 16))
+    assert set(np.unique(small)) <= {1, 50, 200}
+    assert (nearest(nearest(ids, (74, 106)), (37, 53)) == ids).all()
+
+
+def test_a_smaller_label_takes_the_pixel_in_the_middle():
+    assert nearest(np.arange(9).reshape(3, 3), (1, 1)).item() == 4
+
+
+def test_the_origin_is_kept():
+    members, _, _ = sample(photo(), encoded(IDS))
+    assert json.loads(members["json"]) == {
+        "source": "train/images/a.jpg",
+        "label": "train/masks/a.png",
+        "split": "train",
+        "width": 8,
+        "height": 8,
+        "md5": "m1",
+        "label_md5": "m2",
+    }
+
+
+def test_photos_are_turned_as_their_camera_was():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    image = encoded(np.zeros((4, 8, 3), np.uint8), "JPEG", exif=exif)
+    _, train_ids, _ = sample(image, encoded(np.full((8, 4), 5, np.uint8)))
+    assert (train_ids == 0).all()
+
+
+def test_cityscapes_colours_are_exact():
+    rgb = np.full((8, 8, 3), (150, 120, 90), np.uint8)  # a real tunnel, not learned
+    rgb[0] = (128, 64, 128)
+    name = "gtFine/train/x/a_gtFine_color.png"
+    _, train_ids, _ = sample(photo(), encoded(rgb), layout="cityscapes", labels=CITYSCAPES, name=name)
+    assert train_ids[:, 0].tolist() == [0] + [255] * 7
+
+
+BROKEN_PNG = encoded(np.random.default_rng(0).integers(0, 9, (64, 64), dtype=np.uint8))[:-200]
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "reason"),
+    [
+        (b"", encoded(IDS), "the photo is not an image"),
+        (b"hello", encoded(IDS), "the photo is not an image"),
+        (photo()[:-300], encoded(IDS), "the photo is"),
+        (photo(), b"\x89PNG", "the label is"),
+        (photo(64, 64), BROKEN_PNG, "the label is broken"),
+        (photo(), encoded(IDS, "GIF"), "the label is not an image"),
+        (photo(8, 9), encoded(IDS), "the photo is 9x8, but its label 8x8"),
+        (photo(), encoded(np.full((8, 8), 7, np.uint8)), "ids that no class has: 7"),
+        (photo(), encoded(np.full((8, 8), 300, np.uint16)), "ids that no class has: 300"),
+        (photo(), encoded(np.zeros((8, 8), np.uint8)), "no labelled pixel"),
+        (photo(), encoded(np.full((8, 8), 255, np.uint8)), "no labelled pixel"),
+        (photo(), photo(), "colours that no class has"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_can_not_be_used_has_a_reason(image, label, reason):
+    with pytest.raises(SampleError, match=reason) as caught:
+        sample(image, label)
+    assert "0x7f" not in str(caught.value)  # no addresses of objects: the reason is the same on every run
+
+
+def test_pairs_must_be_twice_as_wide_as_high():
+    with pytest.raises(SampleError, match="17x8: not twice as wide"):
+        sample(photo(8, 17), None, layout="pairs", labels=CITYSCAPES)
+
+
+def test_an_rgb_image_is_no_cityscapes_id_image():
+    with pytest.raises(SampleError, match="no id image"):
+        sample(photo(), photo(), layout="cityscapes", labels=CITYSCAPES, name="a_gtFine_labelIds.png")
+
+
+def test_image_bombs_are_refused_before_they_are_decoded(monkeypatch):
+    image = photo()
+    monkeypatch.setattr(samples, "MAX_PIXELS", 63)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    with pytest.raises(SampleError, match="8x8 pixels: over 63"):
+        samples.open_image(image, "the photo")
+
+
+def test_pillow_s_own_limit_stays_on():
+    assert Image.MAX_IMAGE_PIXELS

@@ -1,0 +1,249 @@
+import io
+import json
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+import webdataset as wds
+from PIL import Image
+
+from vitseg.data import shards as shards_module
+from vitseg.data.manifest import read_manifest
+from vitseg.data.plan import make_plan
+from vitseg.data.samples import make_sample
+from vitseg.data.shards import commit, done_shard, finished, write_shard
+from vitseg.errors import AccessError, DataError
+from vitseg.storage import LocalStore
+
+
+def prepare(source, dest, **options):
+    plan = make_plan(str(source), **{"size": (32, 32), "shard_samples": 3, **options})
+    records = [write_shard(shard, plan.options, str(dest)) for shard in plan.shards]
+    return plan, commit(plan, records, str(dest))
+
+
+def names(dest):
+    return sorted(path.name for path in dest.glob("*.tar"))
+
+
+def test_stock_webdataset_reads_what_was_in_the_source(cityscapes, tmp_path):
+    _, manifest = prepare(cityscapes, tmp_path / "out", size=(24, 32))
+    seen = {}
+    for shard in manifest.splits["train"].shards:
+        for sample in wds.WebDataset(str(tmp_path / "out" / shard.name), shardshuffle=False):
+            seen[sample["__key__"]] = sample
+    assert set(seen) == {"aachen_000000_000019", "aachen_000001_000019", "bonn_000002_000019"}
+    sample = seen["bonn_000002_000019"]
+    assert {name for name in sample if not name.startswith("__")} == {"jpg", "png", "json"}
+    ids = np.asarray(Image.open(cityscapes / "gtFine/train/bonn/bonn_000002_000019_gtFine_labelIds.png"))
+    wanted = np.select([ids == 7, ids == 23, ids == 26], [0, 10, 13])  # road, sky, car
+    assert (np.asarray(Image.open(io.BytesIO(sample["png"]))) == wanted).all()
+    source = "leftImg8bit/train/bonn/bonn_000002_000019_leftImg8bit.png"
+    assert json.loads(sample["json"])["source"] == source
+    photo = np.asarray(Image.open(io.BytesIO(sample["jpg"])), np.int16)
+    original = np.asarray(Image.open(cityscapes / source), np.int16)
+    flat = abs(photo.mean((0, 1)) - original.mean((0, 1)))
+    assert photo.shape == original.shape
+    assert flat.max() < 3
+
+
+def test_counts_of_the_manifest_are_those_of_the_labels(pairs, tmp_path):
+    plan, manifest = prepare(pairs(train=7, val=2), tmp_path / "out")
+    assert {name: split.samples for name, split in manifest.splits.items()} == {"train": 7, "val": 2}
+    assert manifest.samples + len(manifest.skipped) == plan.sources == 9
+    pixels = manifest.splits["train"].pixels_per_class
+    assert sum(pixels) == pytest.approx(7 * 32 * 32, rel=0.03)  # every pixel has a class, but for JPEG's edges
+    assert pixels[0] > 3000 < pixels[10]
+    assert pixels[13] > 500
+    assert read_manifest(str(tmp_path / "out")) == manifest
+
+
+def test_equal_input_gives_equal_bytes_wherever_it_lies(pairs, tmp_path):
+    source = pairs(train=5, val=1)
+    shutil.copytree(source, tmp_path / "copy")
+    prepare(source, tmp_path / "a")
+    prepare(tmp_path / "copy", tmp_path / "b")
+    assert names(tmp_path / "a") == names(tmp_path / "b")
+    for name in names(tmp_path / "a"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_tars_carry_nothing_of_the_machine(pairs, tmp_path):
+    prepare(pairs(), tmp_path / "out")
+    with tarfile.open(tmp_path / "out" / names(tmp_path / "out")[0]) as tar:
+        rows = {(row.mtime, row.uname, row.gname, row.uid, row.gid, row.mode) for row in tar}
+    assert rows == {(0, "vitseg", "vitseg", 0, 0, 0o444)}
+
+
+def test_broken_sources_become_rows_and_the_rest_goes_on(pairs, tmp_path):
+    source = pairs(train=6, val=1)
+    whole = (source / "train/0.jpg").read_bytes()
+    (source / "train/1.jpg").write_bytes(whole[: len(whole) // 2])
+    (source / "train/2.jpg").write_bytes(b"")
+    Image.new("RGB", (65, 32), (128, 64, 128)).save(source / "train/3.jpg")
+    Image.new("RGB", (64, 32)).save(source / "train/4.jpg")
+    plan, manifest = prepare(source, tmp_path / "out")
+    assert manifest.splits["train"].samples == 2
+    reasons = {row.source: row.reason for row in manifest.skipped}
+    assert set(reasons) == {f"train/{n}.jpg" for n in (1, 2, 3, 4)}
+    assert "broken" in reasons["train/1.jpg"]
+    assert "not an image" in reasons["train/2.jpg"]
+    assert "twice as wide" in reasons["train/3.jpg"]
+    assert reasons["train/4.jpg"] == "no labelled pixel"
+    assert manifest.samples + len(manifest.skipped) == plan.sources
+
+
+def test_a_split_without_labels_is_left_out(cityscapes, tmp_path):
+    label = next((cityscapes / "gtFine/val").rglob("*.png"))
+    Image.new("L", (32, 24), 3).save(label)  # "out of roi", as the official test split has it everywhere
+    _, manifest = prepare(cityscapes, tmp_path / "out")
+    assert list(manifest.splits) == ["train"]
+    assert [row.reason for row in manifest.skipped] == ["no labelled pixel"]
+
+
+def test_no_usable_source_at_all_makes_no_data_set(pairs, tmp_path):
+    source = pairs(train=2, val=0)
+    for path in source.rglob("*.jpg"):
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match="no source could be used; the first, train/"):
+        prepare(source, tmp_path / "out")
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_a_killed_run_continues_where_it_was(pairs, tmp_path, monkeypatch):
+    source, dest = pairs(train=9, val=2), tmp_path / "out"
+    plan = make_plan(str(source), size=(32, 32), shard_samples=3)
+    for shard in plan.shards[:2]:
+        write_shard(shard, plan.options, str(dest))
+    assert not (dest / "manifest.json").exists()
+    before = {name: (dest / name).stat().st_mtime_ns for name in names(dest)}
+    made = []
+
+    def note(planned, *rest):
+        made.append(planned.key)
+        return make_sample(planned, *rest)
+
+    monkeypatch.setattr(shards_module, "make_sample", note)
+    _, manifest = prepare(source, dest)
+    assert sorted(made) == sorted(sample.key for shard in plan.shards[2:] for sample in shard.samples)
+    assert {name: (dest / name).stat().st_mtime_ns for name in before} == before
+    prepare(source, tmp_path / "straight")
+    assert names(dest) == names(tmp_path / "straight")
+    assert manifest.samples == 11
+
+
+@pytest.mark.parametrize("damage", ["no record", "broken record", "wrong record", "no tar", "short tar"])
+def test_a_part_is_done_only_with_record_and_tar(pairs, tmp_path, damage):
+    dest = tmp_path / "out"
+    plan = make_plan(str(pairs(train=6, val=0)), shard_samples=3)
+    first, second = plan.shards
+    record = write_shard(first, plan.options, str(dest))
+    other = write_shard(second, plan.options, str(dest))
+    assert done_shard(first, plan.options, str(dest)) == record
+    place = next(dest.rglob("train-00000.json"))
+    tar = dest / record.shard.name
+    if damage == "no record":
+        place.unlink()
+    elif damage == "broken record":
+        place.write_bytes(place.read_bytes()[:-9])
+    elif damage == "wrong record":
+        place.write_bytes(next(dest.rglob("train-00001.json")).read_bytes())
+    elif damage == "no tar":
+        tar.unlink()
+    else:
+        tar.write_bytes(tar.read_bytes()[:-512])
+    assert done_shard(first, plan.options, str(dest)) is None
+    assert done_shard(second, plan.options, str(dest)) == other
+    assert write_shard(first, plan.options, str(dest)) == record
+    assert done_shard(first, plan.options, str(dest)) == record
+
+
+def test_the_record_is_put_after_the_tar(pairs, tmp_path, monkeypatch):
+    order = []
+    write = LocalStore.write
+    monkeypatch.setattr(LocalStore, "write", lambda self, key, *a, **k: order.append(key) or write(self, key, *a, **k))
+    prepare(pairs(train=2, val=0), tmp_path / "out")
+    assert [key.rpartition(".")[2] for key in order] == ["tar", "json", "json"]
+    assert order[-1] == "manifest.json"
+
+
+def test_a_refused_read_fails_the_part_and_is_no_row(pairs, tmp_path, monkeypatch):
+    plan = make_plan(str(pairs(train=3, val=0)))
+
+    def refuse(self, key):
+        if key.endswith("1.jpg"):
+            raise AccessError("the store refuses access")
+        return read(self, key)
+
+    read = LocalStore.read
+    monkeypatch.setattr(LocalStore, "read", refuse)
+    with pytest.raises(AccessError):
+        write_shard(plan.shards[0], plan.options, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_source_that_changed_after_planning_stops_the_run(pairs, tmp_path):
+    source = pairs(train=3, val=0)
+    plan = make_plan(str(source))
+    (source / "train/1.jpg").write_bytes((source / "train/0.jpg").read_bytes())
+    with pytest.raises(DataError, match=r"train/1\.jpg changed since"):
+        write_shard(plan.shards[0], plan.options, str(tmp_path / "out"))
+    (source / "train/1.jpg").unlink()
+    with pytest.raises(DataError, match=r"train/1\.jpg vanished since"):
+        write_shard(plan.shards[0], plan.options, str(tmp_path / "out"))
+
+
+def test_an_etag_that_is_no_md5_is_accepted_as_long_as_it_stays(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(LocalStore, "md5", lambda self, info: f"{len(info.key):032x}")
+    _, manifest = prepare(pairs(train=3, val=0), tmp_path / "out")
+    assert manifest.samples == 3
+
+
+def test_commit_wants_every_part(pairs, tmp_path):
+    plan = make_plan(str(pairs(train=6, val=1)), shard_samples=3)
+    records = [write_shard(shard, plan.options, str(tmp_path / "out")) for shard in plan.shards]
+    with pytest.raises(DataError, match="train-00001 is missing"):
+        commit(plan, [records[0], records[2]], str(tmp_path / "out"))
+    (tmp_path / "out" / records[1].shard.name).unlink()
+    with pytest.raises(DataError, match=r"train-00001-.* is not there"):
+        commit(plan, records, str(tmp_path / "out"))
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_commit_does_not_depend_on_the_order_in_which_parts_end(pairs, tmp_path):
+    plan = make_plan(str(pairs(train=9, val=1)), shard_samples=3)
+    records = [write_shard(shard, plan.options, str(tmp_path / "out")) for shard in plan.shards]
+    first = commit(plan, records, str(tmp_path / "out"))
+    second = commit(plan, reversed(records), str(tmp_path / "out"))
+    assert first.splits == second.splits
+
+
+def test_a_finished_data_set_is_known(pairs, tmp_path):
+    source, dest = pairs(), tmp_path / "out"
+    plan = make_plan(str(source), size=(32, 32), shard_samples=3)
+    assert finished(plan, str(dest)) is None
+    _, manifest = prepare(source, dest)
+    assert finished(plan, str(dest)) == manifest
+    assert finished(make_plan(str(source), size=(16, 16)), str(dest)) is None
+    (dest / names(dest)[0]).unlink()
+    assert finished(plan, str(dest)) is None
+
+
+def test_a_new_label_without_photo_gets_its_row(cityscapes, tmp_path):
+    _, before = prepare(cityscapes, tmp_path / "out")
+    (cityscapes / "gtFine/val/ulm/ulm_000009_000019_gtFine_labelIds.png").write_bytes(b"x")
+    assert finished(make_plan(str(cityscapes), size=(32, 32), shard_samples=3), str(tmp_path / "out")) is None
+    _, after = prepare(cityscapes, tmp_path / "out")
+    assert after.splits == before.splits
+    assert len(after.skipped) == 1
+
+
+def test_a_label_that_lost_its_photo_under_another_name_gets_its_row(cityscapes, tmp_path):
+    orphan = cityscapes / "gtFine/val/ulm/ulm_000009_000019_gtFine_labelIds.png"
+    orphan.write_bytes(b"x")
+    prepare(cityscapes, tmp_path / "out")
+    orphan.rename(orphan.with_name("ulm_000010_000019_gtFine_labelIds.png"))
+    plan, manifest = prepare(cityscapes, tmp_path / "other")
+    assert finished(plan, str(tmp_path / "out")) is None
+    assert "ulm_000010" in manifest.skipped[0].source

@@ -1,0 +1,165 @@
+import json
+import random
+
+import pytest
+
+from vitseg.data.manifest import SkippedSource
+from vitseg.data.sources import detect_layout, find_samples, read_classes, sample_key
+from vitseg.errors import DataError, NotFoundError, UsageError
+from vitseg.storage import LocalStore, open_store
+
+
+class Scrambled(LocalStore):
+    """A store that lists in an order of its own, as some S3 servers do."""
+
+    def list(self, prefix=""):
+        rows = list(super().list(prefix))
+        random.Random(7).shuffle(rows)
+        yield from rows
+
+
+def split_up(store, layout):
+    rows = list(find_samples(store, layout))
+    samples = [row for row in rows if not isinstance(row, SkippedSource)]
+    return samples, {row.source: row.reason for row in rows if isinstance(row, SkippedSource)}
+
+
+def test_layouts_are_told_apart(pairs, cityscapes, folders):
+    assert detect_layout(open_store(pairs())) == "pairs"
+    assert detect_layout(open_store(cityscapes)) == "cityscapes"
+    assert detect_layout(open_store(folders)) == "folders"
+
+
+def test_a_strange_folder_is_told_what_was_looked_for_and_found(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(UsageError, match=r"notes\.txt.*leftImg8bit.*classes\.json"):
+        detect_layout(open_store(tmp_path))
+
+
+def test_nothing_there_is_said(tmp_path):
+    with pytest.raises(NotFoundError, match="does not exist"):
+        detect_layout(open_store(tmp_path / "missing"))
+
+
+def test_an_unknown_layout_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="cityscapes, pairs, folders"):
+        list(find_samples(open_store(tmp_path), "coco"))
+
+
+def test_cityscapes_pairs_photos_with_label_ids(cityscapes):
+    samples, skipped = split_up(open_store(cityscapes), "cityscapes")
+    assert not skipped
+    assert [(sample.split, sample.key) for sample in samples] == [
+        ("train", "aachen_000000_000019"),
+        ("train", "aachen_000001_000019"),
+        ("train", "bonn_000002_000019"),
+        ("val", "ulm_000003_000019"),
+    ]
+    assert all(sample.label.key.endswith("_labelIds.png") for sample in samples)
+
+
+def test_cityscapes_takes_colours_only_where_ids_are_missing(cityscapes):
+    gt = cityscapes / "gtFine/train/aachen"
+    ids = sorted(gt.iterdir())
+    for path in ids:
+        path.with_name(path.name.replace("labelIds", "color")).write_bytes(b"x")
+        path.with_name(path.name.replace("labelIds", "instanceIds")).write_bytes(b"x")
+    ids[0].unlink()
+    samples, skipped = split_up(open_store(cityscapes), "cityscapes")
+    assert [sample.label.key.rpartition("_")[2] for sample in samples[:2]] == ["color.png", "labelIds.png"]
+    assert not skipped
+
+
+def test_other_trees_of_cityscapes_are_ignored(cityscapes):
+    coarse = cityscapes / "gtCoarse/train/aachen/x_gtCoarse_labelIds.png"
+    coarse.parent.mkdir(parents=True)
+    coarse.write_bytes(b"x")
+    samples, skipped = split_up(open_store(cityscapes), "cityscapes")
+    assert len(samples) == 4
+    assert not skipped
+
+
+def test_photos_and_labels_without_partner_become_rows(cityscapes):
+    (cityscapes / "gtFine/train/bonn/bonn_000002_000019_gtFine_labelIds.png").unlink()
+    (cityscapes / "leftImg8bit/val/ulm/ulm_000003_000019_leftImg8bit.png").unlink()
+    samples, skipped = split_up(open_store(cityscapes), "cityscapes")
+    assert len(samples) == 2
+    assert skipped == {
+        "leftImg8bit/train/bonn/bonn_000002_000019_leftImg8bit.png": "no label belongs to this photo",
+        "gtFine/val/ulm/ulm_000003_000019_gtFine_labelIds.png": "no photo belongs to this label",
+    }
+
+
+def test_folders_pair_by_stem_whatever_the_ending(folders):
+    (folders / "train/images/street 0.jpg").rename(folders / "train/images/street 0.JPEG")
+    (folders / "train/images/.DS_Store.jpg").write_bytes(b"x")
+    (folders / "train/images/readme.txt").write_bytes(b"x")
+    samples, skipped = split_up(open_store(folders), "folders")
+    assert len(samples) == 4
+    assert not skipped
+
+
+def test_two_photos_with_one_stem_are_not_both_taken(folders):
+    (folders / "train/images/street 0.png").write_bytes(b"x")
+    for store in (open_store(folders), Scrambled(folders)):
+        samples, skipped = split_up(store, "folders")
+        assert samples[0].image.key == "train/images/street 0.jpg"
+        assert skipped == {"train/images/street 0.png": "train/images/street 0.jpg has the same stem"}
+
+
+def test_the_order_does_not_depend_on_the_store(pairs):
+    folder = pairs(train=12)
+    (folder / "train/3.png").write_bytes(b"x")
+    assert list(find_samples(open_store(folder), "pairs")) == list(find_samples(Scrambled(folder), "pairs"))
+
+
+def test_a_split_that_can_not_name_a_shard_becomes_rows(pairs):
+    folder = pairs(train=2, val=1)
+    (folder / "train").rename(folder / "my train.v2")
+    samples, skipped = split_up(open_store(folder), "pairs")
+    assert [sample.split for sample in samples] == ["val"]
+    assert len(skipped) == 2
+
+
+@pytest.mark.parametrize("stem", ["img.v1", "a b", "sub/dir/x", "straße", "x" * 300, "../../x"])
+def test_keys_fit_a_tar_and_webdataset(stem):
+    key = sample_key(stem)
+    assert len(f"{key}.json") <= 100
+    assert not set(key) & set("./ \\")
+    assert key.isascii()
+
+
+def test_keys_of_different_stems_differ():
+    stems = ["a.b", "a_b", "a b", "a/b", "x" * 80, "x" * 81, "x" * 72]
+    assert len({sample_key(stem) for stem in stems}) == len(stems)
+
+
+def test_classes_come_from_the_source_where_it_has_its_own(folders, cityscapes):
+    assert [label.name for label in read_classes(open_store(folders), "folders")] == [
+        "void",
+        "crack",
+        "asphalt",
+    ]
+    assert len(read_classes(open_store(cityscapes), "cityscapes")) == 35
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        "[1]",
+        "nonsense",
+        json.dumps([{"name": "a", "color": [0, 0, 0], "id": 0, "train_id": 1}]),
+        json.dumps([{"name": n, "color": [0, 0, 0], "id": 0, "train_id": 0} for n in "ab"]),
+    ],
+)
+def test_a_bad_list_of_classes_is_refused(folders, content):
+    (folders / "classes.json").write_text(content)
+    with pytest.raises(DataError, match=r"classes\.json"):
+        read_classes(open_store(folders), "folders")
+
+
+def test_missing_classes_are_asked_for(folders):
+    (folders / "classes.json").unlink()
+    with pytest.raises(NotFoundError, match="name, color, id and train_id"):
+        read_classes(open_store(folders), "folders")

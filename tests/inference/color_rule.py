@@ -1,0 +1,37 @@
+"""A model with an exact rule: the class of a pixel is its strongest colour channel."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from vitseg.inference.job import ModelRef
+from vitseg.labels import Label
+
+CLASSES = (
+    Label("red", (200, 0, 0), 7, 0),
+    Label("green", (0, 200, 0), 11, 1),
+    Label("blue", (0, 0, 200), 26, 2),
+)
+SHA256 = "a" * 64
+
+
+@dataclass
+class ColorRule:
+    """Stands in for a bundle."""
+
+    image_size: tuple[int, int] = (8, 12)
+    sha256: str = SHA256
+    classes: tuple[Label, ...] = CLASSES
+    delay: float = 0.0
+    """Seconds a prediction."""
+
+    def predict(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.dtype == torch.uint8
+        assert tuple(images.shape[1:]) == (3, *self.image_size)
+        time.sleep(self.delay)
+        return images.float() / 25.5
+
+
+def model(sha256: str = SHA256, version: str = "3") -> ModelRef:
+    return ModelRef(name="streets", version=version, sha256=sha256, folder="bundle")

@@ -1,0 +1,76 @@
+"""Pictures in plain colours, and a model whose answer to them is known."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from vitseg.inference import chunk
+from vitseg.inference.job import Job
+from vitseg.inference.ledger import Summary, commit_job
+from vitseg.inference.plan import plan_job
+
+from .color_rule import SHA256, ColorRule, model
+
+RED, GREEN, BLUE = (250, 20, 10), (20, 250, 10), (10, 20, 250)
+
+
+@pytest.fixture
+def rule(monkeypatch: pytest.MonkeyPatch) -> ColorRule:
+    """The model that every job of the test finds in its bundle folder."""
+    rule = ColorRule()
+    monkeypatch.setattr(chunk, "load_bundle", lambda folder: rule)
+    chunk._loaded.cache_clear()
+    yield rule
+    chunk._loaded.cache_clear()
+
+
+def encode(pixels: np.ndarray | Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def plain(color: tuple[int, int, int], width: int = 21, height: int = 13) -> Image.Image:
+    return Image.new("RGB", (width, height), color)
+
+
+def put(root: Path, key: str, data: bytes) -> Path:
+    path = root / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Source and destination."""
+    source = tmp_path / "photos"
+    source.mkdir()
+    return source, tmp_path / "masks"
+
+
+def run(source: Path, dest: Path, sha256: str = SHA256, **options: Any) -> tuple[Job, Summary]:
+    """Plan, segment all chunks, commit."""
+    job = plan_job(str(source), str(dest), model=model(sha256), **{"chunk_images": 4, "batch_size": 3} | options)
+    written = sum(chunk.segment_chunk(job, index).written for index in range(job.chunks))
+    return job, commit_job(job, 2.0, written)
+
+
+def rows(job: Job) -> list[dict[str, Any]]:
+    """Return the ledger of a job, in the order of chunks."""
+    folder = Path(job.dest, "_vitseg", job.id)
+    return [row for part in sorted(folder.glob("part-*.parquet")) for row in pq.read_table(part).to_pylist()]
+
+
+def read_ids(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.mode == "P"
+        return np.asarray(image)
+
+

@@ -1,0 +1,17 @@
+"""Convolution-free Vision Transformers for segmentation, as a batch pipeline.
+
+Read the modules in the order of the data:
+
+    0  errors, labels, config (recipes), storage and s3, dist       the ground
+    1  data       sources → plan → shards → exact batches
+       model      patches → encoder → decoder → pixels; bundle
+       losses, metrics, masks, pictures, report                     siblings of data and model
+    2  evaluation, checkpoint, registry (MLflow)
+    3  training   a job, its ranks and its loop
+       inference  a bucket of photographs → masks and a ledger
+    4  flows/     Prefect flows, the command line and the embedded servers: not part of this package
+
+A module imports lower floors only; `tests/test_architecture.py` holds everyone to it.
+"""
+
+__version__ = "0.1.0"

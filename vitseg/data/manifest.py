@@ -1,0 +1,199 @@
+"""`manifest.json`: what a prepared data set consists of. It is written last and makes the data set exist.
+
+The format is part of the project's contract: readers check `schema`, and everything that is counted here is
+counted again by `vitseg verify`.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+from vitseg.errors import DataError, NotFoundError
+from vitseg.labels import Label, train_classes
+from vitseg.storage import Store, open_store
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+MAX_MANIFEST_BYTES = 256 * 2**20
+"""A manifest of a million shards is smaller; anything larger is not a manifest."""
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One tar: its name beside the manifest, SHA-256 (hex), size in bytes and number of samples."""
+
+    name: str
+    sha256: str
+    bytes: int
+    samples: int
+
+    @staticmethod
+    def from_json(row: Mapping[str, Any]) -> "ShardInfo":
+        """Read one row of `shards`; the name must not lead out of the data set's folder."""
+        size, samples = _count(row["bytes"], "bytes"), _count(row["samples"], "samples")
+        info = ShardInfo(_text(row, "name"), _text(row, "sha256"), size, samples)
+        if not _SAFE_NAME.fullmatch(info.name):
+            raise DataError(f"shard name {info.name!r} is not a plain file name")
+        if not _SHA256.fullmatch(info.sha256):
+            raise DataError(f"shard {info.name}: sha256 is not 64 hex digits")
+        return info
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: number of samples, labelled pixels of each class (by train id), and its shards in order."""
+
+    samples: int
+    pixels_per_class: tuple[int, ...]
+    shards: tuple[ShardInfo, ...]
+
+    @staticmethod
+    def from_json(row: Mapping[str, Any]) -> "Split":
+        """Read one value of `splits`; `samples` must be what the shards add up to."""
+        pixels = tuple(_count(value, "pixels_per_class") for value in row["pixels_per_class"])
+        shards = tuple(ShardInfo.from_json(shard) for shard in row["shards"])
+        split = Split(_count(row["samples"], "samples"), pixels, shards)
+        total = sum(shard.samples for shard in split.shards)
+        if total != split.samples:
+            raise DataError(f"a split says {split.samples} samples, but its shards hold {total}")
+        return split
+
+
+@dataclass(frozen=True)
+class SkippedSource:
+    """One source that did not become a sample, and why."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A whole data set: `image_size` is (height, width) in pixels, `classes` are in order of train ids."""
+
+    fingerprint: str
+    created: str
+    image_size: tuple[int, int]
+    classes: tuple[Label, ...]
+    splits: dict[str, Split]
+    skipped: tuple[SkippedSource, ...] = field(default=())
+    schema: int = SCHEMA
+
+    @property
+    def samples(self) -> int:
+        """Number of samples of all splits together."""
+        return sum(split.samples for split in self.splits.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `manifest.json` as plain data."""
+        return {
+            "schema": self.schema,
+            "fingerprint": self.fingerprint,
+            "created": self.created,
+            "image_size": list(self.image_size),
+            "classes": [label.to_json() for label in self.classes],
+            "splits": {name: asdict(split) for name, split in self.splits.items()},
+            "skipped": [asdict(row) for row in self.skipped],
+        }
+
+    @staticmethod
+    def from_json(values: Any) -> "Manifest":
+        """Read and check what `to_json` gave.
+
+        Raises:
+            DataError: another schema, a missing key, or numbers that contradict each other.
+        """
+        if not isinstance(values, Mapping):
+            raise DataError("the manifest is not a JSON object")
+        if values.get("schema") != SCHEMA:
+            raise DataError(f"the manifest has schema {values.get('schema')!r}; this version reads {SCHEMA}")
+        return checked(lambda: _from_json(values))
+
+
+def _from_json(values: Mapping[str, Any]) -> Manifest:
+    height, width = (_count(value, "image_size") for value in values["image_size"])
+    classes = tuple(Label.from_json(row) for row in values["classes"])
+    if train_classes(classes) != classes or not height or not width:
+        raise DataError("classes must be one a train id, in order, and image_size positive")
+    splits = {str(name): Split.from_json(row) for name, row in values["splits"].items()}
+    for name, split in splits.items():
+        if len(split.pixels_per_class) != len(classes):
+            counts = len(split.pixels_per_class)
+            raise DataError(f"split {name}: {counts} pixel counts for {len(classes)} classes")
+        if not _SAFE_NAME.fullmatch(name):
+            raise DataError(f"split name {name!r} is not a plain name")
+    return Manifest(
+        fingerprint=_text(values, "fingerprint"),
+        created=_text(values, "created"),
+        image_size=(height, width),
+        classes=classes,
+        splits=splits,
+        skipped=tuple(SkippedSource(_text(row, "source"), _text(row, "reason")) for row in values["skipped"]),
+    )
+
+
+def read_manifest(shards: str) -> Manifest:
+    """Read the manifest of the data set at an address (folder or `s3://` prefix).
+
+    Raises:
+        NotFoundError: there is no manifest, so there is no (finished) data set.
+        DataError: it is too large, no JSON, or contradicts itself.
+    """
+    store = open_store(shards)
+    info = store.stat(MANIFEST)
+    if info is None:
+        command = f"vitseg preprocess SOURCE {store.root}"
+        raise NotFoundError(f"no {MANIFEST} in {store.root}: run `{command}` first")
+    if info.size > MAX_MANIFEST_BYTES:
+        raise DataError(f"{store.uri(MANIFEST)} has {info.size} bytes: that is no manifest")
+    try:
+        return Manifest.from_json(parse_json(store.read(MANIFEST)))
+    except DataError as error:
+        raise DataError(f"{store.uri(MANIFEST)}: {error}") from error
+
+
+def write_manifest(store: Store, manifest: Manifest) -> None:
+    """Put `manifest.json`, atomically, over one that is there."""
+    text = json.dumps(manifest.to_json(), ensure_ascii=False, separators=(",", ":"))
+    store.write(MANIFEST, text.encode(), content_type="application/json")
+
+
+def parse_json(data: bytes) -> Any:
+    """Parse JSON that came from a store.
+
+    Raises:
+        DataError: it is no JSON, no UTF-8, or nested too deep.
+    """
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not JSON: {error}") from error
+
+
+def checked(build: Callable[[], T]) -> T:
+    """Run `build` over outside data; whatever shape it trips over becomes one DataError."""
+    try:
+        return build()
+    except KeyError as error:
+        raise DataError(f"key {error} is missing") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"a value has the wrong form: {error}") from error
+
+
+def _text(row: Mapping[str, Any], key: str) -> str:
+    value = row[key]
+    if not isinstance(value, str) or not value:
+        raise DataError(f"{key} must be text, not {value!r}")
+    return value
+
+
+def _count(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise DataError(f"{name} must be a whole number from 0 up, not {value!r}")
+    return value

@@ -1,0 +1,101 @@
+"""In which order an epoch reads its samples: a pure function of the data set, the seed and the epoch.
+
+Shards are shuffled, and then samples among `window` shards at a time, so that only about that many files are
+open at once. No rank enters into it: batch `k` is the same set of samples for any number of ranks. That makes
+a run repeatable on other machines and resumable at any step, and gives every rank the same number of steps.
+
+Shuffles sort by the raw output of a seeded PCG64, which NumPy keeps stable for ever; `Generator.permutation`
+may change between releases (https://numpy.org/neps/nep-0019-rng-policy.html).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vitseg.errors import UsageError
+
+_SHARDS, _SAMPLES, _FLIPS = range(3)  # independent random streams of one epoch
+
+
+def epoch_order(shard_samples: Sequence[int], *, seed: int, epoch: int, window: int) -> np.ndarray:
+    """Return every sample of an epoch once, in reading order.
+
+    Args:
+        shard_samples: number of samples of each shard, in the manifest's order.
+        seed: of the whole run.
+        epoch: counted from 0; each has its own order.
+        window: shards among which samples are shuffled.
+
+    Returns:
+        int64 (N, 2): index of the shard, index of the sample in that shard.
+    """
+    counts = np.asarray(shard_samples, np.int64)
+    shards = _shuffled(np.arange(len(counts)), _raw(len(counts), seed, epoch, _SHARDS))
+    keys = _raw(int(counts.sum()), seed, epoch, _SAMPLES)
+    parts = [np.empty((0, 2), np.int64)]
+    start = 0
+    for first in range(0, len(shards), window):
+        rows = _rows(shards[first : first + window], counts)
+        parts.append(_shuffled(rows, keys[start : start + len(rows)]))
+        start += len(rows)
+    return np.concatenate(parts)
+
+
+def stored_order(shard_samples: Sequence[int]) -> np.ndarray:
+    """Return every sample once, as the shards hold them: int64 (N, 2), as in `epoch_order`."""
+    counts = np.asarray(shard_samples, np.int64)
+    return _rows(np.arange(len(counts)), counts)
+
+
+def epoch_flips(samples: int, *, seed: int, epoch: int) -> np.ndarray:
+    """Return which positions of an epoch's order are mirrored, one in two by chance: bool (samples,)."""
+    return _raw(samples, seed, epoch, _FLIPS) >> np.uint64(63) == 1
+
+
+def rank_rows(rows: np.ndarray, step: int, *, batch_size: int, rank: int, world_size: int) -> np.ndarray:
+    """Return one rank's part of one step of `rows`; the parts of all ranks together are the global batch.
+
+    Args:
+        rows: (N, …), the whole epoch.
+        step: counted from 0.
+        batch_size: of the global batch, a multiple of `world_size` (see `check_batch`).
+        rank: 0 – `world_size` - 1.
+        world_size: number of ranks.
+
+    Returns:
+        (batch_size / world_size, …); fewer, perhaps none, in a last batch that is not full.
+    """
+    return rows[step * batch_size : (step + 1) * batch_size][rank::world_size]
+
+
+def check_batch(batch_size: int, rank: int, world_size: int) -> None:
+    """Check that a global batch can be dealt out to the ranks in equal parts.
+
+    Raises:
+        UsageError: it can't.
+    """
+    if not 0 <= rank < world_size:
+        raise UsageError(f"rank {rank} is not one of {world_size}: ranks count from 0")
+    if batch_size < 1 or batch_size % world_size:
+        nearest = max(1, round(batch_size / world_size)) * world_size
+        raise UsageError(
+            f"a batch of {batch_size} can't be shared equally by {world_size} ranks: "
+            f"set data.batch_size to a multiple of {world_size}, such as {nearest}"
+        )
+
+
+def _raw(count: int, seed: int, epoch: int, stream: int) -> np.ndarray:
+    # Seeds may be negative for people, not for NumPy.
+    sequence = np.random.SeedSequence(seed % 2**64, spawn_key=(epoch, stream))
+    return np.random.PCG64(sequence).random_raw(count)
+
+
+def _shuffled(values: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    return values[np.argsort(keys, kind="stable")]
+
+
+def _rows(shards: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    # Shards of 2 and 3 samples: (0, 0), (0, 1), (1, 0), (1, 1), (1, 2).
+    sizes = counts[shards]
+    firsts = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.stack([np.repeat(shards, sizes), np.arange(int(sizes.sum())) - firsts], axis=1)

@@ -1,0 +1,185 @@
+"""One source → one sample: open, check, resize and encode a photo and its label.
+
+Whatever is wrong with the files becomes a SampleError with a short reason that says the same on every run.
+"""
+
+import io
+import json
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vitseg.data.colors import ColorDecoder
+from vitseg.data.plan import PlannedSample, PlanOptions
+from vitseg.errors import SampleError
+from vitseg.labels import IGNORE_INDEX, Label, id_table, train_classes
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+"""What source files may be; Pillow's other decoders stay shut."""
+MAX_PIXELS = 178_000_000
+"""Largest source image, pixels: about where Pillow refuses, too."""
+JPEG_QUALITY = 95
+PNG_LEVEL = 4
+"""Level 9 makes masks a tenth smaller for ten times the time."""
+
+# What Pillow raises for broken files, depending on where they break.
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+def make_sample(
+    planned: PlannedSample, split: str, options: PlanOptions, image: bytes, label: bytes | None
+) -> tuple[dict[str, bytes], np.ndarray]:
+    """Return the tar members of one sample and its labelled pixels.
+
+    Args:
+        planned: names and hashes of the source.
+        split: the split it belongs to, for its origin.
+        options: layout, classes and the size wanted.
+        image: content of the photo's file, or of the pair's.
+        label: content of the label's file; None for `pairs`.
+
+    Returns:
+        `{"jpg", "png", "json"}` → bytes, and pixels of each class, int64 (K,).
+
+    Raises:
+        SampleError: the files are broken, don't belong together, or have no labelled pixel.
+    """
+    photo = open_image(image, "the photo")
+    decoder = ColorDecoder(options.labels)
+    if label is None:
+        photo, right = split_pair(photo)
+        size = photo.size
+        train_ids = decoder.decode(nearest(np.asarray(right), options.image_size))
+    else:
+        mask = open_image(label, "the label")
+        size = photo.size
+        if mask.size != size:
+            raise SampleError(f"the photo is {_text(size)}, but its label {_text(mask.size)}")
+        train_ids = decode_label(mask, options, colors=str(planned.label).endswith("_gtFine_color.png"))
+    counts = np.bincount(train_ids.ravel(), minlength=256)[: len(train_classes(options.labels))]
+    if not counts.any():
+        raise SampleError("no labelled pixel")
+    origin = {
+        "source": planned.image,
+        "label": planned.label,
+        "split": split,
+        "width": size[0],
+        "height": size[1],
+        "md5": planned.image_md5,
+        "label_md5": planned.label_md5,
+    }
+    members = {
+        "jpg": encode_photo(photo, options.image_size),
+        "png": encode_label(train_ids),
+        "json": json.dumps(origin, sort_keys=True).encode(),
+    }
+    return members, counts
+
+
+def open_image(data: bytes, what: str) -> Image.Image:
+    """Decode an image completely.
+
+    Raises:
+        SampleError: it is not one of `FORMATS`, too large, truncated or broken.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise SampleError(f"{what} has {_text(image.size)} pixels: over {MAX_PIXELS} are refused")
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)  # labels are drawn on the photo as people see it
+    except UnidentifiedImageError as error:
+        raise SampleError(f"{what} is not an image ({', '.join(FORMATS)})") from error
+    except _BROKEN as error:
+        raise SampleError(f"{what} is broken: {error}") from error
+    return image
+
+
+def split_pair(image: Image.Image) -> tuple[Image.Image, Image.Image]:
+    """Cut a pair into photo (left) and colour label (right), both RGB.
+
+    Raises:
+        SampleError: the image is not exactly twice as wide as high.
+    """
+    width, height = image.size
+    if width != 2 * height:
+        raise SampleError(f"the pair is {_text(image.size)}: not twice as wide as high")
+    rgb = _rgb(image)
+    return rgb.crop((0, 0, height, height)), rgb.crop((height, 0, width, height))
+
+
+def decode_label(mask: Image.Image, options: PlanOptions, *, colors: bool) -> np.ndarray:
+    """Return the train ids of a lossless label, at the size wanted: uint8 (H, W).
+
+    Label files of `cityscapes` hold ids, or `colors`. Those of `folders` hold either: images with one
+    channel are ids, images with several are colours, and a palette image is what its values fit.
+
+    Raises:
+        SampleError: ids or colours are not in the list of classes.
+    """
+    decoder = ColorDecoder(options.labels)
+    one_channel = mask.mode in ("1", "L", "P", "I") or mask.mode.startswith("I;16")
+    if options.layout == "cityscapes" and not colors and not one_channel:
+        raise SampleError(f"the label is no id image: its mode is {mask.mode}")
+    if one_channel and not colors:
+        ids = nearest(np.asarray(mask), options.image_size).astype(np.int64)
+        unknown = unknown_ids(ids, options.labels)
+        if not unknown:
+            return id_table(options.labels)[ids]
+        if mask.mode != "P" or options.layout == "cityscapes":
+            raise SampleError(f"the label has ids that no class has: {', '.join(map(str, unknown[:5]))}")
+    return decoder.decode_exact(nearest(np.asarray(_rgb(mask)), options.image_size))
+
+
+def unknown_ids(ids: np.ndarray, labels: tuple[Label, ...]) -> list[int]:
+    """Return the values of a label image, ascending, that are no label's id; 255 is always known."""
+    known = [label.id for label in labels if 0 <= label.id < IGNORE_INDEX] + [IGNORE_INDEX]
+    return [int(value) for value in np.setdiff1d(ids, known)]
+
+
+def nearest(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize (H, W, …) to `size` (height, width): each pixel takes the one under its centre, unmixed."""
+    rows, columns = (
+        ((np.arange(wanted) + 0.5) * given / wanted).astype(np.intp)
+        for wanted, given in zip(size, pixels.shape[:2], strict=True)
+    )
+    return pixels[rows[:, None], columns]
+
+
+def encode_photo(photo: Image.Image, size: tuple[int, int]) -> bytes:
+    """Resize a photo to `size` (height, width), antialiased, and encode it as JPEG."""
+    resized = _rgb(photo).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    out = io.BytesIO()
+    resized.save(out, "JPEG", quality=JPEG_QUALITY)
+    return out.getvalue()
+
+
+def encode_label(train_ids: np.ndarray) -> bytes:
+    """Encode train ids, uint8 (H, W), as 8-bit PNG without a palette."""
+    out = io.BytesIO()
+    Image.fromarray(train_ids).save(out, "PNG", compress_level=PNG_LEVEL)
+    return out.getvalue()
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    try:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except _BROKEN as error:
+        raise SampleError(f"an image of mode {image.mode} can't be turned into RGB") from error
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

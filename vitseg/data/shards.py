@@ -1,0 +1,212 @@
+"""One part of the plan → one tar; and the commit that makes a data set of all parts.
+
+A part is done when its record lies at the destination, and the record is put after the tar. So a run that
+was killed, started again, makes only what is missing; and as equal input gives equal bytes, parts may be made
+twice, anywhere, at the same time. Nothing reads a data set before `manifest.json`, which is put last of all.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from json import dumps
+from typing import Any
+
+import numpy as np
+from webdataset import TarWriter
+
+from vitseg.data.manifest import (
+    Manifest,
+    ShardInfo,
+    SkippedSource,
+    Split,
+    checked,
+    parse_json,
+    read_manifest,
+    write_manifest,
+)
+from vitseg.data.plan import Plan, PlanOptions, ShardPlan
+from vitseg.data.samples import make_sample
+from vitseg.errors import DataError, NotFoundError, SampleError
+from vitseg.labels import train_classes
+from vitseg.storage import Store, content_md5, open_store
+
+RECORDS = "_vitseg/preprocess"
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What became of one part: `shard` is None where no source of it could be used.
+
+    `pixels_per_class` counts the labelled pixels of each class, by train id.
+    """
+
+    split: str
+    index: int
+    shard: ShardInfo | None
+    pixels_per_class: tuple[int, ...]
+    skipped: tuple[SkippedSource, ...]
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in the tar."""
+        return self.shard.samples if self.shard else 0
+
+    @staticmethod
+    def from_json(values: Any) -> "ShardRecord":
+        """Read what `dataclasses.asdict` gave.
+
+        Raises:
+            DataError: a key is missing or has the wrong form.
+        """
+        return checked(
+            lambda: ShardRecord(
+                str(values["split"]),
+                int(values["index"]),
+                ShardInfo.from_json(values["shard"]) if values["shard"] else None,
+                tuple(int(value) for value in values["pixels_per_class"]),
+                tuple(SkippedSource(str(row["source"]), str(row["reason"])) for row in values["skipped"]),
+            )
+        )
+
+
+def write_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecord:
+    """Make one tar and its record at `dest`, unless both are there.
+
+    Sources that can't be used become rows of the record. Memory: the tar, and one image.
+
+    Raises:
+        DataError: a source changed since it was planned.
+        AccessError, StorageError: a store refused or failed; the part is not done and can be tried again.
+    """
+    if done := done_shard(shard, options, dest):
+        return done
+    source, store = open_store(options.source), open_store(dest)
+    out = io.BytesIO()
+    pixels = np.zeros(len(train_classes(options.labels)), np.int64)
+    skipped = []
+    # Fixed owner, mode and time: the bytes depend on the content alone.
+    with TarWriter(out, encoder=False, mtime=0, user="vitseg", group="vitseg", mode=0o444) as tar:
+        for planned in shard.samples:
+            image = _read(source, planned.image, planned.image_md5)
+            label = _read(source, planned.label, planned.label_md5) if planned.label else None
+            try:
+                members, counts = make_sample(planned, shard.split, options, image, label)
+            except SampleError as error:
+                skipped.append(SkippedSource(planned.image, str(error)))
+                continue
+            tar.write({"__key__": planned.key, **members})
+            pixels += counts
+    info = None
+    if samples := len(shard.samples) - len(skipped):
+        data = out.getvalue()
+        sha256 = hashlib.sha256(data).hexdigest()
+        info = ShardInfo(f"{shard.split}-{shard.index:05d}-{sha256[:12]}.tar", sha256, len(data), samples)
+        store.write(info.name, data, content_type="application/x-tar")
+    record = ShardRecord(shard.split, shard.index, info, tuple(pixels.tolist()), tuple(skipped))
+    text = dumps(asdict(record), ensure_ascii=False)
+    store.write(_record_key(shard, options), text.encode(), content_type="application/json")
+    return record
+
+
+def done_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecord | None:
+    """Return the record of a part if it is done: record and tar are there, and the tar has its size."""
+    store = open_store(dest)
+    try:
+        record = ShardRecord.from_json(parse_json(store.read(_record_key(shard, options))))
+    except (NotFoundError, DataError):  # a damaged record is as good as none: the part is made again
+        return None
+    if (record.split, record.index) != (shard.split, shard.index):
+        return None
+    if record.samples + len(record.skipped) != len(shard.samples):
+        return None
+    if record.shard:
+        there = store.stat(record.shard.name)
+        if there is None or there.size != record.shard.bytes:
+            return None
+    return record
+
+
+def commit(plan: Plan, records: Iterable[ShardRecord], dest: str) -> Manifest:
+    """Check that every part of the plan is there, and write the manifest that makes the data set exist.
+
+    Raises:
+        DataError: a part is missing, doesn't add up or lost its tar, or no source at all could be used.
+    """
+    store = open_store(dest)
+    by_place = {(record.split, record.index): record for record in records}
+    ordered = []
+    for shard in plan.shards:
+        record = by_place.get((shard.split, shard.index))
+        if record is None:
+            raise DataError(f"shard {shard.split}-{shard.index:05d} is missing: run `vitseg preprocess` again")
+        if record.samples + len(record.skipped) != len(shard.samples):
+            raise DataError(f"shard {shard.split}-{shard.index:05d} does not account for all of its sources")
+        ordered.append(record)
+    splits = _splits(ordered)
+    skipped = [*plan.skipped, *(row for record in ordered for row in record.skipped)]
+    if not splits:
+        raise DataError(f"no source could be used; the first, {skipped[0].source}: {skipped[0].reason}")
+    manifest = Manifest(
+        fingerprint=plan.fingerprint,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        image_size=plan.options.image_size,
+        classes=plan.classes,
+        splits=splits,
+        skipped=tuple(skipped),
+    )
+    if lost := _lost_shards(manifest, store):
+        raise DataError(f"{store.uri(lost[0])} is not there in full: run `vitseg preprocess` again")
+    write_manifest(store, manifest)
+    return manifest
+
+
+def finished(plan: Plan, dest: str) -> Manifest | None:
+    """Return the manifest at `dest` if it is what the plan would give and its shards are there, else None."""
+    try:
+        manifest = read_manifest(dest)
+    except (NotFoundError, DataError):
+        return None
+    same = manifest.fingerprint == plan.fingerprint
+    complete = set(plan.skipped) <= set(manifest.skipped)
+    complete = complete and manifest.samples + len(manifest.skipped) == plan.sources
+    return manifest if same and complete and not _lost_shards(manifest, open_store(dest)) else None
+
+
+def _record_key(shard: ShardPlan, options: PlanOptions) -> str:
+    return f"{RECORDS}/{options.fingerprint[:16]}/{shard.split}-{shard.index:05d}.json"
+
+
+def _read(store: Store, key: str, md5: str | None) -> bytes:
+    """Read a source and check that it is what was planned: else the fingerprint would lie."""
+    try:
+        data = store.read(key)
+    except NotFoundError as error:
+        raise DataError(f"{store.uri(key)} vanished since it was planned: run `vitseg preprocess` again") from error
+    if content_md5(data) != md5:
+        # An encrypted bucket's etag is no MD5 of the content; it must still be the one that was planned.
+        now = store.stat(key)
+        if now is None or store.md5(now) != md5:
+            raise DataError(f"{store.uri(key)} changed since it was planned: run `vitseg preprocess` again")
+    return data
+
+
+def _splits(records: list[ShardRecord]) -> dict[str, Split]:
+    """Add up the records of each split; a split without any sample is left out."""
+    splits = {}
+    for name in dict.fromkeys(record.split for record in records):
+        rows = [record for record in records if record.split == name]
+        pixels = tuple(map(sum, zip(*(row.pixels_per_class for row in rows), strict=True)))
+        if shards := tuple(row.shard for row in rows if row.shard):
+            splits[name] = Split(sum(shard.samples for shard in shards), pixels, shards)
+    return splits
+
+
+def _lost_shards(manifest: Manifest, store: Store) -> list[str]:
+    """Return the names of shards that are missing or have another size; one listing a split."""
+    lost = []
+    for name, split in manifest.splits.items():
+        sizes = {info.key: info.size for info in store.list(f"{name}-")}
+        lost += [shard.name for shard in split.shards if sizes.get(shard.name) != shard.bytes]
+    return lost

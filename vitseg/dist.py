@@ -1,0 +1,85 @@
+"""The only module that talks to `torch.distributed`; everything works alike in a single process.
+
+`torch.distributed.run` sets RANK, LOCAL_RANK and WORLD_SIZE; without them this is rank 0 of 1.
+GPUs talk over NCCL, CPUs over gloo.
+"""
+
+import contextlib
+import datetime
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+import torch.distributed as dist  # isort: skip
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among all: rank in 0 … world_size - 1, and the device it computes on."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+
+def start(timeout_minutes: float = 10) -> World:
+    """Join the other ranks and take this rank's device: `cuda:LOCAL_RANK` where there is one, else the CPU."""
+    rank = int(os.environ.get("RANK", "0"))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+    if world_size > 1:
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(minutes=timeout_minutes)
+        )
+    return World(rank, world_size, device)
+
+
+def stop() -> None:
+    """Leave the other ranks in order."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """Add up a tensor over all ranks, in place, and return it; every rank must call it."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def replicate(model: nn.Module, world: World) -> nn.Module:
+    """Wrap a model so that its gradients are averaged over ranks during backward."""
+    if world.world_size == 1:
+        return model
+    devices = [world.device.index] if world.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+
+@contextlib.contextmanager
+def gradients_stay_local(model: nn.Module, enabled: bool) -> Iterator[None]:
+    """Leave out the averaging over ranks: for all but the last part of an accumulated batch."""
+    if enabled and isinstance(model, nn.parallel.DistributedDataParallel):
+        with model.no_sync():
+            yield
+    else:
+        yield
+
+
+def run_agent(arguments: list[str]) -> None:
+    """Be the agent of `torch.distributed.run` that starts this node's ranks and waits for them."""
+    from torch.distributed.run import main
+
+    main(arguments)

@@ -1,0 +1,151 @@
+"""One pass of a model over labelled batches: confusion matrix, loss and colour error as plain sums.
+
+Sums of ranks add up to exactly what one process counts, so validation may be split over any number of them.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitseg import dist
+from vitseg.data.loader import Batch, Batches
+from vitseg.data.manifest import read_manifest
+from vitseg.errors import UsageError
+from vitseg.labels import IGNORE_INDEX, palette
+from vitseg.losses import segmentation_loss
+from vitseg.metrics import Scores, confusion_matrix
+from vitseg.model.bundle import Bundle
+from vitseg.model.segmenter import class_scores
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model does on labelled images: confusion matrix int64 (K, K), rows = truth; and means over valid pixels."""
+
+    confusion: torch.Tensor
+    loss: float
+    mean_absolute_error: float
+    samples: int
+    classes: tuple[str, ...] = ()
+
+    @property
+    def scores(self) -> Scores:
+        """mIoU, per-class IoU and pixel accuracy."""
+        return Scores.from_confusion(self.confusion)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the keys that `vitseg evaluate --json` promises, and the means."""
+        scores = self.scores.to_json()
+        names = self.classes or range(len(scores["per_class_iou"]))
+        return {
+            **scores,
+            "per_class_iou": dict(zip(map(str, names), scores["per_class_iou"], strict=True)),
+            "samples": self.samples,
+            "loss": self.loss,
+            "mean_absolute_error": self.mean_absolute_error,
+        }
+
+    def flat(self, prefix: str = "") -> dict[str, float]:
+        """Return single numbers alone, by name: what a tracking server takes."""
+        values = {"miou": self.scores.miou, "pixel_accuracy": self.scores.pixel_accuracy}
+        values |= {"loss": self.loss, "mean_absolute_error": self.mean_absolute_error}
+        return {prefix + name: float(value) for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned: `classes` or `rgb`, over how many classes, in which colours.
+
+    `colors` is the palette of train ids, uint8 (256, 3), on the device that computes.
+    """
+
+    target: str
+    classes: int
+    colors: torch.Tensor
+
+    def loss(self, output: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss summed over valid pixels, and how many these are."""
+        return segmentation_loss(output, labels, self.colors, self.target)
+
+    def predict(self, output: torch.Tensor) -> torch.Tensor:
+        """Return train ids int64 (B, H, W) for a model's output."""
+        return class_scores(output.float(), self.colors[: self.classes], self.target).argmax(1)
+
+    def paint(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return colour images (B, 3, H, W) in 0–1 for train ids (B, H, W)."""
+        return self.colors[labels.long()].permute(0, 3, 1, 2) / 255
+
+
+@torch.no_grad()
+def evaluate_batches(
+    model: nn.Module, batches: Iterable[Batch], task: Task, progress: Callable[[int], None] | None = None
+) -> Evaluation:
+    """Run a model over this rank's batches and add up over all ranks.
+
+    Args:
+        model: gives class scores (B, K, H, W) or a colour image (B, 3, H, W); put into evaluation mode meanwhile.
+        batches: images uint8 (B, 3, H, W) with labels uint8 (B, H, W).
+        task: what the model was made for.
+        progress: called with the number of images after each batch.
+    """
+    device = task.colors.device
+    confusion = torch.zeros(task.classes, task.classes, dtype=torch.int64, device=device)
+    sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, valid pixels, colour error, samples
+    was_training = model.training
+    model.eval()
+    for batch in batches:
+        images, labels = batch.images.to(device), batch.labels.to(device)
+        output = model(images)
+        loss, valid = task.loss(output, labels)
+        predictions = task.predict(output)
+        confusion += confusion_matrix(labels, predictions, task.classes)
+        shown = output if task.target == "rgb" else task.paint(predictions)
+        error = (shown - task.paint(labels)).abs().mean(1)
+        error = error[labels != IGNORE_INDEX].sum()
+        sums += torch.stack([loss, valid, error, loss.new_tensor(len(images))]).to(sums)
+        if progress:
+            progress(len(images))
+    model.train(was_training)
+    dist.sum_over_ranks(confusion)
+    loss_sum, pixels, error_sum, samples = dist.sum_over_ranks(sums).tolist()
+    return Evaluation(confusion.cpu(), loss_sum / max(1, pixels), error_sum / max(1, pixels), int(samples))
+
+
+def evaluate_bundle(
+    bundle: Bundle,
+    shards: str,
+    split: str = "val",
+    batch_size: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Evaluate a bundle on a split of a data set.
+
+    Raises:
+        UsageError: the split does not exist, or model and data don't belong together.
+    """
+    manifest = read_manifest(shards)
+    if split not in manifest.splits:
+        raise UsageError(f"{shards} has no split {split!r}: choose {', '.join(manifest.splits)}")
+    if tuple(manifest.image_size) != tuple(bundle.image_size):
+        raise UsageError(f"the model takes images of {bundle.image_size}, the shards hold {manifest.image_size} (height, width)")
+    if [label.name for label in manifest.classes] != [label.name for label in bundle.classes]:
+        raise UsageError("the model's classes are not the shards' classes")
+    batches = Batches(shards, manifest, split, batch_size=batch_size, shuffle=False, drop_last=False)
+    done = 0
+
+    def count(images: int) -> None:
+        nonlocal done
+        done += images
+        if progress:
+            progress(done, batches.samples)
+
+    found = evaluate_batches(
+        bundle.model,
+        batches.epoch(0),
+        Task(bundle.architecture.target, len(bundle.classes), torch.from_numpy(palette(bundle.classes))),
+        progress=count,
+    )
+    return replace(found, classes=tuple(label.name for label in bundle.classes))

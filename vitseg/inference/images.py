@@ -1,0 +1,128 @@
+"""Bytes from outside → one RGB image, whatever camera or program wrote them.
+
+Only formats that photographs come in are opened, and each by a decoder inside Pillow: nothing that runs
+PostScript or guesses. Neither the extension nor the size in the header is believed before it is checked.
+"""
+
+import io
+import threading
+from pathlib import PurePosixPath
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from vitseg.errors import SampleError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+"""What is opened. JPEG includes MPO, the stereo files of some cameras."""
+_READ = {name for name, kind in Image.registered_extensions().items() if kind in (*FORMATS, "MPO")}
+EXTENSIONS = frozenset(_READ | {".heic", ".heif", ".tga", ".psd", ".dng"})
+"""Names that promise an image: where the content then isn't one that is read, the object has failed."""
+
+_SNIFF_BYTES = 64 * 2**20  # larger objects without such a name are not read to look at their content
+_LARGE_PIXELS = 16_000_000
+_ONE_LARGE = threading.Lock()
+
+# Pillow's own limit is one number for the whole process; here each call has its own, checked before decoding.
+Image.MAX_IMAGE_PIXELS = None
+
+
+def has_image_name(key: str) -> bool:
+    """Say whether the extension of a key is one of images."""
+    return PurePosixPath(key).suffix.lower() in EXTENSIONS
+
+
+def worth_reading(key: str, size: int, max_pixels: int) -> bool:
+    """Say whether an object may be an image at all, before it is read.
+
+    Args:
+        key: its key.
+        size: its size, bytes.
+        max_pixels: the limit for images; no format needs more than 8 bytes a pixel (16-bit RGBA).
+    """
+    return size <= (max(8 * max_pixels, _SNIFF_BYTES) if has_image_name(key) else _SNIFF_BYTES)
+
+
+def is_image(data: bytes) -> bool:
+    """Say whether the first bytes are those of a format that is read."""
+    try:
+        Image.open(io.BytesIO(data), formats=FORMATS)
+    except Exception:  # noqa: BLE001 - on foreign bytes decoders raise anything; all of it means no
+        return False
+    return True
+
+
+def decode_image(data: bytes, max_pixels: int) -> Image.Image:
+    """Decode one image as people see it: RGB, turned as its EXIF orientation says.
+
+    Of animations and stacks the first picture counts. Alpha is dropped, as in preprocessing. 16-bit values
+    are divided by 257; floats are taken as 0–1 where none is over 1, else as 0–255.
+
+    Raises:
+        SampleError: it is empty, of a foreign format, too large, cut off or broken.
+    """
+    return _decode(_open(data, max_pixels))
+
+
+def model_input(data: bytes, size: tuple[int, int], max_pixels: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """Decode an image and shrink it to what the model takes.
+
+    At most one large image is in decoding at a time, for a decoded one is up to 4 bytes a pixel, twice.
+
+    Args:
+        data: content of the file.
+        size: (height, width) of the model's input.
+        max_pixels: larger images are refused.
+
+    Returns:
+        uint8 (3, height, width), and (height, width) of the image as people see it.
+
+    Raises:
+        SampleError: see `decode_image`.
+    """
+    image = _open(data, max_pixels)
+    if image.width * image.height <= _LARGE_PIXELS:
+        return _shrink(_decode(image), size)
+    with _ONE_LARGE:
+        return _shrink(_decode(image), size)
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    if not data:
+        raise SampleError("the object is empty")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Exception as error:  # on hostile bytes decoders raise anything
+        raise SampleError(f"not an image in a format that is read ({', '.join(FORMATS)})") from error
+    if image.width * image.height > max_pixels:
+        raise SampleError(f"{image.width}x{image.height} pixels: over {max_pixels} are refused")
+    return image
+
+
+def _decode(image: Image.Image) -> Image.Image:
+    try:
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return _rgb(image)
+    except Exception as error:  # on hostile bytes decoders raise anything
+        raise SampleError(f"the image is broken: {error or type(error).__name__}") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # I;16 and friends; I holds 16-bit values, too
+        values = np.clip(np.asarray(image).astype(np.int32), 0, 65_535)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        floats = np.nan_to_num(np.asarray(image))
+        scale = 255 if floats.max() <= 1 else 1
+        return Image.fromarray(np.clip(floats * scale, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "P":
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns about palettes with transparency
+    return image.convert("RGB")
+
+
+def _shrink(image: Image.Image, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    height, width = size
+    # The filter of preprocessing (vitseg/data/samples.py): the model sees here what it saw in training.
+    small = image.resize((width, height), Image.Resampling.BICUBIC)
+    return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1)), (image.height, image.width)

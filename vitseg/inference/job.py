@@ -1,0 +1,147 @@
+"""What a batch segmentation job is: addresses, model, options, and the names of its files.
+
+    DEST/<key>.png                            the mask of SOURCE/<key>: the whole key, as equal stems would meet
+    DEST/_vitseg/also/color/<key>.png         the mask in its colours, without a palette
+    DEST/_vitseg/also/overlay/<key>.jpg       the colours over the photo
+    DEST/_vitseg/also/confidence/<key>.png    probability of the chosen class, 255 is certain
+    DEST/_vitseg/<job>/listing/part-*.parquet, listing.json    the frozen listing
+    DEST/_vitseg/<job>/part-*.parquet, summary.json            the rows, and the proof that they are complete
+
+Keys with a `_vitseg` folder in them are never listed, so no mask can fall on any of the other names.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from vitseg.errors import UsageError
+from vitseg.storage import LocalStore, Store
+
+RESERVED = "_vitseg"
+PICTURES = {"color": "png", "overlay": "jpg", "confidence": "png"}
+"""Pictures that `also` can ask for, and the format of each."""
+MAX_PIXELS = 200_000_000
+_NAME_BYTES = 255  # of one file or folder name, in every usual file system
+_PATH_BYTES = 4000  # of a whole path: Linux takes 4,096, with the part file that precedes a write
+_KEY_BYTES = 1024  # of a whole key, in S3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRef:
+    """The model of a job: where its bundle lies on this machine, and what it must turn out to be."""
+
+    name: str
+    version: str
+    sha256: str
+    """Of model.safetensors."""
+    folder: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What decides the content of masks, the model aside."""
+
+    ids: str = "train"
+    """Numbers in the masks: `train` ids (0 … K-1) or the `label` ids of the data set."""
+    also: tuple[str, ...] = ()
+    """Pictures to write beside the masks: any of `PICTURES`."""
+    tile: bool = False
+    """Slide the model over the image at its own scale, instead of shrinking the image to the model's size."""
+    max_pixels: int = MAX_PIXELS
+    """Larger images are refused: width × height."""
+
+    def __post_init__(self) -> None:
+        """Check ranges; the order of `also` does not matter."""
+        if self.ids not in ("train", "label"):
+            raise UsageError(f"--ids {self.ids}: choose train or label")
+        unknown = sorted(set(self.also) - set(PICTURES))
+        if unknown:
+            raise UsageError(f"--also {','.join(unknown)}: choose from {', '.join(PICTURES)}")
+        if self.max_pixels < 1:
+            raise UsageError("max_pixels must be at least 1")
+        object.__setattr__(self, "also", tuple(sorted(set(self.also))))
+
+    def signature(self) -> str:
+        """Return what a mask remembers of its options; with equal text it needn't be made again."""
+        return f"ids={self.ids} also={','.join(self.also)} tile={str(self.tile).lower()}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {"ids": self.ids, "also": list(self.also), "tile": self.tile, "max_pixels": self.max_pixels}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A planned job: small, frozen and picklable, it goes to every worker as it is."""
+
+    id: str
+    source: str
+    """What was asked for: a folder, prefix or single object."""
+    root: str
+    """What keys are relative to: the source, or the folder of a single object."""
+    dest: str
+    model: ModelRef
+    options: Options
+    batch_size: int
+    """Images a forward pass."""
+    chunk_images: int
+    """Objects a chunk, as frozen with the listing."""
+    listed: int
+    """Objects in the listing."""
+    bytes: int
+    """Their size together."""
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks: `segment_chunk(job, index)` takes 0 … chunks - 1."""
+        return -(-self.listed // self.chunk_images)
+
+    def size(self, index: int) -> int:
+        """Return the number of objects in a chunk."""
+        return min(self.chunk_images, self.listed - index * self.chunk_images)
+
+    def file(self, name: str) -> str:
+        """Return the key under DEST of one of the job's own files."""
+        return f"{RESERVED}/{self.id}/{name}"
+
+    def listing_key(self, index: int) -> str:
+        """Return the key under DEST of a chunk's part of the frozen listing."""
+        return self.file(f"listing/part-{index:05d}.parquet")
+
+    def part_key(self, index: int) -> str:
+        """Return the key under DEST of a chunk's rows."""
+        return self.file(f"part-{index:05d}.parquet")
+
+
+def job_digest(source: str, dest: str, model: ModelRef, options: Options) -> str:
+    """Return 12 hex digits: the same for the same source, destination, model and options."""
+    text = json.dumps([source, dest, model.sha256, options.to_json()], sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def mask_key(key: str) -> str:
+    """Return the key under DEST of an object's mask: `a/b.jpg` → `a/b.jpg.png`."""
+    return f"{key}.png"
+
+
+def picture_key(kind: str, key: str) -> str:
+    """Return the key under DEST of a picture that `also` asks for."""
+    return f"{RESERVED}/also/{kind}/{key}.{PICTURES[kind]}"
+
+
+def key_problem(key: str, dest: Store) -> str | None:
+    """Return why no mask can be written under this key, or None. S3 allows keys that no folder can hold."""
+    try:
+        encoded = mask_key(key).encode()
+    except UnicodeEncodeError:
+        return "the file name is not UTF-8"
+    longest = len(encoded) + len(f"{dest.root}/{RESERVED}/also/confidence/".encode())
+    if longest > (_PATH_BYTES if isinstance(dest, LocalStore) else _KEY_BYTES):
+        return "the key is too long for a mask under DEST"
+    parts = encoded.split(b"/")
+    if isinstance(dest, LocalStore) and (b"\0" in encoded or any(part in (b"", b".", b"..") for part in parts)):
+        return "the key can't be a path in a folder: it has an empty, . or .. part"
+    if isinstance(dest, LocalStore) and max(len(part) for part in parts) > _NAME_BYTES:
+        return "the name is too long for a mask under DEST"
+    return None

@@ -1,0 +1,115 @@
+"""Classes, their ids and colours, and the way between colour images and train ids.
+
+The table is the official one of Cityscapes (https://github.com/mcordts/cityscapesScripts,
+helpers/labels.py). Models learn *train ids* (0–18); 255 marks pixels that no loss or metric counts.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from vitseg.errors import DataError
+
+IGNORE_INDEX = 255
+
+
+@dataclass(frozen=True)
+class Label:
+    """One kind of thing: its name, colour (R, G, B in 0–255), id in label files, and train id."""
+
+    name: str
+    color: tuple[int, int, int]
+    id: int
+    train_id: int = IGNORE_INDEX
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that manifests and bundles store."""
+        return {**asdict(self), "color": list(self.color)}
+
+    @staticmethod
+    def from_json(row: dict[str, Any]) -> "Label":
+        """Read one row of `classes` in a manifest, bundle or `classes.json`.
+
+        Raises:
+            DataError: a key is missing or a value out of range.
+        """
+        try:
+            red, green, blue = (int(value) for value in row["color"])
+            label = Label(str(row["name"]), (red, green, blue), int(row["id"]), int(row["train_id"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"class {row!r} needs name, color [r, g, b], id and train_id") from error
+        if not all(0 <= value <= 255 for value in label.color):
+            raise DataError(f"class {label.name!r}: colour {label.color} is outside 0-255")
+        return label
+
+
+CITYSCAPES = (
+    Label("unlabeled", (0, 0, 0), 0),
+    Label("ego vehicle", (0, 0, 0), 1),
+    Label("rectification border", (0, 0, 0), 2),
+    Label("out of roi", (0, 0, 0), 3),
+    Label("static", (0, 0, 0), 4),
+    Label("dynamic", (111, 74, 0), 5),
+    Label("ground", (81, 0, 81), 6),
+    Label("road", (128, 64, 128), 7, 0),
+    Label("sidewalk", (244, 35, 232), 8, 1),
+    Label("parking", (250, 170, 160), 9),
+    Label("rail track", (230, 150, 140), 10),
+    Label("building", (70, 70, 70), 11, 2),
+    Label("wall", (102, 102, 156), 12, 3),
+    Label("fence", (190, 153, 153), 13, 4),
+    Label("guard rail", (180, 165, 180), 14),
+    Label("bridge", (150, 100, 100), 15),
+    Label("tunnel", (150, 120, 90), 16),
+    Label("pole", (153, 153, 153), 17, 5),
+    Label("polegroup", (153, 153, 153), 18),
+    Label("traffic light", (250, 170, 30), 19, 6),
+    Label("traffic sign", (220, 220, 0), 20, 7),
+    Label("vegetation", (107, 142, 35), 21, 8),
+    Label("terrain", (152, 251, 152), 22, 9),
+    Label("sky", (70, 130, 180), 23, 10),
+    Label("person", (220, 20, 60), 24, 11),
+    Label("rider", (255, 0, 0), 25, 12),
+    Label("car", (0, 0, 142), 26, 13),
+    Label("truck", (0, 0, 70), 27, 14),
+    Label("bus", (0, 60, 100), 28, 15),
+    Label("caravan", (0, 0, 90), 29),
+    Label("trailer", (0, 0, 110), 30),
+    Label("train", (0, 80, 100), 31, 16),
+    Label("motorcycle", (0, 0, 230), 32, 17),
+    Label("bicycle", (119, 11, 32), 33, 18),
+    Label("license plate", (0, 0, 142), -1),
+)
+
+
+def train_classes(labels: tuple[Label, ...] = CITYSCAPES) -> tuple[Label, ...]:
+    """Return the classes a model learns: one label a train id, in their order.
+
+    Raises:
+        DataError: train ids are not 0 … K-1 (255 aside), or K is over 255.
+    """
+    by_train_id: dict[int, Label] = {}
+    for label in labels:
+        if 0 <= label.train_id < IGNORE_INDEX:
+            by_train_id.setdefault(label.train_id, label)
+    if sorted(by_train_id) != list(range(len(by_train_id))) or not by_train_id:
+        raise DataError(f"train ids must be 0, 1, 2 … without gaps; found {sorted(by_train_id)}")
+    return tuple(by_train_id[train_id] for train_id in range(len(by_train_id)))
+
+
+def palette(classes: tuple[Label, ...]) -> np.ndarray:
+    """Return the colours of train ids as uint8 (256, 3); ids without a class, and 255, are black."""
+    colors = np.zeros((256, 3), np.uint8)
+    for label in classes:
+        colors[label.train_id] = label.color
+    return colors
+
+
+def id_table(labels: tuple[Label, ...]) -> np.ndarray:
+    """Return uint8 (256,): label id → train id; ids without a train id, and unknown ids, give 255."""
+    table = np.full(256, IGNORE_INDEX, np.uint8)
+    for label in labels:
+        if 0 <= label.id <= 255:
+            table[label.id] = label.train_id
+    return table

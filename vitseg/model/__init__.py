@@ -1,0 +1,18 @@
+"""The network of *Vision Transformers for Segmentation*: image in, image out, and not one convolution.
+
+In the order of the forward pass:
+
+    patches      cut images to square patches and back; embed patches and their positions
+    blocks       multi-head self-attention, MLP, and the pre-norm Transformer block of both
+    encoder      patches -> features of each patch, through the blocks
+    decoder      features + the original patches, reintroduced -> the pixels of each patch
+    segmenter    the whole network: normalise -> patchify -> encode -> decode -> unpatchify
+
+and around it:
+
+    summary      layer table, parameters, FLOPs an image, tokens
+    bundle       a trained network as a folder: `model.safetensors` + `config.json`
+
+Shapes in docstrings: B images a batch, H and W pixels, P side of a patch, N = (H/P)·(W/P) patches (tokens),
+D width of a token, K classes.
+"""

@@ -1,0 +1,214 @@
+"""A trained network as a folder: `model.safetensors` (weights) and `config.json` (everything else it needs).
+
+What comes back is checked before it is used: sizes before reading, the hash of the weights, and every tensor
+against the network that the configuration describes. Nothing is unpickled, so a bundle can't run code.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from vitseg.config import Architecture, recipe_from
+from vitseg.errors import DataError, NotFoundError, UsageError
+from vitseg.labels import Label, palette, train_classes
+from vitseg.model.segmenter import Segmenter, class_scores
+from vitseg.storage import LocalStore
+
+SCHEMA = 1
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+_KEYS = {"schema", "architecture", "classes", "image_size", "target", "normalisation", "sha256"}
+_CONFIG_BYTES = 1 << 20
+_HEADER_BYTES = 1 << 20  # of the weights file, over the tensors themselves
+_LARGEST = {"blocks": 512, "heads": 512}  # of a network that a bundle may ask for; widths and sides:
+_LARGEST_SIDE = 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A network in evaluation mode with what it takes to use it and to read what it says."""
+
+    model: Segmenter
+    architecture: Architecture
+    classes: tuple[Label, ...]
+    """Labels in the order of train ids: class k of the scores is `classes[k]`."""
+    image_size: tuple[int, int]
+    """(H, W) pixels."""
+    palette: np.ndarray
+    """Colours of train ids, uint8 (256, 3)."""
+    sha256: str
+    """Of the weights file: what the model is, whatever it is called."""
+    extra: dict[str, Any]
+    """What else the trainer noted, such as the fingerprint of the data set."""
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Return float32 class scores (B, K, H, W) of photographs uint8 (B, 3, H, W); the argmax is the class.
+
+        Scores are logits for target `classes`, and minus the distance to each class's colour (0–1 scale) for
+        `rgb`. Images go to the device of the model, where the scores stay.
+
+        Raises:
+            DataError: the images are not of the size of the model.
+        """
+        colors = torch.from_numpy(self.palette[: len(self.classes)])
+        with torch.inference_mode():
+            output = self.model(images.to(self.model.mean.device))
+            return class_scores(output, colors, self.architecture.target)
+
+
+def save_bundle(
+    folder: Path, model: Segmenter, classes: tuple[Label, ...], *, extra: Mapping[str, Any] | None = None
+) -> str:
+    """Write a network to a folder, each file atomically and the configuration last.
+
+    Args:
+        folder: made where it does not exist; a bundle in it is replaced.
+        model: the network itself, not wrapped by DDP or `torch.compile`.
+        classes: labels in the order of train ids, as many as the network tells apart.
+        extra: further keys for `config.json`, plain data.
+
+    Returns:
+        The SHA-256 of `model.safetensors`, hex; equal weights give an equal one.
+
+    Raises:
+        DataError: the classes are not those of the network.
+        StorageError: the folder can't be written.
+    """
+    _check_classes(classes, model.classes)
+    weights = save({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
+    digest = hashlib.sha256(weights).hexdigest()
+    config = {
+        "schema": SCHEMA,
+        "architecture": dataclasses.asdict(model.architecture),
+        "classes": [label.to_json() for label in classes],
+        "image_size": list(model.image_size),
+        "target": model.architecture.target,
+        "normalisation": {"mean": model.mean.tolist(), "std": model.std.tolist()},
+        "sha256": digest,
+    }
+    assert not config.keys() & (extra or {}).keys(), "extra keys must not replace those of the format"
+    store = LocalStore(Path(folder))
+    store.write(WEIGHTS, weights)
+    store.write(CONFIG, json.dumps({**config, **(extra or {})}, indent=2).encode())
+    return digest
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Read a network that `save_bundle` wrote, onto the CPU, in evaluation mode.
+
+    Raises:
+        NotFoundError: the folder or one of its two files is not there.
+        DataError: the files are damaged, contradict each other, or are of another format.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    try:
+        arch = _architecture(config["architecture"])
+        classes = tuple(Label.from_json(row) for row in config["classes"])
+        image_size = _image_size(config["image_size"])
+        with torch.device("meta"):
+            model = Segmenter(arch, image_size, len(classes))
+        _check_classes(classes, model.classes)
+    except (DataError, UsageError, TypeError) as error:
+        raise DataError(f"{folder / CONFIG} describes no network: {error}") from error
+    if config["target"] != arch.target:
+        raise DataError(f"{folder / CONFIG}: target {config['target']!r}, but the architecture's is {arch.target!r}")
+    model.load_state_dict(_read_weights(folder, str(config["sha256"]), model.state_dict()), assign=True)
+    if config["normalisation"] != {"mean": model.mean.tolist(), "std": model.std.tolist()}:
+        raise DataError(f"{folder}: normalisation differs between {CONFIG} and {WEIGHTS}")
+    return Bundle(
+        model=model.requires_grad_(False).eval(),
+        architecture=arch,
+        classes=classes,
+        image_size=image_size,
+        palette=palette(classes),
+        sha256=config["sha256"],
+        extra={key: value for key, value in config.items() if key not in _KEYS},
+    )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    content = _read(path, _CONFIG_BYTES)
+    try:
+        config = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict) or config.get("schema") != SCHEMA:
+        found = config.get("schema") if isinstance(config, dict) else None
+        raise DataError(f"{path}: schema {found!r} is unknown, this version reads {SCHEMA}: update vitseg")
+    if missing := sorted(_KEYS - config.keys()):
+        raise DataError(f"{path} lacks {', '.join(missing)}")
+    return config
+
+
+def _read_weights(folder: Path, sha256: str, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    path = folder / WEIGHTS
+    size = sum(value.nbytes for value in wanted.values())
+    content = _read(path, size + _HEADER_BYTES)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise DataError(f"{path} is damaged, or not the one {CONFIG} belongs to (sha256 differs): fetch it again")
+    try:
+        tensors = load(content)
+    except (SafetensorError, KeyError) as error:  # KeyError: a type of number torch does not have
+        raise DataError(f"{path} is not a safetensors file: {error}") from error
+    if wrong := sorted(wanted.keys() ^ tensors.keys()):
+        raise DataError(f"{path} does not fit {CONFIG}: tensor {wrong[0]} is only in one of them")
+    for name, value in tensors.items():
+        if value.shape != wanted[name].shape or value.dtype != wanted[name].dtype:
+            raise DataError(
+                f"{path} does not fit {CONFIG}: {name} is {value.dtype} {tuple(value.shape)}, "
+                f"not {wanted[name].dtype} {tuple(wanted[name].shape)}"
+            )
+    return tensors
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise NotFoundError(f"{path} does not exist: a model bundle is a folder with {CONFIG} and {WEIGHTS}") from error
+    if size > limit:
+        raise DataError(f"{path} has {size} bytes, more than the {limit} it may have")
+    return LocalStore(path.parent).read(path.name)
+
+
+def _architecture(values: Any) -> Architecture:
+    names = {field.name for field in dataclasses.fields(Architecture)}
+    if not isinstance(values, dict) or values.keys() != names:
+        # A missing number must not become a default: heads and head_width don't show in the shapes of weights.
+        found = set(values) if isinstance(values, dict) else set()
+        raise DataError(f"architecture keys differ: {', '.join(sorted(map(str, names ^ found)))}")
+    arch = recipe_from({"model": values}).model
+    for name, value in values.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and number > _LARGEST.get(name, _LARGEST_SIDE):
+                raise DataError(f"architecture {name} = {number} is too large")
+    if max(len(arch.mlp_units), len(arch.decoder_mlp_units)) > 64:
+        raise DataError("architecture has an MLP of more than 64 layers")
+    return arch
+
+
+def _image_size(values: Any) -> tuple[int, int]:
+    if not isinstance(values, list) or len(values) != 2:
+        raise DataError(f"image_size {values!r} is not [height, width]")
+    height, width = values
+    if not all(type(side) is int and 1 <= side <= _LARGEST_SIDE for side in values):
+        raise DataError(f"image_size {values!r} is not [height, width] in pixels")
+    return height, width
+
+
+def _check_classes(classes: tuple[Label, ...], count: int) -> None:
+    if len(classes) != count or classes != train_classes(classes):
+        raise DataError(f"a network of {count} classes needs {count} labels with train ids 0 to {count - 1} in order")

@@ -1,0 +1,27 @@
+"""The decoder: as in a U-Net the original patches come back, and each is turned into pixels by an MLP.
+
+The encoder knows what a patch shows but has lost where its edges run; the patch itself still has them.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from vitseg.config import Architecture
+from vitseg.model.blocks import Mlp
+
+
+class PixelDecoder(nn.Module):
+    """Features (B, N, features_per_patch) and original patches (B, N, P·P·3) -> pixels (B, N, P·P·channels)."""
+
+    def __init__(self, arch: Architecture, channels: int) -> None:
+        super().__init__()
+        pixels = arch.patch_size**2
+        width = arch.features_per_patch + arch.decoder_projection
+        self.projection = nn.Linear(pixels * 3, arch.decoder_projection)
+        self.norm = nn.LayerNorm(width)
+        self.mlp = Mlp(width, (*arch.decoder_mlp_units, pixels * channels), arch.dropout)
+
+    def forward(self, features: Tensor, patches: Tensor) -> Tensor:
+        """Combine what is known about each patch with the patch itself."""
+        combined = torch.cat((features, self.projection(patches)), dim=-1)
+        return self.mlp(self.norm(combined))

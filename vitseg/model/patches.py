@@ -1,0 +1,71 @@
+"""Images to patches and back, and the embedding of patches and their positions.
+
+Cutting, flattening and projecting is what other Vision Transformers write as one strided convolution
+(https://arxiv.org/abs/2010.11929); here it is a reshape and a matrix product.
+"""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from vitseg.config import Architecture
+from vitseg.errors import UsageError
+
+
+def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """Return how many patches lie below and beside each other: (H, W) pixels -> (H/P, W/P).
+
+    Raises:
+        UsageError: a side is not a multiple of the patch size.
+    """
+    height, width = image_size
+    if min(image_size) < 1 or height % patch_size or width % patch_size:
+        fit = "x".join(str(max(1, round(side / patch_size)) * patch_size) for side in (width, height))
+        raise UsageError(
+            f"image size {width}x{height} is not a multiple of patch size {patch_size}: "
+            f"preprocess with --size {fit}, or choose another model.patch_size"
+        )
+    return height // patch_size, width // patch_size
+
+
+def patchify(images: Tensor, patch_size: int) -> Tensor:
+    """Cut images to flattened patches, row by row: (B, C, H, W) -> (B, N, P·P·C)."""
+    return rearrange(images, "b c (h p1) (w p2) -> b (h w) (p1 p2 c)", p1=patch_size, p2=patch_size)
+
+
+def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
+    """Put flattened patches together again: (B, N, P·P·C) -> (B, C, H, W), the inverse of `patchify`.
+
+    The result lies in memory as (B, H, W, C), torch's `channels_last`: the channels of a pixel stay together,
+    which halves the copy here and suits a softmax over them.
+    """
+    height, width = grid
+    pixels = rearrange(
+        patches, "b (h w) (p1 p2 c) -> b (h p1) (w p2) c", h=height, w=width, p1=patch_size, p2=patch_size
+    )
+    return rearrange(pixels, "b h w c -> b c h w")
+
+
+class PatchEmbedding(nn.Module):
+    """Flattened patches (B, N, P·P·3) -> tokens (B, N, D).
+
+    The projection of a patch and the learned embedding of its position are concatenated, as in the paper (D is the
+    sum of both widths), or added, as in the original ViT (D is the width of the projection).
+    """
+
+    def __init__(self, arch: Architecture, tokens: int) -> None:
+        super().__init__()
+        self.concat = arch.position == "concat"
+        spatial = arch.spatial_embedding if self.concat else arch.encoder_projection
+        self.projection = nn.Linear(arch.patch_size**2 * 3, arch.encoder_projection)
+        self.position = nn.Parameter(torch.empty(tokens, spatial))
+        self.width = arch.encoder_projection + (spatial if self.concat else 0)
+        nn.init.trunc_normal_(self.position, std=0.02)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Embed patches (B, N, P·P·3) as tokens (B, N, D)."""
+        projected = self.projection(patches)
+        if not self.concat:
+            return projected + self.position
+        position = self.position.to(projected.dtype).expand(len(projected), -1, -1)
+        return torch.cat((projected, position), dim=-1)

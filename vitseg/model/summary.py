@@ -1,0 +1,80 @@
+"""What a network is made of, and what an image costs: measured on torch's meta device, without memory or time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.utils.flop_counter import FlopCounterMode
+
+from vitseg.config import Architecture
+from vitseg.model.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class Row:
+    """One module with parameters of its own."""
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...]
+    """Of one image."""
+    parameters: int
+    """Its own, without those of modules inside it: the rows add up to the whole."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A network in numbers."""
+
+    rows: tuple[Row, ...]
+    parameters: int
+    trainable: int
+    flops_per_image: int
+    """Floating point operations of one forward pass; a multiplication and its addition are two."""
+    tokens: int
+    convolutions: int
+    """Convolution modules of any kind; 0 by design."""
+
+
+def summarize(arch: Architecture, image_size: tuple[int, int], classes: int) -> Summary:
+    """Describe the network that an architecture gives for images of (H, W).
+
+    Raises:
+        UsageError: see `Segmenter`.
+    """
+    with torch.device("meta"):
+        model = Segmenter(arch, image_size, classes).eval()
+        image = torch.empty(1, 3, *image_size)
+    rows: list[Row] = []
+    handles = [
+        module.register_forward_hook(_recorder(rows, name, own))
+        for name, module in model.named_modules()
+        if (own := sum(parameter.numel() for parameter in module.parameters(recurse=False)))
+    ]
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(image)
+    for handle in handles:
+        handle.remove()
+    parameters = list(model.parameters())
+    return Summary(
+        rows=tuple(rows),
+        parameters=sum(parameter.numel() for parameter in parameters),
+        trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        flops_per_image=counter.get_total_flops(),
+        tokens=model.grid[0] * model.grid[1],
+        convolutions=count_convolutions(model),
+    )
+
+
+def count_convolutions(model: nn.Module) -> int:
+    """Count the convolution modules inside a network, transposed and lazy ones included."""
+    return sum(isinstance(module, _ConvNd) for module in model.modules())
+
+
+def _recorder(rows: list[Row], name: str, own: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def record(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        rows.append(Row(name, type(module).__name__, tuple(output.shape[1:]), own))
+
+    return record

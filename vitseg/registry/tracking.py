@@ -1,0 +1,174 @@
+"""Runs on the tracking server: created by the flow, filled by rank 0 and by the flow's later steps.
+
+The server's address and credentials come from the environment (MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME,
+MLFLOW_TRACKING_PASSWORD), as for every MLflow tool.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException, RestException
+from PIL import Image
+
+from vitseg.errors import AccessError, RegistryError
+
+log = logging.getLogger(__name__)
+
+EXPERIMENT = "vitseg"
+_FLUSH_SECONDS = 2.0
+_DELIVERY_TRIES = 4
+
+
+@contextlib.contextmanager
+def registry_errors(doing: str) -> Iterator[None]:
+    """Turn MLflow's exceptions into one clear line."""
+    try:
+        yield
+    except MlflowException as error:
+        text = str(error).strip().split("\n")[0]
+        server = os.environ.get("MLFLOW_TRACKING_URI", "MLflow")
+        if isinstance(error, RestException) and error.error_code in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
+            raise AccessError(f"{server} refuses: {doing} ({text})") from error
+        if "401" in text or "403" in text:
+            raise AccessError(f"{server} refuses these credentials: check MLFLOW_TRACKING_USERNAME and _PASSWORD") from error
+        if "Max retries exceeded" in text or "Connection" in text:
+            raise RegistryError(f"no tracking server answers at {server}: start it with `vitseg stack up`") from error
+        raise RegistryError(f"{doing} failed: {text}") from error
+
+
+def start_run(name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    """Create a run in the experiment `vitseg` and return its id."""
+    client = MlflowClient()
+    with registry_errors("creating a run"):
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            with contextlib.suppress(MlflowException):  # another job was first
+                client.create_experiment(EXPERIMENT, tags={"mlflow.experimentKind": "custom_model_development"})
+            experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            raise RegistryError(f"experiment {EXPERIMENT!r} can't be created: it may have been deleted; restore it in MLflow")
+        run_id = client.create_run(experiment.experiment_id, run_name=name, tags=dict(tags)).info.run_id
+        client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
+    return run_id
+
+
+def run_exists(run_id: str) -> bool:
+    """Say whether this server knows the run: a job may have been started against another one."""
+    try:
+        return MlflowClient().get_run(run_id).info.lifecycle_stage == "active"
+    except RestException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+    except MlflowException as error:
+        if "not found" in str(error):
+            return False
+        raise
+
+
+def end_run(run_id: str, status: str = "FINISHED") -> None:
+    """Mark a run as FINISHED or FAILED."""
+    with registry_errors("ending a run"):
+        MlflowClient().set_terminated(run_id, status)
+
+
+def resume_run(run_id: str) -> None:
+    """Mark a run as RUNNING again."""
+    with registry_errors("resuming a run"):
+        MlflowClient().update_run(run_id, status="RUNNING")
+
+
+def log_values(run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
+    """Log final metrics at once."""
+    with registry_errors("logging metrics"):
+        MlflowClient().log_batch(run_id, metrics=_metrics(metrics, step))
+
+
+def log_text(run_id: str, text: str, name: str) -> None:
+    """Store a text as an artifact of the run."""
+    with registry_errors("storing a text"):
+        MlflowClient().log_text(run_id, text, name)
+
+
+def log_picture(run_id: str, picture: Image.Image, name: str) -> None:
+    """Store a picture as an artifact of the run, under a name such as `panels/epoch-0003.png`."""
+    with registry_errors("storing a picture"):
+        MlflowClient().log_image(run_id, picture, artifact_file=name)
+
+
+def _metrics(values: Mapping[str, float], step: int) -> list[Metric]:
+    now = int(time.time() * 1000)
+    return [Metric(name, float(value), now, step) for name, value in values.items()]
+
+
+class MetricStream:
+    """A queue of metrics that a thread delivers: a tracking server that is slow or away never stops training.
+
+    Steps that the run already holds are left out, so that a resumed job logs none of them twice.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self._client = MlflowClient()
+        self._logged = self._last_steps()
+        self._queue: queue.SimpleQueue[list[Metric] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._deliver, name="metrics", daemon=True)
+        self._thread.start()
+
+    def _last_steps(self) -> dict[str, int]:
+        with registry_errors("reading a run"):
+            names = self._client.get_run(self._run_id).data.metrics
+            return {
+                name: max(metric.step for metric in self._client.get_metric_history(self._run_id, name))
+                for name in names
+            }
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Queue metrics of a step."""
+        new = {name: value for name, value in values.items() if step > self._logged.get(name, -1)}
+        if new:
+            self._queue.put(_metrics(new, step))
+
+    def close(self) -> None:
+        """Deliver what is left; what the server would not take is counted in a warning."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _deliver(self) -> None:
+        waiting: list[Metric] = []
+        failures = 0
+        last = False
+        while not last or (waiting and failures < _DELIVERY_TRIES):
+            last = self._collect(waiting) or last
+            try:
+                while waiting:
+                    self._client.log_batch(self._run_id, metrics=waiting[:900], synchronous=True)
+                    del waiting[:900]
+                failures = 0
+            except MlflowException as error:
+                failures += 1
+                log.warning("metrics wait for the tracking server (%s waiting): %s", len(waiting), str(error)[:200])
+                time.sleep(_FLUSH_SECONDS)
+        if waiting:
+            log.error("%s metric values were not delivered: the tracking server stayed away", len(waiting))
+
+    def _collect(self, waiting: list[Metric]) -> bool:
+        """Take what is queued within a moment; return whether the stream was closed."""
+        deadline = time.monotonic() + _FLUSH_SECONDS
+        while (rest := deadline - time.monotonic()) > 0:
+            try:
+                item = self._queue.get(timeout=rest)
+            except queue.Empty:
+                break
+            if item is None:
+                return True
+            waiting.extend(item)
+        return False

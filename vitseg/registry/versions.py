@@ -1,0 +1,177 @@
+"""Registered versions: a bundle goes in, and the same bytes come back, checked against the hash in the version's tags."""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mlflow
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion as MlflowVersion
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from vitseg.config import home
+from vitseg.errors import NotFoundError, RegistryError, UsageError
+from vitseg.model.bundle import Bundle, load_bundle
+from vitseg.registry.tracking import registry_errors
+
+_ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a model: `models:/NAME/VERSION`, or a bundle folder (its version is then `local`)."""
+
+    name: str
+    version: str
+    sha256: str
+    run_id: str = ""
+    description: str = ""
+    created: int = 0
+    aliases: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def uri(self) -> str:
+        """The address that other commands take as a model."""
+        return f"models:/{self.name}/{self.version}"
+
+
+def register(bundle_folder: Path, *, name: str, run_id: str, tags: Mapping[str, str], description: str) -> Version:
+    """Log a bundle to its run as an MLflow model and register it as a new version of `name`."""
+    bundle = load_bundle(bundle_folder)
+    height, width = bundle.image_size
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, height, width, 3))]),
+        outputs=Schema([TensorSpec(np.dtype("uint8"), (-1, height, width))]),
+    )
+    client = MlflowClient()
+    with registry_errors("registering the model"), mlflow.start_run(run_id=run_id):
+        model = mlflow.pyfunc.log_model(
+            name="model",
+            loader_module="vitseg.registry.flavor",
+            data_path=str(bundle_folder),
+            signature=signature,
+            model_type="semantic-segmentation",
+            pip_requirements=["vitseg", "torch", "safetensors"],
+        )
+        registered = mlflow.register_model(model.model_uri, name, tags={**tags, "sha256": bundle.sha256})
+        client.update_model_version(name, registered.version, description)
+    return get_version(name, str(registered.version))
+
+
+def get_version(name: str, version: str) -> Version:
+    """Read one version.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    try:
+        with registry_errors(f"reading {name} version {version}"):
+            return _version(MlflowClient().get_model_version(name, version))
+    except RegistryError as error:
+        if "not found" in str(error):
+            raise NotFoundError(f"models:/{name}/{version} does not exist: see `vitseg registry list`") from error
+        raise
+
+
+def exists(uri: str) -> bool:
+    """Say whether a version is still in the registry."""
+    try:
+        resolve(uri)
+    except NotFoundError:
+        return False
+    return True
+
+
+def alias_version(name: str, alias: str) -> Version | None:
+    """Return the version an alias points to, or None where the registry says that there is no such alias.
+
+    Every other failure is an error: a registry that can't answer must never look like one without a champion.
+    """
+    try:
+        with registry_errors(f"reading {name}@{alias}"):
+            found = MlflowClient().get_model_version_by_alias(name, alias)
+    except RegistryError as error:
+        if f"alias {alias} not found" in str(error) or f"Registered Model with name={name} not found" in str(error):
+            return None
+        raise
+    return get_version(name, str(found.version))  # the alias call leaves out other aliases
+
+
+def resolve(model: str) -> Version:
+    """Find the version that `models:/NAME@alias`, `models:/NAME/VERSION` or a bundle folder stands for.
+
+    Raises:
+        UsageError: the address is none of the three.
+        NotFoundError: nothing is there.
+    """
+    if not model.startswith("models:"):
+        folder = Path(model)
+        if not folder.is_dir():
+            raise NotFoundError(f"model {model}: no such folder; name models:/NAME@alias, models:/NAME/VERSION or a bundle folder")
+        return Version(folder.resolve().name, "local", load_bundle(folder).sha256)
+    match = _ADDRESS.match(model)
+    if match is None:
+        raise UsageError(f"model {model}: write models:/NAME@alias, models:/NAME/VERSION or a bundle folder")
+    if match["version"]:
+        return get_version(match["name"], match["version"])
+    found = alias_version(match["name"], match["alias"])
+    if found is None:
+        raise NotFoundError(f"{model}: no such alias; see `vitseg registry list` for what there is")
+    return found
+
+
+def fetch(version: Version, cache: Path | None = None) -> Path:
+    """Return a local folder with the version's bundle, downloaded once and checked against its hash.
+
+    Raises:
+        RegistryError: what came back is not what was registered.
+    """
+    folder = (cache or home() / "cache" / "models") / version.sha256
+    if (folder / "config.json").exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        with registry_errors(f"downloading {version.uri}"):
+            root = Path(mlflow.artifacts.download_artifacts(version.uri, dst_path=temporary))
+        weights = next(root.rglob("model.safetensors"), None)
+        if weights is None:
+            raise RegistryError(f"{version.uri} holds no bundle: it was not registered by vitseg")
+        bundle = load_bundle(weights.parent)
+        if bundle.sha256 != version.sha256:
+            raise RegistryError(f"{version.uri}: the weights do not match the sha256 of the version: don't use it")
+        ready = Path(temporary) / "ready"
+        shutil.copytree(weights.parent, ready)
+        if not folder.exists():
+            ready.rename(folder)
+    return folder
+
+
+def open_model(model: str) -> tuple[Version, Path]:
+    """Resolve an address once and return the version with its local bundle folder."""
+    version = resolve(model)
+    return version, (Path(model) if version.version == "local" else fetch(version))
+
+
+def load(model: str) -> Bundle:
+    """Resolve and load a model, ready to predict."""
+    return load_bundle(open_model(model)[1])
+
+
+def _version(found: MlflowVersion) -> Version:
+    tags = dict(found.tags)
+    return Version(
+        name=found.name,
+        version=str(found.version),
+        sha256=tags.get("sha256", ""),
+        run_id=found.run_id or "",
+        description=found.description or "",
+        created=int(found.creation_timestamp or 0),
+        aliases=tuple(found.aliases or ()),
+        tags=tags,
+    )

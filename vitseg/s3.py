@@ -1,0 +1,179 @@
+"""The S3 store: boto3 with retries, conditional puts, and errors that say what to do.
+
+Credentials and endpoint come from the environment alone (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+AWS_ENDPOINT_URL_S3 …), as for every AWS tool.
+"""
+
+import functools
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any, NoReturn
+from urllib.parse import quote, unquote
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
+
+from vitseg.errors import AccessError, NotFoundError, StorageError
+from vitseg.storage import ObjectInfo, content_md5
+
+_DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "ExpiredToken", "InvalidToken"}
+_MISSING = {"NoSuchKey", "404", "NotFound", "NoSuchBucket"}
+_LOCK = threading.Lock()
+
+
+@functools.cache
+def _client_of(process: int) -> Any:
+    # One client a process: clients may be shared by threads, not carried over a fork.
+    return boto3.session.Session().client(
+        "s3",
+        region_name=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
+        config=Config(
+            signature_version="s3v4",
+            retries={"mode": "standard", "total_max_attempts": 6},
+            connect_timeout=10,
+            read_timeout=60,
+            max_pool_connections=32,
+        ),
+    )
+
+
+def client() -> Any:
+    """Return this process's boto3 S3 client."""
+    with _LOCK:
+        return _client_of(os.getpid())
+
+
+class S3Store:
+    """A prefix of a bucket. The etag is the store's own."""
+
+    def __init__(self, bucket: str, prefix: str = "") -> None:
+        self.bucket = bucket
+        self.prefix = prefix.strip("/")
+        self.root = f"s3://{bucket}/{self.prefix}".rstrip("/")
+
+    def _key(self, key: str) -> str:
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def _fail(self, error: Exception, key: str) -> NoReturn:
+        where = self.uri(key)
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+        if isinstance(error, NoCredentialsError | PartialCredentialsError):
+            raise AccessError(
+                f"no S3 credentials for {where}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                "or start the embedded store with `vitseg stack up`"
+            ) from error
+        if isinstance(error, EndpointConnectionError):
+            raise StorageError(
+                f"no S3 server answers at {endpoint}: start it (`vitseg stack up`), or check AWS_ENDPOINT_URL_S3"
+            ) from error
+        if isinstance(error, ClientError):
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            if code == "NoSuchBucket":
+                raise NotFoundError(f"bucket {self.bucket!r} does not exist at {endpoint}: create it, or check its name") from error
+            if code in _MISSING:
+                raise NotFoundError(f"{where} does not exist") from error
+            if code in _DENIED:
+                raise AccessError(
+                    f"{endpoint} refuses access to {where} ({code}): check AWS_ACCESS_KEY_ID, "
+                    "AWS_SECRET_ACCESS_KEY and the bucket's permissions"
+                ) from error
+            raise StorageError(f"{where}: {code} {error.response.get('Error', {}).get('Message', '')}".strip()) from error
+        raise StorageError(f"{where}: {error}") from error
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """See `Store.list`: ListObjectsV2, 1,000 keys a page; folder markers are left out."""
+        base = f"{self.prefix}/" if self.prefix else ""
+        pages = client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=base + prefix)
+        try:
+            for page in pages:
+                for row in page.get("Contents", []):
+                    key = row["Key"].removeprefix(base)
+                    if key and not (key.endswith("/") and row["Size"] == 0):
+                        yield ObjectInfo(key, row["Size"], row["ETag"].strip('"'))
+        except (ClientError, BotoCoreError) as error:
+            self._fail(error, prefix)
+
+    def _head(self, key: str) -> dict[str, Any] | None:
+        try:
+            return client().head_object(Bucket=self.bucket, Key=self._key(key))
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") in {"404", "NotFound", "NoSuchKey"}:
+                return None
+            self._fail(error, key)
+        except BotoCoreError as error:
+            self._fail(error, key)
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """See `Store.stat`."""
+        head = self._head(key)
+        return ObjectInfo(key, head["ContentLength"], head["ETag"].strip('"')) if head else None
+
+    def metadata(self, key: str) -> dict[str, str]:
+        """See `Store.metadata`."""
+        head = self._head(key)
+        return {name.lower(): unquote(value) for name, value in (head or {}).get("Metadata", {}).items()}
+
+    def read(self, key: str) -> bytes:
+        """See `Store.read`."""
+        try:
+            return client().get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read()
+        except (ClientError, BotoCoreError) as error:
+            self._fail(error, key)
+
+    def write(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        metadata: dict[str, str] | None = None,
+        content_type: str | None = None,
+        if_absent: bool = False,
+    ) -> bool:
+        """See `Store.write`: one PUT; metadata is percent-encoded, for S3 takes ASCII only."""
+        options: dict[str, Any] = {"ContentType": content_type or "application/octet-stream"}
+        if metadata:
+            options["Metadata"] = {name: quote(value, safe=" :/@.-_") for name, value in metadata.items()}
+        if if_absent:
+            options["IfNoneMatch"] = "*"
+        try:
+            client().put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **options)
+        except ClientError as error:
+            if if_absent and error.response.get("Error", {}).get("Code") in {"PreconditionFailed", "412"}:
+                return False
+            self._fail(error, key)
+        except BotoCoreError as error:
+            self._fail(error, key)
+        return True
+
+    def delete(self, key: str) -> None:
+        """See `Store.delete`."""
+        try:
+            client().delete_object(Bucket=self.bucket, Key=self._key(key))
+        except (ClientError, BotoCoreError) as error:
+            self._fail(error, key)
+
+    def md5(self, info: ObjectInfo) -> str:
+        """See `Store.md5`: a plain etag is the MD5 already; a multipart one is not, so the object is read."""
+        plain = len(info.etag) == 32 and "-" not in info.etag
+        return info.etag if plain else content_md5(self.read(info.key))
+
+    def uri(self, key: str) -> str:
+        """See `Store.uri`."""
+        return f"{self.root}/{key}" if key else self.root
+
+
+def create_bucket(name: str) -> None:
+    """Create a bucket; one that we already own is no error."""
+    try:
+        client().create_bucket(Bucket=name)
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+            S3Store(name)._fail(error, "")

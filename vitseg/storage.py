@@ -1,0 +1,286 @@
+"""One way to read, list and write objects, whether they lie in a folder, in S3 or behind any fsspec URL.
+
+A store is opened on a root address (`photos/`, `s3://bucket/photos`, `gs://…`); keys are relative to it and use
+forward slashes. Every write is atomic: a reader sees the old object or the new one, never a part.
+"""
+
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from vitseg.errors import NotFoundError, StorageError, UsageError
+
+_TEMPORARY = ".vitseg-part-"
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One object of a listing: key relative to the store's root, size in bytes, and a tag that changes with it."""
+
+    key: str
+    size: int
+    etag: str
+
+
+class Store(Protocol):
+    """What every store can do. Missing objects give `None` from `stat` and NotFoundError from `read`."""
+
+    root: str
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Yield every object whose key starts with `prefix`, page by page, in the store's own order."""
+        ...
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """Return the object's size and etag, or None where there is none."""
+        ...
+
+    def metadata(self, key: str) -> dict[str, str]:
+        """Return the user metadata of an object; empty where the store keeps none."""
+        ...
+
+    def read(self, key: str) -> bytes:
+        """Return an object's content."""
+        ...
+
+    def write(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        metadata: dict[str, str] | None = None,
+        content_type: str | None = None,
+        if_absent: bool = False,
+    ) -> bool:
+        """Put an object atomically; with `if_absent`, return False and write nothing where one exists."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        ...
+
+    def md5(self, info: ObjectInfo) -> str:
+        """Return the MD5 of an object's content (hex): equal content gives an equal digest in any store."""
+        ...
+
+    def uri(self, key: str) -> str:
+        """Return the full address of a key."""
+        ...
+
+
+def open_store(address: str | Path) -> Store:
+    """Open the store at a local path, `file://`, `s3://` or any other fsspec URL.
+
+    Raises:
+        UsageError: the address can't be understood, or carries a secret.
+    """
+    text = str(address)
+    if "://" not in text:
+        return LocalStore(Path(text).expanduser())
+    parts = urlsplit(text)
+    if parts.username or parts.password:
+        raise UsageError("an address must not carry credentials: put them in the environment (AWS_ACCESS_KEY_ID …)")
+    if parts.scheme == "file":
+        return LocalStore(Path(parts.path))
+    if parts.scheme == "s3":
+        if not parts.netloc:
+            raise UsageError(f"{text}: an s3 address names a bucket: s3://BUCKET/PREFIX")
+        from vitseg.s3 import S3Store
+
+        bucket, _, prefix = text.removeprefix("s3://").partition("/")
+        return S3Store(bucket, prefix)
+    return FsspecStore(text)
+
+
+def join(address: str | Path, *parts: str) -> str:
+    """Join keys to a root address with single slashes."""
+    text = str(address)
+    stripped = text.rstrip("/") or "/"
+    return "/".join([stripped.rstrip("/"), *(part.strip("/") for part in parts if part)])
+
+
+def content_md5(data: bytes) -> str:
+    """Return the MD5 of bytes as hex: a content id (what S3 uses as etag), not a safeguard."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+class LocalStore:
+    """A folder. The etag is made of modification time and size."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self.root = str(folder)
+
+    def _path(self, key: str) -> Path:
+        if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
+            raise StorageError(f"key {key!r} would leave {self.root}")
+        return self.folder / key
+
+    def _info(self, key: str, status: os.stat_result) -> ObjectInfo:
+        return ObjectInfo(key, status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}")
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """See `Store.list`; symbolic links are followed once, hidden part files left out."""
+        start = self.folder / prefix.rpartition("/")[0]
+        seen: set[str] = set()
+        for folder, folders, names in os.walk(start, followlinks=True):
+            real = os.path.realpath(folder)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders.sort()
+            for name in sorted(names):
+                path = Path(folder, name)
+                key = path.relative_to(self.folder).as_posix()
+                if not key.startswith(prefix) or name.startswith(_TEMPORARY):
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # it vanished, or is a dangling link
+                    yield self._info(key, path.stat())
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """See `Store.stat`."""
+        path = self._path(key)
+        return self._info(key, path.stat()) if path.is_file() else None
+
+    def metadata(self, key: str) -> dict[str, str]:
+        """Files carry no metadata."""
+        return {}
+
+    def read(self, key: str) -> bytes:
+        """See `Store.read`."""
+        try:
+            return self._path(key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise NotFoundError(f"{self.uri(key)} does not exist") from error
+        except OSError as error:
+            raise StorageError(f"can't read {self.uri(key)}: {error.strerror or error}") from error
+
+    def write(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        metadata: dict[str, str] | None = None,
+        content_type: str | None = None,
+        if_absent: bool = False,
+    ) -> bool:
+        """See `Store.write`: into a part file beside the target, flushed to disk, then renamed."""
+        path = self._path(key)
+        part = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if if_absent:
+                os.link(part, path)  # fails where the name is taken: the only atomic "create if absent"
+                part.unlink()
+            else:
+                part.replace(path)
+        except FileExistsError:
+            part.unlink(missing_ok=True)
+            if if_absent and path.is_file():
+                return False
+            raise StorageError(f"can't write {self.uri(key)}: a file is in the way of a folder") from None
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise StorageError(f"can't write {self.uri(key)}: {error.strerror or error}") from error
+        return True
+
+    def delete(self, key: str) -> None:
+        """See `Store.delete`."""
+        self._path(key).unlink(missing_ok=True)
+
+    def md5(self, info: ObjectInfo) -> str:
+        """See `Store.md5`: read in blocks, so that the size does not matter."""
+        try:
+            with self._path(info.key).open("rb") as file:
+                return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        except OSError as error:
+            raise StorageError(f"can't read {self.uri(info.key)}: {error.strerror or error}") from error
+
+    def uri(self, key: str) -> str:
+        """See `Store.uri`."""
+        return join(self.root, key)
+
+
+class FsspecStore:
+    """Any other address that fsspec can read (`gs://`, `az://`, `https://` …). Sources only: it does not write."""
+
+    def __init__(self, address: str) -> None:
+        import fsspec
+
+        self.root = address.rstrip("/")
+        try:
+            self._fs, self._path = fsspec.core.url_to_fs(self.root)
+        except (ImportError, ValueError) as error:
+            raise UsageError(f"{address}: {error}") from error
+
+    def _info(self, row: dict[str, Any]) -> ObjectInfo:
+        key = str(row["name"]).removeprefix(self._path).lstrip("/")
+        tag = row.get("ETag") or row.get("etag") or row.get("mtime") or row.get("updated") or row.get("size")
+        return ObjectInfo(key, int(row.get("size") or 0), str(tag).strip('"'))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """See `Store.list`."""
+        for row in self._fs.find(self._path, detail=True).values():
+            info = self._info(row)
+            if info.key.startswith(prefix):
+                yield info
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """See `Store.stat`."""
+        try:
+            return self._info(self._fs.info(f"{self._path}/{key}"))
+        except FileNotFoundError:
+            return None
+
+    def metadata(self, key: str) -> dict[str, str]:
+        """Not asked for: sources are never written to."""
+        return {}
+
+    def read(self, key: str) -> bytes:
+        """See `Store.read`."""
+        try:
+            return self._fs.cat_file(f"{self._path}/{key}")
+        except FileNotFoundError as error:
+            raise NotFoundError(f"{self.uri(key)} does not exist") from error
+        except OSError as error:
+            raise StorageError(f"can't read {self.uri(key)}: {error.strerror or error}") from error
+
+    def write(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        metadata: dict[str, str] | None = None,
+        content_type: str | None = None,
+        if_absent: bool = False,
+    ) -> bool:
+        """Refused: results go to a folder or to s3://.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"{self.root} can only be read: write to a folder or to s3://")
+
+    def delete(self, key: str) -> None:
+        """Refused, like `write`."""
+        raise UsageError(f"{self.root} can only be read")
+
+    def md5(self, info: ObjectInfo) -> str:
+        """See `Store.md5`."""
+        return content_md5(self.read(info.key))
+
+    def uri(self, key: str) -> str:
+        """See `Store.uri`."""
+        return join(self.root, key)

@@ -1,0 +1,23 @@
+"""The line format in which ranks talk to their launcher: one JSON object a line that starts with its `event`."""
+
+import json
+import sys
+from typing import Any
+
+_START = '{"event": '
+
+
+def say(event: str, **values: Any) -> None:
+    """Write one event to standard output, in one piece: all ranks share the pipe."""
+    sys.stdout.write(_START + json.dumps(event) + ", " + json.dumps(values)[1:] + "\n")
+    sys.stdout.flush()
+
+
+def heard(line: str) -> dict[str, Any] | None:
+    """Return the event in a line, or None where the line is only text."""
+    if not line.startswith(_START):
+        return None
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None  # two ranks wrote into one line: shown as the text it is

@@ -1,0 +1,108 @@
+"""A training job: what is trained on which data, as `job.json` in its own folder beside the checkpoints.
+
+The folder's name is a function of data and recipe, so that the same command finds the same job again: an unfinished
+one goes on from its newest checkpoint, a finished one is not done twice.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vitseg.config import Recipe, recipe_from
+from vitseg.data.manifest import Manifest
+from vitseg.errors import DataError, NotFoundError, UsageError
+from vitseg.storage import join, open_store
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training job.
+
+    `result` is empty until the job is finished; then it is what `vitseg train` answers.
+    """
+
+    folder: str
+    shards: str
+    fingerprint: str
+    recipe: Recipe
+    run_id: str = ""
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def checkpoints(self) -> str:
+        """Address of the folder of checkpoints."""
+        return join(self.folder, "checkpoints")
+
+
+def job_folder(shards: str, fingerprint: str, recipe: Recipe, output: str | None = None) -> str:
+    """Return the address of the job of this data and recipe, under the shards' own `_vitseg/training/` by default."""
+    return join(output or join(shards, "_vitseg", "training"), f"{fingerprint[:8]}-{recipe.digest()}")
+
+
+def write_job(job: Job) -> None:
+    """Write `job.json`."""
+    data = {
+        "schema": SCHEMA,
+        "shards": job.shards,
+        "fingerprint": job.fingerprint,
+        "recipe": job.recipe.to_json(),
+        "run_id": job.run_id,
+        "result": dict(job.result),
+    }
+    open_store(job.folder).write("job.json", json.dumps(data, indent=1).encode(), content_type="application/json")
+
+
+def read_job(folder: str) -> Job | None:
+    """Read `job.json`, or return None where there is none.
+
+    Raises:
+        DataError: it is there, but not ours.
+    """
+    store = open_store(folder)
+    try:
+        data = json.loads(store.read("job.json"))
+    except NotFoundError:
+        return None
+    except ValueError as error:
+        raise DataError(f"{store.uri('job.json')} is damaged: remove the folder to train anew") from error
+    if data.get("schema") != SCHEMA:
+        raise DataError(f"{store.uri('job.json')} was written by another version of vitseg")
+    recipe = recipe_from(data["recipe"])
+    return Job(folder, data["shards"], data["fingerprint"], recipe, data["run_id"], data["result"])
+
+
+def finish_job(job: Job, result: Mapping[str, Any]) -> Job:
+    """Mark a job as finished with its result."""
+    finished = replace(job, result=dict(result))
+    write_job(finished)
+    return finished
+
+
+def forget_job(folder: str) -> None:
+    """Remove a job's state and checkpoints, so that the same recipe starts over."""
+    store = open_store(folder)
+    for key in [info.key for info in store.list()]:
+        store.delete(key)
+
+
+def check(job: Job, manifest: Manifest, world_size: int) -> None:
+    """Refuse what can't be trained, before anything starts.
+
+    Raises:
+        DataError: the shards changed under the job, or a split is missing.
+        UsageError: the batch can't be shared out evenly.
+    """
+    if manifest.fingerprint != job.fingerprint:
+        raise DataError(f"{job.shards} changed since the job was planned: start `vitseg train` again")
+    for split in ("train", "val"):
+        if split not in manifest.splits or not manifest.splits[split].samples:
+            raise DataError(f"{job.shards} has no samples in split {split!r}: training needs both train and val")
+    share = world_size * job.recipe.optimiser.accumulate
+    if job.recipe.data.batch_size % share:
+        raise UsageError(
+            f"data.batch_size = {job.recipe.data.batch_size} can't be shared by {world_size} ranks × "
+            f"{job.recipe.optimiser.accumulate} parts: make it a multiple of {share}"
+        )

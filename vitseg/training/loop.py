@@ -1,0 +1,204 @@
+"""The training loop.
+
+Every random choice of a step is a function of (seed, step): which samples, which are mirrored, what dropout drops.
+So a job that was killed and started again takes the same steps as one that was not.
+"""
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitseg import dist
+from vitseg.checkpoint import capture, newest_checkpoint, restore, write_checkpoint
+from vitseg.config import Recipe
+from vitseg.data.loader import Batch, Batches
+from vitseg.errors import TrainingError
+from vitseg.evaluation import Task, evaluate_batches
+from vitseg.labels import IGNORE_INDEX
+from vitseg.storage import Store
+from vitseg.training.optimiser import build_optimiser, learning_rate
+
+
+class Recorder:
+    """Hears how training goes. This one does nothing with it: the recorder of every rank but 0."""
+
+    def step(self, step: int, values: dict[str, float]) -> None:
+        """Hear of a step that is to be logged."""
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """Hear of an epoch that is trained and validated."""
+
+    def panels(self, model: nn.Module, epoch: int) -> None:
+        """Draw the fixed validation images as the model sees them now."""
+
+    def close(self) -> None:
+        """Deliver what is still under way."""
+
+
+@dataclass
+class Sums:
+    """Totals over the pixels of all ranks."""
+
+    loss: float = 0.0
+    correct: float = 0.0
+    valid: float = 0.0
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(self.loss + other.loss, self.correct + other.correct, self.valid + other.valid)
+
+    def means(self, prefix: str = "") -> dict[str, float]:
+        """Return mean loss and pixel accuracy."""
+        pixels = max(1.0, self.valid)
+        return {f"{prefix}loss": self.loss / pixels, f"{prefix}pixel_accuracy": self.correct / pixels}
+
+
+@dataclass
+class Trainer:
+    """One rank's view of a training job; `run` is the story.
+
+    Attributes:
+        recipe: what to compute.
+        world: this rank's place, and the device the model is on.
+        model: takes images uint8 (B, 3, H, W).
+        task: target, classes and colours.
+        data: this rank's training batches.
+        validation: this rank's validation batches.
+        checkpoints: the store of checkpoints.
+        recorder: who is told.
+    """
+
+    recipe: Recipe
+    world: dist.World
+    model: nn.Module
+    task: Task
+    data: Batches
+    validation: Batches
+    checkpoints: Store
+    recorder: Recorder
+    finished: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self) -> list[dict[str, Any]]:
+        """Train from the newest checkpoint to the last epoch; return a row of metrics an epoch.
+
+        Raises:
+            TrainingError: the loss is no longer a finite number; all ranks stop together.
+        """
+        run, per_epoch = self.recipe.run, self.data.steps_per_epoch
+        self.optimiser = build_optimiser(self.model, self.recipe.optimiser)
+        sums = self._resume()
+        replica = dist.replicate(self.model, self.world)
+        for epoch in range(self.finished // per_epoch, run.epochs):
+            clock = _Clock()
+            for batch in clock.watch(self.data.epoch(epoch, start_step=self.finished % per_epoch)):
+                rate = learning_rate(self.recipe.optimiser, self.finished, run.epochs * per_epoch)
+                new = self._step(replica, batch, rate)
+                sums += new
+                self.finished += 1
+                if self.finished % run.log_steps == 0:
+                    speed = {"images_per_second": self.recipe.data.batch_size * clock.rate, "data_wait": clock.waited}
+                    self.recorder.step(self.finished, {**new.means(), "learning_rate": rate, **speed})
+                if self.finished % run.checkpoint_steps == 0 and self.finished % per_epoch:
+                    self._save(sums)
+            self._close_epoch(epoch + 1, sums)
+            sums = Sums()
+            self._save(sums)
+        return self.history
+
+    def _step(self, replica: nn.Module, batch: Batch, rate: float) -> Sums:
+        """Take one optimiser step on this rank's part of a global batch.
+
+        The loss is divided by the number of valid pixels of the *whole* batch, over ranks and accumulated parts, so
+        that the gradient does not depend on how the batch is cut up.
+        """
+        torch.manual_seed((self.recipe.run.seed * 1_000_003 + self.finished) * 4_093 + self.world.rank)
+        device, parts = self.world.device, self.recipe.optimiser.accumulate
+        images = batch.images.to(device, non_blocking=True)
+        labels = batch.labels.to(device, non_blocking=True)
+        valid = dist.sum_over_ranks((labels != IGNORE_INDEX).sum(dtype=torch.float64))
+        # DDP averages over ranks: times world size makes it the sum that the global count divides.
+        scale = self.world.world_size / valid.clamp(min=1)
+        sums = torch.zeros(2, dtype=torch.float64, device=device)
+        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        for part, (some, truth) in enumerate(zip(images.chunk(parts), labels.chunk(parts), strict=True)):
+            with dist.gradients_stay_local(replica, part + 1 < parts):
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    output = replica(some)
+                loss, _ = self.task.loss(output, truth)
+                (loss * scale.to(loss.dtype)).backward()
+            with torch.no_grad():
+                sums += torch.stack([loss, (self.task.predict(output) == truth).sum()]).to(sums)
+        loss_sum, correct = dist.sum_over_ranks(sums).tolist()
+        if not math.isfinite(loss_sum):
+            raise TrainingError(
+                f"the loss is {loss_sum} at step {self.finished} (learning rate {rate:.2g}, samples "
+                f"{', '.join(batch.keys[:4])} …): lower optimiser.learning_rate; the last checkpoint is still good"
+            )
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        if self.recipe.optimiser.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimiser.clip_norm)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return Sums(loss_sum, correct, valid.item())
+
+    def _close_epoch(self, epoch: int, sums: Sums) -> None:
+        run = self.recipe.run
+        last = epoch == run.epochs
+        row: dict[str, Any] = {"epoch": epoch, "step": self.finished, **sums.means("train/")}
+        if last or epoch % run.evaluate_epochs == 0:
+            found = evaluate_batches(self.model, self.validation.epoch(0), self.task)
+            row |= {"val/loss": found.loss, "val/mean_absolute_error": found.mean_absolute_error}
+            row |= {"val/miou": found.scores.miou, "val/pixel_accuracy": found.scores.pixel_accuracy}
+        self.history.append(row)
+        self.recorder.epoch(row)
+        if last or epoch % run.panel_epochs == 0:
+            self.recorder.panels(self.model, epoch)
+
+    def _save(self, sums: Sums) -> None:
+        if self.world.rank == 0:
+            state = {"history": self.history, "sums": vars(sums)}
+            checkpoint = capture(self.model, self.optimiser, self.finished, state)
+            write_checkpoint(self.checkpoints, checkpoint, self.recipe.run.keep_checkpoints)
+
+    def _resume(self) -> Sums:
+        checkpoint = newest_checkpoint(self.checkpoints)
+        dist.barrier()  # nobody writes a new one before everybody has read the same
+        if checkpoint is None:
+            return Sums()
+        restore(checkpoint, self.model, self.optimiser)
+        self.finished, self.history = checkpoint.step, checkpoint.state["history"]
+        return Sums(**checkpoint.state["sums"])
+
+
+class _Clock:
+    """Measures batches a second since it was made, and the share of that time spent waiting for them."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._waiting = 0.0
+        self._batches = 0
+
+    def watch(self, batches: Any) -> Any:
+        iterator = iter(batches)
+        while True:
+            start = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._waiting += time.perf_counter() - start
+            self._batches += 1
+            yield batch
+
+    @property
+    def rate(self) -> float:
+        return self._batches / (time.perf_counter() - self._start)
+
+    @property
+    def waited(self) -> float:
+        return self._waiting / (time.perf_counter() - self._start)

@@ -1,0 +1,53 @@
+"""What rank 0 tells: events to the launcher, metrics and panels to the run on the tracking server."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitseg.data.loader import Batch
+from vitseg.evaluation import Task
+from vitseg.labels import Label
+from vitseg.pictures import panel, panel_sheet
+from vitseg.registry.tracking import MetricStream, log_picture
+from vitseg.training.events import say
+from vitseg.training.loop import Recorder
+
+
+class RunRecorder(Recorder):
+    """Rank 0's recorder.
+
+    Attributes:
+        shown: the validation images that every panel shows.
+    """
+
+    def __init__(self, run_id: str, shown: Batch, classes: tuple[Label, ...], task: Task) -> None:
+        self.run_id, self.shown, self.classes, self.task = run_id, shown, classes, task
+        self.metrics = MetricStream(run_id)
+
+    def step(self, step: int, values: dict[str, float]) -> None:
+        """Log a step's metrics as `step/*`."""
+        self.metrics.log({f"step/{name}": value for name, value in values.items()}, step)
+        say("step", step=step, **values)
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """Log an epoch's means as `train/*` and `val/*`, at its last step."""
+        self.metrics.log({name: value for name, value in row.items() if name != "step"}, row["step"])
+        say("epoch", **row)
+
+    def panels(self, model: nn.Module, epoch: int) -> None:
+        """Store photo | truth | prediction of the fixed validation images."""
+        was_training = model.training
+        model.eval()
+        with torch.no_grad():
+            predictions = self.task.predict(model(self.shown.images.to(self.task.colors.device))).cpu()
+        model.train(was_training)
+        rows = [
+            panel(image.permute(1, 2, 0).numpy(), truth.numpy(), prediction.to(torch.uint8).numpy(), self.classes)
+            for image, truth, prediction in zip(self.shown.images, self.shown.labels, predictions, strict=True)
+        ]
+        log_picture(self.run_id, panel_sheet(rows), f"panels/epoch-{epoch:04d}.png")
+
+    def close(self) -> None:
+        """Deliver the last metrics."""
+        self.metrics.close()

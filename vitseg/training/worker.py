@@ -1,0 +1,92 @@
+"""What one rank runs: `python -m vitseg.training.worker JOB_FOLDER`, started by `torch.distributed.run`."""
+
+import functools
+import json
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitseg import dist
+from vitseg.config import Recipe
+from vitseg.data.loader import Batches
+from vitseg.data.manifest import Manifest, read_manifest
+from vitseg.errors import UsageError, VitsegError
+from vitseg.evaluation import Task
+from vitseg.labels import palette
+from vitseg.model.bundle import save_bundle
+from vitseg.model.segmenter import Segmenter, build_model
+from vitseg.storage import open_store
+from vitseg.training.agent import leave_with
+from vitseg.training.events import say
+from vitseg.training.job import Job, check, read_job
+from vitseg.training.loop import Recorder, Trainer
+
+PANEL_IMAGES = 6
+
+
+def main(job_folder: str) -> int:
+    """Train this rank's share of a job; return the exit code."""
+    leave_with(os.getppid(), at_once=True)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    world = dist.start()
+    try:
+        train_rank(job_folder, world)
+    except VitsegError as error:
+        say("error", message=str(error), rank=world.rank)
+        return error.exit_code
+    dist.stop()
+    return 0
+
+
+def train_rank(job_folder: str, world: dist.World) -> None:
+    """Build model and batches from the job's recipe, train, and leave the bundle in the job's folder."""
+    job = read_job(job_folder)
+    if job is None:
+        raise UsageError(f"{job_folder} holds no job.json: start with `vitseg train`")
+    manifest = read_manifest(job.shards)
+    check(job, manifest, world.world_size)
+    recipe, classes = job.recipe, manifest.classes
+    model = build_model(recipe.model, manifest.image_size, len(classes), recipe.run.seed).to(world.device)
+    task = Task(recipe.model.target, len(classes), torch.from_numpy(palette(classes)).to(world.device))
+    data, validation = batches_of(job.shards, manifest, recipe, world)
+    recorder = Recorder()
+    if world.rank == 0:
+        from vitseg.training.recorder import RunRecorder  # imports MLflow: only rank 0 waits for that
+
+        shown = Batches(job.shards, manifest, "val", batch_size=PANEL_IMAGES, shuffle=False, drop_last=False)
+        recorder = RunRecorder(job.run_id, next(iter(shown.epoch(0))), classes, task)
+    trainer = Trainer(recipe, world, model, task, data, validation, open_store(job.checkpoints), recorder)
+    history = trainer.run()
+    if world.rank == 0:
+        _leave_results(job, model, manifest, history)
+    recorder.close()
+
+
+def batches_of(shards: str, manifest: Manifest, recipe: Recipe, world: dist.World) -> tuple[Batches, Batches]:
+    """Return this rank's training and validation batches."""
+    batches = functools.partial(
+        Batches, shards, manifest,
+        batch_size=recipe.data.batch_size, rank=world.rank, world_size=world.world_size, seed=recipe.run.seed,
+        shuffle_shards=recipe.data.shuffle_shards, threads=recipe.data.decode_threads,
+    )  # fmt: skip
+    train = batches("train", shuffle=True, drop_last=True, flip=recipe.data.flip)
+    return train, batches("val", shuffle=False, drop_last=False)
+
+
+def _leave_results(job: Job, model: Segmenter, manifest: Manifest, history: list[dict[str, Any]]) -> None:
+    """Write history and bundle into the job's folder; config.json last, for it makes the bundle exist."""
+    store = open_store(job.folder)
+    store.write("history.json", json.dumps(history, indent=1).encode(), content_type="application/json")
+    with tempfile.TemporaryDirectory() as temporary:
+        save_bundle(Path(temporary), model, manifest.classes)
+        for name in ("model.safetensors", "config.json"):
+            store.write(f"bundle/{name}", (Path(temporary) / name).read_bytes())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
