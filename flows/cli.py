@@ -11,6 +11,7 @@ import typer
 
 from flows import command
 from flows.command import answer, parse_size
+from flows.registry_cli import registry_app
 
 app = typer.Typer(
     name="vitseg", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -18,6 +19,7 @@ app = typer.Typer(
 )  # fmt: skip
 stack_app = typer.Typer(no_args_is_help=True, help="The embedded servers: S3, MLflow and Prefect, on loopback only.")
 app.add_typer(stack_app, name="stack")
+app.add_typer(registry_app, name="registry")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Runner = Annotated[str, typer.Option(help="Where tasks run: thread, process, dask or ray.")]
@@ -207,7 +209,4 @@ def verify(shards: Shards, json: Json = False) -> None:
 
 def main() -> None:
     """Run the command line: the entry point of `vitseg`."""
-    from flows.registry_cli import registry_app
-
-    app.add_typer(registry_app, name="registry")
     command.run(app)

@@ -48,10 +48,12 @@ def segment(
     start = time.monotonic()
     version, folder = versions.open_model(model)
     reference = ModelRef(name=version.name, version=version.version, sha256=version.sha256, folder=str(folder))
-    options = {"model": reference, "ids": ids, "also": tuple(also), "tile": tile}
     if dry_run:
-        return {**count_work(source, dest, **options).to_json(), "model": version.uri, "dry_run": True}
-    job = plan_job(source, dest, **options, chunk_images=chunk, batch_size=batch_size)
+        work = count_work(source, dest, model=reference, ids=ids, also=tuple(also), tile=tile)
+        return {**work.to_json(), "model": version.uri, "dry_run": True}
+    job = plan_job(
+        source, dest, model=reference, ids=ids, also=tuple(also), tile=tile, chunk_images=chunk, batch_size=batch_size
+    )
     note(f"{job.listed} objects in {job.chunks} chunks, with {version.uri}; job {job.id}")
     counts = run_chunks(job)
     summary = commit_job(job, time.monotonic() - start, sum(part.written for part in counts))

@@ -107,7 +107,7 @@ def up(progress: Progress | None = None, servers: Sequence[str] = tuple(SERVERS)
     with processes.locked(root / "lock"):
         launch = _Launch(root, progress or (lambda name, event: None))
         launch.run([SERVERS[name] for name in SERVERS if name in servers])
-    return status()
+    return _look(known_ready=servers)
 
 
 def down(progress: Progress | None = None) -> list[str]:
@@ -129,6 +129,10 @@ def down(progress: Progress | None = None) -> list[str]:
 
 def status() -> StackStatus:
     """Look at each server: is its process alive, and does it answer with our credentials?"""
+    return _look()
+
+
+def _look(known_ready: Collection[str] = ()) -> StackStatus:
     root, state = folder(), read_state()
     found = []
     for name, server in SERVERS.items():
@@ -138,7 +142,7 @@ def status() -> StackStatus:
             found.append(ServerStatus(name, None, None, False, False, str(_log(root, name))))
             continue
         site = Site(root, {key: value["ports"] for key, value in state.items()}, credentials.read(root))
-        ready = _problem(server, site) is None
+        ready = name in known_ready or _problem(server, site) is None
         found.append(ServerStatus(name, site.url(name), record["pid"], True, ready, str(_log(root, name))))
     return StackStatus(tuple(found), str(root / "credentials.json"))
 

@@ -15,7 +15,8 @@ from flows.preprocess import preprocess
 from flows.segment import segment
 from flows.train import train
 from vitseg.config import load_recipe
-from vitseg.data.synth import write_photographs, write_scenes
+from vitseg.data.photographs import write_photographs
+from vitseg.data.synth import write_scenes
 from vitseg.storage import join, open_store
 
 BUCKET = "s3://vitseg/demo"

@@ -1,13 +1,24 @@
 """Fixtures for all tests: the embedded servers, started when the first test asks for them."""
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import torch
 
 from flows import environment
 from flows import stack as servers
+from flows.database import prepare_database
 from vitseg import s3 as s3_store
+from vitseg.data.plan import make_plan
+from vitseg.data.shards import commit, write_shard
+from vitseg.data.synth import write_scenes
+
+torch.set_num_threads(1)  # tests compute on tiny tensors: more threads only wait for each other
 
 
 @pytest.fixture(scope="session")
@@ -17,17 +28,22 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     VITSEG_HOME and the AWS_ variables point to it until the session ends.
     """
     before = dict(os.environ)
+    guard = None
     for name in list(os.environ):
         if name.startswith(("AWS_", "MLFLOW_", "PREFECT_")):
             del os.environ[name]
     os.environ["VITSEG_HOME"] = str(tmp_path_factory.mktemp("home"))
     s3_store._client_of.cache_clear()
     try:
+        # Ends the servers when we end, even if we are killed: then its standard input closes.
+        code = "import sys; from flows import stack; sys.stdin.read(); stack.down()"
+        guard = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, start_new_session=True)
         servers.up(servers=["s3"])
         environment.enter()
         yield "s3://vitseg"
     finally:
-        servers.down()
+        if guard is not None:
+            guard.communicate()
         os.environ.clear()
         os.environ.update(before)
         s3_store._client_of.cache_clear()
@@ -39,3 +55,35 @@ def stack(s3: str) -> servers.StackStatus:
     status = servers.up()
     environment.enter()
     return status
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Generate 24 training and 6 validation scenes of 64×32 pixels in the official layout."""
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(str(folder), train=24, val=6, size=(64, 32), seed=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shards(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Pack the scenes into shards of 8 samples in a folder."""
+    folder = str(tmp_path_factory.mktemp("shards"))
+    plan = make_plan(str(scenes), size=(32, 64), shard_samples=8)
+    commit(plan, [write_shard(shard, plan.options, folder) for shard in plan.shards], folder)
+    return folder
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Point MLflow to a database of this test's own, without any server."""
+    template = tmp_path_factory.getbasetemp() / "mlflow.db"
+    if not template.exists():
+        prepare_database(template)
+    database = tmp_path / "mlflow.db"
+    shutil.copy(template, database)
+    address = f"sqlite:///{database}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("VITSEG_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)  # MLflow puts artifacts beside where it runs
+    return address

@@ -66,7 +66,8 @@ def write_checkpoint(store: Store, checkpoint: Checkpoint, keep: int) -> str:
     key = f"step-{checkpoint.step:08d}-{hashlib.sha256(data).hexdigest()[:12]}.safetensors"
     store.write(key, data)
     for old in checkpoint_keys(store)[keep:]:
-        store.delete(old)
+        if old != key:  # it is not the newest where one that is damaged was passed over
+            store.delete(old)
     return key
 
 

@@ -136,6 +136,7 @@ class RunRecipe:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        _require(0 <= self.seed < 2**32, "run.seed is in 0 – 2³²-1")
         for field_ in dataclasses.fields(self):
             if field_.name != "seed":
                 _require(getattr(self, field_.name) >= 1, f"run.{field_.name} must be at least 1")

@@ -41,6 +41,8 @@ class Label:
             raise DataError(f"class {row!r} needs name, color [r, g, b], id and train_id") from error
         if not all(0 <= value <= 255 for value in label.color):
             raise DataError(f"class {label.name!r}: colour {label.color} is outside 0-255")
+        if not 0 <= label.train_id <= IGNORE_INDEX:
+            raise DataError(f"class {label.name!r}: train_id {label.train_id} is outside 0-255; 255 = does not count")
         return label
 
 

@@ -46,6 +46,13 @@ def mask_ids(classes: tuple[Label, ...], ids: str) -> tuple[np.ndarray, np.ndarr
     return np.array(numbers, np.uint8), colors
 
 
+def renumber(ids: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Turn train ids, uint8 (H, W), into the ids of the file, with `numbers` from `mask_ids`."""
+    table = np.zeros(256, np.uint8)
+    table[: len(numbers)] = numbers
+    return np.asarray(Image.fromarray(ids).point(table.tolist()))
+
+
 def encode_mask(ids: np.ndarray, palette: np.ndarray, metadata: dict[str, str]) -> bytes:
     """Encode ids as an 8-bit palette PNG.
 
@@ -106,13 +113,15 @@ def class_fractions(ids: np.ndarray, numbers: np.ndarray) -> tuple[float, ...]:
         ids: uint8 (H, W), the class of each pixel as written in the file.
         numbers: uint8 (K,), train id to id in the file, from `mask_ids`.
     """
-    counts = np.bincount(ids.reshape(-1), minlength=256)
+    counts = np.array(Image.fromarray(ids).histogram())  # numpy's would make 8 bytes of each pixel first
     return tuple(float(share) for share in counts[numbers] / ids.size)
 
 
 def colorize(ids: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Return ids, uint8 (H, W), in the colours of `palette`, uint8 (256, 3), as uint8 (H, W, 3)."""
-    return palette[ids]
+    image = Image.fromarray(ids)
+    image.putpalette(palette.tobytes())
+    return np.asarray(image.convert("RGB"))
 
 
 def overlay(photo: np.ndarray, ids: np.ndarray, palette: np.ndarray, opacity: float = 0.5) -> np.ndarray:

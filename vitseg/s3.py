@@ -18,10 +18,11 @@ from botocore.exceptions import (
     ClientError,
     EndpointConnectionError,
     NoCredentialsError,
+    ParamValidationError,
     PartialCredentialsError,
 )
 
-from vitseg.errors import AccessError, NotFoundError, StorageError
+from vitseg.errors import AccessError, NotFoundError, StorageError, UsageError
 from vitseg.storage import ObjectInfo, content_md5
 
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "ExpiredToken", "InvalidToken"}
@@ -46,9 +47,16 @@ def _client_of(process: int) -> Any:
 
 
 def client() -> Any:
-    """Return this process's boto3 S3 client."""
-    with _LOCK:
-        return _client_of(os.getpid())
+    """Return this process's boto3 S3 client.
+
+    Raises:
+        UsageError: the AWS_ variables name a profile or endpoint that can't be.
+    """
+    try:
+        with _LOCK:
+            return _client_of(os.getpid())
+    except (BotoCoreError, ValueError) as error:
+        raise UsageError(f"no S3 client can be made: {error}: check AWS_ENDPOINT_URL_S3 and AWS_PROFILE") from error
 
 
 class S3Store:
@@ -74,6 +82,8 @@ class S3Store:
             raise StorageError(
                 f"no S3 server answers at {endpoint}: start it (`vitseg stack up`), or check AWS_ENDPOINT_URL_S3"
             ) from error
+        if isinstance(error, ParamValidationError):
+            raise UsageError(f"{where}: S3 allows no such name of a bucket or object") from error
         if isinstance(error, ClientError):
             code = str(error.response.get("Error", {}).get("Code", ""))
             if code == "NoSuchBucket":
@@ -140,7 +150,7 @@ class S3Store:
         """See `Store.write`: one PUT; metadata is percent-encoded, for S3 takes ASCII only."""
         options: dict[str, Any] = {"ContentType": content_type or "application/octet-stream"}
         if metadata:
-            options["Metadata"] = {name: quote(value, safe=" :/@.-_") for name, value in metadata.items()}
+            options["Metadata"] = {name: quote(value, safe=":/@.-_") for name, value in metadata.items()}
         if if_absent:
             options["IfNoneMatch"] = "*"
         try:

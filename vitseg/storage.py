@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -110,6 +111,12 @@ def content_md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
+def _refuse(error: OSError) -> None:
+    # os.walk would leave out what it can't open, without a word; a folder that is not there holds nothing.
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise StorageError(f"can't list {error.filename}: {error.strerror}") from error
+
+
 class LocalStore:
     """A folder. The etag is made of modification time and size."""
 
@@ -129,7 +136,7 @@ class LocalStore:
         """See `Store.list`; symbolic links are followed once, hidden part files left out."""
         start = self.folder / prefix.rpartition("/")[0]
         seen: set[str] = set()
-        for folder, folders, names in os.walk(start, followlinks=True):
+        for folder, folders, names in os.walk(start, onerror=_refuse, followlinks=True):
             real = os.path.realpath(folder)
             if real in seen:
                 folders.clear()
@@ -146,8 +153,13 @@ class LocalStore:
 
     def stat(self, key: str) -> ObjectInfo | None:
         """See `Store.stat`."""
-        path = self._path(key)
-        return self._info(key, path.stat()) if path.is_file() else None
+        try:
+            status = self._path(key).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StorageError(f"can't read {self.uri(key)}: {error.strerror or error}") from error
+        return self._info(key, status) if stat.S_ISREG(status.st_mode) else None
 
     def metadata(self, key: str) -> dict[str, str]:
         """Files carry no metadata."""
@@ -185,20 +197,22 @@ class LocalStore:
                 part.unlink()
             else:
                 part.replace(path)
-        except FileExistsError:
-            part.unlink(missing_ok=True)
-            if if_absent and path.is_file():
-                return False
-            raise StorageError(f"can't write {self.uri(key)}: a file is in the way of a folder") from None
         except OSError as error:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
+            if if_absent and isinstance(error, FileExistsError) and path.is_file():
+                return False
             raise StorageError(f"can't write {self.uri(key)}: {error.strerror or error}") from error
         return True
 
     def delete(self, key: str) -> None:
         """See `Store.delete`."""
-        self._path(key).unlink(missing_ok=True)
+        try:
+            self._path(key).unlink(missing_ok=True)
+        except NotADirectoryError:
+            return
+        except OSError as error:
+            raise StorageError(f"can't remove {self.uri(key)}: {error.strerror or error}") from error
 
     def md5(self, info: ObjectInfo) -> str:
         """See `Store.md5`: read in blocks, so that the size does not matter."""

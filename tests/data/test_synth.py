@@ -118,14 +118,13 @@ def test_streets_hold_what_streets_hold() -> None:
     seen = Counter(name for one in found for name, share in one.items() if share > 0.001)
     for name in ("building", "vegetation", "sidewalk", "pole", "person", "car"):
         assert seen[name] >= 0.8 * len(found), name
-    assert 8 <= len(seen) <= 10
+    assert len(seen) == 8
 
 
 def test_no_class_is_rare_and_none_fills_the_picture() -> None:
     whole = shares(np.stack([ids for _, ids in scenes()]))
-    least = {"pole": 0.012, "person": 0.01, "traffic sign": 0.002}
-    for name, share in whole.items():
-        assert least.get(name, 0.03) < share < 0.45, (name, share)
+    assert min(whole.values()) > 0.015, whole
+    assert max(whole.values()) < 0.45, whole
 
 
 def test_poles_are_thick_enough_to_learn() -> None:
@@ -135,7 +134,7 @@ def test_poles_are_thick_enough_to_learn() -> None:
         for row in (ids == pole)[40:60]:
             edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(int), [0]])))
             runs.extend(edges[1::2] - edges[::2])
-    assert np.median(runs) >= 3
+    assert np.quantile(runs, 0.2) >= 3
 
 
 def test_things_stand_on_the_ground_and_the_sky_is_above() -> None:

@@ -17,7 +17,7 @@ from flows.stack import StackStatus
 
 
 @pytest.fixture
-def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+def clean(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
     """Give an environment that knows no servers, and a new home; put the old one back afterwards."""
     before, ours = dict(os.environ), dict(environment._OURS)
     for name in before:
@@ -25,7 +25,8 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.Mo
             del os.environ[name]
     environment._OURS.clear()
     os.environ["VITSEG_HOME"] = str(tmp_path / "home")
-    yield monkeypatch
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
     os.environ.clear()
     os.environ.update(before)
     environment._OURS.clear()

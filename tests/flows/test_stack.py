@@ -10,6 +10,8 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -35,6 +37,16 @@ def answer(url: str, method: str = "GET", login: str = "", body: bytes | None = 
         return response.status, response.read()
     finally:
         connection.close()
+
+
+def talk(context: ssl.SSLContext, port: int, data: bytes) -> None:
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=10) as connection,
+        context.wrap_socket(connection) as wrapped,
+    ):
+        wrapped.sendall(data)
+        while wrapped.recv(100):
+            pass
 
 
 def state() -> dict[str, dict]:
@@ -97,16 +109,16 @@ def test_prefect_refuses_without_credentials(stack: StackStatus, path: str) -> N
     assert answer(url, "POST", "vitseg:password1234", b"{}")[0] == 401
 
 
-def test_s3_refuses_without_credentials(stack: StackStatus) -> None:
+def test_s3_refuses_without_credentials(s3: str) -> None:
     open_store("s3://vitseg").write("private.txt", b"mine")
-    url = stack.servers[0].url
+    url = os.environ["AWS_ENDPOINT_URL_S3"]
     assert answer(f"{url}/vitseg/private.txt")[0] == 403
     assert answer(f"{url}/vitseg/private.txt", "PUT", body=b"theirs")[0] == 403
     assert answer(f"{url}/")[0] == 403
     assert open_store("s3://vitseg").read("private.txt") == b"mine"
 
 
-def test_ports_behind_s3_show_and_take_no_objects(stack: StackStatus) -> None:
+def test_ports_behind_s3_show_and_take_no_objects(s3: str) -> None:
     content = b"a secret photograph " * 1000
     open_store("s3://vitseg").write("behind/photo.jpg", content)
     for name in ("master", "volume", "filer", "admin"):
@@ -124,7 +136,7 @@ def test_ports_behind_s3_show_and_take_no_objects(stack: StackStatus) -> None:
     assert open_store("s3://vitseg").read("behind/photo.jpg") == content
 
 
-def test_volume_wants_a_token_even_for_a_known_file_id(stack: StackStatus) -> None:
+def test_volume_wants_a_token_even_for_a_known_file_id(s3: str) -> None:
     content = b"another secret photograph " * 1000
     open_store("s3://vitseg").write("behind/known.jpg", content)
     ports = state()["s3"]["ports"]
@@ -146,7 +158,7 @@ def test_volume_wants_a_token_even_for_a_known_file_id(stack: StackStatus) -> No
     assert open_store("s3://vitseg").read("behind/known.jpg") == content
 
 
-def test_grpc_wants_our_certificate(stack: StackStatus) -> None:
+def test_grpc_wants_our_certificate(s3: str) -> None:
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
     stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     stranger.check_hostname, stranger.verify_mode = False, ssl.CERT_NONE
@@ -155,14 +167,8 @@ def test_grpc_wants_our_certificate(stack: StackStatus) -> None:
         with socket.create_connection(("127.0.0.1", port + 10_000), timeout=10) as plain:
             plain.sendall(preface)
             assert b"\x04" not in plain.recv(100)[3:4], f"{name} speaks gRPC without TLS"
-        with (
-            socket.create_connection(("127.0.0.1", port + 10_000), timeout=10) as connection,
-            pytest.raises(ssl.SSLError, match=r"certificate|CERTIFICATE"),
-            stranger.wrap_socket(connection) as wrapped,
-        ):
-            wrapped.sendall(preface)
-            while wrapped.recv(100):
-                pass
+        with pytest.raises(ssl.SSLError, match=r"certificate|CERTIFICATE"):
+            talk(stranger, port + 10_000, preface)
 
 
 def test_nothing_listens_beyond_loopback(stack: StackStatus) -> None:
@@ -197,9 +203,12 @@ def test_up_keeps_what_runs(stack: StackStatus) -> None:
 
 
 def test_killed_servers_come_back_with_their_data_and_outlive_the_command(stack: StackStatus) -> None:
-    open_store("s3://vitseg").write("kept.txt", b"kept")
+    store = open_store("s3://vitseg/kept")
     before = state()
     child = processes_of("mlflow")[-1]
+    keys = [f"{index:03d}" for index in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: store.write(key, key.encode() * 1000), keys))
     for name in ("s3", "mlflow"):
         os.kill(before[name]["pid"], signal.SIGKILL)
     assert child.is_running()  # its web server lives on, and holds the port
@@ -220,14 +229,14 @@ def test_killed_servers_come_back_with_their_data_and_outlive_the_command(stack:
     assert after["s3"]["pid"] != before["s3"]["pid"]
     assert after["mlflow"]["pid"] != before["mlflow"]["pid"]
     assert after["prefect"] == before["prefect"]
-    assert open_store("s3://vitseg").read("kept.txt") == b"kept"
+    assert all(store.read(key) == key.encode() * 1000 for key in keys)
 
 
 # ---- S3 alone, in homes of their own
 
 
 @pytest.fixture
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("VITSEG_HOME", str(tmp_path / "a home, with spaces"))
     yield tmp_path / "a home, with spaces"
     down()

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
+from vitseg.inference import chunk
 from vitseg.inference.job import ModelRef
+from vitseg.inference.plan import plan_job
 from vitseg.labels import Label
 
 CLASSES = (
@@ -35,3 +37,12 @@ class ColorRule:
 
 def model(sha256: str = SHA256, version: str = "3") -> ModelRef:
     return ModelRef(name="streets", version=version, sha256=sha256, folder="bundle")
+
+
+def segment_slowly(source: str, dest: str) -> None:
+    """A whole job in a process of its own, slow enough to be killed in the middle."""
+    rule = ColorRule(delay=0.02)
+    chunk.load_bundle = lambda folder: rule
+    job = plan_job(source, dest, model=model(), chunk_images=10, batch_size=3)
+    for index in range(job.chunks):
+        chunk.segment_chunk(job, index)

@@ -72,5 +72,3 @@ def read_ids(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         assert image.mode == "P"
         return np.asarray(image)
-
-

@@ -40,21 +40,25 @@ def test_the_summary_closes_the_job(job):
     path = Path(job.dest, job.file("summary.json"))
     assert not path.exists()
     summary = commit_job(job, 1.5)
-    assert summary.to_json() == json.loads(path.read_text()) == {
-        "job": job.id,
-        "listed": 5,
-        "ok": 3,
-        "skipped": 1,
-        "failed": 1,
-        "images_per_second": 2.0,
-        "seconds": 1.5,
-        "source": job.source,
-        "dest": job.dest,
-        "model": {"name": "streets", "version": "3", "sha256": "a" * 64},
-        "options": {"ids": "train", "also": [], "tile": False, "max_pixels": 200_000_000},
-        "failures": [{"key": "3.jpg", "error": "the object is empty"}],
-        "summary": str(path),
-    }
+    assert (
+        summary.to_json()
+        == json.loads(path.read_text())
+        == {
+            "job": job.id,
+            "listed": 5,
+            "ok": 3,
+            "skipped": 1,
+            "failed": 1,
+            "images_per_second": 2.0,
+            "seconds": 1.5,
+            "source": job.source,
+            "dest": job.dest,
+            "model": {"name": "streets", "version": "3", "sha256": "a" * 64},
+            "options": {"ids": "train", "also": [], "tile": False, "max_pixels": 200_000_000},
+            "failures": [{"key": "3.jpg", "error": "the object is empty"}],
+            "summary": str(path),
+        }
+    )
 
 
 def test_the_rate_counts_what_was_made_in_the_time(job):

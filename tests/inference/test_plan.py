@@ -120,7 +120,7 @@ def test_the_source_itself_is_no_destination(five):
 
 def test_a_single_file_is_a_source(five, rule):
     source, dest = five
-    job, summary = run(source / "city/3.png", dest)
+    _, summary = run(source / "city/3.png", dest)
     assert (summary.listed, summary.ok) == (1, 1)
     assert summary.source == str(source / "city/3.png")
     assert (dest / "3.png.png").is_file()

@@ -52,11 +52,14 @@ def test_tiles_of_a_pixelwise_model_give_its_answer_at_every_pixel(height, width
 
     def model(images):
         seen.append(images.shape)
-        return images.float() + torch.tensor([0.03, 0.02, 0.01])[:, None, None]
+        return images.float() / 100 + torch.tensor([0.03, 0.02, 0.01])[:, None, None]
 
     prediction = predict_tiled(model, photo, (8, 12), batch_size)
     assert prediction.ids.shape == prediction.confidence.shape == (height, width)
     assert np.array_equal(prediction.ids, photo.argmax(2))
+    scores = model(torch.from_numpy(photo).permute(2, 0, 1)).softmax(0)
+    np.testing.assert_allclose(prediction.confidence, scores.amax(0), atol=1e-4)
+    seen.pop()
     assert {shape[1:] for shape in seen} == {(3, 8, 12)}
     assert max(shape[0] for shape in seen) <= batch_size
 

@@ -89,7 +89,7 @@ class Street:
 
     def crossed(self, z: float) -> bool:
         """Say whether a crossing road leaves no room for things at depth z."""
-        return self.crossing[0] - 1 < z < self.crossing[1] + 1
+        return self.crossing[0] - 1 <= z <= self.crossing[1] + 1
 
 
 @lru_cache(maxsize=1)
@@ -220,14 +220,14 @@ def paint_ground(
         paint &= (z < street.zebra - 1) | (z > street.zebra + 4.5)
         bars = (x - 1.1 * np.floor(x / 1.1) < 0.55) & (out < street.road - 0.3)
         paint |= (z > street.zebra) & (z < street.zebra + 3.5) & bars
-    asphalt = rng.uniform(84, 116) * (1 + 0.045 * grain + 0.07 * patch)
+    asphalt = rng.uniform(82, 108) * (1 + 0.045 * grain + 0.07 * patch)
     asphalt *= 1 - 0.10 * np.exp(-(((out - street.road * 0.36) / 0.9) ** 2))  # where wheels have run
     asphalt *= np.where((out > street.road - 0.3) & ~crossing, np.float32(0.8), np.float32(1.0))
     asphalt = np.where(paint, 196 + 10 * grain, asphalt)
     tile = rng.uniform(0.5, 1.0)
     joint = np.maximum(0.03, pixel * 0.4)
     seams = (x - tile * np.floor(x / tile) < joint) | (z - tile * np.floor(z / tile) < joint)
-    slabs = rng.uniform(146, 186) * (1 + 0.035 * grain + 0.045 * patch)
+    slabs = rng.uniform(158, 194) * (1 + 0.035 * grain + 0.045 * patch)
     slabs *= 1 - 0.25 * seams * np.clip(1.2 - z / 14, 0, 1)
     slabs = np.where(out < street.road + 0.22, 190 + 6 * grain, slabs)
 
@@ -239,7 +239,7 @@ def paint_ground(
     lit = 1 - np.asarray(soft, np.float32) / 255
     grey = np.where(on_road, asphalt, slabs)
     air = 1 - np.exp(-light.density * z)
-    slab_hue = ((1.06, 1.0, 0.92), (1.0, 1.0, 0.98))[rng.integers(2)]
+    slab_hue = ((1.10, 1.0, 0.88), (1.06, 1.0, 0.92))[rng.integers(2)]
     for channel, (road, slab) in enumerate(zip((0.98, 1.0, 1.03), slab_hue, strict=True)):
         ambient, sun, haze = (float(part[channel]) for part in (light.ambient, light.sun, light.haze))
         seen = grey * np.where(on_road, np.float32(road), np.float32(slab))

@@ -1,4 +1,4 @@
-"""The things of a generated street, built of polygons in metres: houses, trees, cars, persons, lamps and signs."""
+"""The things of a generated street, built of polygons in metres: houses, trees, cars, persons, street lamps."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,6 @@ from vitseg.data.scene import Canvas, Color, Light, noise
 
 Sprite = tuple[Image.Image, Image.Image]
 """Leaves and their mask."""
-
 
 WALLS = (
     (214, 200, 172), (200, 180, 150), (178, 112, 84), (156, 96, 76), (208, 208, 202), (172, 172, 168),
@@ -28,8 +27,8 @@ def draw_building(
     middle, ridge = (face + back) / 2, height + rng.uniform(1.5, 4.0)
     wall = np.array(WALLS[rng.integers(len(WALLS))]) * rng.uniform(0.9, 1.1)
     trim = wall * rng.choice([0.72, 1.15])
-    shop = wall * 0.4 + rng.uniform(30, 110, 3) * 0.6 if rng.random() < 0.6 else wall * 0.85
-    sign = rng.uniform(40, 200, 3) * 0.6 + 40
+    shop = wall * 0.5 + rng.uniform(30, 100, 3) * 0.5 if rng.random() < 0.6 else wall * 0.85
+    sign = rng.uniform(40, 190, 3) * 0.4 + wall * 0.3
     floor, ground, wide = rng.uniform(2.9, 3.6), rng.uniform(3.4, 4.2), rng.uniform(2.4, 3.4)
     share, tall = rng.uniform(0.42, 0.66), rng.uniform(0.45, 0.6)
 
@@ -87,7 +86,7 @@ def leaf_sprite(rng: np.random.Generator, light: Light, size: int) -> Sprite:
     cell = 150 / size
     down, across = (np.arange(size) * cell + shift[0])[:, None], (np.arange(size) * cell + shift[1])[None]
     coarse, fine = noise(down, across), noise(down * 3.1, across * 3.1)
-    inside = 1 - x * x * rng.uniform(1.0, 1.5) - y * y * rng.uniform(1.0, 1.3) + 0.22 * coarse + 0.05 * fine > 0.12
+    inside = 1 - x * x * rng.uniform(1.0, 1.5) - y * y * rng.uniform(1.0, 1.3) + 0.18 * coarse + 0.03 * fine > 0.12
     bumps = noise(down, across) - noise(down + 6, across + 4 * light.side)
     shade = np.clip(0.42 - 0.28 * y + 0.16 * x * light.side + 0.30 * bumps + 0.10 * fine, 0.05, 1.1)[..., None]
     dark = np.array([30, 44, 20], np.float32) * rng.uniform(0.7, 1.2)
@@ -127,8 +126,8 @@ def _stand(outline: np.ndarray, z: float) -> np.ndarray:
 
 
 PAINTS = (
-    (225, 226, 228), (170, 174, 180), (96, 100, 106), (36, 38, 42), (36, 62, 122), (150, 30, 32),
-    (196, 190, 176), (40, 78, 66), (120, 150, 176), (180, 120, 50),
+    (225, 226, 228), (170, 174, 180), (110, 116, 124), (36, 38, 42), (36, 62, 132), (122, 26, 32),
+    (206, 210, 214), (36, 84, 78), (112, 148, 182), (64, 92, 150),
 )  # fmt: skip
 BODIES = (  # outlines from the side, rear bumper over the roof to front bumper: (metres along, metres up)
     ((0, 0.28), (0, 0.62), (0.08, 0.98), (0.5, 1.42), (2.2, 1.46), (3.0, 1.0), (3.85, 0.78), (3.95, 0.28)),
@@ -208,18 +207,18 @@ def _limb(start: tuple[float, float], end: tuple[float, float], thick: tuple[flo
     return outline
 
 
-CLOTHES = (
-    (36, 40, 52), (64, 66, 72), (150, 40, 42), (52, 78, 130), (196, 190, 178), (190, 146, 60), (70, 98, 72),
-    (120, 84, 62), (176, 96, 120), (30, 30, 34), (92, 120, 150), (214, 120, 50),
+CLOTHES = (  # livelier than those of most people: what a small model can tell from cars
+    (206, 54, 44), (228, 122, 40), (234, 190, 66), (200, 62, 122), (150, 44, 92), (238, 140, 110),
+    (122, 62, 150), (186, 84, 40), (220, 80, 80), (160, 30, 48),
 )  # fmt: skip
 
 
 def draw_person(canvas: Canvas, rng: np.random.Generator, x: float, z: float, height: float) -> None:
     """Draw somebody who walks or stands at (x, z), from the front, from behind or turned a little."""
-    scale, turned = height / 1.75, rng.uniform(0.75, 1.1)
+    scale, turned = height / 1.75, rng.uniform(0.95, 1.2)
     stride, swing, side = rng.uniform(-0.2, 0.2), rng.uniform(-0.12, 0.12), canvas.light.side
     top, trousers = (np.array(CLOTHES[rng.integers(len(CLOTHES))]) * rng.uniform(0.8, 1.2) for _ in range(2))
-    trousers = trousers * 0.4 + np.array([22, 24, 32]) * 0.8
+    trousers = trousers * 0.3 + np.array([26, 26, 42])
     skin = np.array([(226, 182, 150), (198, 148, 112), (140, 96, 70), (96, 64, 48)][rng.integers(4)])
     hair = np.array([(40, 30, 24), (92, 66, 42), (170, 140, 90), (120, 116, 112)][rng.integers(4)])
 
@@ -250,36 +249,24 @@ def draw_person(canvas: Canvas, rng: np.random.Generator, x: float, z: float, he
         part(_limb((side * 0.25, 0.98), (side * 0.27, 0.80), (0.10, 0.13)), bag)
 
 
-SIGNS = (  # corners, turned by, rim, inside
-    (3, np.pi / 2, (205, 30, 36), (240, 240, 236)),
-    (4, np.pi / 4, (28, 72, 170), (44, 96, 196)),
-    (16, 0.0, (205, 30, 36), (240, 240, 236)),
-)
+METALS = ((70, 76, 78), (52, 58, 56), (92, 96, 98), (48, 48, 52))
 
 
-def draw_pole(canvas: Canvas, rng: np.random.Generator, x: float, z: float, sign: bool) -> None:
-    """Draw a street lamp at (x, z) whose arm reaches over the road, or the post of a traffic sign."""
-    camera, inward = canvas.camera, -math.copysign(1.0, x)
-    radius = max(rng.uniform(0.10, 0.15), 0.0063 * camera.width * z / camera.focal)
-    height = rng.uniform(2.9, 3.4) if sign else rng.uniform(5.0, 7.5)
-    metal = np.array([(112, 116, 120), (70, 78, 74), (146, 148, 150), (58, 58, 62)][rng.integers(4)])
+def draw_lamp(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
+    """Draw a street lamp at (x, z) whose arm reaches over the road."""
+    inward, height = -math.copysign(1.0, x), rng.uniform(4.6, 7.0)
+    # at least 4 pixels of a picture 256 wide: thinner ones are lost on patches
+    radius = max(rng.uniform(0.13, 0.17), 0.0090 * canvas.camera.width * z / canvas.camera.focal)
+    metal = np.array(METALS[rng.integers(len(METALS))])
 
-    def bar(outline: np.ndarray, color: Color, lit: float, label: str = "pole") -> None:
-        canvas.faces(_stand(outline, z), color, lit, label)
+    def bar(outline: np.ndarray, tone: float) -> None:
+        canvas.faces(_stand(outline, z), metal * tone, 0.5, "pole")
 
-    if not sign:
-        reach = x + inward * rng.uniform(1.2, 2.2)
-        bar(_limb((x, height - 0.1), (reach, height + 0.35), (radius * 0.8, radius * 0.6)), metal, 0.4)
-        bar(_limb((reach, height + 0.35), (reach + inward * 0.6, height + 0.4), (0.13, 0.10)), metal * 0.7, 0.4)
-    for left, right, tone in ((-1.0, 1.0, 0.55), (-0.35, 1.0, 0.95), (0.25, 0.7, 1.35)):
-        edge = np.array([left, right, right * 0.8, left * 0.8]) * radius * canvas.light.side + x
-        bar(np.stack([edge, [0, 0, height, height]], -1), metal * tone, 0.5)
-    foot = np.array([-1, -1, 1, 1]) * radius * 1.2 + x
-    bar(np.stack([foot, [0, 0.6, 0.6, 0]], -1), metal * 0.7, 0.5)
-    if sign:
-        kind, size = rng.integers(3), rng.uniform(0.42, 0.52)
-        corners, turned, outer, inner = SIGNS[kind]
-        turn = np.linspace(0, 2 * np.pi, corners + 1)[:-1] + turned
-        for share, color in ((1.0, outer), (0.72, inner)):
-            plate = np.stack([np.cos(turn), np.sin(turn)], -1) * size * share
-            bar(plate + np.array([x, height - 0.3]), color, 0.6, "traffic sign")
+    reach, top = x + inward * rng.uniform(1.2, 2.2), height + 0.35
+    bar(_limb((x, height - 0.1), (reach, top), (radius * 0.9, radius * 0.8)), 0.9)
+    bar(_limb((reach, top), (reach + inward * 0.6, top + 0.05), (radius, radius * 0.8)), 0.7)
+    for left, right, tone in ((-1.0, 1.0, 0.55), (-0.35, 1.0, 0.95), (0.25, 0.7, 1.4)):
+        edge = np.array([left, right, right * 0.85, left * 0.85]) * radius * canvas.light.side + x
+        bar(np.stack([edge, [0, 0, height, height]], -1), tone)
+    foot = np.array([-1, -1, 1, 1]) * radius * 1.25 + x
+    bar(np.stack([foot, [0, 0.6, 0.6, 0]], -1), 0.7)

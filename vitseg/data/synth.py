@@ -100,9 +100,9 @@ def draw_scene(seed: Seed, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarra
     width, height = size[0] * fine, size[1] * fine
     street, light = _plan_street(rng), _choose_light(rng)
     camera = Camera(
-        width, height, focal=width * rng.uniform(0.85, 1.1), center=width * rng.uniform(0.42, 0.58),
-        horizon=height * rng.uniform(0.42, 0.52), eye=rng.uniform(1.35, 2.0),
-        shift=street.road * rng.uniform(-0.1, 0.45), bend=rng.uniform(-0.0012, 0.0012),
+        width, height, focal=width * rng.uniform(0.95, 1.08), center=width * rng.uniform(0.46, 0.54),
+        horizon=height * rng.uniform(0.44, 0.50), eye=rng.uniform(1.4, 1.9),
+        shift=street.road * rng.uniform(0.1, 0.4), bend=rng.uniform(-0.001, 0.001),
     )  # fmt: skip
     plan = _Plan(street, light, [things.leaf_sprite(rng, light, max(24, width // 5)) for _ in range(3)])
     plan.furnish(rng)
@@ -119,24 +119,24 @@ def draw_scene(seed: Seed, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarra
 
 
 def _plan_street(rng: np.random.Generator) -> Street:
-    road = rng.uniform(3.8, 6.0)
+    road = rng.uniform(3.8, 4.8)
     crossing, zebra = (0.0, 0.0), 0.0
     if rng.random() < 0.35:
-        start = rng.uniform(16, 34)
+        start = rng.uniform(13, 24)
         crossing, zebra = (start, start + rng.uniform(7, 10)), start - 4.5
     elif rng.random() < 0.4:
-        zebra = rng.uniform(7, 30)
-    facades = {side: road + rng.uniform(3.0, 5.0) for side in (-1, 1)}
+        zebra = rng.uniform(7, 16)
+    facades = {side: road + rng.uniform(4.0, 5.6) for side in (-1, 1)}
     return Street(road, facades, crossing, zebra, bool(rng.random() < 0.85), bool(rng.random() < 0.35))
 
 
 def _choose_light(rng: np.random.Generator) -> Light:
     """Choose a time of day and weather: sun, sky light, haze, its density a metre, share of lit windows."""
     sun, ambient, haze, density, windows = (
-        ((0.66, 0.61, 0.52), (0.46, 0.49, 0.56), (200, 216, 234), 0.004, 0.0),  # noon
-        ((0.56, 0.52, 0.45), (0.50, 0.52, 0.55), (218, 220, 220), 0.008, 0.0),  # hazy
-        ((0.10, 0.10, 0.10), (0.80, 0.82, 0.86), (212, 216, 220), 0.010, 0.1),  # overcast
-        ((0.74, 0.52, 0.30), (0.42, 0.42, 0.48), (240, 212, 176), 0.006, 0.12),  # evening
+        ((0.54, 0.50, 0.44), (0.54, 0.56, 0.62), (200, 216, 234), 0.004, 0.0),  # noon
+        ((0.46, 0.43, 0.38), (0.58, 0.59, 0.62), (218, 220, 220), 0.007, 0.0),  # hazy
+        ((0.10, 0.10, 0.10), (0.84, 0.85, 0.88), (212, 216, 220), 0.009, 0.1),  # overcast
+        ((0.60, 0.46, 0.30), (0.50, 0.48, 0.51), (240, 214, 180), 0.005, 0.12),  # evening
     )[rng.choice(4, p=(0.35, 0.25, 0.25, 0.15))]
     exposure = rng.uniform(0.9, 1.15)
     return Light(
@@ -148,7 +148,7 @@ def _choose_light(rng: np.random.Generator) -> Light:
 class _Plan:
     """What stands in a street: drawings with their depths in metres, and the shadows they cast on the ground."""
 
-    def __init__(self, street: Street, light: Light, sprites: list[tuple[Image.Image, Image.Image]]) -> None:
+    def __init__(self, street: Street, light: Light, sprites: list[things.Sprite]) -> None:
         self.street, self.light, self.sprites = street, light, sprites
         self.items: list[Item] = []
         self.shadows: list[np.ndarray] = []
@@ -163,8 +163,8 @@ class _Plan:
             self._plots(rng, side)
             self._pavement(rng, side)
             self._traffic(rng, side)
-        for _ in range(rng.integers(0, 4)):
-            z = (self.street.zebra or rng.uniform(10, 20)) + rng.uniform(0.5, 3)
+        for _ in range(rng.integers(1, 5)):
+            z = (self.street.zebra or rng.uniform(8, 14)) + rng.uniform(0.5, 3)
             self._person(rng, rng.uniform(-0.7, 0.7) * self.street.road, z)
 
     def _add(self, depth: float, draw: Callable[..., None], *args: object) -> None:
@@ -209,27 +209,26 @@ class _Plan:
             z = end if rng.random() < 0.8 else end + rng.uniform(1.5, 4)
 
     def _pavement(self, rng: np.random.Generator, side: int) -> None:
-        """Put trees, lamps, signs and persons along one side."""
+        """Put trees, lamps and persons along one side."""
         edge, crossed = self.street.road + 0.7, self.street.crossed
         if rng.random() < 0.6:
             for z in np.arange(rng.uniform(8, 14), 90, rng.uniform(8, 13)):
                 if not crossed(z):
                     self._add(z, things.draw_tree, self.sprites, side * (edge + 0.4), z)
                     self._shadow(side * (edge + 0.4), z, 0.2, 0.3, 2.5)
-        for z in np.arange(rng.uniform(4.5, 9), 32, rng.uniform(8, 12)):
+        for z in np.arange(rng.uniform(7, 11), 26, rng.uniform(6, 9)):
             if not crossed(z):
-                sign = bool(rng.random() < 0.4)
-                self._add(z, things.draw_pole, side * edge, z, sign)
-                self._shadow(side * edge, z, 0.12, 0.2, 3.0 if sign else 6.0)
-        for _ in range(rng.integers(2, 5)):
-            self._person(rng, side * (self.street.road + rng.uniform(0.9, 2.4)), rng.uniform(6, 24))
+                self._add(z, things.draw_lamp, side * edge, z)
+                self._shadow(side * edge, z, 0.12, 0.2, 6.0)
+        for _ in range(rng.integers(3, 7)):
+            self._person(rng, side * (self.street.road + rng.uniform(0.8, 2.4)), rng.uniform(8, 16))
 
     def _traffic(self, rng: np.random.Generator, side: int) -> None:
         """Put parked cars along one kerb, and drive others on the lane beside it."""
-        full = 0.65 if rng.random() < 0.7 else 0.0
-        parked = np.arange(rng.uniform(5, 12), 70, 6.2)
+        full = 0.6 if rng.random() < 0.5 else 0.0
+        parked = np.arange(rng.uniform(6, 12), 45, 6.2)
         places = [(self.street.road - 1.15, z) for z in parked if rng.random() < full]
-        driven = np.arange(rng.uniform(9, 30), 80, rng.uniform(12, 30))
+        driven = np.arange(rng.uniform(8, 18), 60, rng.uniform(12, 25))
         places += [(self.street.road * 0.36, z) for z in driven]
         for x, z in places:
             if x < 0.5 * self.street.road or not (self.street.crossed(z - 1) or self.street.crossed(z + 5)):

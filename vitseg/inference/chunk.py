@@ -155,4 +155,6 @@ def _loaded(folder: str, sha256: str) -> Bundle:
     bundle = load_bundle(Path(folder))
     if bundle.sha256 != sha256:
         raise DataError(f"the model in {folder} has sha256 {bundle.sha256}, but {sha256} was planned")
+    if torch.cuda.is_available():
+        bundle.model.to("cuda")
     return bundle

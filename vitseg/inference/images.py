@@ -118,7 +118,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(np.clip(floats * scale, 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "P":
         image = image.convert("RGBA")  # straight to RGB, Pillow warns about palettes with transparency
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _shrink(image: Image.Image, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:

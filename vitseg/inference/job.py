@@ -22,7 +22,7 @@ RESERVED = "_vitseg"
 PICTURES = {"color": "png", "overlay": "jpg", "confidence": "png"}
 """Pictures that `also` can ask for, and the format of each."""
 MAX_PIXELS = 200_000_000
-_NAME_BYTES = 255  # of one file or folder name, in every usual file system
+_NAME_BYTES = 255  # of one name between slashes: in usual file systems, and in S3 servers that store files
 _PATH_BYTES = 4000  # of a whole path: Linux takes 4,096, with the part file that precedes a write
 _KEY_BYTES = 1024  # of a whole key, in S3
 
@@ -142,6 +142,6 @@ def key_problem(key: str, dest: Store) -> str | None:
     parts = encoded.split(b"/")
     if isinstance(dest, LocalStore) and (b"\0" in encoded or any(part in (b"", b".", b"..") for part in parts)):
         return "the key can't be a path in a folder: it has an empty, . or .. part"
-    if isinstance(dest, LocalStore) and max(len(part) for part in parts) > _NAME_BYTES:
+    if max(len(part) for part in parts) > _NAME_BYTES:
         return "the name is too long for a mask under DEST"
     return None

@@ -21,6 +21,7 @@ from vitseg.masks import (
     encode_mask,
     encode_picture,
     overlay,
+    renumber,
 )
 from vitseg.model.bundle import Bundle
 from vitseg.storage import ObjectInfo, Store
@@ -98,7 +99,7 @@ def write_object(setting: Setting, task: Task, prediction: Prediction, seconds: 
         DataError: the model's scores are not numbers.
     """
     job, info = setting.job, task.info
-    ids = setting.numbers[prediction.ids]
+    ids = renumber(prediction.ids, setting.numbers)
     metadata = {
         "source-etag": info.etag,
         "source-key": info.key,

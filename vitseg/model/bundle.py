@@ -120,7 +120,7 @@ def load_bundle(folder: Path) -> Bundle:
         with torch.device("meta"):
             model = Segmenter(arch, image_size, len(classes))
         _check_classes(classes, model.classes)
-    except (DataError, UsageError, TypeError) as error:
+    except (DataError, UsageError, TypeError, OverflowError) as error:
         raise DataError(f"{folder / CONFIG} describes no network: {error}") from error
     if config["target"] != arch.target:
         raise DataError(f"{folder / CONFIG}: target {config['target']!r}, but the architecture's is {arch.target!r}")

@@ -37,7 +37,7 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tenso
     """Put flattened patches together again: (B, N, P·P·C) -> (B, C, H, W), the inverse of `patchify`.
 
     The result lies in memory as (B, H, W, C), torch's `channels_last`: the channels of a pixel stay together,
-    which halves the copy here and suits a softmax over them.
+    as a softmax over them and a loss of one row a pixel want it.
     """
     height, width = grid
     pixels = rearrange(

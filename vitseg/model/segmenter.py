@@ -40,7 +40,9 @@ class Segmenter(nn.Module):
         self.decoder = PixelDecoder(arch, channels=classes if arch.target == "classes" else 3)
         self.apply(_initialise)
         # Nearly nothing is claimed before anything is learned: all classes equal, or mid-grey.
-        nn.init.trunc_normal_(self.decoder.mlp.layers[-1].weight, std=0.02)
+        head = self.decoder.mlp.layers[-1]
+        assert isinstance(head, nn.Linear)
+        nn.init.trunc_normal_(head.weight, std=0.02)
 
     def forward(self, images: Tensor) -> Tensor:
         """Segment photographs (B, 3, H, W), uint8 or float, 0–255.

@@ -9,7 +9,7 @@ _START = '{"event": '
 
 def say(event: str, **values: Any) -> None:
     """Write one event to standard output, in one piece: all ranks share the pipe."""
-    sys.stdout.write(_START + json.dumps(event) + ", " + json.dumps(values)[1:] + "\n")
+    sys.stdout.write(json.dumps({"event": event, **values}) + "\n")
     sys.stdout.flush()
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vitseg.config import Recipe, recipe_from
-from vitseg.data.manifest import Manifest
+from vitseg.data.manifest import Manifest, checked, parse_json
 from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.storage import join, open_store
 
@@ -63,15 +63,20 @@ def read_job(folder: str) -> Job | None:
     """
     store = open_store(folder)
     try:
-        data = json.loads(store.read("job.json"))
+        data = store.read("job.json")
     except NotFoundError:
         return None
-    except ValueError as error:
-        raise DataError(f"{store.uri('job.json')} is damaged: remove the folder to train anew") from error
+    try:
+        return checked(lambda: _from_json(folder, parse_json(data)))
+    except (DataError, UsageError) as error:
+        raise DataError(f"{store.uri('job.json')} can't be used: remove the folder to train anew ({error})") from error
+
+
+def _from_json(folder: str, data: Mapping[str, Any]) -> Job:
     if data.get("schema") != SCHEMA:
-        raise DataError(f"{store.uri('job.json')} was written by another version of vitseg")
-    recipe = recipe_from(data["recipe"])
-    return Job(folder, data["shards"], data["fingerprint"], recipe, data["run_id"], data["result"])
+        raise DataError("written by another version of vitseg")
+    recipe, result = recipe_from(data["recipe"]), dict(data["result"])
+    return Job(folder, data["shards"], data["fingerprint"], recipe, data["run_id"], result)
 
 
 def finish_job(job: Job, result: Mapping[str, Any]) -> Job:

@@ -1,0 +1,110 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from vitseg.errors import DataError
+from vitseg.metrics import Scores, confusion_matrix, mean_absolute_error
+
+CLASSES = 4
+IDS = st.integers(0, CLASSES - 1)
+SHAPE = (2, 3, 4)
+TRUTHS = arrays.arrays(np.uint8, SHAPE, elements=IDS | st.just(255))
+PREDICTIONS = arrays.arrays(np.uint8, SHAPE, elements=IDS)
+
+
+@given(truth=TRUTHS, predicted=PREDICTIONS)
+def test_scores_are_those_of_a_loop_over_pixels(truth, predicted):
+    matrix = confusion_matrix(torch.from_numpy(truth), torch.from_numpy(predicted), CLASSES)
+    scores = Scores.from_confusion(matrix)
+    right = labelled = 0
+    counts = [{"tp": 0, "fp": 0, "fn": 0} for _ in range(CLASSES)]
+    for true, guess in zip(truth.flat, predicted.flat, strict=True):
+        if true == 255:
+            continue
+        labelled += 1
+        right += int(true == guess)
+        if true == guess:
+            counts[true]["tp"] += 1
+        else:
+            counts[guess]["fp"] += 1
+            counts[true]["fn"] += 1
+    ious = [c["tp"] / sum(c.values()) if sum(c.values()) else None for c in counts]
+    assert list(scores.per_class_iou) == pytest.approx(ious)
+    if labelled:
+        assert scores.pixel_accuracy == pytest.approx(right / labelled)
+        assert scores.miou == pytest.approx(np.mean([iou for iou in ious if iou is not None]))
+    else:
+        assert math.isnan(scores.pixel_accuracy)
+        assert math.isnan(scores.miou)
+    json.dumps(scores.to_json(), allow_nan=False)
+
+
+@given(truth=TRUTHS, predicted=PREDICTIONS)
+def test_matrices_of_parts_add_up(truth, predicted):
+    truth, predicted = torch.from_numpy(truth), torch.from_numpy(predicted)
+    parts = [confusion_matrix(truth[i], predicted[i], CLASSES) for i in range(2)]
+    whole = confusion_matrix(truth, predicted, CLASSES)
+    assert torch.equal(parts[0] + parts[1], whole)
+    assert int(whole.sum()) == int((truth != 255).sum())
+
+
+def test_rows_are_truth_and_columns_predictions():
+    matrix = confusion_matrix(torch.tensor([0, 0, 0, 1, 255]), torch.tensor([0, 1, 1, 1, 0]), 3)
+    assert matrix.dtype == torch.int64
+    assert matrix.tolist() == [[1, 2, 0], [0, 1, 0], [0, 0, 0]]
+
+
+def test_a_class_that_is_nowhere_is_left_out_of_the_mean():
+    scores = Scores.from_confusion(torch.tensor([[1, 2, 0], [0, 1, 0], [0, 0, 0]]))
+    assert scores.per_class_iou == pytest.approx((1 / 3, 1 / 3, None))
+    assert scores.miou == pytest.approx(1 / 3)
+    assert scores.pixel_accuracy == 0.5
+    assert scores.to_json()["per_class_iou"][2] is None
+
+
+def test_a_class_that_is_only_predicted_counts_as_zero():
+    scores = Scores.from_confusion(torch.tensor([[3, 1], [0, 0]]))
+    assert scores.per_class_iou == (0.75, 0.0)
+    assert scores.miou == 0.375
+
+
+def test_where_nothing_is_labelled_there_is_no_score():
+    matrix = confusion_matrix(torch.full((2, 2), 255), torch.zeros(2, 2, dtype=torch.uint8), 3)
+    assert Scores.from_confusion(matrix).to_json() == {
+        "miou": None, "pixel_accuracy": None, "per_class_iou": [None, None, None]
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", [-1, 3, 255])
+@pytest.mark.parametrize("truth", [0, 255])
+def test_predictions_out_of_range_are_refused_even_where_nothing_is_labelled(bad, truth):
+    with pytest.raises(DataError, match="prediction is outside 0-2"):
+        confusion_matrix(torch.tensor([truth, 0]), torch.tensor([bad, 0]), 3)
+
+
+def test_labels_out_of_range_and_other_shapes_are_refused():
+    with pytest.raises(DataError, match="label is outside 0-2"):
+        confusion_matrix(torch.tensor([3]), torch.tensor([0]), 3)
+    with pytest.raises(DataError, match="differ in shape"):
+        confusion_matrix(torch.zeros(2, 2), torch.zeros(4), 3)
+
+
+def test_uint8_ids_of_many_classes_do_not_overflow():
+    matrix = confusion_matrix(torch.tensor([254], dtype=torch.uint8), torch.tensor([253], dtype=torch.uint8), 255)
+    assert int(matrix[254, 253]) == 1
+
+
+def test_mean_absolute_error_counts_valid_pixels_only():
+    colors = torch.tensor([[0.2, 0.4, 0.6], [0.5, 0.5, 0.0], [0.9, 0.9, 0.9]]).T.reshape(1, 3, 1, 3)
+    truth = torch.tensor([[0.2, 0.4, 0.6], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]).T.reshape(1, 3, 1, 3)
+    valid = torch.tensor([[[True, True, False]]])
+    assert mean_absolute_error(colors, truth, valid) == pytest.approx(1 / 6)
+    assert math.isnan(mean_absolute_error(colors, truth, torch.zeros(1, 1, 3, dtype=torch.bool)))
+    with pytest.raises(DataError, match="differ in shape"):
+        mean_absolute_error(colors, truth[..., :2], valid)

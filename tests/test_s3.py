@@ -1,0 +1,185 @@
+"""The S3 store against a real S3 server: SeaweedFS, as `vitseg stack` starts it."""
+
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+
+from vitseg import s3 as s3_module
+from vitseg.errors import AccessError, NotFoundError, StorageError, UsageError, VitsegError
+from vitseg.s3 import S3Store
+from vitseg.storage import content_md5, open_store
+
+KEYS = ["plain", "two words.png", "50% off", "100%25", "straße/雪 ☃.jpg", "a+b&c=d?e#f", "deep/er/key.tar"]
+
+
+@pytest.fixture
+def store(s3: str) -> S3Store:
+    """Return a store on a prefix that no other test uses."""
+    opened = open_store(f"{s3}/test-{secrets.token_hex(6)}")
+    assert isinstance(opened, S3Store)
+    return opened
+
+
+@pytest.fixture
+def fresh_client(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Let a test change the AWS_ variables; the next client reads them, without waiting between its retries."""
+    monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda seconds: None))
+    s3_module._client_of.cache_clear()
+    yield monkeypatch
+    monkeypatch.undo()
+    s3_module._client_of.cache_clear()
+
+
+def everything(store: S3Store) -> dict[str, object]:
+    """Every call that talks to the server."""
+    return {
+        "list": lambda: list(store.list()),
+        "stat": lambda: store.stat("key"),
+        "metadata": lambda: store.metadata("key"),
+        "read": lambda: store.read("key"),
+        "write": lambda: store.write("key", b"data"),
+        "delete": lambda: store.delete("key"),
+    }
+
+
+def refusal(call: object, kind: type[VitsegError]) -> str:
+    """Return the text of an error, which is one line and holds no secret."""
+    with pytest.raises(kind) as caught:
+        call()  # type: ignore[operator]
+    assert type(caught.value) is kind
+    text = str(caught.value)
+    assert len(text.splitlines()) == 1
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in text
+    return text
+
+
+def test_what_is_written_is_listed_and_read(store: S3Store) -> None:
+    for number, key in enumerate(KEYS):
+        assert store.write(key, f"content {number}".encode())
+    assert {info.key: info.size for info in store.list()} == dict.fromkeys(KEYS, len("content 0"))
+    assert [store.read(key) for key in KEYS] == [f"content {number}".encode() for number in range(len(KEYS))]
+    assert [store.stat(info.key) for info in store.list()] == list(store.list())
+    assert {info.key for info in store.list("deep/")} == {"deep/er/key.tar"}
+    assert {info.key for info in store.list("50%")} == {"50% off"}
+    for key in KEYS:
+        store.delete(key)
+    assert list(store.list()) == []
+
+
+def test_a_new_content_has_a_new_etag(store: S3Store) -> None:
+    store.write("key", b"one")
+    first = store.stat("key")
+    store.write("key", b"two")
+    assert store.read("key") == b"two"
+    assert first != store.stat("key")
+
+
+def test_what_is_not_there(store: S3Store) -> None:
+    assert store.stat("nothing") is None
+    assert store.metadata("nothing") == {}
+    assert list(store.list()) == []
+    store.delete("nothing")
+    assert store.uri("nothing") in refusal(lambda: store.read("nothing"), NotFoundError)
+
+
+def test_neighbours_with_a_longer_name_are_not_in_the_store(s3: str, store: S3Store) -> None:
+    store.write("a", b"")
+    open_store(f"{store.root}-other").write("b", b"")
+    assert [info.key for info in store.list()] == ["a"]
+
+
+def test_folder_markers_are_not_objects(store: S3Store) -> None:
+    s3_module.client().put_object(Bucket=store.bucket, Key=f"{store.prefix}/folder/", Body=b"")
+    store.write("folder/file", b"x")
+    assert [info.key for info in store.list()] == ["folder/file"]
+
+
+def test_metadata_comes_back_as_it_went_in(store: S3Store) -> None:
+    metadata = {"model": "straße 雪", "version": "models:/seg@champion", "share": "100%25", "padded": " a  b\n"}
+    store.write("key", b"data", metadata=metadata)
+    assert store.metadata("key") == metadata
+
+
+def test_md5_is_of_the_content_however_it_was_uploaded(store: S3Store) -> None:
+    store.write("plain", b"some content")
+    client, place = s3_module.client(), {"Bucket": store.bucket, "Key": f"{store.prefix}/parts"}
+    upload = client.create_multipart_upload(**place)["UploadId"]
+    part = client.upload_part(**place, UploadId=upload, PartNumber=1, Body=b"some content")
+    parts = {"Parts": [{"ETag": part["ETag"], "PartNumber": 1}]}
+    client.complete_multipart_upload(**place, UploadId=upload, MultipartUpload=parts)
+    assert [store.md5(info) for info in store.list()] == [content_md5(b"some content")] * 2
+
+
+def test_more_objects_than_a_page(store: S3Store) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda number: store.write(f"{number:04d}", b""), range(1003)))
+    assert [info.key for info in store.list()] == [f"{number:04d}" for number in range(1003)]
+
+
+def test_one_of_many_writers_creates_an_object(store: S3Store) -> None:
+    for round_ in range(3):
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(lambda n, key=f"lock{round_}": store.write(key, bytes([n]), if_absent=True), range(8)))
+        assert won.count(True) == 1
+        assert store.read(f"lock{round_}") == bytes([won.index(True)])
+    assert store.write("lock0", b"later", if_absent=True) is False
+
+
+def test_a_wrong_secret_is_an_access_error(store: S3Store, fresh_client: pytest.MonkeyPatch) -> None:
+    fresh_client.setenv("AWS_SECRET_ACCESS_KEY", "a-wrong-secret-of-mine")
+    for call in everything(store).values():
+        assert "check AWS_ACCESS_KEY_ID" in refusal(call, AccessError)
+
+
+def test_an_unknown_key_is_an_access_error(store: S3Store, fresh_client: pytest.MonkeyPatch) -> None:
+    fresh_client.setenv("AWS_ACCESS_KEY_ID", "AKIANOBODY")
+    for call in everything(store).values():
+        assert "check AWS_ACCESS_KEY_ID" in refusal(call, AccessError)
+
+
+def test_no_credentials_at_all(store: S3Store, fresh_client: pytest.MonkeyPatch) -> None:
+    fresh_client.delenv("AWS_ACCESS_KEY_ID")
+    fresh_client.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    fresh_client.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    fresh_client.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    for call in everything(store).values():
+        assert "set AWS_ACCESS_KEY_ID" in refusal(call, AccessError)
+
+
+def test_a_missing_bucket_is_named(s3: str) -> None:
+    # Not `write`: SeaweedFS makes the bucket for an administrator, as the embedded stack's identity is.
+    store = S3Store("no-such-bucket", "prefix")
+    calls = everything(store)
+    for name in ("list", "read"):
+        assert "bucket 'no-such-bucket' does not exist" in refusal(calls[name], NotFoundError)
+    assert store.stat("key") is None
+
+
+def test_a_name_that_no_bucket_has_is_a_usage_error(s3: str) -> None:
+    for call in everything(S3Store("no bucket", "prefix")).values():
+        assert "no bucket" in refusal(call, UsageError)
+
+
+def test_nobody_listens(store: S3Store, fresh_client: pytest.MonkeyPatch) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        fresh_client.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+        for call in everything(store).values():
+            text = refusal(call, StorageError)
+            assert endpoint in text
+            assert "vitseg stack up" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("AWS_ENDPOINT_URL_S3", "localhost:8333"), ("AWS_PROFILE", "no-such-profile")]
+)
+def test_settings_that_make_no_client(store: S3Store, fresh_client: pytest.MonkeyPatch, name: str, value: str) -> None:
+    fresh_client.setenv(name, value)
+    for call in everything(store).values():
+        assert value in refusal(call, UsageError)

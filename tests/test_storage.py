@@ -1,0 +1,232 @@
+"""Folders and fsspec addresses as stores; tests/test_s3.py has the one that is S3."""
+
+import os
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fsspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitseg.errors import NotFoundError, StorageError, UsageError
+from vitseg.s3 import S3Store
+from vitseg.storage import FsspecStore, LocalStore, content_md5, join, open_store
+
+KEYS = ["a b.png", "plain", "sub/deep/雪.jpg", "sub/x%20y"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "store")
+
+
+@pytest.fixture
+def memory() -> FsspecStore:
+    """Return a read-only store that holds KEYS, each with its own name as content."""
+    bucket = f"bucket-{secrets.token_hex(4)}"
+    for key in [*KEYS, "x"]:
+        folder = "photos" if key in KEYS else "photos-of-others"
+        fsspec.filesystem("memory").pipe_file(f"/{bucket}/{folder}/{key}", key.encode())
+    address = f"memory://{bucket}/photos"
+    opened = open_store(address)
+    assert isinstance(opened, FsspecStore)
+    return opened
+
+
+def keys(store: LocalStore | FsspecStore, prefix: str = "") -> list[str]:
+    return sorted(info.key for info in store.list(prefix))
+
+
+def test_addresses_find_their_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert [type(open_store(address)) for address in ("photos", tmp_path, "s3://bucket/a", "memory://b")] == [
+        LocalStore,
+        LocalStore,
+        S3Store,
+        FsspecStore,
+    ]
+    for address in (f"file://{tmp_path}/photos", "~/photos"):
+        opened = open_store(address)
+        assert isinstance(opened, LocalStore)
+        assert opened.folder == tmp_path / "photos"
+    bucket = open_store("s3://bucket/a/b/")
+    assert bucket.uri("key") == "s3://bucket/a/b/key"
+
+
+@pytest.mark.parametrize("address", ["s3://", "s3:///key", "nonsense://x", "s3://key:hunter2@bucket/x"])
+def test_addresses_that_can_not_be(address: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        open_store(address)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_join_sets_single_slashes() -> None:
+    assert join("s3://bucket/", "/a/", "b") == "s3://bucket/a/b"
+    assert join("/", "a") == "/a"
+    assert join("folder", "") == "folder"
+
+
+def test_a_folder_gives_back_what_was_written(store: LocalStore) -> None:
+    assert keys(store) == []
+    for key in KEYS:
+        assert store.write(key, key.encode(), metadata={"ignored": "1"}, content_type="image/png")
+    assert keys(store) == sorted(KEYS)
+    assert [store.read(key).decode() for key in KEYS] == KEYS
+    assert all(store.stat(info.key) == info and info.size == len(info.key.encode()) for info in store.list())
+    assert keys(store, "sub/d") == ["sub/deep/雪.jpg"]
+    assert keys(store, "p") == ["plain"]
+    assert store.metadata("plain") == {}
+    store.delete("plain")
+    assert store.stat("plain") is None
+    assert "plain" not in keys(store)
+
+
+def test_a_new_content_has_a_new_etag(store: LocalStore) -> None:
+    store.write("key", b"one")
+    first = store.stat("key")
+    store.write("key", b"two")
+    assert store.read("key") == b"two"
+    assert store.stat("key") != first
+
+
+def test_what_is_not_there(store: LocalStore) -> None:
+    store.write("file", b"x")
+    for key in ("gone", "gone/deeper", "file/below"):
+        assert store.stat(key) is None
+        with pytest.raises(NotFoundError, match=store.uri(key)):
+            store.read(key)
+        store.delete(key)
+    store.write("folder/file", b"x")
+    assert store.stat("folder") is None
+    with pytest.raises(NotFoundError):
+        store.read("folder")
+
+
+@pytest.mark.parametrize("key", ["../outside", "a/../../outside", "/etc/hostname"])
+def test_no_key_leaves_the_folder(store: LocalStore, key: str) -> None:
+    for call in (store.read, store.stat, store.delete, lambda name: store.write(name, b"x")):
+        with pytest.raises(StorageError, match="would leave"):
+            call(key)
+    assert not (store.folder.parent / "outside").exists()
+
+
+@pytest.mark.parametrize("if_absent", [False, True])
+@pytest.mark.parametrize("key", ["file/below", "file/deep/below", "folder", "x" * 300])
+def test_a_key_that_the_folder_can_not_hold(store: LocalStore, key: str, if_absent: bool) -> None:
+    store.write("file", b"x")
+    store.write("folder/file", b"x")
+    with pytest.raises(StorageError, match="can't write"):
+        store.write(key, b"y", if_absent=if_absent)
+    assert sorted(path.name for path in store.folder.rglob("*")) == ["file", "file", "folder"]
+
+
+def test_trouble_with_a_file_is_a_storage_error(store: LocalStore) -> None:
+    store.write("folder/file", b"x")
+    for call in (lambda: store.stat("x" * 300), lambda: store.read("x" * 300), lambda: store.delete("folder")):
+        with pytest.raises(StorageError):
+            call()
+
+
+def test_a_folder_that_can_not_be_opened_is_not_left_out(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write("open/a", b"x")
+    store.write("shut/b", b"x")
+    real = os.scandir
+
+    def scandir(path: str) -> object:  # root may open everything
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(StorageError, match=r"can't list .*shut: Permission denied"):
+        keys(store)
+
+
+def test_a_failed_write_leaves_the_old_content_alone(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write("key", b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        store.write("key", b"new")
+    assert store.read("key") == b"old"
+    assert [path.name for path in store.folder.iterdir()] == ["key"]
+
+
+def test_parts_of_a_killed_writer_are_not_listed(store: LocalStore) -> None:
+    store.write("key", b"x")
+    (store.folder / ".vitseg-part-0123").write_bytes(b"half")
+    assert keys(store) == ["key"]
+
+
+def test_readers_see_the_old_object_or_the_new_one(store: LocalStore) -> None:
+    contents = [bytes([number]) * 100_000 for number in range(8)]
+    store.write("key", contents[0])
+    with ThreadPoolExecutor(4) as pool:
+        writes = [pool.submit(store.write, "key", content) for content in contents]
+        reads = [pool.submit(store.read, "key") for _ in range(20)]
+    assert all(write.result() for write in writes)
+    assert {read.result() for read in reads} <= set(contents)
+
+
+def test_one_of_many_writers_creates_an_object(store: LocalStore) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda n: store.write("lock", bytes([n]), if_absent=True), range(8)))
+    assert won.count(True) == 1
+    assert store.read("lock") == bytes([won.index(True)])
+    assert [path.name for path in store.folder.iterdir()] == ["lock"]
+
+
+def test_links_are_followed_once(store: LocalStore, tmp_path: Path) -> None:
+    store.write("real/file", b"x")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "photo").write_bytes(b"y")
+    (store.folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (store.folder / "real" / "loop").symlink_to(store.folder)
+    (store.folder / "dangling").symlink_to(tmp_path / "nowhere")
+    assert keys(store) == ["linked/photo", "real/file"]
+
+
+@given(st.binary(max_size=100))
+def test_equal_content_has_an_equal_md5_in_every_store(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    folder = LocalStore(tmp_path_factory.getbasetemp() / "md5")
+    folder.write("key", data)
+    fsspec.filesystem("memory").pipe_file("/md5/key", data)
+    stores = (folder, open_store("memory://md5"))
+    assert {store.md5(info) for store in stores for info in store.list()} == {content_md5(data)}
+
+
+def test_a_file_that_vanished_has_no_md5(store: LocalStore) -> None:
+    store.write("key", b"x")
+    (info,) = store.list()
+    store.delete("key")
+    with pytest.raises(StorageError, match="No such file"):
+        store.md5(info)
+
+
+def test_an_fsspec_address_is_listed_and_read(memory: FsspecStore) -> None:
+    assert keys(memory) == sorted(KEYS)
+    assert keys(memory, "sub/d") == ["sub/deep/雪.jpg"]
+    assert [memory.read(key).decode() for key in KEYS] == KEYS
+    assert all(memory.stat(info.key) == info and info.size == len(info.key.encode()) for info in memory.list())
+    assert memory.uri("plain") == f"{memory.root}/plain"
+    assert memory.metadata("plain") == {}
+
+
+def test_what_is_not_behind_an_fsspec_address(memory: FsspecStore) -> None:
+    assert memory.stat("gone") is None
+    with pytest.raises(NotFoundError, match=memory.uri("gone")):
+        memory.read("gone")
+    assert list(open_store("memory://nobody-was-here").list()) == []
+
+
+def test_an_fsspec_address_is_never_written_to(memory: FsspecStore) -> None:
+    with pytest.raises(UsageError, match="write to a folder or to s3://"):
+        memory.write("key", b"x")
+    with pytest.raises(UsageError, match="can only be read"):
+        memory.delete("plain")
+    assert keys(memory) == sorted(KEYS)

@@ -1,0 +1,51 @@
+"""A model and batches small enough that an epoch takes a moment."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from vitseg.config import Recipe, load_recipe
+from vitseg.data.loader import Batches
+from vitseg.data.manifest import read_manifest
+from vitseg.dist import World
+from vitseg.evaluation import Task
+from vitseg.labels import palette
+from vitseg.model.segmenter import build_model
+from vitseg.storage import open_store
+from vitseg.training.loop import Recorder, Trainer
+
+SMALL = [
+    "model.encoder_projection=24", "model.blocks=1", "model.heads=2", "model.head_width=8", "model.mlp_units=[32]",
+    "model.features_per_patch=16", "model.decoder_projection=16", "model.decoder_mlp_units=[32]",
+    "data.batch_size=8", "run.epochs=3", "run.checkpoint_steps=2", "run.log_steps=1",
+]  # fmt: skip
+
+MakeTrainer = Callable[..., Trainer]
+
+
+def small_recipe(*overrides: str) -> Recipe:
+    return load_recipe("tiny", overrides=[*SMALL, *overrides])
+
+
+@pytest.fixture
+def make_trainer(shards: str, tmp_path: Path) -> MakeTrainer:
+    """Return a function that builds a one-process trainer with checkpoints under a name of the test's own."""
+
+    def make(name: str, recipe: Recipe, recorder: Recorder | None = None, dtype: torch.dtype = torch.float32) -> Trainer:
+        manifest = read_manifest(shards)
+        classes = manifest.classes
+        size = recipe.data.batch_size
+        return Trainer(
+            recipe,
+            World(0, 1, torch.device("cpu")),
+            build_model(recipe.model, manifest.image_size, len(classes), recipe.run.seed).to(dtype),
+            Task(recipe.model.target, len(classes), torch.from_numpy(palette(classes))),
+            Batches(shards, manifest, "train", batch_size=size, flip=recipe.data.flip, seed=recipe.run.seed),
+            Batches(shards, manifest, "val", batch_size=size, shuffle=False, drop_last=False),
+            open_store(tmp_path / name),
+            recorder or Recorder(),
+        )
+
+    return make

@@ -1,0 +1,123 @@
+"""A job is found again by what it is, and read back as it was."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from vitseg.config import load_recipe
+from vitseg.data.manifest import Manifest, ShardInfo, Split
+from vitseg.errors import DataError, UsageError
+from vitseg.labels import train_classes
+from vitseg.training.job import Job, check, finish_job, forget_job, job_folder, read_job, write_job
+
+RECIPE = load_recipe("tiny", overrides=["run.epochs=3"])
+
+
+def manifest(**samples: int) -> Manifest:
+    splits = {
+        name: Split(count, (0,) * 19, (ShardInfo(f"{name}.tar", "0" * 64, 1, count),))
+        for name, count in samples.items()
+    }
+    return Manifest(fingerprint="f" * 64, created="now", image_size=(8, 8), classes=train_classes(), splits=splits)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job(str(tmp_path / "job"), "s3://bucket/shards", "f" * 64, RECIPE, run_id="run1")
+
+
+def test_the_same_data_and_recipe_have_the_same_folder() -> None:
+    folder = job_folder("s3://bucket/shards/", "0123456789abcdef", RECIPE)
+    assert folder == job_folder(
+        "s3://bucket/shards", "0123456789abcdef", load_recipe("tiny", overrides=["run.epochs=3"])
+    )
+    assert folder.startswith("s3://bucket/shards/_vitseg/training/01234567-")
+    others = {
+        job_folder("s3://bucket/shards", "f" * 16, RECIPE),
+        job_folder("s3://bucket/shards", "0123456789abcdef", load_recipe("tiny")),
+        job_folder("s3://bucket/shards", "0123456789abcdef", RECIPE, output="s3://elsewhere/runs/"),
+    }
+    assert len(others - {folder}) == 3
+    assert f"s3://elsewhere/runs/{folder.rpartition('/')[2]}" in others
+
+
+def test_a_job_is_read_as_it_was_written(job: Job) -> None:
+    assert read_job(job.folder) is None
+    write_job(job)
+    assert read_job(job.folder) == job
+    assert job.checkpoints == f"{job.folder}/checkpoints"
+
+
+def test_a_finished_job_says_so(job: Job) -> None:
+    finished = finish_job(job, {"version": 3, "metrics": {"miou": 0.5}})
+    assert read_job(job.folder) == finished
+    assert finished == dataclasses.replace(job, result={"version": 3, "metrics": {"miou": 0.5}})
+
+
+def test_a_forgotten_job_starts_over(job: Job) -> None:
+    write_job(job)
+    Path(job.checkpoints).mkdir()
+    Path(job.checkpoints, "step").write_bytes(b"x")
+    forget_job(job.folder)
+    assert read_job(job.folder) is None
+    assert not [path for path in Path(job.folder).rglob("*") if path.is_file()]
+
+
+def test_no_secret_lands_in_a_job(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2-hunter2")
+    write_job(job)
+    assert "hunter2" not in Path(job.folder, "job.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: json.dumps(data).encode()[:-9],
+        lambda data: b"\xff\xfe",
+        lambda data: b"[" * 100_000,
+        lambda data: b"[]",
+        lambda data: json.dumps({**data, "schema": 2}).encode(),
+        lambda data: json.dumps({**data, "recipe": {"run": {"epoch": 3}}}).encode(),
+        lambda data: json.dumps({**data, "result": 5}).encode(),
+        *(
+            lambda data, gone=key: json.dumps({k: v for k, v in data.items() if k != gone}).encode()
+            for key in ("recipe", "shards", "result")
+        ),
+    ],
+)
+def test_a_damaged_job_is_refused_in_one_line(job: Job, damage) -> None:
+    write_job(job)
+    file = Path(job.folder, "job.json")
+    file.write_bytes(damage(json.loads(file.read_bytes())))
+    with pytest.raises(DataError) as caught:
+        read_job(job.folder)
+    assert str(file) in str(caught.value)
+    assert "remove the folder to train anew" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_job_that_can_be_trained_passes(job: Job) -> None:
+    check(job, manifest(train=16, val=1), world_size=4)
+
+
+@pytest.mark.parametrize("samples", [{"train": 16}, {"val": 16}, {"train": 16, "val": 0}])
+def test_both_splits_are_needed(job: Job, samples: dict[str, int]) -> None:
+    with pytest.raises(DataError, match="needs both train and val"):
+        check(job, manifest(**samples), world_size=1)
+
+
+def test_changed_data_is_another_job(job: Job) -> None:
+    with pytest.raises(DataError, match="changed since the job was planned"):
+        check(dataclasses.replace(job, fingerprint="0" * 64), manifest(train=16, val=1), world_size=1)
+
+
+def test_a_batch_must_be_shared_evenly(job: Job) -> None:
+    with pytest.raises(UsageError, match="make it a multiple of 3"):
+        check(job, manifest(train=16, val=1), world_size=3)
+    accumulating = dataclasses.replace(job, recipe=load_recipe(overrides=["optimiser.accumulate=8"]))
+    check(accumulating, manifest(train=16, val=1), world_size=2)
+    with pytest.raises(UsageError, match="make it a multiple of 32"):
+        check(accumulating, manifest(train=16, val=1), world_size=4)

@@ -1,0 +1,76 @@
+"""AdamW's two groups of parameters, and the learning rate of each step."""
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from vitseg.config import Architecture, OptimiserRecipe
+from vitseg.model.segmenter import build_model
+from vitseg.training.optimiser import build_optimiser, learning_rate
+
+RECIPE = OptimiserRecipe(learning_rate=0.5, warmup_share=0.1)
+CONSTANT = dataclasses.replace(RECIPE, schedule="constant")
+
+
+def rates(recipe: OptimiserRecipe, steps: int) -> list[float]:
+    return [learning_rate(recipe, step, steps) for step in range(steps)]
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, CONSTANT])
+def test_warm_up_rises_in_equal_steps_to_the_peak(recipe: OptimiserRecipe) -> None:
+    assert rates(recipe, 100)[:10] == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5])
+
+
+def test_cosine_falls_to_nearly_nothing() -> None:
+    after = rates(RECIPE, 1000)[100:]
+    assert after[0] == 0.5
+    assert after[450] == pytest.approx(0.25)
+    assert all(one > two for one, two in itertools.pairwise(after))
+    assert 0 < after[-1] < 1e-5
+
+
+def test_constant_stays() -> None:
+    assert set(rates(CONSTANT, 100)[10:]) == {0.5}
+
+
+def test_without_warm_up_the_first_step_is_the_peak() -> None:
+    assert rates(dataclasses.replace(RECIPE, warmup_share=0), 10)[0] == 0.5
+
+
+@given(
+    st.integers(1, 50),
+    st.floats(0, 0.99),
+    st.sampled_from(["cosine", "constant"]),
+)
+def test_every_step_of_every_schedule_learns(steps: int, share: float, schedule: str) -> None:
+    recipe = OptimiserRecipe(learning_rate=0.5, warmup_share=share, schedule=schedule)
+    assert all(0 < rate <= 0.5 for rate in rates(recipe, steps))
+
+
+@pytest.mark.parametrize("position", ["concat", "add"])
+def test_weight_matrices_decay_and_nothing_else(position: str) -> None:
+    model = build_model(Architecture(position=position, patch_size=8, blocks=1), (16, 16), 3, seed=0)
+    decayed, free = build_optimiser(model, OptimiserRecipe(learning_rate=0.25, weight_decay=0.125)).param_groups
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.125, 0.0)
+    assert decayed["lr"] == free["lr"] == 0.25
+    matrices = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+    assert {id(parameter) for parameter in decayed["params"]} == matrices
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert {id(parameter) for parameter in free["params"]} == names.keys() - matrices
+    assert "encoder.embedding.position" in {names[id(parameter)] for parameter in free["params"]}
+
+
+def test_decay_pulls_matrices_alone() -> None:
+    model = build_model(Architecture(patch_size=8, blocks=1), (16, 16), 3, seed=0)
+    for parameter in model.parameters():
+        nn.init.ones_(parameter)
+        parameter.grad = torch.zeros_like(parameter)
+    build_optimiser(model, OptimiserRecipe(learning_rate=0.1, weight_decay=0.5)).step()
+    assert {round(parameter.mean().item(), 4) for parameter in model.parameters() if parameter.ndim < 2} == {1.0}
+    assert model.encoder.embedding.position.mean().item() == 1.0
+    assert model.encoder.embedding.projection.weight.mean().item() == pytest.approx(0.95)
