@@ -5,6 +5,7 @@ import json as json_module
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ def run(app: typer.Typer) -> None:
     _output = _reserve_stdout()
     wants_json = "--json" in sys.argv
     _quiet_libraries()
+    signal.signal(signal.SIGTERM, _stop)  # so that what a command started is stopped with it
     code: Any = 0
     try:
         environment.enter()
@@ -40,10 +42,14 @@ def run(app: typer.Typer) -> None:
             _output.write(json_module.dumps({"error": str(error), "exit_code": error.exit_code}) + "\n")
         code = error.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command goes on where it was\n")
+        sys.stderr.write("stopped: the same command goes on from here\n")
         code = 130
     _output.flush()
     sys.exit(code)
+
+
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _quiet_libraries() -> None:
@@ -54,6 +60,7 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "vitseg")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
 

@@ -1,5 +1,6 @@
 """The demo: starts the embedded servers, goes the whole way, and stops what it started."""
 
+import asyncio
 from typing import Any
 
 from flows import environment, stack
@@ -23,5 +24,8 @@ def demo(workdir: str) -> dict[str, Any]:
         return whole_way(workdir)
     finally:
         if ours:
+            from prefect.logging.handlers import APILogHandler
+
+            asyncio.run(APILogHandler.aflush())  # what is logged still goes to the server that is about to stop
             say("servers", "stopping; `vitseg stack up` starts them again, with all that is in them")
             stack.down()

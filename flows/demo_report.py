@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from vitseg.model.bundle import Bundle
 
 from vitseg.config import Recipe, home
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.labels import palette
-from vitseg.pictures import curves
+from vitseg.model.bundle import Bundle
+from vitseg.pictures import confusion, curves
 from vitseg.registry import versions
 from vitseg.report import ClassScore, Headline, Picture, Place, Report, Step, Strip, write_report
 from vitseg.storage import open_store
@@ -63,7 +63,12 @@ def write_demo_report(folder: Path, steps: list[Timed], results: Results, recipe
         headlines=_headlines(results, bundle),
         steps=_steps(steps, results),
         places=_places(folder, results),
-        charts=(Picture("Learning curves", curves(history), "Loss and quality over epochs"),),
+        charts=(
+            Picture("Learning curves", curves(history), "Loss and quality over epochs"),
+            Picture(
+                "Confusion", confusion(np.array(results.measured["confusion"]), manifest.classes), "Truth by prediction"
+            ),
+        ),
         classes=_classes(manifest, results.measured["per_class_iou"]),
         validation=_validation(results.shards, manifest, bundle),
         segmented=_segmented(folder, results, bundle),
@@ -100,9 +105,7 @@ def _steps(steps: list[Timed], results: Results) -> tuple[Step, ...]:
         (f"{results.measured['samples']} images measured", ""),
         (f"{results.segmented['ok']} masks", results.masks),
     ]
-    return tuple(
-        Step(step.name, step.seconds, *of) for step, of in zip(steps, made, strict=False)
-    )
+    return tuple(Step(step.name, step.seconds, *of) for step, of in zip(steps, made, strict=False))
 
 
 def _places(folder: Path, results: Results) -> tuple[Place, ...]:
@@ -142,7 +145,11 @@ def _validation(shards: str, manifest: Manifest, bundle: Bundle) -> tuple[Strip,
 
 def _segmented(folder: Path, results: Results, bundle: Bundle) -> tuple[Strip, ...]:
     """Copy all masks into the folder, and show the first few beside their photographs."""
-    source, masks, copies = open_store(results.photographs), open_store(results.masks), open_store(str(folder / "masks"))
+    source, masks, copies = (
+        open_store(results.photographs),
+        open_store(results.masks),
+        open_store(str(folder / "masks")),
+    )
     strips: list[Strip] = []
     for info in sorted(masks.list(), key=lambda info: info.key):
         if info.key.startswith("_vitseg/"):
@@ -151,8 +158,13 @@ def _segmented(folder: Path, results: Results, bundle: Bundle) -> tuple[Strip, .
         copies.write(info.key, mask)
         if len(strips) < SHOWN:
             key = info.key.removesuffix(".png")
-            opened = [Image.open(io.BytesIO(source.read(key))).convert("RGB"), Image.open(io.BytesIO(mask)).convert("RGB")]
-            photo, colors = (image.resize(_fit(image.size), resample) for image, resample in zip(opened, (1, 0), strict=True))
+            opened = [
+                Image.open(io.BytesIO(source.read(key))).convert("RGB"),
+                Image.open(io.BytesIO(mask)).convert("RGB"),
+            ]
+            photo, colors = (
+                image.resize(_fit(image.size), resample) for image, resample in zip(opened, (1, 0), strict=True)
+            )
             overlay = Image.blend(photo, colors, 0.5)
             pictures = (Picture("photo", photo), Picture("mask", colors, pixelated=True), Picture("overlay", overlay))
             strips.append(Strip(key, pictures))

@@ -6,11 +6,10 @@ from typing import Any
 from prefect import flow, task, unmapped
 from prefect.artifacts import create_table_artifact
 from prefect.futures import as_completed
-from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 
 from flows.console import note, progress
-from flows.runners import may_pass
+from flows.runners import make_runner, may_pass
 from vitseg.data.manifest import Manifest
 from vitseg.data.plan import Plan, PlanOptions, ShardPlan, make_plan
 from vitseg.data.shards import ShardRecord, commit, done_shard, finished, write_shard
@@ -31,7 +30,7 @@ def make_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecord
     return done_shard(shard, options, dest) or write_shard(shard, options, dest)
 
 
-@flow(name="preprocess", task_runner=ThreadPoolTaskRunner(max_workers=2), flow_run_name="preprocess {source}")
+@flow(name="preprocess", task_runner=make_runner("thread"), flow_run_name="preprocess {source}")
 def preprocess(
     source: str, dest: str, layout: str = "auto", size: tuple[int, int] = (256, 256), shard_samples: int = 256
 ) -> dict[str, Any]:
@@ -48,7 +47,9 @@ def preprocess(
     plan = plan_shards(source, layout, size, shard_samples)
     manifest = finished(plan, dest)
     if manifest is not None:
-        note(f"nothing to do: {dest} already holds these {_samples(manifest)} samples (fingerprint {plan.fingerprint[:12]})")
+        note(
+            f"nothing to do: {dest} already holds these {_samples(manifest)} samples (fingerprint {plan.fingerprint[:12]})"
+        )
         return _answer(manifest, dest, start)
     futures = make_shard.map(plan.shards, unmapped(plan.options), unmapped(dest))
     with progress("writing shards", unit="shards") as show:
@@ -77,7 +78,8 @@ def _answer(manifest: Manifest, dest: str, start: float) -> dict[str, Any]:
 
 def _show(manifest: Manifest) -> None:
     rows = [
-        {"split": name, "samples": split.samples, "shards": len(split.shards)} for name, split in manifest.splits.items()
+        {"split": name, "samples": split.samples, "shards": len(split.shards)}
+        for name, split in manifest.splits.items()
     ]
     create_table_artifact(rows, key="shards", description=f"fingerprint {manifest.fingerprint}")
     if manifest.skipped:

@@ -6,7 +6,9 @@ import typer
 
 from flows.command import answer, prepare_tracking
 
-registry_app = typer.Typer(no_args_is_help=True, help="Review versions: list, show, compare, promote, reject, roll back.")
+registry_app = typer.Typer(
+    no_args_is_help=True, help="Review versions: list, show, compare, promote, reject, roll back."
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 ModelName = Annotated[str, typer.Option("--name", help="Name of the registered model.")]

@@ -7,11 +7,10 @@ from typing import Any
 from prefect import flow, task, unmapped
 from prefect.artifacts import create_table_artifact
 from prefect.futures import as_completed
-from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 
 from flows.console import note, progress
-from flows.runners import may_pass
+from flows.runners import make_runner, may_pass
 from vitseg.inference.chunk import segment_chunk
 from vitseg.inference.job import Job, ModelRef
 from vitseg.inference.ledger import ChunkCounts, commit_job
@@ -20,7 +19,7 @@ from vitseg.inference.plan import plan_job
 from vitseg.registry import versions
 
 
-@flow(name="segment", flow_run_name="segment {source}", task_runner=ThreadPoolTaskRunner(max_workers=1))
+@flow(name="segment", flow_run_name="segment {source}", task_runner=make_runner("thread", 1))
 def segment(
     source: str,
     dest: str,

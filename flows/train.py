@@ -12,7 +12,6 @@ import torch
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
-from vitseg.model.bundle import Bundle, load_bundle
 
 from flows.console import note, progress
 from vitseg.config import Recipe, load_recipe
@@ -20,6 +19,7 @@ from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.errors import RankLostError, RegistryError
 from vitseg.evaluation import Evaluation, evaluate_bundle
+from vitseg.model.bundle import Bundle, load_bundle
 from vitseg.registry import tracking, versions
 from vitseg.registry.page import draw_run, version_page
 from vitseg.storage import open_store
@@ -55,7 +55,9 @@ def train(
     nodes = Nodes(nproc, nnodes, rendezvous)
     job = plan_job(shards, load_recipe(preset, recipe, overrides), nodes, name, resume)
     if job.result:
-        note(f"nothing to do: this recipe on this data is {job.result['model_uri']} already (--no-resume trains it again)")
+        note(
+            f"nothing to do: this recipe on this data is {job.result['model_uri']} already (--no-resume trains it again)"
+        )
         return dict(job.result)
     start = time.monotonic()
     run_training(job, nodes)
@@ -98,7 +100,9 @@ def run_training(job: Job, nodes: Nodes) -> None:
     manifest = read_manifest(job.shards)
     run, log = job.recipe.run, get_run_logger()
     steps = run.epochs * (manifest.splits["train"].samples // job.recipe.data.batch_size)
-    note(f"{nodes.nproc * nodes.nnodes} ranks, {steps} steps of {job.recipe.data.batch_size} images, {run.epochs} epochs")
+    note(
+        f"{nodes.nproc * nodes.nnodes} ranks, {steps} steps of {job.recipe.data.batch_size} images, {run.epochs} epochs"
+    )
     with progress("training", steps, "steps") as show:
 
         def hear(event: dict[str, Any]) -> None:

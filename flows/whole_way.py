@@ -33,31 +33,35 @@ def whole_way(workdir: str) -> dict[str, Any]:
     folder = Path(workdir).absolute()
     steps: list[Timed] = []
 
-    def step(title: str, run: Callable[[], Any]) -> Any:
-        headline(title)
+    def step(name: str, what: str, run: Callable[[], Any]) -> Any:
+        headline(f"{len(steps) + 1} {name}: {what}")
         start = time.monotonic()
         result = run()
-        steps.append(Timed(title, time.monotonic() - start))
+        steps.append(Timed(name.capitalize(), time.monotonic() - start))
         return result
 
     shards, photographs, masks = (join(BUCKET, name) for name in ("shards", "photographs", "masks"))
-    step("1 scenes: streets with labels, photographs without", lambda: draw(str(folder / "scenes"), photographs))
+    step("scenes", "streets with labels, photographs without", lambda: draw(str(folder / "scenes"), photographs))
     prepared = step(
-        "2 preprocess: scenes → shards in the bucket",
+        "preprocess",
+        "scenes → shards in the bucket",
         lambda: preprocess(str(folder / "scenes"), shards, size=SIZE, shard_samples=48),
     )
     trained = step(
-        f"3 train: {RANKS} processes → a version in the registry",
+        "train",
+        f"{RANKS} processes → a version in the registry",
         lambda: train(shards, "tiny", nproc=RANKS, name=MODEL),
     )
-    measured = step("4 evaluate: the version on the validation scenes", lambda: evaluate(trained["model_uri"], shards))
+    measured = step("evaluate", "the version on the validation scenes", lambda: evaluate(trained["model_uri"], shards))
     segmented = step(
-        "5 segment: a mask for every photograph in the bucket",
+        "segment",
+        "a mask for every photograph in the bucket",
         lambda: segment(photographs, masks, trained["model_uri"], also=["overlay"]),
     )
     results = Results(shards, photographs, masks, prepared, trained, measured, segmented)
     report = step(
-        "6 report",
+        "report",
+        "one page with pictures",
         lambda: write_demo_report(folder, steps, results, load_recipe("tiny")),
     )
     note(f"look at {report}")
@@ -71,7 +75,11 @@ def draw(scenes: str, photographs: str) -> None:
     """Generate the data, unless an earlier demo has."""
     settings = json.dumps({"train": TRAIN, "val": VAL, "seed": SEED, "size": SIZE, "photographs": PHOTOGRAPHS})
     store = open_store(scenes)
-    if store.stat("demo.json") and store.read("demo.json").decode() == settings and open_store(photographs).stat("notes.txt"):
+    if (
+        store.stat("demo.json")
+        and store.read("demo.json").decode() == settings
+        and open_store(photographs).stat("notes.txt")
+    ):
         note("the scenes of an earlier demo are still there")
         return
     height, width = SIZE

@@ -100,7 +100,9 @@ def test_top_level_is_what_the_design_says() -> None:
 
 
 def test_every_part_of_the_package_is_on_the_map() -> None:
-    here = {path.name.removesuffix(".py") for path in (ROOT / "vitseg").iterdir() if path.suffix == ".py" or path.is_dir()}
+    here = {
+        path.name.removesuffix(".py") for path in (ROOT / "vitseg").iterdir() if path.suffix == ".py" or path.is_dir()
+    }
     assert here - {"__init__", "__pycache__", "recipes", "report.html.j2"} == FLOOR_OF.keys()
     text = (ROOT / "vitseg/__init__.py").read_text()
     assert not [name for name in FLOOR_OF if name not in text]

@@ -155,17 +155,12 @@ def test_odd_titles_give_safe_file_names(tmp_path: Path) -> None:
     write_report(tmp_path, replace(sample(), segmented=(strip,), validation=(), charts=()))
     names = [file.name for file in (tmp_path / "pictures").iterdir()]
     assert len(names) == len(titles)
-    assert all(
-        re.fullmatch(r"segmented-01-0\d(-[a-z0-9-]+)?\.png", name) and len(name) < 80 for name in names
-    )
+    assert all(re.fullmatch(r"segmented-01-0\d(-[a-z0-9-]+)?\.png", name) and len(name) < 80 for name in names)
 
 
 def test_every_picture_has_an_alternative_text(tmp_path: Path) -> None:
     described = Picture("curves", Image.new("RGB", (8, 8)), alt="Loss falls")
-    alts = [
-        image["alt"]
-        for image in Page(write_report(tmp_path, replace(sample(), charts=(described,)))).images()
-    ]
+    alts = [image["alt"] for image in Page(write_report(tmp_path, replace(sample(), charts=(described,)))).images()]
     assert "Loss falls" in alts
     assert all(alts)
 

@@ -37,7 +37,7 @@ class Evaluation:
         return Scores.from_confusion(self.confusion)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the keys that `vitseg evaluate --json` promises, and the means."""
+        """Return the keys that `vitseg evaluate --json` promises, the means, and the confusion matrix."""
         scores = self.scores.to_json()
         names = self.classes or range(len(scores["per_class_iou"]))
         return {
@@ -46,6 +46,7 @@ class Evaluation:
             "samples": self.samples,
             "loss": self.loss,
             "mean_absolute_error": self.mean_absolute_error,
+            "confusion": self.confusion.tolist(),
         }
 
     def flat(self, prefix: str = "") -> dict[str, float]:
@@ -130,7 +131,9 @@ def evaluate_bundle(
     if split not in manifest.splits:
         raise UsageError(f"{shards} has no split {split!r}: choose {', '.join(manifest.splits)}")
     if tuple(manifest.image_size) != tuple(bundle.image_size):
-        raise UsageError(f"the model takes images of {bundle.image_size}, the shards hold {manifest.image_size} (height, width)")
+        raise UsageError(
+            f"the model takes images of {bundle.image_size}, the shards hold {manifest.image_size} (height, width)"
+        )
     if [label.name for label in manifest.classes] != [label.name for label in bundle.classes]:
         raise UsageError("the model's classes are not the shards' classes")
     batches = Batches(shards, manifest, split, batch_size=batch_size, shuffle=False, drop_last=False)

@@ -148,9 +148,7 @@ def legend(classes: tuple[Label, ...], present: set[int] | None = None, *, width
     return image
 
 
-def contact_sheet(
-    items: Sequence[tuple[str, Image.Image]], columns: int = 3, *, width: int = 320
-) -> Image.Image:
+def contact_sheet(items: Sequence[tuple[str, Image.Image]], columns: int = 3, *, width: int = 320) -> Image.Image:
     """Lay out named pictures in a grid of `columns`, each about `width` pixels wide, names below."""
     pictures = [_scaled(image.convert("RGB"), width, Image.Resampling.LANCZOS) for _, image in items]
     high = max((picture.height for picture in pictures), default=1)

@@ -183,8 +183,6 @@ def _breakable(address: str) -> Markup:
 
 
 def _template() -> Template:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(duration=duration, css=_css_color, breakable=_breakable)
     return environment.from_string((resources.files("vitseg") / "report.html.j2").read_text("utf-8"))

@@ -87,7 +87,9 @@ class S3Store:
         if isinstance(error, ClientError):
             code = str(error.response.get("Error", {}).get("Code", ""))
             if code == "NoSuchBucket":
-                raise NotFoundError(f"bucket {self.bucket!r} does not exist at {endpoint}: create it, or check its name") from error
+                raise NotFoundError(
+                    f"bucket {self.bucket!r} does not exist at {endpoint}: create it, or check its name"
+                ) from error
             if code in _MISSING:
                 raise NotFoundError(f"{where} does not exist") from error
             if code in _DENIED:
@@ -95,7 +97,9 @@ class S3Store:
                     f"{endpoint} refuses access to {where} ({code}): check AWS_ACCESS_KEY_ID, "
                     "AWS_SECRET_ACCESS_KEY and the bucket's permissions"
                 ) from error
-            raise StorageError(f"{where}: {code} {error.response.get('Error', {}).get('Message', '')}".strip()) from error
+            raise StorageError(
+                f"{where}: {code} {error.response.get('Error', {}).get('Message', '')}".strip()
+            ) from error
         raise StorageError(f"{where}: {error}") from error
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:

@@ -49,7 +49,8 @@ def test_a_mistake_is_told_in_one_line(
 def test_the_line_is_all_that_is_shown(stack: StackStatus) -> None:
     done = vitseg("train", "no-shards-here", "--json")
     assert done.code == 1
-    assert done.err.count("error:") == 1 and "vitseg preprocess" in done.err
+    assert done.err.count("error:") == 1
+    assert "vitseg preprocess" in done.err
     assert "Traceback" not in done.err
     assert json.loads(done.out)["exit_code"] == 1
 

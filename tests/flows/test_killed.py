@@ -82,7 +82,8 @@ def test_train(shards: str, scenes: Path) -> None:
     for straight, resumed in zip(*histories, strict=True):
         assert resumed == pytest.approx(straight, abs=1e-6)
     ends = [newest_checkpoint(open_store(join(job, "checkpoints"))) for job in jobs]
-    assert ends[0] is not None and ends[1] is not None
+    assert ends[0] is not None
+    assert ends[1] is not None
     for name, tensor in ends[0].tensors.items():
         np.testing.assert_allclose(ends[1].tensors[name].numpy(), tensor.numpy(), atol=1e-6, err_msg=name)
     assert len(checkpoint_keys(open_store(join(jobs[1], "checkpoints")))) == 2

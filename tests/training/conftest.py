@@ -33,7 +33,9 @@ def small_recipe(*overrides: str) -> Recipe:
 def make_trainer(shards: str, tmp_path: Path) -> MakeTrainer:
     """Return a function that builds a one-process trainer with checkpoints under a name of the test's own."""
 
-    def make(name: str, recipe: Recipe, recorder: Recorder | None = None, dtype: torch.dtype = torch.float32) -> Trainer:
+    def make(
+        name: str, recipe: Recipe, recorder: Recorder | None = None, dtype: torch.dtype = torch.float32
+    ) -> Trainer:
         manifest = read_manifest(shards)
         classes = manifest.classes
         size = recipe.data.batch_size

@@ -1,7 +1,7 @@
 """The tracking server and the model registry: the only code that imports MLflow.
 
-    tracking.py   runs: parameters, metrics (queued, so that a slow server holds up nobody), pictures
-    versions.py   bundles become registered versions and come back, checked by their hash
-    review.py     what a person decides: list, show, compare, promote, reject, roll back
-    flavor.py     what MLflow itself calls to load a version (`mlflow.pyfunc`)
+tracking.py   runs: parameters, metrics (queued, so that a slow server holds up nobody), pictures
+versions.py   bundles become registered versions and come back, checked by their hash
+review.py     what a person decides: list, show, compare, promote, reject, roll back
+flavor.py     what MLflow itself calls to load a version (`mlflow.pyfunc`)
 """

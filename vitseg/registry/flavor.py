@@ -20,7 +20,9 @@ class Predictor:
         """Return train ids uint8 (B, H, W) for images uint8 (B, H, W, 3) of any one size."""
         images = torch.from_numpy(np.ascontiguousarray(data)).permute(0, 3, 1, 2)
         size = images.shape[-2:]
-        fitted = F.interpolate(images.float(), self.bundle.image_size, mode="bilinear", antialias=True, align_corners=False)
+        fitted = F.interpolate(
+            images.float(), self.bundle.image_size, mode="bilinear", antialias=True, align_corners=False
+        )
         scores = self.bundle.predict(fitted.round().clamp(0, 255).to(torch.uint8))
         resized = F.interpolate(scores, size, mode="bilinear", align_corners=False)
         return resized.argmax(1).to(torch.uint8).numpy()

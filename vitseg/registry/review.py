@@ -39,7 +39,9 @@ def promote(name: str, version: str, reviewer: str, reason: str) -> Version:
     _named(reviewer, reason)
     candidate = get_version(name, version)
     if candidate.tags.get("review") == "rejected":
-        raise UsageError(f"{candidate.uri} was rejected by {candidate.tags.get('reviewer')}: train a new version instead")
+        raise UsageError(
+            f"{candidate.uri} was rejected by {candidate.tags.get('reviewer')}: train a new version instead"
+        )
     fetch(candidate)
     previous = alias_version(name, CHAMPION)
     if previous and previous.version == candidate.version:
@@ -115,4 +117,6 @@ def _move_champion(version: Version) -> None:
         MlflowClient().set_registered_model_alias(version.name, CHAMPION, version.version)
     now = alias_version(version.name, CHAMPION)
     if now is None or now.version != version.version:
-        raise RegistryError(f"the alias champion points to {now and now.uri}, not to {version.uri}: somebody moved it too")
+        raise RegistryError(
+            f"the alias champion points to {now and now.uri}, not to {version.uri}: somebody moved it too"
+        )

@@ -38,7 +38,9 @@ def registry_errors(doing: str) -> Iterator[None]:
         if isinstance(error, RestException) and error.error_code in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
             raise AccessError(f"{server} refuses: {doing} ({text})") from error
         if "401" in text or "403" in text:
-            raise AccessError(f"{server} refuses these credentials: check MLFLOW_TRACKING_USERNAME and _PASSWORD") from error
+            raise AccessError(
+                f"{server} refuses these credentials: check MLFLOW_TRACKING_USERNAME and _PASSWORD"
+            ) from error
         if "Max retries exceeded" in text or "Connection" in text:
             raise RegistryError(f"no tracking server answers at {server}: start it with `vitseg stack up`") from error
         raise RegistryError(f"{doing} failed: {text}") from error
@@ -54,7 +56,9 @@ def start_run(name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> 
                 client.create_experiment(EXPERIMENT, tags={"mlflow.experimentKind": "custom_model_development"})
             experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
-            raise RegistryError(f"experiment {EXPERIMENT!r} can't be created: it may have been deleted; restore it in MLflow")
+            raise RegistryError(
+                f"experiment {EXPERIMENT!r} can't be created: it may have been deleted; restore it in MLflow"
+            )
         run_id = client.create_run(experiment.experiment_id, run_name=name, tags=dict(tags)).info.run_id
         client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
     return run_id

@@ -11,6 +11,7 @@ import mlflow
 import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion as MlflowVersion
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
@@ -59,9 +60,20 @@ def register(bundle_folder: Path, *, name: str, run_id: str, tags: Mapping[str, 
             model_type="semantic-segmentation",
             pip_requirements=["vitseg", "torch", "safetensors"],
         )
-        registered = mlflow.register_model(model.model_uri, name, tags={**tags, "sha256": bundle.sha256})
-        client.update_model_version(name, registered.version, description)
+        _make_model(client, name)
+        registered = client.create_model_version(
+            name, model.model_uri, run_id, tags={**tags, "sha256": bundle.sha256}, description=description,
+            model_id=model.model_id,
+        )  # fmt: skip
     return get_version(name, str(registered.version))
+
+
+def _make_model(client: MlflowClient, name: str) -> None:
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def get_version(name: str, version: str) -> Version:
@@ -113,7 +125,9 @@ def resolve(model: str) -> Version:
     if not model.startswith("models:"):
         folder = Path(model)
         if not folder.is_dir():
-            raise NotFoundError(f"model {model}: no such folder; name models:/NAME@alias, models:/NAME/VERSION or a bundle folder")
+            raise NotFoundError(
+                f"model {model}: no such folder; name models:/NAME@alias, models:/NAME/VERSION or a bundle folder"
+            )
         return Version(folder.resolve().name, "local", load_bundle(folder).sha256)
     match = _ADDRESS.match(model)
     if match is None:

@@ -1,9 +1,9 @@
 """Training: a job in a bucket, ranks that work on it, and the process group that runs them.
 
-    job.py         what is trained, on which data, into which run; lives in the bucket beside its checkpoints
-    launch.py      starts `torch.distributed.run` and ends it with its parent
-    worker.py      what one rank runs
-    loop.py        the training loop
-    optimiser.py   AdamW, its parameter groups and the learning rate of each step
-    recorder.py    rank 0's events: one line each on standard output, metrics and panels to the tracking server
+job.py         what is trained, on which data, into which run; lives in the bucket beside its checkpoints
+launch.py      starts `torch.distributed.run` and ends it with its parent
+worker.py      what one rank runs
+loop.py        the training loop
+optimiser.py   AdamW, its parameter groups and the learning rate of each step
+recorder.py    rank 0's events: one line each on standard output, metrics and panels to the tracking server
 """
