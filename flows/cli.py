@@ -37,7 +37,9 @@ def demo(
     """Go the whole way on generated street scenes, and end with a report."""
     from flows.demo import demo as flow
 
-    answer(flow(str(workdir)), json)
+    result = flow(str(workdir))
+    short = {"mIoU": result["evaluate"]["miou"], "model": result["train"]["model_uri"], "masks": str(workdir / "masks")}
+    answer(result if json else {**short, "report": result["report"]}, json)
 
 
 @stack_app.command("up")

@@ -76,27 +76,32 @@ _output: TextIO = sys.stdout
 
 
 def answer(result: dict[str, Any], as_json: bool, *, some_failed: bool = False) -> None:
-    """Print a result as JSON or as a small table, and end with exit code 4 if some inputs failed."""
+    """Print a result as JSON or as a line a value, and end with exit code 4 if some inputs failed."""
     if as_json:
         _output.write(json_module.dumps(result, allow_nan=False) + "\n")
     else:
-        table = Table(show_header=False, box=None, padding=(0, 2))
-        for name, value in _rows(result):
-            table.add_row(f"[bold]{name}[/bold]", value)
-        Console(file=_output, highlight=False, soft_wrap=True).print(table)
+        rows = _rows(result)
+        width = max((len(name) for name, _ in rows), default=0)
+        _output.writelines(f"{name:<{width}}  {value}\n" for name, value in rows)
     if some_failed:
         raise typer.Exit(SOME_FAILED)
 
 
 def _rows(result: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows = []
+    """Flatten a result into names and texts; matrices and what is empty are for `--json`."""
+    rows: list[tuple[str, str]] = []
     for name, value in result.items():
         if isinstance(value, dict):
             rows += _rows(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple) and any(isinstance(item, list | dict) for item in value):
+            continue
+        elif isinstance(value, list | tuple):
+            rows.append((prefix + name, ", ".join(map(str, value))))
+        elif isinstance(value, float):
+            rows.append((prefix + name, f"{value:.4g}"))
         elif value is not None:
-            text = f"{value:.4g}" if isinstance(value, float) else str(value)
-            rows.append((prefix + name, text))
-    return rows
+            rows.append((prefix + name, str(value)))
+    return [(name, text) for name, text in rows if text]
 
 
 def say(server: str, what: str) -> None:

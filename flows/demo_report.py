@@ -20,7 +20,7 @@ from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.labels import palette
 from vitseg.model.bundle import Bundle
-from vitseg.pictures import confusion, curves
+from vitseg.pictures import confusion, curves, panel, panel_sheet
 from vitseg.registry import versions
 from vitseg.report import ClassScore, Headline, Picture, Place, Report, Step, Strip, write_report
 from vitseg.storage import open_store
@@ -49,6 +49,21 @@ class Results:
     measured: Mapping[str, Any]
     segmented: Mapping[str, Any]
 
+    @property
+    def done(self) -> int:
+        """Number of masks that are there, made now or by an earlier demo."""
+        return sum(1 for info in open_store(self.masks).list() if not info.key.startswith("_vitseg/"))
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Some validation scenes: keys, photos uint8 (B, H, W, 3), true and predicted train ids uint8 (B, H, W)."""
+
+    keys: list[str]
+    images: np.ndarray
+    truth: np.ndarray
+    predictions: np.ndarray
+
 
 def write_demo_report(folder: Path, steps: list[Timed], results: Results, recipe: Recipe) -> Path:
     """Write report.html, its pictures, and a copy of the masks into a folder; return the page's path."""
@@ -56,6 +71,7 @@ def write_demo_report(folder: Path, steps: list[Timed], results: Results, recipe
     bundle = versions.load(results.trained["model_uri"])
     job = read_job(job_folder(results.shards, manifest.fingerprint, recipe))
     history = json.loads(open_store(job.folder).read("history.json")) if job else []
+    shown = _validation(results.shards, manifest, bundle)
     report = Report(
         title="Street scenes, segmented without a convolution",
         summary=_summary(results, recipe),
@@ -70,40 +86,48 @@ def write_demo_report(folder: Path, steps: list[Timed], results: Results, recipe
             ),
         ),
         classes=_classes(manifest, results.measured["per_class_iou"]),
-        validation=_validation(results.shards, manifest, bundle),
+        validation=_strips(shown, manifest),
         segmented=_segmented(folder, results, bundle),
         machine=_machine(),
         recipe=json.dumps(recipe.to_json(), indent=1),
     )
-    return write_report(folder, report)
+    page = write_report(folder, report)
+    open_store(folder).write("overview.png", _overview(shown, manifest))
+    return page
 
 
 def _summary(results: Results, recipe: Recipe) -> str:
     return (
         f"{results.prepared['samples']} generated street scenes became {results.prepared['shards']} shards in a bucket; "
         f"a Vision Transformer learned from them for {recipe.run.epochs} epochs on two processes, was registered as "
-        f"{results.trained['model_uri']}, and gave each of {results.segmented['ok']} new photographs a mask."
+        f"{results.trained['model_uri']}, and gave {results.done} new photographs a mask each."
     )
 
 
 def _headlines(results: Results, bundle: Bundle) -> tuple[Headline, ...]:
-    segmented = results.segmented
-    return (
+    speed = results.segmented["images_per_second"]
+    parameters = sum(parameter.numel() for parameter in bundle.model.parameters())
+    headlines = (
         Headline("mIoU", f"{results.measured['miou']:.3f}", note=f"{results.measured['samples']} validation scenes"),
         Headline("Pixel accuracy", f"{100 * results.measured['pixel_accuracy']:.1f}", "%", "of labelled pixels"),
-        Headline("Segmented", str(segmented["ok"]), f"of {segmented['listed']}", f"objects; {segmented['skipped']} skipped"),
-        Headline("Speed", f"{segmented['images_per_second']:.1f}", "images/s", f"{os.cpu_count()} CPU cores"),
-        Headline("Model", f"{sum(p.numel() for p in bundle.model.parameters()) / 1e6:.2f}", "M", "parameters, 0 convolutions"),
-    )  # fmt: skip
+        Headline("Segmented", str(results.done), f"of {results.segmented['listed']}", "objects in the bucket"),
+        Headline("Model", f"{parameters / 1e6:.2f}", "M", "parameters, 0 convolutions"),
+    )
+    # A demo that found everything done has no speed to show.
+    return (
+        (*headlines, Headline("Speed", f"{speed:.1f}", "images/s", f"{os.cpu_count()} CPU cores"))
+        if speed
+        else headlines
+    )
 
 
 def _steps(steps: list[Timed], results: Results) -> tuple[Step, ...]:
     made = [
-        ("", ""),
+        ("streets with labels, photographs without", ""),
         (f"{results.prepared['samples']} samples in {results.prepared['shards']} shards", results.shards),
         (f"{results.trained['epochs']} epochs, {results.trained['model_uri']}", f"run {results.trained['run_id']}"),
         (f"{results.measured['samples']} images measured", ""),
-        (f"{results.segmented['ok']} masks", results.masks),
+        (f"{results.done} masks", results.masks),
     ]
     return tuple(Step(step.name, step.seconds, *of) for step, of in zip(steps, made, strict=False))
 
@@ -128,19 +152,39 @@ def _classes(manifest: Manifest, ious: Mapping[str, float | None]) -> tuple[Clas
     return tuple(row for row in rows if row.iou is not None)
 
 
-def _validation(shards: str, manifest: Manifest, bundle: Bundle) -> tuple[Strip, ...]:
+def _validation(shards: str, manifest: Manifest, bundle: Bundle) -> Validation:
+    """Predict the first validation scenes."""
     batch = next(iter(Batches(shards, manifest, "val", batch_size=SHOWN, shuffle=False, drop_last=False).epoch(0)))
-    predictions = bundle.predict(batch.images).argmax(1).numpy()
+    images = batch.images.permute(0, 2, 3, 1).numpy()
+    predictions = bundle.predict(batch.images).argmax(1).numpy().astype(np.uint8)
+    return Validation(batch.keys, images, batch.labels.numpy(), predictions)
+
+
+def _strips(shown: Validation, manifest: Manifest) -> tuple[Strip, ...]:
     colors = palette(manifest.classes)
-    strips = []
-    for image, truth, prediction, key in zip(batch.images, batch.labels, predictions, batch.keys, strict=True):
-        pictures = (
-            Picture("photo", Image.fromarray(image.permute(1, 2, 0).numpy())),
-            Picture("truth", Image.fromarray(colors[truth.numpy()]), pixelated=True),
-            Picture("prediction", Image.fromarray(colors[prediction]), pixelated=True),
+    return tuple(
+        Strip(
+            key,
+            (
+                Picture("photo", Image.fromarray(image)),
+                Picture("truth", Image.fromarray(colors[truth]), pixelated=True),
+                Picture("prediction", Image.fromarray(colors[prediction]), pixelated=True),
+            ),
         )
-        strips.append(Strip(key, pictures))
-    return tuple(strips)
+        for key, image, truth, prediction in zip(*vars(shown).values(), strict=True)
+    )
+
+
+def _overview(shown: Validation, manifest: Manifest) -> bytes:
+    """Draw the picture that stands in the README."""
+    rows = [
+        panel(image, truth, prediction, manifest.classes)
+        for image, truth, prediction in list(zip(shown.images, shown.truth, shown.predictions, strict=True))[:3]
+    ]
+    present = {int(train_id) for train_id in np.unique(shown.truth)}
+    buffer = io.BytesIO()
+    panel_sheet(rows, classes=manifest.classes, present=present).quantize(128).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def _segmented(folder: Path, results: Results, bundle: Bundle) -> tuple[Strip, ...]:

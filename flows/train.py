@@ -103,6 +103,10 @@ def run_training(job: Job, nodes: Nodes) -> None:
     note(
         f"{nodes.nproc * nodes.nnodes} ranks, {steps} steps of {job.recipe.data.batch_size} images, {run.epochs} epochs"
     )
+    if nodes.nnodes > 1:
+        note(
+            f"waiting at {nodes.rendezvous} for {nodes.nnodes - 1} more nodes: run the flow train-node there, job {job.folder}"
+        )
     with progress("training", steps, "steps") as show:
 
         def hear(event: dict[str, Any]) -> None:
