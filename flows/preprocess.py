@@ -13,7 +13,7 @@ from flows.runners import make_runner, may_pass
 from vitseg.data.manifest import Manifest
 from vitseg.data.plan import Plan, PlanOptions, ShardPlan, make_plan
 from vitseg.data.shards import ShardRecord, commit, done_shard, finished, write_shard
-from vitseg.storage import join
+from vitseg.storage import canonical, join
 
 
 @task
@@ -44,6 +44,7 @@ def preprocess(
         shard_samples: samples a shard.
     """
     start = time.monotonic()
+    source, dest = canonical(source), canonical(dest)  # workers may run in other folders
     plan = plan_shards(source, layout, size, shard_samples)
     manifest = finished(plan, dest)
     if manifest is not None:

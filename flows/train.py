@@ -22,7 +22,7 @@ from vitseg.evaluation import Evaluation, evaluate_bundle
 from vitseg.model.bundle import Bundle, load_bundle
 from vitseg.registry import tracking, versions
 from vitseg.registry.page import draw_run, version_page
-from vitseg.storage import open_store
+from vitseg.storage import canonical, open_store
 from vitseg.training.job import Job, check, finish_job, forget_job, job_folder, read_job, write_job
 from vitseg.training.launch import Nodes, run_ranks
 
@@ -52,6 +52,7 @@ def train(
         name: registered model.
         resume: go on with an unfinished job of the same data and recipe; False starts over.
     """
+    shards = canonical(shards)
     nodes = Nodes(nproc, nnodes, rendezvous)
     job = plan_job(shards, load_recipe(preset, recipe, overrides), nodes, name, resume)
     if job.result:

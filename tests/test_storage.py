@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitseg.errors import NotFoundError, StorageError, UsageError
+from vitseg.remote import FsspecStore
 from vitseg.s3 import S3Store
-from vitseg.storage import FsspecStore, LocalStore, content_md5, join, open_store
+from vitseg.storage import LocalStore, content_md5, join, open_store
 
 KEYS = ["a b.png", "plain", "sub/deep/雪.jpg", "sub/x%20y"]
 

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from vitseg.errors import NotFoundError, StorageError, UsageError
@@ -96,7 +96,15 @@ def open_store(address: str | Path) -> Store:
 
         bucket, _, prefix = text.removeprefix("s3://").partition("/")
         return S3Store(bucket, prefix)
+    from vitseg.remote import FsspecStore
+
     return FsspecStore(text)
+
+
+def canonical(address: str | Path) -> str:
+    """Return the one form of an address that means the same everywhere: `photos/` and `./photos` are one folder."""
+    store = open_store(address)
+    return str(store.folder.resolve()) if isinstance(store, LocalStore) else store.root
 
 
 def join(address: str | Path, *parts: str) -> str:
@@ -221,79 +229,6 @@ class LocalStore:
                 return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         except OSError as error:
             raise StorageError(f"can't read {self.uri(info.key)}: {error.strerror or error}") from error
-
-    def uri(self, key: str) -> str:
-        """See `Store.uri`."""
-        return join(self.root, key)
-
-
-class FsspecStore:
-    """Any other address that fsspec can read (`gs://`, `az://`, `https://` …). Sources only: it does not write."""
-
-    def __init__(self, address: str) -> None:
-        import fsspec
-
-        self.root = address.rstrip("/")
-        try:
-            self._fs, self._path = fsspec.core.url_to_fs(self.root)
-        except (ImportError, ValueError) as error:
-            raise UsageError(f"{address}: {error}") from error
-
-    def _info(self, row: dict[str, Any]) -> ObjectInfo:
-        key = str(row["name"]).removeprefix(self._path).lstrip("/")
-        tag = row.get("ETag") or row.get("etag") or row.get("mtime") or row.get("updated") or row.get("size")
-        return ObjectInfo(key, int(row.get("size") or 0), str(tag).strip('"'))
-
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """See `Store.list`."""
-        for row in self._fs.find(self._path, detail=True).values():
-            info = self._info(row)
-            if info.key.startswith(prefix):
-                yield info
-
-    def stat(self, key: str) -> ObjectInfo | None:
-        """See `Store.stat`."""
-        try:
-            return self._info(self._fs.info(f"{self._path}/{key}"))
-        except FileNotFoundError:
-            return None
-
-    def metadata(self, key: str) -> dict[str, str]:
-        """Not asked for: sources are never written to."""
-        return {}
-
-    def read(self, key: str) -> bytes:
-        """See `Store.read`."""
-        try:
-            return self._fs.cat_file(f"{self._path}/{key}")
-        except FileNotFoundError as error:
-            raise NotFoundError(f"{self.uri(key)} does not exist") from error
-        except OSError as error:
-            raise StorageError(f"can't read {self.uri(key)}: {error.strerror or error}") from error
-
-    def write(
-        self,
-        key: str,
-        data: bytes,
-        *,
-        metadata: dict[str, str] | None = None,
-        content_type: str | None = None,
-        if_absent: bool = False,
-    ) -> bool:
-        """Refused: results go to a folder or to s3://.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError(f"{self.root} can only be read: write to a folder or to s3://")
-
-    def delete(self, key: str) -> None:
-        """Refused, like `write`."""
-        raise UsageError(f"{self.root} can only be read")
-
-    def md5(self, info: ObjectInfo) -> str:
-        """See `Store.md5`."""
-        return content_md5(self.read(info.key))
 
     def uri(self, key: str) -> str:
         """See `Store.uri`."""

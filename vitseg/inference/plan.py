@@ -15,7 +15,7 @@ from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.inference.existing import find_mask
 from vitseg.inference.job import MAX_PIXELS, RESERVED, Job, ModelRef, Options, job_digest, key_problem
 from vitseg.inference.ledger import Listed, write_listing
-from vitseg.storage import LocalStore, ObjectInfo, Store, open_store
+from vitseg.storage import ObjectInfo, Store, canonical, open_store
 
 _THREADS = 16
 _BLOCK = 1000  # objects of a dry run in flight
@@ -76,7 +76,7 @@ def plan_job(
     if chunk_images < 1 or batch_size < 1:
         raise UsageError("chunk_images and batch_size must be at least 1")
     options = Options(ids=ids, also=also, tile=tile, max_pixels=max_pixels)
-    source, dest = _canonical(source), _canonical(dest)
+    source, dest = canonical(source), canonical(dest)
     digest = job_digest(source, dest, model, options)
     store = open_store(dest)
     number = 1
@@ -119,7 +119,7 @@ def dry_run(
         UsageError: an option is wrong.
     """
     options = Options(ids=ids, also=also, tile=tile, max_pixels=max_pixels)
-    source, dest = _canonical(source), _canonical(dest)
+    source, dest = canonical(source), canonical(dest)
     store = open_store(dest)
     _, objects = list_source(source, dest)
     listed = done = size = 0
@@ -203,9 +203,3 @@ def _listed(info: ObjectInfo, store: Store) -> Listed:
     # A name that is not UTF-8 can't be stored; its row shows it with \udc.. escapes.
     key = info.key.encode("utf-8", "backslashreplace").decode()
     return Listed(ObjectInfo(key, info.size, info.etag), problem)
-
-
-def _canonical(address: str) -> str:
-    # Workers may run in another folder, and `photos`, `photos/` and `./photos` are the same job.
-    store = open_store(address)
-    return str(store.folder.resolve()) if isinstance(store, LocalStore) else store.root
