@@ -44,15 +44,11 @@ def promote(name: str, version: str, reviewer: str, reason: str) -> Version:
         )
     fetch(candidate)
     previous = alias_version(name, CHAMPION)
-    if previous and previous.version == candidate.version:
-        return previous
-    tags = {"previous_champion": previous.version if previous else "none"}
-    _tag(candidate, {**tags, **_decision("approved", reviewer, reason)})
-    _move_champion(candidate)
-    challenger = alias_version(name, CHALLENGER)
-    if challenger and challenger.version == candidate.version:
-        with registry_errors("removing the alias challenger"):
-            MlflowClient().delete_registered_model_alias(name, CHALLENGER)
+    if previous is None or previous.version != candidate.version:
+        tags = {"previous_champion": previous.version if previous else "none"}
+        _tag(candidate, {**tags, **_decision("approved", reviewer, reason)})
+        _move_champion(candidate)
+    _withdraw(candidate)
     return get_version(name, version)
 
 
@@ -67,9 +63,7 @@ def reject(name: str, version: str, reviewer: str, reason: str) -> Version:
     if CHAMPION in candidate.aliases:
         raise UsageError(f"{candidate.uri} is the champion: roll back first (`vitseg registry rollback`)")
     _tag(candidate, _decision("rejected", reviewer, reason))
-    if CHALLENGER in candidate.aliases:
-        with registry_errors("removing the alias challenger"):
-            MlflowClient().delete_registered_model_alias(name, CHALLENGER)
+    _withdraw(candidate)
     return get_version(name, version)
 
 
@@ -77,7 +71,7 @@ def rollback(name: str, reviewer: str, reason: str) -> Version:
     """Make the champion before this one the champion again.
 
     Raises:
-        UsageError: reviewer or reason is missing, or there is no champion before this one.
+        UsageError: reviewer or reason is missing, there is no champion before this one, or it was rejected since.
     """
     _named(reviewer, reason)
     current = alias_version(name, CHAMPION)
@@ -87,6 +81,10 @@ def rollback(name: str, reviewer: str, reason: str) -> Version:
     if before == "none":
         raise UsageError(f"{current.uri} is the first champion: there is none before it")
     target = get_version(name, before)
+    if target.tags.get("review") == "rejected":
+        raise UsageError(
+            f"{target.uri} was the champion before, but {target.tags.get('reviewer')} rejected it: promote another one"
+        )
     fetch(target)
     _tag(current, {"rolled_back_by": reviewer, "rolled_back_reason": reason, "rolled_back_at": _now()})
     _move_champion(target)
@@ -110,6 +108,12 @@ def _tag(version: Version, tags: dict[str, str]) -> None:
     with registry_errors(f"tagging {version.uri}"):
         for key, value in tags.items():
             MlflowClient().set_model_version_tag(version.name, version.version, key, value)
+
+
+def _withdraw(version: Version) -> None:
+    if CHALLENGER in version.aliases:
+        with registry_errors("removing the alias challenger"):
+            MlflowClient().delete_registered_model_alias(version.name, CHALLENGER)
 
 
 def _move_champion(version: Version) -> None:

@@ -8,36 +8,48 @@ import contextlib
 import logging
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import requests
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException, RestException
 from PIL import Image
 
-from vitseg.errors import AccessError, RegistryError
+from vitseg.errors import AccessError, NotFoundError, RegistryError
 
 log = logging.getLogger(__name__)
 
 EXPERIMENT = "vitseg"
 _FLUSH_SECONDS = 2.0
 _DELIVERY_TRIES = 4
+_REFUSED = re.compile(r"error code 40[13]\b|^40[13] Client Error")  # no bare number: ids and ports hold it too
 
 
 @contextlib.contextmanager
 def registry_errors(doing: str) -> Iterator[None]:
-    """Turn MLflow's exceptions into one clear line."""
+    """Turn the exceptions of MLflow, and of HTTP beneath its artifacts, into one clear line.
+
+    Raises:
+        NotFoundError: the server says that there is no such run, model or version.
+        AccessError: it refuses.
+        RegistryError: it can't be reached, or anything else failed.
+    """
     try:
         yield
-    except MlflowException as error:
+    except (MlflowException, requests.RequestException) as error:
         text = str(error).strip().split("\n")[0]
+        code = getattr(error, "error_code", "")
         server = os.environ.get("MLFLOW_TRACKING_URI", "MLflow")
-        if isinstance(error, RestException) and error.error_code in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
+        if code == "RESOURCE_DOES_NOT_EXIST":
+            raise NotFoundError(f"{doing} failed: {text}") from error
+        if isinstance(error, RestException) and code in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
             raise AccessError(f"{server} refuses: {doing} ({text})") from error
-        if "401" in text or "403" in text:
+        if _REFUSED.search(text):
             raise AccessError(
                 f"{server} refuses these credentials: check MLFLOW_TRACKING_USERNAME and _PASSWORD"
             ) from error
@@ -67,15 +79,10 @@ def start_run(name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> 
 def run_exists(run_id: str) -> bool:
     """Say whether this server knows the run: a job may have been started against another one."""
     try:
-        return MlflowClient().get_run(run_id).info.lifecycle_stage == "active"
-    except RestException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return False
-        raise
-    except MlflowException as error:
-        if "not found" in str(error):
-            return False
-        raise
+        with registry_errors("reading a run"):
+            return MlflowClient().get_run(run_id).info.lifecycle_stage == "active"
+    except NotFoundError:
+        return False
 
 
 def end_run(run_id: str, status: str = "FINISHED") -> None:
@@ -151,7 +158,8 @@ class MetricStream:
         failures = 0
         last = False
         while not last or (waiting and failures < _DELIVERY_TRIES):
-            last = self._collect(waiting) or last
+            if not last and self._collect(waiting):
+                last, failures = True, 0  # however long the server was away: from now on a few tries more
             try:
                 while waiting:
                     self._client.log_batch(self._run_id, metrics=waiting[:900], synchronous=True)

@@ -16,11 +16,12 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from vitseg.config import home
-from vitseg.errors import NotFoundError, RegistryError, UsageError
+from vitseg.errors import DataError, NotFoundError, RegistryError, UsageError
 from vitseg.model.bundle import Bundle, load_bundle
 from vitseg.registry.tracking import registry_errors
 
 _ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,9 @@ class Version:
 def register(bundle_folder: Path, *, name: str, run_id: str, tags: Mapping[str, str], description: str) -> Version:
     """Log a bundle to its run as an MLflow model and register it as a new version of `name`."""
     bundle = load_bundle(bundle_folder)
-    height, width = bundle.image_size
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, height, width, 3))]),
-        outputs=Schema([TensorSpec(np.dtype("uint8"), (-1, height, width))]),
+    signature = ModelSignature(  # any size: the flavor fits images to the network, and masks to the images
+        inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3))]),
+        outputs=Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1))]),
     )
     client = MlflowClient()
     with registry_errors("registering the model"), mlflow.start_run(run_id=run_id):
@@ -85,10 +85,8 @@ def get_version(name: str, version: str) -> Version:
     try:
         with registry_errors(f"reading {name} version {version}"):
             return _version(MlflowClient().get_model_version(name, version))
-    except RegistryError as error:
-        if "not found" in str(error):
-            raise NotFoundError(f"models:/{name}/{version} does not exist: see `vitseg registry list`") from error
-        raise
+    except NotFoundError as error:
+        raise NotFoundError(f"models:/{name}/{version} does not exist: see `vitseg registry list`") from error
 
 
 def exists(uri: str) -> bool:
@@ -108,8 +106,10 @@ def alias_version(name: str, alias: str) -> Version | None:
     try:
         with registry_errors(f"reading {name}@{alias}"):
             found = MlflowClient().get_model_version_by_alias(name, alias)
+    except NotFoundError:
+        return None  # no such model
     except RegistryError as error:
-        if f"alias {alias} not found" in str(error) or f"Registered Model with name={name} not found" in str(error):
+        if f"Registered model alias {alias} not found" in str(error):
             return None
         raise
     return get_version(name, str(found.version))  # the alias call leaves out other aliases
@@ -146,6 +146,8 @@ def fetch(version: Version, cache: Path | None = None) -> Path:
     Raises:
         RegistryError: what came back is not what was registered.
     """
+    if not _SHA256.fullmatch(version.sha256):  # it becomes a folder's name
+        raise RegistryError(f"{version.uri} has no sha256 among its tags: it was not registered by vitseg")
     folder = (cache or home() / "cache" / "models") / version.sha256
     if (folder / "config.json").exists():
         return folder
@@ -156,13 +158,19 @@ def fetch(version: Version, cache: Path | None = None) -> Path:
         weights = next(root.rglob("model.safetensors"), None)
         if weights is None:
             raise RegistryError(f"{version.uri} holds no bundle: it was not registered by vitseg")
-        bundle = load_bundle(weights.parent)
-        if bundle.sha256 != version.sha256:
+        try:
+            sha256 = load_bundle(weights.parent).sha256
+        except (DataError, NotFoundError) as error:
+            raise RegistryError(f"{version.uri} holds a bundle that can't be used: {error}") from error
+        if sha256 != version.sha256:
             raise RegistryError(f"{version.uri}: the weights do not match the sha256 of the version: don't use it")
         ready = Path(temporary) / "ready"
         shutil.copytree(weights.parent, ready)
-        if not folder.exists():
+        try:
             ready.rename(folder)
+        except OSError:
+            if not (folder / "config.json").exists():  # else another process was first, with the same bytes
+                raise
     return folder
 
 

@@ -1,0 +1,67 @@
+"""One rank of a timed training: `python -m tests.bench.rank SHARDS FOLDER`; rank 0 prints images a second."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitseg import dist
+from vitseg.config import Recipe, load_recipe
+from vitseg.data.manifest import Manifest, read_manifest
+from vitseg.evaluation import Task
+from vitseg.labels import palette
+from vitseg.model.segmenter import build_model
+from vitseg.storage import open_store
+from vitseg.training.loop import Recorder, Trainer
+from vitseg.training.worker import batches_of
+
+WARM_UP = 4
+"""Steps at the start that don't count."""
+
+
+class Stopwatch(Recorder):
+    """Notes when each step ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def step(self, step: int, values: dict[str, float]) -> None:
+        self.ends.append(time.perf_counter())
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        self.scores = row
+
+    def rate(self, batch_size: int) -> float:
+        """Return images a second over the steps after the warm-up."""
+        return batch_size * (len(self.ends) - WARM_UP) / (self.ends[-1] - self.ends[WARM_UP - 1])
+
+
+def timed_recipe(*overrides: str) -> Recipe:
+    """Return `tiny` for one epoch, every step noted, no checkpoint but the last."""
+    return load_recipe("tiny", overrides=["run.epochs=1", "run.log_steps=1", "run.checkpoint_steps=100000", *overrides])
+
+
+def train(shards: str, manifest: Manifest, recipe: Recipe, folder: Path, world: dist.World) -> Stopwatch:
+    """Run the Trainer as a job would, but for the tracking server."""
+    classes = manifest.classes
+    model = build_model(recipe.model, manifest.image_size, len(classes), recipe.run.seed).to(world.device)
+    task = Task(recipe.model.target, len(classes), torch.from_numpy(palette(classes)).to(world.device))
+    watch = Stopwatch()
+    data, validation = batches_of(shards, manifest, recipe, world)
+    Trainer(recipe, world, model, task, data, validation, open_store(str(folder)), watch).run()
+    return watch
+
+
+def main(shards: str, folder: str) -> None:
+    world = dist.start()
+    recipe = timed_recipe()
+    watch = train(shards, read_manifest(shards), recipe, Path(folder), world)
+    if world.rank == 0:
+        sys.stdout.write(f"{watch.rate(recipe.data.batch_size)}\n")
+    dist.stop()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,165 @@
+"""Versions: what goes in comes back as it was, or not at all."""
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from tests.registry.conftest import SIZE, Register, write_bundle
+from vitseg.errors import AccessError, NotFoundError, RegistryError, UsageError
+from vitseg.model.bundle import load_bundle
+from vitseg.registry import versions
+from vitseg.registry.versions import alias_version, exists, fetch, get_version, load, open_model, resolve
+
+
+def photos(size: tuple[int, int] = SIZE) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
+
+
+def stored(folder: str | Path = "mlruns") -> dict[str, Path]:
+    """Return the files of the logged model by name, where MLflow keeps them."""
+    weights = next(Path(folder).rglob("model.safetensors"))
+    root = next(parent for parent in weights.parents if (parent / "MLmodel").exists())
+    return {path.name: path for path in root.rglob("*") if path.is_file()}
+
+
+def test_a_version_is_found_by_number_alias_and_folder(register: Register, tmp_path: Path) -> None:
+    first, second = register(0), register(1)
+    MlflowClient().set_registered_model_alias("vitseg", "champion", "1")
+    assert (first.version, second.version) == ("1", "2")
+    assert get_version("vitseg", "2") == resolve("models:/vitseg/2") == second
+    assert second.description == "seed 1"
+    assert second.tags["review"] == "pending"
+    champion = resolve("models:/vitseg@champion")
+    assert (champion.version, champion.aliases, champion.sha256) == ("1", ("champion",), first.sha256)
+    local, folder = open_model(str(tmp_path / "bundle-1"))
+    assert (local.version, local.sha256, folder) == ("local", second.sha256, tmp_path / "bundle-1")
+    images = torch.from_numpy(photos()).permute(0, 3, 1, 2)
+    for address, seed in (("models:/vitseg@champion", 0), ("models:/vitseg/2", 1)):
+        wanted = load_bundle(tmp_path / f"bundle-{seed}").predict(images)
+        assert torch.equal(load(address).predict(images), wanted)
+
+
+def test_mlflow_itself_loads_a_version_without_any_pickle(
+    register: Register, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    version = register(0)
+    model = mlflow.pyfunc.load_model(version.uri)
+    bundle = load_bundle(tmp_path / "bundle-0")
+    masks = bundle.predict(torch.from_numpy(photos()).permute(0, 3, 1, 2)).argmax(1).numpy()
+    assert len(np.unique(masks)) > 1
+    found = model.predict(photos())
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, masks)
+    assert model.predict(photos((40, 52))).shape == (2, 40, 52)
+    names = set(stored())
+    assert {"MLmodel", "model.safetensors", "config.json"} <= names
+    assert not [name for name in names if Path(name).suffix in (".pkl", ".pth", ".pt", ".py", ".joblib")]
+
+
+def test_fetch_downloads_once(register: Register, tmp_path: Path) -> None:
+    version = register(0)
+    with ThreadPoolExecutor(4) as pool:  # as tasks of one job do
+        folders = set(pool.map(lambda _: fetch(version, tmp_path / "cache"), range(4)))
+    assert folders == {tmp_path / "cache" / version.sha256}
+    shutil.rmtree("mlruns")
+    assert fetch(version, tmp_path / "cache") in folders
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [version.sha256]
+
+
+def change_weights(files: dict[str, Path], other: Path) -> None:
+    content = bytearray(files["model.safetensors"].read_bytes())
+    content[-1] ^= 1
+    files["model.safetensors"].write_bytes(content)
+
+
+def change_bundle(files: dict[str, Path], other: Path) -> None:
+    for name in ("model.safetensors", "config.json"):
+        shutil.copy(other / name, files[name])
+
+
+def change_config(files: dict[str, Path], other: Path) -> None:
+    values = json.loads(files["config.json"].read_text())
+    files["config.json"].write_text(json.dumps({**values, "sha256": "0" * 64}))
+
+
+def change_tag(files: dict[str, Path], other: Path) -> None:
+    MlflowClient().set_model_version_tag("vitseg", "1", "sha256", "0" * 64)
+
+
+def point_tag_elsewhere(files: dict[str, Path], other: Path) -> None:
+    MlflowClient().set_model_version_tag("vitseg", "1", "sha256", str(other))
+
+
+def remove_tag(files: dict[str, Path], other: Path) -> None:
+    MlflowClient().delete_model_version_tag("vitseg", "1", "sha256")
+
+
+def remove_weights(files: dict[str, Path], other: Path) -> None:
+    files["model.safetensors"].unlink()
+
+
+def test_what_was_tampered_with_is_refused(register: Register, tmp_path: Path) -> None:
+    register(0)
+    other, copy = write_bundle(tmp_path / "other", seed=9), tmp_path / "copy"
+    shutil.copytree("mlruns", copy)
+    tag = get_version("vitseg", "1").sha256
+    for tamper in (
+        change_weights, change_bundle, change_config, change_tag, point_tag_elsewhere, remove_tag, remove_weights,
+    ):  # fmt: skip
+        tamper(stored(), other)
+        with pytest.raises(RegistryError, match="models:/vitseg/1"):
+            fetch(get_version("vitseg", "1"), tmp_path / "cache" / tamper.__name__)
+        assert not list((tmp_path / "cache").rglob("model.safetensors")), tamper.__name__
+        shutil.rmtree("mlruns")
+        shutil.copytree(copy, "mlruns")
+        MlflowClient().set_model_version_tag("vitseg", "1", "sha256", tag)
+    assert fetch(get_version("vitseg", "1"), tmp_path / "cache").name == tag
+
+
+def test_what_is_not_there(register: Register, tmp_path: Path) -> None:
+    assert alias_version("vitseg", "champion") is None  # not even the model
+    register(0)
+    assert alias_version("vitseg", "champion") is None
+    assert not exists("models:/vitseg/403")
+    for address in ("models:/vitseg/2", "models:/vitseg@champion", "models:/nobody/1", str(tmp_path / "nothing")):
+        with pytest.raises(NotFoundError):
+            resolve(address)
+    for address in ("models:/vitseg", "models:vitseg/1", "models:/vitseg/latest", "models:/a/b/1"):
+        with pytest.raises(UsageError):
+            resolve(address)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("HTTPConnectionPool(host='127.0.0.1', port=10401): Max retries exceeded", RegistryError),
+        ("API request failed with error code 404 != 200. Response body: 'page not found'", RegistryError),
+        ("API request failed with error code 401 != 200. Response body: 'sign in'", AccessError),
+        ("(sqlite3.OperationalError) database is locked", RegistryError),
+    ],
+)
+def test_a_registry_that_can_not_answer_is_not_one_without_a_champion(
+    sqlite: str, monkeypatch: pytest.MonkeyPatch, text: str, kind: type[Exception]
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise MlflowException(text)
+
+    monkeypatch.setattr(versions.MlflowClient, "get_model_version_by_alias", fail)
+    monkeypatch.setattr(versions.MlflowClient, "get_model_version", fail)
+    for ask in (
+        lambda: alias_version("vitseg", "champion"),
+        lambda: exists("models:/vitseg/1"),
+        lambda: resolve("models:/vitseg@champion"),
+    ):
+        with pytest.raises(kind) as caught:
+            ask()
+        assert type(caught.value) is kind

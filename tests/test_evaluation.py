@@ -1,0 +1,127 @@
+"""Evaluation counts every labelled pixel once, however the split is cut into batches and ranks."""
+
+import dataclasses
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.training.conftest import small_recipe
+from vitseg.data.loader import Batches
+from vitseg.data.manifest import read_manifest
+from vitseg.errors import UsageError
+from vitseg.evaluation import Evaluation, Task, evaluate_batches, evaluate_bundle
+from vitseg.labels import Label, train_classes
+from vitseg.model.bundle import Bundle, load_bundle, save_bundle
+from vitseg.model.segmenter import build_model
+
+
+def make_bundle(
+    folder: Path, target: str = "classes", size: tuple[int, int] = (32, 64), classes: tuple[Label, ...] = ()
+) -> Bundle:
+    classes = classes or train_classes()
+    model = build_model(small_recipe(f"model.target={target}").model, size, len(classes), seed=0)
+    with torch.no_grad():  # untrained outputs hardly differ from each other
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    save_bundle(folder, model, classes)
+    return load_bundle(folder)
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    return {target: make_bundle(tmp_path_factory.mktemp(target), target) for target in ("classes", "rgb")}
+
+
+def samples(shards: str, split: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Read photos (H, W, 3) and train ids (H, W) straight from the tars."""
+    found = []
+    for path in sorted(Path(shards).glob(f"{split}-*.tar")):
+        with tarfile.open(path) as tar:
+            files = {member.name: tar.extractfile(member).read() for member in tar}
+        for name in files:
+            if name.endswith(".jpg"):
+                pictures = (files[name], files[name[:-4] + ".png"])
+                found.append(tuple(np.asarray(Image.open(io.BytesIO(data))) for data in pictures))
+    return found
+
+
+@pytest.mark.parametrize("target", ["classes", "rgb"])
+def test_it_equals_a_count_image_by_image(bundles: dict[str, Bundle], shards: str, target: str) -> None:
+    bundle = bundles[target]
+    colors = np.array([label.color for label in bundle.classes]) / 255
+    matrix, errors, losses = np.zeros((19, 19), np.int64), [], []
+    for photo, truth in samples(shards, "val"):
+        with torch.inference_mode():
+            output = bundle.model(torch.from_numpy(photo.copy()).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+        known = truth != 255
+        pixels, ids = output[known].astype(np.float64), truth[known]
+        if target == "rgb":
+            answers = ((pixels[:, None] - colors) ** 2).sum(2).argmin(1)
+            painted = pixels
+            losses += np.abs(pixels - colors[ids]).mean(1).tolist()
+        else:
+            answers = pixels.argmax(1)
+            painted = colors[answers]
+            chances = np.exp(pixels) / np.exp(pixels).sum(1, keepdims=True)
+            losses += (-np.log(chances[np.arange(len(ids)), ids])).tolist()
+        errors += np.abs(painted - colors[ids]).mean(1).tolist()
+        np.add.at(matrix, (ids, answers), 1)
+    found = evaluate_bundle(bundle, shards, "val")
+    assert found.samples == 6
+    assert len(np.unique(matrix.nonzero()[1])) > 2  # it answers more than one class
+    np.testing.assert_array_equal(found.confusion.numpy(), matrix)
+    assert found.loss == pytest.approx(np.mean(losses), rel=1e-5)
+    assert found.mean_absolute_error == pytest.approx(np.mean(errors), rel=1e-5)
+    assert (found.loss == found.mean_absolute_error) == (target == "rgb")
+    answer = found.to_json()
+    assert answer["pixel_accuracy"] == pytest.approx(matrix.trace() / matrix.sum())
+    assert list(answer["per_class_iou"]) == [label.name for label in bundle.classes]
+
+
+@pytest.mark.parametrize("target", ["classes", "rgb"])
+def test_batches_and_ranks_of_any_size_count_the_same(bundles: dict[str, Bundle], shards: str, target: str) -> None:
+    whole = evaluate_bundle(bundles[target], shards, "val", batch_size=6)
+    for size in (1, 2, 4, 7):
+        found = evaluate_bundle(bundles[target], shards, "val", batch_size=size)
+        assert torch.equal(found.confusion, whole.confusion)
+        assert found.samples == 6
+        assert found.loss == pytest.approx(whole.loss, rel=1e-6)
+    manifest = read_manifest(shards)
+    task = Task(target, 19, torch.from_numpy(bundles[target].palette))
+    for world_size in (2, 4):  # 4 ranks: the last batch has samples for two of them
+        ranks = [
+            Batches(shards, manifest, "val", batch_size=4, rank=rank, world_size=world_size,
+                    shuffle=False, drop_last=False)
+            for rank in range(world_size)
+        ]  # fmt: skip
+        parts: list[Evaluation] = [evaluate_batches(bundles[target].model, rank.epoch(0), task) for rank in ranks]
+        assert torch.equal(sum(part.confusion for part in parts), whole.confusion)
+        assert sum(part.samples for part in parts) == 6
+
+
+def test_progress_and_the_mode_of_the_model(bundles: dict[str, Bundle], shards: str) -> None:
+    seen: list[tuple[int, int]] = []
+    evaluate_bundle(bundles["classes"], shards, "val", 4, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(4, 6), (6, 6)]
+    model, task = bundles["classes"].model, Task("classes", 19, torch.from_numpy(bundles["classes"].palette))
+    for training in (True, False):
+        evaluate_batches(model.train(training), [], task)
+        assert model.training is training
+
+
+def test_models_and_data_that_do_not_belong_together(bundles: dict[str, Bundle], shards: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no split 'test': choose train, val"):
+        evaluate_bundle(bundles["classes"], shards, "test")
+    with pytest.raises(UsageError, match=r"\(32, 32\).*\(32, 64\)"):
+        evaluate_bundle(make_bundle(tmp_path / "square", size=(32, 32)), shards)
+    with pytest.raises(UsageError, match="classes"):
+        evaluate_bundle(make_bundle(tmp_path / "few", classes=train_classes()[:5]), shards)
+    swapped = [dataclasses.replace(label, train_id=(label.train_id + 1) % 19) for label in train_classes()]
+    classes = tuple(sorted(swapped, key=lambda label: label.train_id))
+    with pytest.raises(UsageError, match="classes"):
+        evaluate_bundle(make_bundle(tmp_path / "swapped", classes=classes), shards)

@@ -1,0 +1,117 @@
+"""Real ranks under a real agent: they compute together what one computes alone, and none is ever left behind."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from tests.training.conftest import small_recipe
+from vitseg.data.manifest import read_manifest
+from vitseg.dist import World
+from vitseg.errors import RankLostError, TrainingError, UsageError
+from vitseg.evaluation import evaluate_bundle
+from vitseg.model.bundle import load_bundle
+from vitseg.registry import tracking
+from vitseg.training.job import Job, write_job
+from vitseg.training.launch import Nodes, run_ranks
+from vitseg.training.worker import train_rank
+
+pytestmark = pytest.mark.usefixtures("sqlite")
+
+
+@pytest.fixture
+def lines() -> list[str]:
+    return []
+
+
+def make_job(folder: Path, shards: str, *overrides: str, run_id: str = "") -> Job:
+    run_id = run_id or tracking.start_run(folder.name, {}, {})
+    job = Job(str(folder), shards, read_manifest(shards).fingerprint, small_recipe("run.epochs=2", *overrides), run_id)
+    write_job(job)
+    return job
+
+
+def ranks() -> list[psutil.Process]:
+    """Return the ranks that run under this process, without their agent."""
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if "vitseg.training.agent" not in child.cmdline()]
+
+
+def history(job: Job) -> list[dict[str, Any]]:
+    return json.loads(Path(job.folder, "history.json").read_text())
+
+
+def test_two_ranks_compute_what_one_does(shards: str, tmp_path: Path, lines: list[str]) -> None:
+    alone, shared = make_job(tmp_path / "alone", shards), make_job(tmp_path / "shared", shards)
+    train_rank(alone.folder, World(0, 1, torch.device("cpu")))
+    events: list[dict[str, Any]] = []
+    run_ranks(shared.folder, Nodes(nproc=2), on_event=events.append, on_line=lines.append)
+
+    assert [event["step"] for event in events if event["event"] == "step"] == [1, 2, 3, 4, 5, 6]
+    assert [event["epoch"] for event in events if event["event"] == "epoch"] == [1, 2]
+    assert len(history(shared)) == 2
+    for mine, theirs in zip(history(alone), history(shared), strict=True):
+        assert theirs == pytest.approx(mine, abs=1e-4)
+    bundles = [load_bundle(Path(job.folder, "bundle")) for job in (alone, shared)]
+    weights = [{name: value.shape for name, value in bundle.model.state_dict().items()} for bundle in bundles]
+    assert weights[0] == weights[1]
+    # What two ranks counted together is what one process counts with the same weights.
+    again = evaluate_bundle(bundles[1], shards, "val")
+    last = history(shared)[-1]
+    assert last["val/miou"] == pytest.approx(again.scores.miou, abs=1e-12)
+    assert last["val/pixel_accuracy"] == pytest.approx(again.scores.pixel_accuracy, abs=1e-12)
+    client = tracking.MlflowClient()
+    for job in (alone, shared):
+        assert [metric.step for metric in client.get_metric_history(job.run_id, "step/loss")] == [1, 2, 3, 4, 5, 6]
+        assert [metric.step for metric in client.get_metric_history(job.run_id, "val/miou")] == [3, 6]
+
+
+def test_a_rank_that_fails_is_quoted_and_the_others_do_not_wait(shards: str, tmp_path: Path, lines: list[str]) -> None:
+    job = make_job(tmp_path / "job", shards, run_id="0" * 32)  # rank 0 alone asks for it; rank 1 waits to begin
+    start = time.monotonic()
+    with pytest.raises(TrainingError, match=f"reading a run failed: .*{'0' * 32}") as caught:
+        run_ranks(job.folder, Nodes(nproc=2), on_event=lambda event: None, on_line=lines.append)
+    assert type(caught.value) is TrainingError
+    assert str(caught.value) in lines
+    assert time.monotonic() - start < 60
+    assert not ranks()
+
+
+def test_a_rank_that_is_killed(shards: str, tmp_path: Path, lines: list[str]) -> None:
+    job = make_job(tmp_path / "job", shards, "run.epochs=1000")
+
+    def kill(event: dict[str, Any]) -> None:
+        if event["step"] == 1:
+            ranks()[-1].kill()
+
+    with pytest.raises(RankLostError, match="without a word"):
+        run_ranks(job.folder, Nodes(nproc=2), on_event=kill, on_line=lines.append)
+    assert not ranks()
+
+
+def test_an_interruption_leaves_no_process(shards: str, tmp_path: Path, lines: list[str]) -> None:
+    job = make_job(tmp_path / "job", shards, "run.epochs=1000")
+    children: list[psutil.Process] = []
+
+    def interrupt(event: dict[str, Any]) -> None:
+        children.extend(psutil.Process().children(recursive=True))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_ranks(job.folder, Nodes(nproc=2), on_event=interrupt, on_line=lines.append)
+    assert len(children) >= 3  # the agent and two ranks
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive
+
+
+def test_several_nodes_need_a_place_to_meet() -> None:
+    with pytest.raises(UsageError, match="--rendezvous"):
+        Nodes(nnodes=2)
+    with pytest.raises(UsageError, match="at least 1"):
+        Nodes(nproc=0)
+    options = Nodes(nproc=4, nnodes=2, rendezvous="node-0:29400").arguments("job-7")
+    assert {"--nnodes=2", "--nproc-per-node=4", "node-0:29400", "job-7"} <= set(options)
