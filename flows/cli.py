@@ -12,6 +12,7 @@ import typer
 from flows import command
 from flows.command import answer, parse_size
 from flows.registry_cli import registry_app
+from vitseg.storage import canonical
 
 app = typer.Typer(
     name="vitseg", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -24,6 +25,7 @@ app.add_typer(registry_app, name="registry")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Runner = Annotated[str, typer.Option(help="Where tasks run: thread, process, dask or ray.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Tasks at a time; by default one a core.")]
+Chunks = Annotated[int, typer.Option("--workers", min=1, help="Chunks at a time: each worker holds the model.")]
 Shards = Annotated[str, typer.Argument(help="The folder or s3:// address that holds manifest.json.")]
 Model = Annotated[str, typer.Argument(help="models:/NAME@alias, models:/NAME/VERSION or a bundle folder.")]
 ModelName = Annotated[str, typer.Option("--name", help="Name of the registered model.")]
@@ -99,11 +101,12 @@ def preprocess(
 ) -> None:
     """Turn labelled photographs into shards and a manifest. Exit code 4: some sources were left out."""
     parsed = parse_size(size)
+    command.prepare_flow()
     from flows.preprocess import preprocess as flow
     from flows.runners import make_runner
 
     run = flow.with_options(task_runner=make_runner(runner, workers))
-    result = run(source, dest, layout=layout, size=parsed, shard_samples=shard_samples)
+    result = run(canonical(source), canonical(dest), layout=layout, size=parsed, shard_samples=shard_samples)
     answer(result, json, some_failed=result["skipped"] > 0)
 
 
@@ -125,10 +128,11 @@ def train(
     overrides = [*(set_ or []), *([f"run.epochs={epochs}"] if epochs else [])]
     command.check_recipe(preset, recipe, overrides)
     command.prepare_tracking()
+    command.prepare_flow()
     from flows.train import train as flow
 
     file = str(recipe) if recipe else None
-    answer(flow(shards, preset, file, overrides, nproc or command.gpus(), nnodes, rendezvous, name, resume), json)
+    answer(flow(canonical(shards), preset, file, overrides, nproc, nnodes, rendezvous, name, resume), json)
 
 
 @app.command()
@@ -140,9 +144,10 @@ def evaluate(
 ) -> None:
     """Measure any model on any split."""
     command.prepare_tracking()
+    command.prepare_flow()
     from flows.evaluate import evaluate as flow
 
-    answer(flow(model, shards, split), json)
+    answer(flow(model, canonical(shards), split), json)
 
 
 @app.command()
@@ -155,19 +160,20 @@ def segment(
     batch_size: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 8,
     chunk: Annotated[int, typer.Option(min=1, help="Images a task.")] = 64,
     runner: Runner = "thread",
-    workers: Workers = 1,
+    workers: Chunks = 1,
     tile: Annotated[bool, typer.Option("--tile", help="Slide the model over the full resolution.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     json: Json = False,
 ) -> None:
     """Write a mask for every photograph; done ones are skipped. Exit code 4: some could not be read."""
     command.prepare_tracking()
+    command.prepare_flow()
     from flows.runners import make_runner
     from flows.segment import segment as flow
 
     run = flow.with_options(task_runner=make_runner(runner, workers))
     wanted = [name for name in also.split(",") if name]
-    result = run(source, dest, model, ids, wanted, tile, batch_size, chunk, dry_run)
+    result = run(canonical(source), canonical(dest), model, ids, wanted, tile, batch_size, chunk, dry_run)
     answer(result, json, some_failed=result.get("failed", 0) > 0)
 
 
@@ -186,9 +192,11 @@ def retrain(
     parsed = parse_size(size)
     command.check_recipe(preset, None, set_ or [])
     command.prepare_tracking()
+    command.prepare_flow()
     from flows.retrain import retrain as flow
 
-    answer(flow(source, shards, preset, parsed, set_ or [], nproc or command.gpus(), name), json)
+    result = flow(canonical(source), shards and canonical(shards), preset, parsed, set_ or [], nproc, name)
+    answer(result, json, some_failed=result["preprocess"]["skipped"] > 0)
 
 
 @app.command()

@@ -3,8 +3,10 @@
 import dataclasses
 import json as json_module
 import logging
+import math
 import os
 import re
+import secrets
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows import environment
+from flows import environment, guard
 from vitseg.errors import UsageError, VitsegError
 
 SOME_FAILED = 4
@@ -25,13 +27,16 @@ _SIZE = re.compile(r"(\d+)x(\d+)$")
 def run(app: typer.Typer) -> None:
     """Run the app with its environment, and turn every way to fail into one line and an exit code."""
     global _output
-    _output = _reserve_stdout()
+    if len(sys.argv) > 1 and "--help" not in sys.argv:
+        _output = _reserve_stdout()
     wants_json = "--json" in sys.argv
     _quiet_libraries()
     signal.signal(signal.SIGTERM, _stop)  # so that what a command started is stopped with it
     code: Any = 0
     try:
-        environment.enter()
+        lost = environment.enter().lost
+        if lost and "stack" not in sys.argv[1:2]:
+            say("servers", f"{', '.join(lost)} stopped since `vitseg stack up`: run it again, or `vitseg stack down`")
         app()
     except SystemExit as stop:
         code = stop.code
@@ -78,13 +83,22 @@ _output: TextIO = sys.stdout
 def answer(result: dict[str, Any], as_json: bool, *, some_failed: bool = False) -> None:
     """Print a result as JSON or as a line a value, and end with exit code 4 if some inputs failed."""
     if as_json:
-        _output.write(json_module.dumps(result, allow_nan=False) + "\n")
+        _output.write(json_module.dumps(_plain(result), allow_nan=False) + "\n")
     else:
         rows = _rows(result)
         width = max((len(name) for name, _ in rows), default=0)
         _output.writelines(f"{name:<{width}}  {value}\n" for name, value in rows)
     if some_failed:
         raise typer.Exit(SOME_FAILED)
+
+
+def _plain(value: Any) -> Any:
+    """Replace what JSON has no word for: not a number becomes null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _rows(result: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -126,6 +140,14 @@ def gpus() -> int:
     import torch
 
     return max(1, torch.cuda.device_count())
+
+
+def prepare_flow() -> None:
+    """Get ready for Prefect where no server is named: one of this command's own, closed to others, that ends with it."""
+    if not os.environ.get("PREFECT_API_URL"):
+        secret = f"vitseg:{secrets.token_urlsafe(24)}"
+        os.environ["PREFECT_SERVER_API_AUTH_STRING"] = os.environ["PREFECT_API_AUTH_STRING"] = secret
+        guard.end_children_with_this()
 
 
 def prepare_tracking() -> None:

@@ -13,10 +13,10 @@ def demo(workdir: str) -> dict[str, Any]:
     Args:
         workdir: where scenes, a copy of the masks, pictures and the report go.
     """
-    ours = not stack.status().ready
+    ours = not any(server.running for server in stack.status().servers)
     say("servers", "S3, MLflow and Prefect, on loopback only")
     stack.up(progress=say)
-    environment.enter()
+    environment.enter(only_stack=True)
     try:
         # Imported only now: Prefect reads the address of its server when it is imported.
         from flows.whole_way import whole_way

@@ -46,11 +46,17 @@ class Environment:
     """Servers that should run (nobody ran `stack down`) but don't: after a reboot, say."""
 
 
-def enter() -> Environment:
+def enter(*, only_stack: bool = False) -> Environment:
     """Point this process and its children to the servers they should use.
 
     Call it before anything imports MLflow or Prefect, and again after `stack.up` in the same process.
+
+    Args:
+        only_stack: use the embedded stack whatever the user has set: the demo must not touch anybody's servers.
     """
+    if only_stack:
+        for name in (*_AWS, *_MLFLOW, *_PREFECT, "MLFLOW_TRACKING_PASSWORD"):
+            os.environ.pop(name, None)
     for name, value in _OURS.items():
         if os.environ.get(name) == value:
             del os.environ[name]

@@ -4,10 +4,10 @@ from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
-from vitseg.model.bundle import load_bundle
 
 from flows.console import note, progress
 from vitseg.evaluation import evaluate_bundle
+from vitseg.model.bundle import load_bundle
 from vitseg.registry import versions
 
 
@@ -26,5 +26,5 @@ def evaluate(model: str, shards: str, split: str = "val") -> dict[str, Any]:
         evaluation = evaluate_bundle(load_bundle(folder), shards, split, progress=show)
     result = {**evaluation.to_json(), "model": version.uri, "split": split}
     rows = [{"class": name, "IoU": iou} for name, iou in result["per_class_iou"].items() if iou is not None]
-    create_table_artifact(rows, key="per-class-iou", description=f"{version.uri}: mIoU {result['miou']:.3f}")
+    create_table_artifact(rows, key="per-class-iou", description=f"{version.uri}: mIoU {result['miou']}")
     return result

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.command import answer, prepare_tracking
+from flows.command import answer, prepare_flow, prepare_tracking
 
 registry_app = typer.Typer(
     no_args_is_help=True, help="Review versions: list, show, compare, promote, reject, roll back."
@@ -53,6 +53,7 @@ def compare(
     json: Json = False,
 ) -> None:
     """Measure two versions now, on the same validation images."""
+    prepare_flow()
     from flows.evaluate import evaluate
     from vitseg.errors import UsageError
     from vitseg.registry.versions import get_version
@@ -63,7 +64,8 @@ def compare(
         raise UsageError(f"{second.uri} does not say what it was trained on: name --shards")
     results = {version.version: evaluate(version.uri, data) for version in (first, second)}
     keys = ("miou", "pixel_accuracy", "mean_absolute_error")
-    delta = {key: results[second.version][key] - results[first.version][key] for key in keys}
+    pairs = {key: (results[second.version][key], results[first.version][key]) for key in keys}
+    delta = {key: b - a if None not in (a, b) else None for key, (b, a) in pairs.items()}
     answer({"shards": data, "a": results[first.version], "b": results[second.version], "delta": delta}, json)
 
 

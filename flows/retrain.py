@@ -19,7 +19,7 @@ def retrain(
     preset: str = "tiny",
     size: tuple[int, int] = (256, 256),
     overrides: Sequence[str] = (),
-    nproc: int = 1,
+    nproc: int | None = None,
     name: str = "vitseg",
 ) -> dict[str, Any]:
     """Train again if the source has changed, and put the new version up for review as `challenger`.
@@ -30,7 +30,7 @@ def retrain(
         preset: `tiny`, `small` or `base`.
         size: height and width of the samples, pixels.
         overrides: `section.key=value` laid over the preset.
-        nproc: ranks.
+        nproc: ranks; by default one a GPU, or 1.
         name: registered model.
     """
     place = shards or str(home() / "shards" / name)
@@ -39,6 +39,8 @@ def retrain(
         (v for v in review.list_versions(name) if v.tags.get("data_fingerprint") == prepared["fingerprint"]), None
     )
     if trained is not None:
+        if trained.tags.get("review") == "pending" and not trained.aliases:
+            review.propose(trained)  # the run that trained it ended before it could
         note(f"nothing new in {source}: {trained.uri} was trained on the same data")
         return {"changed": False, "preprocess": prepared, "version": trained.version, "model_uri": trained.uri}
     result = train(place, preset, overrides=list(overrides), nproc=nproc, name=name)

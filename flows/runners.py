@@ -33,7 +33,9 @@ def make_runner(name: str, workers: int | None = None) -> Any:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         from prefect_ray import RayTaskRunner
 
-        return RayTaskRunner(init_kwargs={"num_cpus": workers, "include_dashboard": False})
+        return RayTaskRunner(
+            init_kwargs={"num_cpus": workers, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        )
     except ImportError as error:
         raise UsageError(f"--runner {name} needs its extra: pip install 'vitseg[{name}]'") from error
 

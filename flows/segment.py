@@ -46,7 +46,9 @@ def segment(
     """
     start = time.monotonic()
     version, folder = versions.open_model(model)
-    reference = ModelRef(name=version.name, version=version.version, sha256=version.sha256, folder=str(folder))
+    reference = ModelRef(
+        name=version.name, version=version.version, sha256=version.sha256, folder=str(folder.resolve())
+    )
     if dry_run:
         work = count_work(source, dest, model=reference, ids=ids, also=tuple(also), tile=tile)
         return {**work.to_json(), "model": version.uri, "dry_run": True}

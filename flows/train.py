@@ -1,5 +1,6 @@
 """Flow: shards → ranks under `torch.distributed.run` → evaluated, registered, and loaded back."""
 
+import contextlib
 import json
 import tempfile
 import time
@@ -17,7 +18,7 @@ from flows.console import note, progress
 from vitseg.config import Recipe, load_recipe
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest, read_manifest
-from vitseg.errors import RankLostError, RegistryError
+from vitseg.errors import RankLostError, RegistryError, StorageError, VitsegError
 from vitseg.evaluation import Evaluation, evaluate_bundle
 from vitseg.model.bundle import Bundle, load_bundle
 from vitseg.registry import tracking, versions
@@ -33,7 +34,7 @@ def train(
     preset: str = "tiny",
     recipe: str | None = None,
     overrides: Sequence[str] = (),
-    nproc: int = 1,
+    nproc: int | None = None,
     nnodes: int = 1,
     rendezvous: str = "",
     name: str = "vitseg",
@@ -46,14 +47,14 @@ def train(
         preset: `tiny`, `small` or `base`.
         recipe: a TOML file laid over the preset.
         overrides: `section.key=value` laid over both.
-        nproc: ranks on each node.
+        nproc: ranks on each node; by default one a GPU, or 1.
         nnodes: nodes; with more than one, `train-node` runs on the others.
         rendezvous: `host:port` where several nodes meet.
         name: registered model.
         resume: go on with an unfinished job of the same data and recipe; False starts over.
     """
     shards = canonical(shards)
-    nodes = Nodes(nproc, nnodes, rendezvous)
+    nodes = Nodes(nproc or max(1, torch.cuda.device_count()), nnodes, rendezvous)
     job = plan_job(shards, load_recipe(preset, recipe, overrides), nodes, name, resume)
     if job.result:
         note(
@@ -61,8 +62,13 @@ def train(
         )
         return dict(job.result)
     start = time.monotonic()
-    run_training(job, nodes)
-    return register(job, name, time.monotonic() - start)
+    try:
+        run_training(job, nodes)
+        return register(job, name, time.monotonic() - start)
+    except BaseException:
+        with contextlib.suppress(VitsegError):  # a tracking server that is away must not hide the reason
+            tracking.end_run(job.run_id, "FAILED")
+        raise
 
 
 @flow(name="train-node")
@@ -77,18 +83,21 @@ def plan_job(shards: str, recipe: Recipe, nodes: Nodes, name: str, resume: bool)
     manifest = read_manifest(shards)
     folder = job_folder(shards, manifest.fingerprint, recipe)
     check(Job(folder, shards, manifest.fingerprint, recipe), manifest, nodes.nproc * nodes.nnodes)
-    if not resume:
-        forget_job(folder)
-    job = read_job(folder) or Job(folder, shards, manifest.fingerprint, recipe)
-    if job.result and versions.exists(job.result["model_uri"]):
+    fresh = Job(folder, shards, manifest.fingerprint, recipe)
+    job = replace(read_job(folder) or fresh, recipe=recipe) if resume else fresh
+    if job.result and versions.is_version_of(name, job.result["model_uri"]):
         return job
     if job.run_id and tracking.run_exists(job.run_id):
         note(f"going on with an unfinished job in {folder}")
-        return replace(job, result={})
+        job = replace(job, result={})
+        write_job(job)
+        return job
     params = {f"{section}.{key}": value for section, keys in recipe.to_json().items() for key, value in keys.items()}
     tags = {"vitseg.job": folder, "vitseg.shards": shards, "vitseg.fingerprint": manifest.fingerprint}
     run_id = tracking.start_run(f"{name} {job.folder.rpartition('/')[2]}", params, tags)
     tracking.log_text(run_id, json.dumps(recipe.to_json(), indent=1), "recipe.json")
+    if not resume:
+        forget_job(folder)
     job = replace(job, run_id=run_id, result={})
     write_job(job)
     return job
@@ -115,11 +124,7 @@ def run_training(job: Job, nodes: Nodes) -> None:
             if event["event"] == "epoch":
                 note(_epoch_line(event, run.epochs))
 
-        try:
-            run_ranks(job.folder, nodes, on_event=hear, on_line=log.info)
-        except BaseException:
-            tracking.end_run(job.run_id, "FAILED")
-            raise
+        run_ranks(job.folder, nodes, on_event=hear, on_line=log.info)
 
 
 @task
@@ -158,7 +163,7 @@ def register(job: Job, name: str, seconds: float) -> dict[str, Any]:
 
 
 def _lost(state: Any) -> bool:
-    return isinstance(state.result(raise_on_failure=False), RankLostError)
+    return isinstance(state.result(raise_on_failure=False), RankLostError | StorageError)
 
 
 def _epoch_line(row: dict[str, Any], epochs: int) -> str:

@@ -20,6 +20,12 @@ from typing import Any
 
 from vitseg.errors import NotFoundError, UsageError
 
+_WITHOUT_EFFECT = {
+    "data": ("decode_threads",),
+    "run": ("checkpoint_steps", "keep_checkpoints", "log_steps", "panel_epochs"),
+}
+"""What a job may change between a crash and its continuation: it is how the work is done, not what is computed."""
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
@@ -163,8 +169,12 @@ class Recipe:
         return dataclasses.asdict(self)
 
     def digest(self) -> str:
-        """Return 12 hex digits that change with any value."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+        """Return 12 hex digits that change with any value that changes the trained weights."""
+        values = self.to_json()
+        for section, keys in _WITHOUT_EFFECT.items():
+            for key in keys:
+                del values[section][key]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def presets() -> list[str]:

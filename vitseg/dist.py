@@ -9,11 +9,18 @@ import datetime
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
+from vitseg.errors import RankLostError, UsageError
+
 import torch.distributed as dist  # isort: skip
+
+
+MEETING_FILE = "VITSEG_MEETING_FILE"
+"""Environment variable: the file in which the ranks of one machine find each other."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +38,18 @@ def start(timeout_minutes: float = 10) -> World:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if device.index >= torch.cuda.device_count():
+            raise UsageError(f"{device.index + 1} ranks or more, but {torch.cuda.device_count()} GPUs: lower --nproc")
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
     if world_size > 1:
+        # On one machine ranks meet in a file: the TCP store of torch listens on every interface, without a password.
+        meeting = os.environ.get(MEETING_FILE)
+        place: dict[str, Any] = {"rank": rank, "world_size": world_size, "init_method": f"file://{meeting}"}
+        backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(minutes=timeout_minutes)
+            backend, timeout=datetime.timedelta(minutes=timeout_minutes), **(place if meeting else {})
         )
     return World(rank, world_size, device)
 
@@ -52,6 +65,20 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
+
+
+def check_equal(value: int, what: str) -> None:
+    """Stop all ranks where they don't hold the same value.
+
+    Raises:
+        RankLostError: they differ; starting again may mend it.
+    """
+    world_size = dist.get_world_size() if dist.is_initialized() else 1
+    device = "cuda" if dist.is_initialized() and dist.get_backend() == "nccl" else "cpu"
+    pair = sum_over_ranks(torch.tensor([value, value * value], dtype=torch.float64, device=device))
+    total, squares = pair.tolist()
+    if squares * world_size != total * total:  # no variance
+        raise RankLostError(f"the ranks disagree about {what}: another process wrote to this job meanwhile")
 
 
 def barrier() -> None:

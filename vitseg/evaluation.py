@@ -106,7 +106,7 @@ def evaluate_batches(
         shown = output if task.target == "rgb" else task.paint(predictions)
         error = (shown - task.paint(labels)).abs().mean(1)
         error = error[labels != IGNORE_INDEX].sum()
-        sums += torch.stack([loss, valid, error, loss.new_tensor(len(images))]).to(sums)
+        sums += torch.stack([loss.double(), valid.double(), error.double(), sums.new_tensor(len(images))])
         if progress:
             progress(len(images))
     model.train(was_training)
@@ -145,10 +145,11 @@ def evaluate_bundle(
         if progress:
             progress(done, batches.samples)
 
-    found = evaluate_batches(
-        bundle.model,
-        batches.epoch(0),
-        Task(bundle.architecture.target, len(bundle.classes), torch.from_numpy(palette(bundle.classes))),
-        progress=count,
-    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    colors = torch.from_numpy(palette(bundle.classes)).to(device)
+    task = Task(bundle.architecture.target, len(bundle.classes), colors)
+    try:
+        found = evaluate_batches(bundle.model.to(device), batches.epoch(0), task, progress=count)
+    finally:
+        bundle.model.to("cpu")
     return replace(found, classes=tuple(label.name for label in bundle.classes))

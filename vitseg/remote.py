@@ -26,7 +26,11 @@ class FsspecStore:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """See `Store.list`."""
-        for row in self._fs.find(self._path, detail=True).values():
+        try:
+            rows = self._fs.find(self._path, detail=True)
+        except OSError as error:
+            raise StorageError(f"can't list {self.root}: {error}") from error
+        for row in rows.values():
             info = self._info(row)
             if info.key.startswith(prefix):
                 yield info
@@ -37,6 +41,8 @@ class FsspecStore:
             return self._info(self._fs.info(f"{self._path}/{key}"))
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise StorageError(f"can't ask for {self.uri(key)}: {error}") from error
 
     def metadata(self, key: str) -> dict[str, str]:
         """Not asked for: sources are never written to."""

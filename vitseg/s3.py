@@ -16,14 +16,18 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectionClosedError,
     EndpointConnectionError,
+    IncompleteReadError,
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
+    ReadTimeoutError,
+    ResponseStreamingError,
 )
 
 from vitseg.errors import AccessError, NotFoundError, StorageError, UsageError
-from vitseg.storage import ObjectInfo, content_md5
+from vitseg.storage import ObjectInfo, content_md5, without_secrets
 
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "ExpiredToken", "InvalidToken"}
 _MISSING = {"NoSuchKey", "404", "NotFound", "NoSuchBucket"}
@@ -73,6 +77,7 @@ class S3Store:
     def _fail(self, error: Exception, key: str) -> NoReturn:
         where = self.uri(key)
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+        endpoint = without_secrets(endpoint)
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
             raise AccessError(
                 f"no S3 credentials for {where}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
@@ -137,10 +142,15 @@ class S3Store:
 
     def read(self, key: str) -> bytes:
         """See `Store.read`."""
-        try:
-            return client().get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read()
-        except (ClientError, BotoCoreError) as error:
-            self._fail(error, key)
+        for last in (False, False, True):  # botocore retries requests, but not a body that breaks off
+            try:
+                return client().get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read()
+            except (ResponseStreamingError, IncompleteReadError, ReadTimeoutError, ConnectionClosedError) as error:
+                if last:
+                    self._fail(error, key)
+            except (ClientError, BotoCoreError) as error:
+                self._fail(error, key)
+        raise AssertionError
 
     def write(
         self,

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from vitseg.errors import NotFoundError, StorageError, UsageError
 
@@ -87,6 +87,8 @@ def open_store(address: str | Path) -> Store:
     parts = urlsplit(text)
     if parts.username or parts.password:
         raise UsageError("an address must not carry credentials: put them in the environment (AWS_ACCESS_KEY_ID …)")
+    if any(word in parts.query.lower() for word in ("sig", "token", "credential")):
+        raise UsageError("an address must not carry a signature or token: whoever reads the log could use it")
     if parts.scheme == "file":
         return LocalStore(Path(parts.path))
     if parts.scheme == "s3":
@@ -105,6 +107,12 @@ def canonical(address: str | Path) -> str:
     """Return the one form of an address that means the same everywhere: `photos/` and `./photos` are one folder."""
     store = open_store(address)
     return str(store.folder.resolve()) if isinstance(store, LocalStore) else store.root
+
+
+def without_secrets(address: str) -> str:
+    """Return an address as it may be shown: without user, password and query."""
+    parts = urlsplit(address)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")) if parts.netloc else address
 
 
 def join(address: str | Path, *parts: str) -> str:

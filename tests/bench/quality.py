@@ -11,7 +11,7 @@ from tests.bench.rank import timed_recipe, train
 from vitseg.dist import World
 
 SCENES = 96
-EPOCHS = 8
+EPOCHS = 4
 
 
 def figures(folder: Path) -> Iterator[Figure]:

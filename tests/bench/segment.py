@@ -16,7 +16,7 @@ from vitseg.labels import CITYSCAPES, train_classes
 from vitseg.model.bundle import load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
 
-IMAGES = 64
+IMAGES = 32
 BATCH = 8
 SIZE = (256, 256)
 

@@ -20,12 +20,12 @@ from vitseg.losses import segmentation_loss
 from vitseg.model.segmenter import build_model
 from vitseg.training.optimiser import build_optimiser
 
-STEPS = 24
+STEPS = 16
 
 
 def figures(folder: Path) -> Iterator[Figure]:
     batch_size = timed_recipe().data.batch_size
-    shards, manifest = pack_scenes(folder, train=STEPS * batch_size, val=8, side=128)
+    shards, manifest = pack_scenes(folder, train=STEPS * batch_size, val=8, side=96)
     yield compare(
         "train: images a second, 2 ranks of 1 thread / 1 rank of 2 threads",
         ranks(2, 1, shards, folder), ranks(1, 2, shards, folder), goal=1.0, better="higher", warm_up=False,

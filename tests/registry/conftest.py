@@ -15,6 +15,9 @@ from vitseg.registry.versions import Version
 CLASSES = train_classes()[:4]
 SIZE = (16, 24)
 
+ARTIFACTS = Path("home/mlflow/artifacts")
+"""Where the fixture `sqlite` has MLflow keep them, relative to the test's folder."""
+
 Register = Callable[[int], Version]
 
 

@@ -1,13 +1,12 @@
 """The review: who decided what and why is written down, and the champion moves last."""
 
 import datetime
-from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from tests.registry.conftest import Register
+from tests.registry.conftest import ARTIFACTS, Register
 from vitseg.errors import NotFoundError, RegistryError, UsageError
 from vitseg.registry import review
 from vitseg.registry.review import list_versions, promote, propose, reject, rollback
@@ -92,7 +91,7 @@ def test_weights_that_changed_never_become_the_champion(register: Register) -> N
     register(0)
     promote("vitseg", "1", *WHY)
     register(1)
-    for weights in Path("mlruns").rglob("model.safetensors"):
+    for weights in ARTIFACTS.rglob("model.safetensors"):
         weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     with pytest.raises(RegistryError):
         promote("vitseg", "2", *WHY)

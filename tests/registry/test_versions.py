@@ -12,20 +12,20 @@ import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from tests.registry.conftest import SIZE, Register, write_bundle
+from tests.registry.conftest import ARTIFACTS, SIZE, Register, write_bundle
 from vitseg.errors import AccessError, NotFoundError, RegistryError, UsageError
 from vitseg.model.bundle import load_bundle
 from vitseg.registry import versions
-from vitseg.registry.versions import alias_version, exists, fetch, get_version, load, open_model, resolve
+from vitseg.registry.versions import alias_version, fetch, get_version, is_version_of, load, open_model, resolve
 
 
 def photos(size: tuple[int, int] = SIZE) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
 
 
-def stored(folder: str | Path = "mlruns") -> dict[str, Path]:
+def stored() -> dict[str, Path]:
     """Return the files of the logged model by name, where MLflow keeps them."""
-    weights = next(Path(folder).rglob("model.safetensors"))
+    weights = next(ARTIFACTS.rglob("model.safetensors"))
     root = next(parent for parent in weights.parents if (parent / "MLmodel").exists())
     return {path.name: path for path in root.rglob("*") if path.is_file()}
 
@@ -70,7 +70,7 @@ def test_fetch_downloads_once(register: Register, tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:  # as tasks of one job do
         folders = set(pool.map(lambda _: fetch(version, tmp_path / "cache"), range(4)))
     assert folders == {tmp_path / "cache" / version.sha256}
-    shutil.rmtree("mlruns")
+    shutil.rmtree(ARTIFACTS)
     assert fetch(version, tmp_path / "cache") in folders
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [version.sha256]
 
@@ -110,7 +110,7 @@ def remove_weights(files: dict[str, Path], other: Path) -> None:
 def test_what_was_tampered_with_is_refused(register: Register, tmp_path: Path) -> None:
     register(0)
     other, copy = write_bundle(tmp_path / "other", seed=9), tmp_path / "copy"
-    shutil.copytree("mlruns", copy)
+    shutil.copytree(ARTIFACTS, copy)
     tag = get_version("vitseg", "1").sha256
     for tamper in (
         change_weights, change_bundle, change_config, change_tag, point_tag_elsewhere, remove_tag, remove_weights,
@@ -119,8 +119,8 @@ def test_what_was_tampered_with_is_refused(register: Register, tmp_path: Path) -
         with pytest.raises(RegistryError, match="models:/vitseg/1"):
             fetch(get_version("vitseg", "1"), tmp_path / "cache" / tamper.__name__)
         assert not list((tmp_path / "cache").rglob("model.safetensors")), tamper.__name__
-        shutil.rmtree("mlruns")
-        shutil.copytree(copy, "mlruns")
+        shutil.rmtree(ARTIFACTS)
+        shutil.copytree(copy, ARTIFACTS)
         MlflowClient().set_model_version_tag("vitseg", "1", "sha256", tag)
     assert fetch(get_version("vitseg", "1"), tmp_path / "cache").name == tag
 
@@ -129,7 +129,9 @@ def test_what_is_not_there(register: Register, tmp_path: Path) -> None:
     assert alias_version("vitseg", "champion") is None  # not even the model
     register(0)
     assert alias_version("vitseg", "champion") is None
-    assert not exists("models:/vitseg/403")
+    assert is_version_of("vitseg", "models:/vitseg/1")
+    assert not is_version_of("another", "models:/vitseg/1")
+    assert not is_version_of("vitseg", "models:/vitseg/403")
     for address in ("models:/vitseg/2", "models:/vitseg@champion", "models:/nobody/1", str(tmp_path / "nothing")):
         with pytest.raises(NotFoundError):
             resolve(address)
@@ -157,7 +159,7 @@ def test_a_registry_that_can_not_answer_is_not_one_without_a_champion(
     monkeypatch.setattr(versions.MlflowClient, "get_model_version", fail)
     for ask in (
         lambda: alias_version("vitseg", "champion"),
-        lambda: exists("models:/vitseg/1"),
+        lambda: is_version_of("vitseg", "models:/vitseg/1"),
         lambda: resolve("models:/vitseg@champion"),
     ):
         with pytest.raises(kind) as caught:

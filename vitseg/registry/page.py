@@ -16,6 +16,9 @@ from vitseg.metrics import Scores
 from vitseg.model.bundle import Bundle
 from vitseg.pictures import confusion, curves, iou_bars, panel, panel_sheet
 
+MAX_PAGE = 5000
+"""Characters that MLflow's database keeps of a description."""
+
 
 def draw_run(
     bundle: Bundle, shown: Batch, matrix: torch.Tensor, history: Sequence[Mapping[str, Any]]
@@ -44,7 +47,7 @@ def version_page(
     ]
     counts = ", ".join(f"{split.samples} {name}" for name, split in manifest.splits.items())
     picture = f"get-artifact?run_uuid={run_id}&path=pictures"
-    return "\n".join(
+    page = "\n".join(
         [
             f"**mIoU {scores.miou:.3f}**, pixel accuracy {scores.pixel_accuracy:.3f} on {samples} "
             f"validation images, after {epochs} epochs.",
@@ -63,3 +66,4 @@ def version_page(
             f"Recipe: `{recipe.digest()}`, seed {recipe.run.seed}, target `{recipe.model.target}`.",
         ]
     )
+    return page[:MAX_PAGE]

@@ -15,12 +15,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import requests
-from mlflow import MlflowClient
+from mlflow import MlflowClient, get_tracking_uri
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException, RestException
 from PIL import Image
 
+from vitseg.config import home
 from vitseg.errors import AccessError, NotFoundError, RegistryError
+from vitseg.storage import without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ def registry_errors(doing: str) -> Iterator[None]:
     except (MlflowException, requests.RequestException) as error:
         text = str(error).strip().split("\n")[0]
         code = getattr(error, "error_code", "")
-        server = os.environ.get("MLFLOW_TRACKING_URI", "MLflow")
+        server = without_secrets(os.environ.get("MLFLOW_TRACKING_URI", "MLflow"))
         if code == "RESOURCE_DOES_NOT_EXIST":
             raise NotFoundError(f"{doing} failed: {text}") from error
         if isinstance(error, RestException) and code in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
@@ -60,12 +62,15 @@ def registry_errors(doing: str) -> Iterator[None]:
 
 def start_run(name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
     """Create a run in the experiment `vitseg` and return its id."""
-    client = MlflowClient()
     with registry_errors("creating a run"):
+        client = MlflowClient()
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
+            # A server knows where artifacts go; a bare database would put them wherever the command was started.
+            place = (home() / "mlflow" / "artifacts").as_uri() if get_tracking_uri().startswith("sqlite:") else None
+            tags_ = {"mlflow.experimentKind": "custom_model_development"}
             with contextlib.suppress(MlflowException):  # another job was first
-                client.create_experiment(EXPERIMENT, tags={"mlflow.experimentKind": "custom_model_development"})
+                client.create_experiment(EXPERIMENT, artifact_location=place, tags=tags_)
             experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             raise RegistryError(

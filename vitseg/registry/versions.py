@@ -50,7 +50,11 @@ def register(bundle_folder: Path, *, name: str, run_id: str, tags: Mapping[str, 
         inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3))]),
         outputs=Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1))]),
     )
-    client = MlflowClient()
+    with registry_errors("registering the model"):
+        client = MlflowClient()
+        for known in client.search_model_versions(f"run_id = '{run_id}'"):
+            if known.name == name and known.tags.get("sha256") == bundle.sha256:
+                return get_version(name, str(known.version))  # registered just before a crash
     with registry_errors("registering the model"), mlflow.start_run(run_id=run_id):
         model = mlflow.pyfunc.log_model(
             name="model",
@@ -89,13 +93,12 @@ def get_version(name: str, version: str) -> Version:
         raise NotFoundError(f"models:/{name}/{version} does not exist: see `vitseg registry list`") from error
 
 
-def exists(uri: str) -> bool:
-    """Say whether a version is still in the registry."""
+def is_version_of(name: str, uri: str) -> bool:
+    """Say whether an address is a version of this model that is still in the registry."""
     try:
-        resolve(uri)
+        return resolve(uri).name == name
     except NotFoundError:
         return False
-    return True
 
 
 def alias_version(name: str, alias: str) -> Version | None:

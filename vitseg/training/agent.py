@@ -13,6 +13,7 @@ import time
 from vitseg import dist
 
 PARENT = "VITSEG_PARENT_PID"
+AGENT = "VITSEG_AGENT_PID"
 _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 15
 
@@ -34,4 +35,5 @@ def leave_with(parent: int, *, at_once: bool) -> None:
 if __name__ == "__main__":
     # The launcher tells its own pid: it may be gone before this line runs.
     leave_with(int(os.environ.get(PARENT) or os.getppid()), at_once=False)
+    os.environ[AGENT] = str(os.getpid())
     dist.run_agent(sys.argv[1:])

@@ -12,6 +12,7 @@ from typing import Any
 from vitseg.config import Recipe, recipe_from
 from vitseg.data.manifest import Manifest, checked, parse_json
 from vitseg.errors import DataError, NotFoundError, UsageError
+from vitseg.model.patches import patch_grid
 from vitseg.storage import join, open_store
 
 SCHEMA = 1
@@ -37,9 +38,9 @@ class Job:
         return join(self.folder, "checkpoints")
 
 
-def job_folder(shards: str, fingerprint: str, recipe: Recipe, output: str | None = None) -> str:
-    """Return the address of the job of this data and recipe, under the shards' own `_vitseg/training/` by default."""
-    return join(output or join(shards, "_vitseg", "training"), f"{fingerprint[:8]}-{recipe.digest()}")
+def job_folder(shards: str, fingerprint: str, recipe: Recipe) -> str:
+    """Return the address of the job of this data and recipe, under the shards' own `_vitseg/training/`."""
+    return join(shards, "_vitseg", "training", f"{fingerprint[:8]}-{recipe.digest()}")
 
 
 def write_job(job: Job) -> None:
@@ -105,6 +106,12 @@ def check(job: Job, manifest: Manifest, world_size: int) -> None:
     for split in ("train", "val"):
         if split not in manifest.splits or not manifest.splits[split].samples:
             raise DataError(f"{job.shards} has no samples in split {split!r}: training needs both train and val")
+    patch_grid(manifest.image_size, job.recipe.model.patch_size)
+    if manifest.splits["train"].samples < job.recipe.data.batch_size:
+        raise UsageError(
+            f"data.batch_size = {job.recipe.data.batch_size}, but there are only {manifest.splits['train'].samples} "
+            "training samples: --set data.batch_size=… lowers it"
+        )
     share = world_size * job.recipe.optimiser.accumulate
     if job.recipe.data.batch_size % share:
         raise UsageError(

@@ -5,11 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vitseg.errors import RankLostError, TrainingError, UsageError
+from vitseg import errors
+from vitseg.dist import MEETING_FILE
+from vitseg.errors import RankLostError, TrainingError, UsageError, VitsegError
 from vitseg.training.agent import PARENT
 from vitseg.training.events import heard
 
@@ -31,10 +34,14 @@ class Nodes:
         if self.nnodes > 1 and not self.rendezvous:
             raise UsageError("--nnodes needs --rendezvous HOST:PORT: one address that every node reaches")
 
-    def arguments(self, job_id: str) -> list[str]:
-        """Return the options of `torch.distributed.run`. Restarts are the flow's business: from a checkpoint."""
+    def arguments(self, job_id: str, meeting: str) -> list[str]:
+        """Return the options of `torch.distributed.run`. Restarts are the flow's business: from a checkpoint.
+
+        On one machine agent and ranks meet in files of the folder `meeting`: nothing listens for them.
+        """
         if self.nnodes == 1:
-            place = ["--standalone", "--local-addr", "127.0.0.1"]
+            place = ["--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file", "--local-addr", "127.0.0.1"]
+            place += ["--rdzv-endpoint", f"{meeting}/agent", "--rdzv-id", job_id]
         else:
             place = ["--rdzv-backend", "c10d", "--rdzv-endpoint", self.rendezvous, "--rdzv-id", job_id]
         return [f"--nnodes={self.nnodes}", f"--nproc-per-node={self.nproc}", "--max-restarts=0", *place]
@@ -50,35 +57,48 @@ def run_ranks(
     """Run a job's ranks to their end; events and other lines are handed on as they come.
 
     Raises:
-        TrainingError: a rank failed and said why; the text is its own.
+        VitsegError: a rank failed and said why; kind and text are its own.
         RankLostError: a rank ended without a word.
     """
     job_id = job_folder.rstrip("/").rpartition("/")[2]
-    command = [sys.executable, "-m", "vitseg.training.agent", *nodes.arguments(job_id)]
-    command += ["-m", "vitseg.training.worker", job_folder]
-    error = ""
-    with _process_group(command, nodes.nproc) as process:
+    error: VitsegError | None = None
+    with tempfile.TemporaryDirectory() as meeting, _process_group(job_folder, nodes, job_id, meeting) as process:
         for line in process.stdout or ():
             event = heard(line)
             if event is None:
                 on_line(line.rstrip())
             elif event["event"] == "error":
-                error = error or str(event["message"])
-                on_line(error)
+                error = error or _told(event)
+                on_line(str(error))
             else:
                 on_event(event)
         code = process.wait()
     if error:
-        raise TrainingError(error)
+        raise error
     if code != 0:
         raise RankLostError(f"a rank ended without a word (exit code {code}): its last lines are in the flow run's log")
 
 
+def _told(event: dict[str, Any]) -> VitsegError:
+    """Return a rank's error as what it was there."""
+    kind = getattr(errors, str(event.get("kind")), TrainingError)
+    return kind(str(event["message"]))
+
+
 @contextlib.contextmanager
-def _process_group(command: list[str], nproc: int) -> Iterator[subprocess.Popen[str]]:
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // nproc))
+def _process_group(job_folder: str, nodes: Nodes, job_id: str, meeting: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "vitseg.training.agent", *nodes.arguments(job_id, meeting)]
+    command += ["-m", "vitseg.training.worker", job_folder]
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // nodes.nproc))
+    alone = {
+        MEETING_FILE: f"{meeting}/ranks",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # or the agent opens one for the ranks, on every interface
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
+    }
     environment = {
         **os.environ,
+        **(alone if nodes.nnodes == 1 and sys.platform == "linux" else {}),
         PARENT: str(os.getpid()),
         "OMP_NUM_THREADS": threads,
         "PYTHONUNBUFFERED": "1",

@@ -131,17 +131,16 @@ class Trainer:
                 loss, _ = self.task.loss(output, truth)
                 (loss * scale.to(loss.dtype)).backward()
             with torch.no_grad():
-                sums += torch.stack([loss, (self.task.predict(output) == truth).sum()]).to(sums)
+                sums += torch.stack([loss.double(), (self.task.predict(output) == truth).sum().double()])
         loss_sum, correct = dist.sum_over_ranks(sums).tolist()
-        if not math.isfinite(loss_sum):
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimiser.clip_norm or math.inf)
+        if not math.isfinite(loss_sum) or not math.isfinite(norm.item()):
             raise TrainingError(
-                f"the loss is {loss_sum} at step {self.finished} (learning rate {rate:.2g}, samples "
-                f"{', '.join(batch.keys[:4])} …): lower optimiser.learning_rate; the last checkpoint is still good"
+                f"loss {loss_sum} with a gradient of norm {norm.item()} at step {self.finished} (learning rate {rate:.2g}, "
+                f"samples {', '.join(batch.keys[:4])} …): lower optimiser.learning_rate or look at these samples"
             )
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        if self.recipe.optimiser.clip_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimiser.clip_norm)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         return Sums(loss_sum, correct, valid.item())
@@ -168,6 +167,7 @@ class Trainer:
     def _resume(self) -> Sums:
         checkpoint = newest_checkpoint(self.checkpoints)
         dist.barrier()  # nobody writes a new one before everybody has read the same
+        dist.check_equal(checkpoint.step if checkpoint else 0, "the newest checkpoint")
         if checkpoint is None:
             return Sums()
         restore(checkpoint, self.model, self.optimiser)

@@ -1,17 +1,21 @@
 """What rank 0 tells: events to the launcher, metrics and panels to the run on the tracking server."""
 
+import logging
 from typing import Any
 
 import torch
 from torch import nn
 
 from vitseg.data.loader import Batch
+from vitseg.errors import VitsegError
 from vitseg.evaluation import Task
 from vitseg.labels import Label
 from vitseg.pictures import panel, panel_sheet
 from vitseg.registry.tracking import MetricStream, log_picture
 from vitseg.training.events import say
 from vitseg.training.loop import Recorder
+
+log = logging.getLogger(__name__)
 
 
 class RunRecorder(Recorder):
@@ -46,7 +50,10 @@ class RunRecorder(Recorder):
             panel(image.permute(1, 2, 0).numpy(), truth.numpy(), prediction.to(torch.uint8).numpy(), self.classes)
             for image, truth, prediction in zip(self.shown.images, self.shown.labels, predictions, strict=True)
         ]
-        log_picture(self.run_id, panel_sheet(rows), f"panels/epoch-{epoch:04d}.png")
+        try:
+            log_picture(self.run_id, panel_sheet(rows), f"panels/epoch-{epoch:04d}.png")
+        except VitsegError as error:  # a tracking server that is away must not end a training
+            log.warning("no panels of epoch %s: %s", epoch, error)
 
     def close(self) -> None:
         """Deliver the last metrics."""

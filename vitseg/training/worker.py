@@ -21,7 +21,7 @@ from vitseg.labels import palette
 from vitseg.model.bundle import save_bundle
 from vitseg.model.segmenter import Segmenter, build_model
 from vitseg.storage import open_store
-from vitseg.training.agent import leave_with
+from vitseg.training.agent import AGENT, leave_with
 from vitseg.training.events import say
 from vitseg.training.job import Job, check, read_job
 from vitseg.training.loop import Recorder, Trainer
@@ -31,13 +31,12 @@ PANEL_IMAGES = 6
 
 def main(job_folder: str) -> int:
     """Train this rank's share of a job; return the exit code."""
-    leave_with(os.getppid(), at_once=True)
+    leave_with(int(os.environ.get(AGENT) or os.getppid()), at_once=True)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    world = dist.start()
     try:
-        train_rank(job_folder, world)
+        train_rank(job_folder, dist.start())
     except VitsegError as error:
-        say("error", message=str(error), rank=world.rank)
+        say("error", kind=type(error).__name__, message=str(error), rank=os.environ.get("RANK"))
         return error.exit_code
     dist.stop()
     return 0
@@ -61,10 +60,12 @@ def train_rank(job_folder: str, world: dist.World) -> None:
         shown = Batches(job.shards, manifest, "val", batch_size=PANEL_IMAGES, shuffle=False, drop_last=False)
         recorder = RunRecorder(job.run_id, next(iter(shown.epoch(0))), classes, task)
     trainer = Trainer(recipe, world, model, task, data, validation, open_store(job.checkpoints), recorder)
-    history = trainer.run()
-    if world.rank == 0:
-        _leave_results(job, model, manifest, history)
-    recorder.close()
+    try:
+        history = trainer.run()
+        if world.rank == 0:
+            _leave_results(job, model, manifest, history)
+    finally:
+        recorder.close()
 
 
 def batches_of(shards: str, manifest: Manifest, recipe: Recipe, world: dist.World) -> tuple[Batches, Batches]:

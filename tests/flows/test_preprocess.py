@@ -1,0 +1,89 @@
+"""The flow `preprocess`: the same bytes from every runner, and every source that can't be used has a row."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.flows.command_line import vitseg
+from vitseg.data.synth import write_scenes
+from vitseg.errors import StorageError, UsageError
+
+pytestmark = pytest.mark.usefixtures("stack")  # Prefect reads its settings when it is imported: in the tests
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.tar")}
+
+
+def test_every_runner_writes_the_same_bytes(scenes: Path, tmp_path: Path) -> None:
+    from flows.preprocess import preprocess
+    from flows.runners import make_runner
+
+    answers = {}
+    for name in ("thread", "process", "dask"):
+        flow = preprocess.with_options(task_runner=make_runner(name, 2))
+        answers[name] = flow(str(scenes), str(tmp_path / name), size=(32, 64), shard_samples=8)
+    assert answers["thread"]["samples"] == 30
+    assert len(written(tmp_path / "thread")) == answers["thread"]["shards"] == 4
+    for name in ("process", "dask"):
+        assert answers[name]["fingerprint"] == answers["thread"]["fingerprint"]
+        assert written(tmp_path / name) == written(tmp_path / "thread")
+    again = preprocess(str(scenes), str(tmp_path / "thread"), size=(32, 64), shard_samples=8)
+    assert {**again, "seconds": 0} == {**answers["thread"], "seconds": 0}
+
+
+def test_sources_that_can_not_be_used_are_rows_and_exit_code_4(tmp_path: Path) -> None:
+    source, dest = tmp_path / "source", tmp_path / "shards"
+    write_scenes(str(source), train=6, val=1, size=(64, 32), seed=1)
+    photos = sorted((source / "leftImg8bit" / "train").rglob("*.png"))
+    labels = [
+        Path(str(photo).replace("leftImg8bit/", "gtFine/").replace("_leftImg8bit", "_gtFine_labelIds"))
+        for photo in photos
+    ]
+    photos[0].write_bytes(b"not a picture at all")
+    photos[1].write_bytes(photos[1].read_bytes()[:-200])
+    labels[2].write_bytes(photos[3].read_bytes())  # colours where ids should be
+    for label in labels[4].parent.glob(f"{labels[4].name.removesuffix('_labelIds.png')}*"):
+        label.unlink()
+    done = vitseg("preprocess", str(source), str(dest), "--size", "64x32", "--json")
+    assert done.code == 4, done.err
+    assert (done.json["samples"], done.json["skipped"]) == (3, 4)
+    manifest = json.loads((dest / "manifest.json").read_text())
+    reasons = {row["source"]: row["reason"] for row in manifest["skipped"]}
+    hints = ["not an image", "broken", "no id image", None, "no label belongs"]
+    for photo, hint in zip(photos, hints, strict=False):
+        key = photo.relative_to(source).as_posix()
+        assert (hint is None) == (key not in reasons)
+        assert hint is None or hint in reasons[key]
+    assert "Traceback" not in done.err
+    assert "4 sources left out" in done.err
+
+
+def test_a_runner_that_is_not_installed_or_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.runners import make_runner
+
+    monkeypatch.setitem(sys.modules, "prefect_ray", None)
+    with pytest.raises(UsageError, match=r"pip install 'vitseg\[ray\]'"):
+        make_runner("ray")
+    with pytest.raises(UsageError, match="thread, process, dask, ray"):
+        make_runner("spark")
+
+
+def test_a_store_that_fails_for_a_moment_is_tried_again(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import preprocess as module
+
+    real, calls = module.write_shard, []
+
+    def write_shard(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise StorageError("503 SlowDown")
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "write_shard", write_shard)
+    answer = module.preprocess(str(scenes), str(tmp_path), size=(32, 64), shard_samples=64)
+    assert (answer["samples"], len(calls)) == (30, 3)

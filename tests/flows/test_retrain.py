@@ -1,0 +1,71 @@
+"""What the schedule runs: trains when the source has changed, and then asks for a review; else nothing."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flows.stack import StackStatus
+from tests.training.conftest import SMALL
+from vitseg.dist import World
+from vitseg.errors import VitsegError
+
+OVERRIDES = [*SMALL, "run.epochs=1"]
+
+
+@pytest.fixture
+def trainings(stack: StackStatus, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the folders of jobs that are trained; in this process, for ranks have tests of their own."""
+    from flows import train
+    from vitseg.training.worker import train_rank
+
+    folders: list[str] = []
+
+    def run_ranks(folder: str, nodes: object, **options: Any) -> None:
+        folders.append(folder)
+        train_rank(folder, World(0, 1, torch.device("cpu")))
+
+    monkeypatch.setattr(train, "run_ranks", run_ranks)
+    return folders
+
+
+def test_only_new_data_is_trained_and_put_up_for_review(
+    trainings: list[str], scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.retrain import retrain
+    from vitseg.registry import review, versions
+
+    source = tmp_path / "source"
+    shutil.copytree(scenes, source)
+
+    def run() -> dict[str, Any]:
+        return retrain(str(source), str(tmp_path / "shards"), size=(32, 64), overrides=OVERRIDES, name="scheduled")
+
+    def challenger() -> str | None:
+        found = versions.alias_version("scheduled", review.CHALLENGER)
+        return found and found.version
+
+    def refuse(version: versions.Version) -> None:
+        raise VitsegError("the power is gone")
+
+    with pytest.MonkeyPatch.context() as cut, pytest.raises(VitsegError, match="the power is gone"):
+        cut.setattr(review, "propose", refuse)
+        run()
+    assert (challenger(), len(trainings)) == (None, 1)
+    assert run()["version"] == "1"  # what was trained before the cut is put up now
+    assert (challenger(), len(trainings)) == ("1", 1)
+
+    again = run()
+    assert (again["changed"], again["version"], challenger(), len(trainings)) == (False, "1", "1", 1)
+    assert versions.alias_version("scheduled", review.CHAMPION) is None  # that is for a person to decide
+    review.reject("scheduled", "1", "ada", "blurs people")
+    assert run()["changed"] is False
+    assert challenger() is None  # what was rejected does not come back by itself
+
+    photo = next((source / "leftImg8bit" / "train").rglob("*.png"))
+    photo.unlink()
+    new = run()
+    assert (new["changed"], new["version"], challenger(), len(trainings)) == (True, "2", "2", 2)
+    assert new["train"]["epochs"] == 1
