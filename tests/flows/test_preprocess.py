@@ -23,7 +23,7 @@ def test_every_runner_writes_the_same_bytes(scenes: Path, tmp_path: Path) -> Non
 
     answers = {}
     for name in ("thread", "process", "dask"):
-        flow = preprocess.with_options(task_runner=make_runner(name, 2))
+        flow = preprocess.with_options(task_runner=make_runner(name, 1))
         answers[name] = flow(str(scenes), str(tmp_path / name), size=(32, 64), shard_samples=8)
     assert answers["thread"]["samples"] == 30
     assert len(written(tmp_path / "thread")) == answers["thread"]["shards"] == 4

@@ -16,8 +16,11 @@ OVERRIDES = [*SMALL, "run.epochs=1"]
 
 
 @pytest.fixture
-def trainings(stack: StackStatus, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the folders of jobs that are trained; in this process, for ranks have tests of their own."""
+def trainings(stack: StackStatus, sqlite: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the folders of jobs that are trained; in this process, for ranks have tests of their own.
+
+    Prefect is the server's; MLflow is a database, for each of many requests to its server takes 0.1 s.
+    """
     from flows import train
     from vitseg.training.worker import train_rank
 
