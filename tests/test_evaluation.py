@@ -104,6 +104,22 @@ def test_batches_and_ranks_of_any_size_count_the_same(bundles: dict[str, Bundle]
         assert sum(part.samples for part in parts) == 6
 
 
+@pytest.mark.parametrize("target", ["classes", "rgb"])
+def test_pixels_without_a_class_count_nowhere(bundles: dict[str, Bundle], shards: str, target: str) -> None:
+    batches = Batches(shards, read_manifest(shards), "val", batch_size=6, shuffle=False, drop_last=False)
+    batch = next(iter(batches.epoch(0)))
+    task = Task(target, 19, torch.from_numpy(bundles[target].palette))
+    whole, *halves = (evaluate_batches(bundles[target].model, [part], task) for part in (
+        batch,
+        *(dataclasses.replace(batch, labels=batch.labels.where(rows, torch.tensor(255, dtype=torch.uint8)))
+          for rows in (torch.arange(32)[:, None] < 12, torch.arange(32)[:, None] >= 12)),
+    ))  # fmt: skip
+    assert torch.equal(halves[0].confusion + halves[1].confusion, whole.confusion)
+    for name in ("loss", "mean_absolute_error"):
+        total = sum(getattr(half, name) * int(half.confusion.sum()) for half in halves)
+        assert total == pytest.approx(getattr(whole, name) * int(whole.confusion.sum()), rel=1e-5)
+
+
 def test_progress_and_the_mode_of_the_model(bundles: dict[str, Bundle], shards: str) -> None:
     seen: list[tuple[int, int]] = []
     evaluate_bundle(bundles["classes"], shards, "val", 4, progress=lambda done, total: seen.append((done, total)))
