@@ -4,9 +4,9 @@ import time
 from pathlib import Path
 
 import pytest
-from made_shards import write_data_set
-from remote_store import RemoteStore, content, read_all
 
+from tests.data.made_shards import write_data_set
+from tests.data.remote_store import RemoteStore, content, read_all
 from vitseg.data import cache as cache_module
 from vitseg.data.cache import ShardCache
 from vitseg.errors import DataError, StorageError, UsageError

@@ -2,8 +2,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from made_shards import sample, shard_info, write_tar
 
+from tests.data.made_shards import sample, shard_info, write_tar
 from vitseg.data.index import OpenShard, ShardIndex, index_shard
 from vitseg.errors import DataError
 

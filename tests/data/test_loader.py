@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 import webdataset as wds
-from made_shards import (
+from PIL import Image
+
+from tests.data.made_shards import (
     HEIGHT,
     WIDTH,
     encode,
@@ -18,9 +20,7 @@ from made_shards import (
     write_data_set,
     write_tar,
 )
-from PIL import Image
-from remote_store import RemoteStore
-
+from tests.data.remote_store import RemoteStore
 from vitseg.data import cache as cache_module
 from vitseg.data import loader as loader_module
 from vitseg.data.loader import Batch, Batches
