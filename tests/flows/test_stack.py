@@ -81,7 +81,7 @@ def test_clients_find_and_use_the_servers_by_environment(stack: StackStatus) -> 
     assert open_store("s3://mlflow/artifacts").read("run/note.txt") == b"from a run"  # proxied to the bucket
 
     flows = os.environ["PREFECT_API_URL"] + "/flows/filter"
-    assert answer(flows, "POST", os.environ["PREFECT_API_AUTH_STRING"], b"{}") == (200, b"[]")
+    assert answer(flows, "POST", os.environ["PREFECT_API_AUTH_STRING"], b"{}")[0] == 200
 
 
 @pytest.mark.parametrize(
