@@ -25,6 +25,7 @@ PHOTOGRAPHS = 24
 SIZE = (128, 256)  # height, width
 RANKS = 2
 MODEL = "vitseg-demo"
+OVERRIDES: tuple[str, ...] = ()  # of the preset tiny
 
 
 @flow(name="demo", flow_run_name="demo in {workdir}")
@@ -50,7 +51,7 @@ def whole_way(workdir: str) -> dict[str, Any]:
     trained = step(
         "train",
         f"{RANKS} processes → a version in the registry",
-        lambda: train(shards, "tiny", nproc=RANKS, name=MODEL),
+        lambda: train(shards, "tiny", overrides=OVERRIDES, nproc=RANKS, name=MODEL),
     )
     measured = step("evaluate", "the version on the validation scenes", lambda: evaluate(trained["model_uri"], shards))
     segmented = step(
@@ -62,7 +63,7 @@ def whole_way(workdir: str) -> dict[str, Any]:
     report = step(
         "report",
         "one page with pictures",
-        lambda: write_demo_report(folder, steps, results, load_recipe("tiny")),
+        lambda: write_demo_report(folder, steps, results, load_recipe("tiny", overrides=OVERRIDES)),
     )
     note(f"look at {report}")
     return {

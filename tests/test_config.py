@@ -181,13 +181,17 @@ def other(name: str, value: Any) -> Any:
     return (*value, 3) if isinstance(value, tuple) else value / 2 + 0.25 if isinstance(value, float) else value + 1
 
 
+HOW = {"data.decode_threads", "run.checkpoint_steps", "run.keep_checkpoints", "run.log_steps", "run.panel_epochs"}
+
+
 @pytest.mark.parametrize("name", FIELDS)
-def test_the_digest_changes_with_each_field(name: str) -> None:
+def test_the_digest_changes_with_what_is_computed_and_not_with_how(name: str) -> None:
     recipe = Recipe()
     section, key = name.split(".")
     part = getattr(recipe, section)
     changed = dataclasses.replace(part, **{key: other(name, getattr(part, key))})
-    assert dataclasses.replace(recipe, **{section: changed}).digest() != recipe.digest()
+    same = dataclasses.replace(recipe, **{section: changed}).digest() == recipe.digest()
+    assert same == (name in HOW)
 
 
 @given(st.sampled_from(["tiny", "small", "base"]), st.integers(1, 10**6), st.floats(1e-9, 1.0))

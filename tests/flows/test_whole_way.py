@@ -14,6 +14,7 @@ def test_the_whole_way_and_again(
     from flows import whole_way
 
     small = {"TRAIN": 16, "VAL": 6, "PHOTOGRAPHS": 6, "SIZE": (64, 128), "BUCKET": "s3://vitseg/whole-way"}
+    small["OVERRIDES"] = ("run.epochs=2",)
     for name, value in small.items():
         monkeypatch.setattr(whole_way, name, value)
     result = whole_way.whole_way(str(tmp_path))

@@ -38,7 +38,7 @@ def make_job(folder: Path, shards: str, *overrides: str, run_id: str = "") -> Jo
 def ranks() -> list[psutil.Process]:
     """Return the ranks that run under this process, without their agent."""
     children = psutil.Process().children(recursive=True)
-    return [child for child in children if "vitseg.training.agent" not in child.cmdline()]
+    return [child for child in children if "vitseg.training.worker" in child.cmdline()[:5]]
 
 
 def history(job: Job) -> list[dict[str, Any]]:
@@ -97,7 +97,8 @@ def test_an_interruption_leaves_no_process(shards: str, tmp_path: Path, lines: l
     children: list[psutil.Process] = []
 
     def interrupt(event: dict[str, Any]) -> None:
-        children.extend(psutil.Process().children(recursive=True))
+        everyone = psutil.Process().children(recursive=True)  # also the servers of this test session
+        children.extend(child for child in everyone if "vitseg.training.worker" in child.cmdline())
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
