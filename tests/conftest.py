@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from flows import environment
 from flows import stack as servers
@@ -18,6 +19,9 @@ from vitseg.data.plan import make_plan
 from vitseg.data.shards import commit, write_shard
 from vitseg.data.synth import write_scenes
 
+# No deadline: on a busy machine an example may take any time. Fifty examples a property keep the suite short.
+settings.register_profile("vitseg", deadline=None, max_examples=50)
+settings.load_profile("vitseg")
 torch.set_num_threads(1)  # tests compute on tiny tensors: more threads only wait for each other
 
 

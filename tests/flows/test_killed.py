@@ -15,7 +15,10 @@ from tests.flows.command_line import kill_when, vitseg
 from tests.training.conftest import SMALL
 from vitseg.checkpoint import checkpoint_keys, newest_checkpoint
 from vitseg.data.photographs import write_photographs
+from vitseg.data.plan import make_plan
+from vitseg.data.shards import commit, write_shard
 from vitseg.data.synth import write_scenes
+from vitseg.data.verify import verify
 from vitseg.storage import join, open_store
 
 pytestmark = pytest.mark.usefixtures("stack")
@@ -48,14 +51,15 @@ def test_preprocess(tmp_path: Path) -> None:
     assert restarted["fingerprint"] == undisturbed["fingerprint"]
     manifests = [json.loads(open_store(dest).read("manifest.json")) for dest in (straight, killed)]
     assert manifests[0]["splits"] == manifests[1]["splits"]
-    assert vitseg("verify", killed, "--json").json["problems"] == []
+    assert verify(killed).problems == []
     again = vitseg("preprocess", str(tmp_path), killed, *options)
     assert "nothing to do" in again.err
 
 
 def test_train(shards: str, scenes: Path) -> None:
     copy = join(BUCKET, "shards-2")
-    assert vitseg("preprocess", str(scenes), copy, "--size", "64x32", "--shard-samples", "8").code == 0
+    plan = make_plan(str(scenes), size=(32, 64), shard_samples=8)
+    commit(plan, [write_shard(shard, plan.options, copy) for shard in plan.shards], copy)
     undisturbed = vitseg("train", shards, *TRAIN, "--nproc", "2", "--name", "straight", "--json").json
 
     def steps() -> int:
