@@ -23,7 +23,7 @@ $(READY): pyproject.toml infra/constraints.txt
 		> $(VENV)/install.log 2>&1 || { tail -n 20 $(VENV)/install.log; exit 1; }
 	@touch $@
 
-demo: $(READY) ## the whole way on generated street scenes: pictures, report, about five minutes
+demo: $(READY) ## the whole way on generated street scenes: pictures, report, five to six minutes
 	@$(BIN)/vitseg demo
 
 test: $(READY) ## the whole test suite, with real servers and real processes
