@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vitseg.config import Recipe, home
+from vitseg.config import home
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.labels import palette
 from vitseg.model.bundle import Bundle
 from vitseg.pictures import confusion, curves, panel, panel_sheet
+from vitseg.recipe import Recipe
 from vitseg.registry import versions
 from vitseg.report import ClassScore, Headline, Picture, Place, Report, Step, Strip, write_report
 from vitseg.storage import open_store

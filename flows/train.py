@@ -15,12 +15,13 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
 from flows.console import note, progress
-from vitseg.config import Recipe, load_recipe
+from vitseg.config import load_recipe
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.errors import RankLostError, RegistryError, StorageError, VitsegError
 from vitseg.evaluation import Evaluation, evaluate_bundle
 from vitseg.model.bundle import Bundle, load_bundle
+from vitseg.recipe import Recipe
 from vitseg.registry import tracking, versions
 from vitseg.registry.page import draw_run, version_page
 from vitseg.storage import canonical, open_store

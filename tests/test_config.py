@@ -10,23 +10,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitseg.config import (
-    Architecture,
-    DataRecipe,
-    OptimiserRecipe,
-    Recipe,
-    RunRecipe,
-    home,
-    load_recipe,
-    presets,
-    recipe_from,
-)
+from vitseg.config import home, load_recipe, presets, recipe_from
 from vitseg.errors import NotFoundError, UsageError
+from vitseg.recipe import Architecture, AugmentRecipe, DataRecipe, LossRecipe, OptimiserRecipe, Recipe, RunRecipe
 
 ROOT = Path(__file__).parent.parent
-SECTIONS = {"model": Architecture, "data": DataRecipe, "optimiser": OptimiserRecipe, "run": RunRecipe}
+SECTIONS = {
+    "model": Architecture,
+    "data": DataRecipe,
+    "augment": AugmentRecipe,
+    "loss": LossRecipe,
+    "optimiser": OptimiserRecipe,
+    "run": RunRecipe,
+}
 FIELDS = [f"{section}.{row.name}" for section, kind in SECTIONS.items() for row in dataclasses.fields(kind)]
-OTHER_WORDS = {"model.position": "add", "model.target": "rgb", "optimiser.schedule": "constant"}
+OTHER_WORDS = {
+    "model.position": "add",
+    "model.normalisation": "none",
+    "model.decoder": "overlap",
+    "model.target": "rgb",
+    "loss.rgb": "squared",
+    "loss.class_weights": "balanced",
+    "optimiser.schedule": "constant",
+}
 
 
 def refusal(*overrides: str, file: Path | None = None) -> str:

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from vitseg import dist
-from vitseg.config import Recipe, load_recipe
+from vitseg.config import load_recipe
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.evaluation import Task
 from vitseg.labels import palette
 from vitseg.model.segmenter import build_model
+from vitseg.recipe import Recipe
 from vitseg.storage import open_store
 from vitseg.training.loop import Recorder, Trainer
 from vitseg.training.worker import batches_of

@@ -3,8 +3,8 @@ import math
 import torch
 from torch import nn
 
-from vitseg.config import Architecture
 from vitseg.model.blocks import Mlp, MultiHeadAttention, TransformerBlock
+from vitseg.recipe import Architecture
 
 
 def test_attention_is_the_formula_of_the_paper_head_by_head():

@@ -1,7 +1,7 @@
 import torch
 
-from vitseg.config import Architecture
 from vitseg.model.decoder import PixelDecoder
+from vitseg.recipe import Architecture
 
 ARCH = Architecture(patch_size=2, features_per_patch=5, decoder_projection=6, decoder_mlp_units=(8, 7))
 

@@ -1,7 +1,7 @@
 import torch
 
-from vitseg.config import Architecture
 from vitseg.model.encoder import VisionTransformer
+from vitseg.recipe import Architecture
 
 ARCH = Architecture(
     patch_size=2, spatial_embedding=4, encoder_projection=12, blocks=2, heads=2, head_width=4,

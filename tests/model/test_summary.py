@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from vitseg.config import Architecture, load_recipe, presets
+from vitseg.config import load_recipe, presets
 from vitseg.errors import UsageError
 from vitseg.model.summary import count_convolutions, summarize
+from vitseg.recipe import Architecture
 
 
 def block(d: int, inner: int, *units: int) -> list[int]:

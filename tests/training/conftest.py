@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from vitseg.config import Recipe, load_recipe
+from vitseg.config import load_recipe
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import read_manifest
 from vitseg.dist import World
 from vitseg.evaluation import Task
 from vitseg.labels import palette
 from vitseg.model.segmenter import build_model
+from vitseg.recipe import Recipe
 from vitseg.storage import open_store
 from vitseg.training.loop import Recorder, Trainer
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from vitseg.config import Architecture, OptimiserRecipe
 from vitseg.model.segmenter import build_model
+from vitseg.recipe import Architecture, OptimiserRecipe
 from vitseg.training.optimiser import build_optimiser, learning_rate
 
 RECIPE = OptimiserRecipe(learning_rate=0.5, warmup_share=0.1)

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitseg.config import Architecture
+from vitseg.recipe import Architecture
 
 
 class MultiHeadAttention(nn.Module):

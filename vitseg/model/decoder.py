@@ -6,8 +6,8 @@ The encoder knows what a patch shows but has lost where its edges run; the patch
 import torch
 from torch import Tensor, nn
 
-from vitseg.config import Architecture
 from vitseg.model.blocks import Mlp
+from vitseg.recipe import Architecture
 
 
 class PixelDecoder(nn.Module):

@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from vitseg.config import Architecture
 from vitseg.model.blocks import TransformerBlock
 from vitseg.model.patches import PatchEmbedding
+from vitseg.recipe import Architecture
 
 
 class VisionTransformer(nn.Module):

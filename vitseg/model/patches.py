@@ -8,8 +8,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vitseg.config import Architecture
 from vitseg.errors import UsageError
+from vitseg.recipe import Architecture
 
 
 def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:

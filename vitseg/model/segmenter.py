@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from vitseg.config import Architecture
 from vitseg.errors import DataError, UsageError
 from vitseg.model.decoder import PixelDecoder
 from vitseg.model.encoder import VisionTransformer
 from vitseg.model.patches import patch_grid, patchify, unpatchify
+from vitseg.recipe import Architecture
 
 # In the 0–1 scale. Fixed, not measured: a model keeps its input when its data set grows.
 PIXEL_MEAN = (0.5, 0.5, 0.5)

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vitseg.config import Recipe
 from vitseg.data.loader import Batch
 from vitseg.data.manifest import Manifest
 from vitseg.metrics import Scores
 from vitseg.model.bundle import Bundle
 from vitseg.pictures import confusion, curves, iou_bars, panel, panel_sheet
+from vitseg.recipe import Recipe
 
 MAX_PAGE = 5000
 """Characters that MLflow's database keeps of a description."""

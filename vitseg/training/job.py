@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vitseg.config import Recipe, recipe_from
+from vitseg.config import recipe_from
 from vitseg.data.manifest import Manifest, checked, parse_json
 from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.model.patches import patch_grid
+from vitseg.recipe import Recipe
 from vitseg.storage import join, open_store
 
 SCHEMA = 1

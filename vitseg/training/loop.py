@@ -14,11 +14,11 @@ from torch import nn
 
 from vitseg import dist
 from vitseg.checkpoint import capture, newest_checkpoint, restore, write_checkpoint
-from vitseg.config import Recipe
 from vitseg.data.loader import Batch, Batches
 from vitseg.errors import TrainingError
 from vitseg.evaluation import Task, evaluate_batches
 from vitseg.labels import IGNORE_INDEX
+from vitseg.recipe import Recipe
 from vitseg.storage import Store
 from vitseg.training.optimiser import build_optimiser, learning_rate
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from vitseg.config import OptimiserRecipe
+from vitseg.recipe import OptimiserRecipe
 
 
 def build_optimiser(model: nn.Module, recipe: OptimiserRecipe) -> torch.optim.AdamW:

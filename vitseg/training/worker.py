@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from vitseg import dist
-from vitseg.config import Recipe
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.errors import UsageError, VitsegError
@@ -20,6 +19,7 @@ from vitseg.evaluation import Task
 from vitseg.labels import palette
 from vitseg.model.bundle import save_bundle
 from vitseg.model.segmenter import Segmenter, build_model
+from vitseg.recipe import Recipe
 from vitseg.storage import open_store
 from vitseg.training.agent import AGENT, leave_with
 from vitseg.training.events import say
