@@ -75,11 +75,11 @@ class Architecture:
     fine_width: int = 64
     """Decoder `overlap`: width of the finer tokens."""
     fine_blocks: int = 0
-    """Decoder `overlap`: blocks of attention in shifted windows on the finer tokens."""
+    """Decoder `overlap`: blocks of attention among neighbours on the finer grid."""
     fine_heads: int = 2
     """Decoder `overlap`: heads of these blocks."""
-    window: int = 8
-    """Decoder `overlap`: side of their windows, finer tokens."""
+    fine_reach: int = 2
+    """Decoder `overlap`: how many steps away on the finer grid a neighbour may be."""
     spiral_blocks: int = 2
     """Decoder `spiral`: number of its blocks."""
     target: str = "classes"

@@ -1,9 +1,10 @@
 import math
 
+import pytest
 import torch
 from torch import nn
 
-from vitseg.model.blocks import Mlp, MultiHeadAttention, TransformerBlock
+from vitseg.model.blocks import Branch, Mlp, MultiHeadAttention, TransformerBlock
 from vitseg.recipe import Architecture
 
 
@@ -56,3 +57,27 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(block(tokens), block(tokens))
     block.eval()
     assert torch.equal(block(tokens), block(tokens))
+
+
+def test_the_papers_skip_path_is_projected_even_where_no_width_changes():
+    block = TransformerBlock(Architecture(mlp_units=(12, 8), skip_projection=True), width=8)
+    assert isinstance(block.skip, nn.Linear)
+
+
+def test_layer_scale_starts_as_nearly_nothing():
+    block = TransformerBlock(Architecture(mlp_units=(12, 8), layer_scale=1e-6), width=8)
+    tokens = torch.rand(2, 3, 8)
+    assert torch.allclose(block(tokens), tokens, atol=1e-4)
+    assert "mlp_branch.scale" in dict(block.named_parameters())
+
+
+def test_stochastic_depth_leaves_whole_images_out_and_keeps_the_mean():
+    torch.manual_seed(0)
+    branch = Branch(Architecture(stochastic_depth=0.5), width=2, depth=0.5)  # a quarter
+    out = branch(torch.ones(4000, 3, 2)).reshape(4000, -1)
+    assert sorted(out.unique().tolist()) == pytest.approx([0, 1 / 0.75])
+    assert (out == out[:, :1]).all()
+    assert float((out[:, 0] == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
+    assert float(out.mean()) == pytest.approx(1, abs=0.04)
+    branch.eval()
+    assert torch.equal(branch(torch.ones(5, 2)), torch.ones(5, 2))

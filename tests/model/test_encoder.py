@@ -1,3 +1,6 @@
+import dataclasses
+
+import pytest
 import torch
 
 from vitseg.model.encoder import VisionTransformer
@@ -5,26 +8,56 @@ from vitseg.recipe import Architecture
 
 ARCH = Architecture(
     patch_size=2, spatial_embedding=4, encoder_projection=12, blocks=2, heads=2, head_width=4,
-    mlp_units=(16, 24), features_per_patch=5,
+    mlp_units=(16, 24),
 )  # fmt: skip
 
 
-def test_every_patch_gets_its_features():
-    assert VisionTransformer(ARCH, tokens=6)(torch.rand(3, 6, 12)).shape == (3, 6, 5)
+def test_every_patch_becomes_a_token_as_wide_as_the_last_block():
+    assert VisionTransformer(ARCH, (2, 3))(torch.rand(3, 6, 12), (2, 3)).shape == (3, 6, 24)
 
 
 def test_blocks_after_the_first_work_at_the_width_of_the_mlp():
-    encoder = VisionTransformer(ARCH, tokens=6)
+    encoder = VisionTransformer(ARCH, grid=(2, 3))
     assert encoder.blocks[0].attention_norm.normalized_shape == (16,)  # 12 + 4
     assert encoder.blocks[1].attention_norm.normalized_shape == (24,)
 
 
 def test_position_matters():
     torch.manual_seed(0)
-    encoder = VisionTransformer(ARCH, tokens=6)
+    encoder = VisionTransformer(ARCH, grid=(2, 3))
     patches = torch.rand(1, 6, 12)
     order = torch.tensor([5, 4, 3, 2, 1, 0])
-    moved = encoder(patches[:, order])[:, order]  # without positions, moving patches would move features
-    assert not torch.allclose(encoder(patches), moved, atol=1e-4)
+    moved = encoder(patches[:, order], (2, 3))[:, order]  # without positions, moving patches would move tokens
+    assert not torch.allclose(encoder(patches, (2, 3)), moved, atol=1e-4)
     torch.nn.init.zeros_(encoder.embedding.position)
-    assert torch.allclose(encoder(patches), encoder(patches[:, order])[:, order], atol=1e-5)
+    assert torch.allclose(encoder(patches, (2, 3)), encoder(patches[:, order], (2, 3))[:, order], atol=1e-5)
+
+
+def test_a_class_token_comes_first_and_knows_the_image():
+    torch.manual_seed(0)
+    encoder = VisionTransformer(dataclasses.replace(ARCH, class_token=True), (2, 3))
+    patches = torch.rand(2, 6, 12)
+    tokens = encoder(patches, (2, 3))
+    assert tokens.shape == (2, 7, 24)
+    assert not torch.allclose(tokens[0, 0], tokens[1, 0], atol=1e-4)
+
+
+def test_positions_are_interpolated_on_another_grid():
+    torch.manual_seed(0)
+    encoder = VisionTransformer(ARCH, (2, 3))
+    assert encoder(torch.rand(1, 20, 12), (4, 5)).shape == (1, 20, 24)
+    with torch.no_grad():
+        encoder.embedding.position.copy_(torch.arange(6.0)[:, None].expand(6, 4) // 3)  # what differs is the row
+    tokens = encoder.embedding(torch.zeros(1, 24, 12), (4, 6))[0, :, 12:].reshape(4, 6, 4)
+    assert torch.allclose(tokens, tokens[:, :1].expand(4, 6, 4), atol=1e-6)
+    assert (tokens.diff(dim=0) > 0.05).all()
+
+
+def test_without_normalisation_there_is_none():
+    encoder = VisionTransformer(dataclasses.replace(ARCH, normalisation="none"), (2, 3))
+    assert not [module for module in encoder.modules() if isinstance(module, torch.nn.LayerNorm)]
+
+
+def test_deeper_blocks_are_left_out_more_often():
+    encoder = VisionTransformer(dataclasses.replace(ARCH, blocks=3, stochastic_depth=0.4), (2, 3))
+    assert [block.mlp_branch.left_out for block in encoder.blocks] == pytest.approx([0.0, 0.2, 0.4])

@@ -88,7 +88,7 @@ def test_a_far_patch_changes_the_pixels_here():
 
 def test_the_original_patch_reaches_its_own_pixels_without_the_encoder():
     model = build_model(ARCH, (32, 48), 19, seed=0).eval()
-    torch.nn.init.zeros_(model.encoder.features.weight)
+    torch.nn.init.zeros_(model.features.weight)
     changed = photos()
     changed[:, :, :8, :8] = 255 - changed[:, :, :8, :8]
     before, after = model(photos()), model(changed)
@@ -133,8 +133,9 @@ def test_sizes_and_classes_that_make_no_sense_are_refused_at_once():
     for classes in (0, 1, 256):
         with pytest.raises(UsageError, match=f"not {classes}"):
             Segmenter(ARCH, (32, 48), classes)
-    with pytest.raises(DataError, match=r"\(3, 32, 40\)"):
-        Segmenter(ARCH, (32, 48), 19)(torch.zeros(1, 3, 32, 40))
+    for shape in ((1, 3, 32, 41), (1, 3, 30, 40), (1, 4, 32, 40)):
+        with pytest.raises(DataError, match=r"\(3, 8·n, 8·m\)"):
+            Segmenter(ARCH, (32, 48), 19)(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("preset", presets())
@@ -145,14 +146,25 @@ def test_no_preset_contains_a_convolution(preset):
     assert [kind for kind in kinds if "conv" in kind.lower() or "fold" in kind.lower()] == []
 
 
-def test_no_convolution_in_the_exported_graph():
-    model = build_model(load_recipe("tiny").model, (16, 32), 19, seed=0).eval()
-    images = photos(2, (16, 32))
+@pytest.mark.parametrize("preset", presets())
+def test_no_convolution_in_the_exported_graph(preset):
+    arch = load_recipe(preset).model
+    size = (2 * arch.patch_size, 3 * arch.patch_size)
+    model = build_model(arch, size, 19, seed=0).eval()
+    images = photos(2, size)
     program = torch.export.export(model, (images,))
     operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert any("linear" in name for name in operators)
-    assert [name for name in operators if "conv" in name or "im2col" in name or "unfold" in name] == []
+    assert [name for name in operators if any(word in name for word in ("conv", "im2col", "col2im", "fold"))] == []
     assert torch.allclose(program.module()(images), model(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("decoder", ["patch", "overlap"])
+def test_takes_images_of_other_sizes(decoder):
+    arch = dataclasses.replace(ARCH, decoder=decoder, fine_patch=4, fine_width=16, fine_blocks=2)
+    model = build_model(arch, (32, 48), 19, seed=0).eval()
+    for size in ((8, 8), (40, 24), (64, 96)):
+        assert model(photos(size=size)).shape == (2, 19, *size)
 
 
 def test_compiles_to_one_graph():

@@ -4,9 +4,11 @@ In the order of the forward pass:
 
     patches      cut images to square patches and back; embed patches and their positions
     blocks       multi-head self-attention, MLP, and the pre-norm Transformer block of both
-    encoder      patches -> features of each patch, through the blocks
-    decoder      features + the original patches, reintroduced -> the pixels of each patch
-    segmenter    the whole network: normalise -> patchify -> encode -> decode -> unpatchify
+    encoder      patches -> tokens that know of each other, through the blocks
+    decoder      the paper's: features + the original patches, reintroduced -> the pixels of each patch
+    overlap      ours: the same at a finer grid, without seams; its tokens agree with their `neighbours`
+    segmenter    the whole network: normalise -> cut -> encode -> decode
+    classifier   the base ViT: the same encoder with a head that says one thing about the whole image
 
 and around it:
 

@@ -1,11 +1,13 @@
 """The parts of a Transformer: self-attention, MLP, and the pre-norm block that joins them.
 
-Attention as in https://arxiv.org/abs/1706.03762, the block as in https://arxiv.org/abs/2010.11929.
+Attention as in https://arxiv.org/abs/1706.03762, the block as in https://arxiv.org/abs/2010.11929, layer scale as in
+https://arxiv.org/abs/2103.17239, stochastic depth as in https://arxiv.org/abs/1603.09382.
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,17 +53,46 @@ class TransformerBlock(nn.Module):
     skip path to the new width.
     """
 
-    def __init__(self, arch: Architecture, width: int) -> None:
+    def __init__(self, arch: Architecture, width: int, depth: float = 0.0) -> None:
+        """Make a block for tokens `width` wide; `depth` is how far down the encoder it lies, 0–1."""
         super().__init__()
         self.width = arch.mlp_units[-1]
-        self.attention_norm = nn.LayerNorm(width)
+        self.attention_norm = layer_norm(arch, width)
         self.attention = MultiHeadAttention(width, arch.heads, arch.head_width)
-        self.mlp_norm = nn.LayerNorm(width)
+        self.attention_branch = Branch(arch, width, depth)
+        self.mlp_norm = layer_norm(arch, width)
         self.mlp = Mlp(width, arch.mlp_units, arch.dropout)
-        self.skip = nn.Linear(width, self.width) if width != self.width else nn.Identity()
-        self.dropout = nn.Dropout(arch.dropout)
+        self.mlp_branch = Branch(arch, self.width, depth)
+        projected = arch.skip_projection or width != self.width
+        self.skip = nn.Linear(width, self.width) if projected else nn.Identity()
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Let tokens (B, N, D) exchange what they know, then work on each by itself."""
-        tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens)))
-        return self.skip(tokens) + self.dropout(self.mlp(self.mlp_norm(tokens)))
+        tokens = tokens + self.attention_branch(self.attention(self.attention_norm(tokens)))
+        return self.skip(tokens) + self.mlp_branch(self.mlp(self.mlp_norm(tokens)))
+
+
+class Branch(nn.Module):
+    """What happens to a residual before it is added: dropout, layer scale, stochastic depth; nothing by default."""
+
+    def __init__(self, arch: Architecture, width: int, depth: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(arch.dropout)
+        self.scale = nn.Parameter(torch.full((width,), arch.layer_scale)) if arch.layer_scale else None
+        self.left_out = arch.stochastic_depth * depth
+
+    def forward(self, residual: Tensor) -> Tensor:
+        """Return the residual (B, …, D) as it is to be added."""
+        residual = self.dropout(residual)
+        if self.scale is not None:
+            residual = residual * self.scale
+        if not self.training or not self.left_out:
+            return residual
+        # An image goes without this branch; in the others it counts more, so that the mean stays.
+        kept = torch.rand(len(residual), *[1] * (residual.ndim - 1), device=residual.device) >= self.left_out
+        return residual * kept / (1 - self.left_out)
+
+
+def layer_norm(arch: Architecture, width: int) -> nn.Module:
+    """Return the normalisation of tokens that an architecture asks for."""
+    return nn.LayerNorm(width, eps=arch.norm_epsilon) if arch.normalisation == "layer" else nn.Identity()

@@ -1,30 +1,39 @@
 """The encoder: a Vision Transformer (https://arxiv.org/abs/2010.11929) without its classification head."""
 
+import torch
 from torch import Tensor, nn
 
-from vitseg.model.blocks import TransformerBlock
+from vitseg.model.blocks import TransformerBlock, layer_norm
 from vitseg.model.patches import PatchEmbedding
 from vitseg.recipe import Architecture
 
 
 class VisionTransformer(nn.Module):
-    """Flattened patches (B, N, P·P·3) -> features (B, N, features_per_patch)."""
+    """Flattened patches (B, N, P·P·3) -> tokens (B, N, D), each of which knows of all others.
 
-    def __init__(self, arch: Architecture, tokens: int) -> None:
+    With `class_token`, a learned token without a patch comes first: (B, 1 + N, D). `width` is D.
+    """
+
+    def __init__(self, arch: Architecture, grid: tuple[int, int]) -> None:
         super().__init__()
-        self.embedding = PatchEmbedding(arch, tokens)
+        self.embedding = PatchEmbedding(arch, grid)
+        self.class_token = nn.Parameter(torch.empty(self.embedding.width)) if arch.class_token else None
+        if self.class_token is not None:
+            nn.init.trunc_normal_(self.class_token, std=0.02)
         self.blocks = nn.ModuleList()
-        width = self.embedding.width
-        for _ in range(arch.blocks):
-            block = TransformerBlock(arch, width)
+        self.width = self.embedding.width
+        for index in range(arch.blocks):
+            block = TransformerBlock(arch, self.width, depth=index / max(1, arch.blocks - 1))
             self.blocks.append(block)
-            width = block.width
-        self.norm = nn.LayerNorm(width)
-        self.features = nn.Linear(width, arch.features_per_patch)
+            self.width = block.width
+        self.norm = layer_norm(arch, self.width)
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """Say about each patch (B, N, P·P·3) what it shows, seen among all the others."""
-        tokens = self.embedding(patches)
+    def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Let patches (B, N, P·P·3), which lie row by row in a grid, look at each other."""
+        tokens = self.embedding(patches, grid)
+        if self.class_token is not None:
+            first = self.class_token.to(tokens.dtype).expand(len(tokens), 1, -1)
+            tokens = torch.cat((first, tokens), dim=1)
         for block in self.blocks:
             tokens = block(tokens)
-        return self.features(self.norm(tokens))
+        return self.norm(tokens)

@@ -4,45 +4,76 @@ import torch
 from torch import Tensor, nn
 
 from vitseg.errors import DataError, UsageError
-from vitseg.model.decoder import PixelDecoder
+from vitseg.model.decoder import PatchDecoder
 from vitseg.model.encoder import VisionTransformer
-from vitseg.model.patches import patch_grid, patchify, unpatchify
+from vitseg.model.overlap import OverlapDecoder
+from vitseg.model.patches import patch_grid, patchify
 from vitseg.recipe import Architecture
 
 # In the 0–1 scale. Fixed, not measured: a model keeps its input when its data set grows.
 PIXEL_MEAN = (0.5, 0.5, 0.5)
 PIXEL_STD = (0.25, 0.25, 0.25)
 
+_DECODERS = {"patch": PatchDecoder, "overlap": OverlapDecoder}
 
-class Segmenter(nn.Module):
-    """A convolution-free Vision Transformer for images of one size.
+
+class PhotoNetwork(nn.Module):
+    """What takes photographs and cuts them to patches.
 
     Pixels are normalised inside, by buffers that travel with the weights: training and serving can't differ.
-
-    Raises:
-        UsageError: the image size is no multiple of the patch size, or there are not at least two classes.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, arch: Architecture, image_size: tuple[int, int], classes: int) -> None:
+    def __init__(self, arch: Architecture, image_size: tuple[int, int]) -> None:
         super().__init__()
-        if not 2 <= classes <= 255:
-            raise UsageError(f"a model tells 2 to 255 classes apart, not {classes}: binary is the thing and the rest")
         self.architecture = arch
         self.image_size = image_size
-        self.classes = classes
         self.grid = patch_grid(image_size, arch.patch_size)
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN))
         self.register_buffer("std", torch.tensor(PIXEL_STD))
-        self.encoder = VisionTransformer(arch, tokens=self.grid[0] * self.grid[1])
-        self.decoder = PixelDecoder(arch, channels=classes if arch.target == "classes" else 3)
-        self.apply(_initialise)
+
+    def cut(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Normalise photographs (B, 3, H, W), 0–255, and cut them: patches (B, N, P·P·3) and their grid.
+
+        Raises:
+            DataError: the images are not of three channels, or a side is no multiple of the patch size.
+        """
+        patch_size = self.architecture.patch_size
+        height, width = images.shape[-2:]
+        if images.ndim != 4 or images.shape[1] != 3 or height % patch_size or width % patch_size:
+            raise DataError(
+                f"the model takes images (3, {patch_size}·n, {patch_size}·m), not {tuple(images.shape[1:])}"
+            )
+        return patchify(self.normalise(images), patch_size), (height // patch_size, width // patch_size)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Bring pixels (B, 3, H, W) from 0–255 to about -2 – 2."""
+        scale = 1 / (255 * self.std)
+        return images.to(scale.dtype) * scale[:, None, None] - (self.mean / self.std)[:, None, None]
+
+
+class Segmenter(PhotoNetwork):
+    """A convolution-free Vision Transformer that says something about every pixel.
+
+    It is made, and best, for images of one size, and takes others whose sides are multiples of the patch size.
+
+    Raises:
+        UsageError: the image size is no multiple of the patch size, or there are not at least two classes.
+    """
+
+    def __init__(self, arch: Architecture, image_size: tuple[int, int], classes: int) -> None:
+        super().__init__(arch, image_size)
+        if not 2 <= classes <= 255:
+            raise UsageError(f"a model tells 2 to 255 classes apart, not {classes}: binary is the thing and the rest")
+        self.classes = classes
+        self.encoder = VisionTransformer(arch, self.grid)
+        self.features = nn.Linear(self.encoder.width, arch.features_per_patch)
+        self.decoder = _DECODERS[arch.decoder](arch, channels=classes if arch.target == "classes" else 3)
+        self.apply(initialise)
         # Nearly nothing is claimed before anything is learned: all classes equal, or mid-grey.
-        head = self.decoder.mlp.layers[-1]
-        assert isinstance(head, nn.Linear)
-        nn.init.trunc_normal_(head.weight, std=0.02)
+        nn.init.trunc_normal_(self.decoder.head.weight, std=0.02)
 
     def forward(self, images: Tensor) -> Tensor:
         """Segment photographs (B, 3, H, W), uint8 or float, 0–255.
@@ -52,19 +83,13 @@ class Segmenter(nn.Module):
             memory as `channels_last`.
 
         Raises:
-            DataError: the images are not of the size the network was made for.
+            DataError: a side of the images is no multiple of the patch size.
         """
-        if images.shape[1:] != (3, *self.image_size):
-            raise DataError(f"the model takes images (3, *{self.image_size}), not {tuple(images.shape[1:])}")
-        patches = patchify(self.normalise(images), self.architecture.patch_size)
-        features = self.encoder(patches)
-        pixels = unpatchify(self.decoder(features, patches), self.grid, self.architecture.patch_size)
+        patches, grid = self.cut(images)
+        tokens = self.encoder(patches, grid)
+        features = self.features(tokens[:, -patches.shape[1] :])  # without a class token, which comes first
+        pixels = self.decoder(features, patches, grid)
         return pixels.sigmoid() if self.architecture.target == "rgb" else pixels
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Bring pixels (B, 3, H, W) from 0–255 to about -2 – 2."""
-        scale = 1 / (255 * self.std)
-        return images.to(scale.dtype) * scale[:, None, None] - (self.mean / self.std)[:, None, None]
 
 
 def build_model(arch: Architecture, image_size: tuple[int, int], classes: int, seed: int) -> Segmenter:
@@ -93,7 +118,7 @@ def class_scores(output: Tensor, palette: Tensor, target: str) -> Tensor:
     return -torch.stack(distances, dim=1)
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """Set linear layers as the official ViT does. Narrow layers learn much slower from a fixed deviation of 0.02."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)

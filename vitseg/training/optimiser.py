@@ -13,7 +13,7 @@ def build_optimiser(model: nn.Module, recipe: OptimiserRecipe) -> torch.optim.Ad
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (decayed if parameter.ndim >= 2 and not name.endswith("position") else free).append(parameter)
+        (decayed if parameter.ndim >= 2 and not name.endswith(("position", "offset_bias")) else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=next(model.parameters()).is_cuda)
 

@@ -1,0 +1,43 @@
+"""The base ViT (https://arxiv.org/abs/2010.11929): the encoder with a head that says what the whole image shows."""
+
+from torch import Tensor, nn
+
+from vitseg.errors import UsageError
+from vitseg.model.encoder import VisionTransformer
+from vitseg.model.segmenter import PhotoNetwork, initialise
+from vitseg.recipe import Architecture
+
+
+class Classifier(PhotoNetwork):
+    """Photographs (B, 3, H, W) -> logits (B, K), from the mean of all tokens or from the class token alone.
+
+    The encoder is that of `Segmenter`: weights of the one load into the other.
+
+    Raises:
+        UsageError: the image size is no multiple of the patch size, or the head wants a class token that
+            `arch.class_token` does not give.
+    """
+
+    def __init__(self, arch: Architecture, image_size: tuple[int, int], classes: int, pool: str = "mean") -> None:
+        """Make an untrained network; `pool` is `mean` or `token`."""
+        super().__init__(arch, image_size)
+        if pool not in ("mean", "token") or classes < 1:
+            raise UsageError(f"a classifier pools by mean or token, over 1 class or more, not {pool!r} and {classes}")
+        if pool == "token" and not arch.class_token:
+            raise UsageError("pooling by the class token needs an encoder with one: set model.class_token=true")
+        self.pool = pool
+        self.encoder = VisionTransformer(arch, self.grid)
+        self.head = nn.Linear(self.encoder.width, classes)
+        self.apply(initialise)
+        nn.init.zeros_(self.head.weight)  # as the official ViT: no class is preferred before anything is learned
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify photographs (B, 3, H, W), uint8 or float, 0–255.
+
+        Raises:
+            DataError: a side of the images is no multiple of the patch size.
+        """
+        patches, grid = self.cut(images)
+        tokens = self.encoder(patches, grid)
+        pooled = tokens[:, 0] if self.pool == "token" else tokens[:, -patches.shape[1] :].mean(dim=1)
+        return self.head(pooled)
