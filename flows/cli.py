@@ -1,7 +1,9 @@
 """The `vitseg` command line. Each command runs one flow, or one plain function where there is nothing to orchestrate.
 
 Results go to standard output: a short table, or with `--json` exactly one JSON object at the end. Everything else
-(notes, progress, logs) goes to standard error. Exit codes: 0 done, 1 failed, 2 usage, 4 done but some inputs failed.
+(notes, progress, logs) goes to standard error.
+
+Exit codes: 0 done, 1 failed, 2 usage, 4 done but some inputs failed, 130 stopped by Ctrl-C.
 """
 
 from pathlib import Path
@@ -12,7 +14,11 @@ import typer
 from flows import command
 from flows.command import answer, parse_size
 from flows.registry_cli import registry_app
+from vitseg.data.sources import LAYOUTS
+from vitseg.inference.job import PICTURES
+from vitseg.inference.plan import list_source
 from vitseg.storage import canonical
+from vitseg.training.launch import Nodes
 
 app = typer.Typer(
     name="vitseg", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -101,6 +107,8 @@ def preprocess(
 ) -> None:
     """Turn labelled photographs into shards and a manifest. Exit code 4: some sources were left out."""
     parsed = parse_size(size)
+    command.check_choices("--layout", [layout], ["auto", *LAYOUTS])
+    command.check_source(source)
     command.prepare_flow()
     from flows.preprocess import preprocess as flow
     from flows.runners import make_runner
@@ -127,6 +135,8 @@ def train(
     """Train, evaluate and register a model; killed, the same command goes on where it was."""
     overrides = [*(set_ or []), *([f"run.epochs={epochs}"] if epochs else [])]
     command.check_recipe(preset, recipe, overrides)
+    Nodes(nproc or 1, nnodes, rendezvous)  # refuses what makes no sense
+    command.check_shards(shards)
     command.prepare_tracking()
     command.prepare_flow()
     from flows.train import train as flow
@@ -143,6 +153,8 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Measure any model on any split."""
+    command.check_shards(shards)
+    command.check_model(model)
     command.prepare_tracking()
     command.prepare_flow()
     from flows.evaluate import evaluate as flow
@@ -166,13 +178,17 @@ def segment(
     json: Json = False,
 ) -> None:
     """Write a mask for every photograph; done ones are skipped. Exit code 4: some could not be read."""
+    wanted = [name for name in also.split(",") if name]
+    command.check_choices("--ids", [ids], ["train", "label"])
+    command.check_choices("--also", wanted, list(PICTURES))
+    list_source(canonical(source), canonical(dest))
+    command.check_model(model)
     command.prepare_tracking()
     command.prepare_flow()
     from flows.runners import make_runner
     from flows.segment import segment as flow
 
     run = flow.with_options(task_runner=make_runner(runner, workers))
-    wanted = [name for name in also.split(",") if name]
     result = run(canonical(source), canonical(dest), model, ids, wanted, tile, batch_size, chunk, dry_run)
     answer(result, json, some_failed=result.get("failed", 0) > 0)
 
@@ -191,6 +207,7 @@ def retrain(
     """Train again if the source has changed, and put the new version up for review."""
     parsed = parse_size(size)
     command.check_recipe(preset, None, set_ or [])
+    command.check_source(source)
     command.prepare_tracking()
     command.prepare_flow()
     from flows.retrain import retrain as flow

@@ -8,11 +8,14 @@ import os
 import re
 import secrets
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
+from urllib.parse import urlsplit
 
+import httpx
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +24,7 @@ from flows import environment, guard
 from vitseg.errors import UsageError, VitsegError
 
 SOME_FAILED = 4
+STOPPED = 130
 _SIZE = re.compile(r"(\d+)x(\d+)$")
 
 
@@ -33,6 +37,7 @@ def run(app: typer.Typer) -> None:
     _quiet_libraries()
     signal.signal(signal.SIGTERM, _stop)  # so that what a command started is stopped with it
     code: Any = 0
+    reason = "wrong usage: standard error says what, and `vitseg COMMAND --help` what there is"
     try:
         lost = environment.enter().lost
         if lost and "stack" not in sys.argv[1:2]:
@@ -43,13 +48,32 @@ def run(app: typer.Typer) -> None:
     except VitsegError as error:
         Console(stderr=True, highlight=False).print("[bold red]error:[/bold red]", end=" ")
         sys.stderr.write(f"{error}\n")
-        if wants_json:
-            _output.write(json_module.dumps({"error": str(error), "exit_code": error.exit_code}) + "\n")
-        code = error.exit_code
+        code, reason = error.exit_code, str(error)
     except KeyboardInterrupt:
-        sys.stderr.write("stopped: the same command goes on from here\n")
-        code = 130
+        reason = "stopped: the same command goes on from here"
+        sys.stderr.write(f"{reason}\n")
+        code = STOPPED
+    except httpx.TransportError as error:
+        reason = f"the Prefect server at {os.environ.get('PREFECT_API_URL')} does not answer ({type(error).__name__})"
+        Console(stderr=True, highlight=False).print("[bold red]error:[/bold red]", end=" ")
+        sys.stderr.write(f"{reason}: start it (`vitseg stack up`), and the same command goes on from here\n")
+        code = 1
+    if code and wants_json and not _answered:
+        _output.write(json_module.dumps({"error": reason, "exit_code": code}) + "\n")
     _output.flush()
+    _leave(code)
+
+
+def _leave(code: int | None) -> NoReturn:
+    """End this process; without what Prefect would still deliver, for minutes, if its server is gone."""
+    url = urlsplit(os.environ.get("PREFECT_API_URL", ""))
+    if url.hostname and "prefect" in sys.modules:
+        try:
+            port = url.port or (443 if url.scheme == "https" else 80)
+            socket.create_connection((url.hostname, port), timeout=5).close()
+        except OSError:
+            sys.stderr.flush()
+            os._exit(code or 0)
     sys.exit(code)
 
 
@@ -64,6 +88,7 @@ def _quiet_libraries() -> None:
     """
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "vitseg")
+    os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     logging.captureWarnings(True)
@@ -78,10 +103,13 @@ def _reserve_stdout() -> TextIO:
 
 
 _output: TextIO = sys.stdout
+_answered = False
 
 
 def answer(result: dict[str, Any], as_json: bool, *, some_failed: bool = False) -> None:
     """Print a result as JSON or as a line a value, and end with exit code 4 if some inputs failed."""
+    global _answered
+    _answered = True
     if as_json:
         _output.write(json_module.dumps(_plain(result), allow_nan=False) + "\n")
     else:
@@ -153,6 +181,38 @@ def prepare_flow() -> None:
 def prepare_tracking() -> None:
     """Make MLflow's own database where no server is named; the first time takes some seconds."""
     environment.prepare_tracking()
+
+
+def check_source(address: str) -> None:
+    """Refuse an address under which there is nothing, before any server is started."""
+    from vitseg.errors import NotFoundError
+    from vitseg.storage import open_store
+
+    store = open_store(address)
+    if next(iter(store.list()), None) is None:
+        raise NotFoundError(f"{store.root} is empty or does not exist")
+
+
+def check_shards(address: str) -> None:
+    """Refuse an address without a readable manifest."""
+    from vitseg.data.manifest import read_manifest
+
+    read_manifest(address)
+
+
+def check_model(address: str) -> None:
+    """Refuse a model folder that is not there, or an address of no known form; registries are asked later."""
+    from vitseg.errors import NotFoundError
+
+    if not address.startswith("models:") and not Path(address).is_dir():
+        raise NotFoundError(f"{address} is no folder: name a bundle folder, models:/NAME@alias or models:/NAME/VERSION")
+
+
+def check_choices(option: str, wanted: Sequence[str], choices: Sequence[str]) -> None:
+    """Refuse a word that an option does not know."""
+    for word in wanted:
+        if word not in choices:
+            raise UsageError(f"{option} {word!r} does not exist: choose {', '.join(choices)}")
 
 
 def check_recipe(preset: str, file: Path | None, overrides: Sequence[str]) -> None:

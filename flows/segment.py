@@ -62,6 +62,10 @@ def segment(
     create_table_artifact(rows, key="segment", description=f"{summary.listed} objects of {source} with {version.uri}")
     for failure in summary.failures[:3]:
         note(f"failed: {failure['key']}: {failure['error']}")
+    if summary.failed > 3:
+        note(f"failed: {summary.failed - 3} more, each with its reason in the ledger beside {summary.summary}")
+    if summary.skipped == summary.listed:
+        note(f"nothing to do: every object under {source} is done, with this model and these options")
     return {**summary.to_json(), "model": version.uri}
 
 

@@ -14,6 +14,8 @@ from vitseg.errors import VitsegError
 MISTAKES = [
     (["preprocess", "no-such-folder", "out"], 1, "no-such-folder"),
     (["preprocess", ".", "out"], 2, "layout"),
+    (["segment", ".", "out", "--model", "models:/nobody/1", "--also", "colour"], 2, "overlay"),
+    (["segment", ".", "out", "--model", "models:/nobody/1", "--ids", "both"], 2, "label"),
     (["preprocess", ".", "out", "--layout", "cubes"], 2, "cubes"),
     (["preprocess", ".", "out", "--size", "big"], 2, "WIDTHxHEIGHT"),
     (["preprocess", "s3://no-such-bucket/x", "out"], 1, "no-such-bucket"),
@@ -27,7 +29,8 @@ MISTAKES = [
     (["segment", ".", "out", "--model", "models:/nobody@champion"], 1, "registry list"),
     (["segment", ".", "out", "--model", "models:nobody"], 2, "models:/NAME@alias"),
     (["segment", ".", "out", "--model", "no-such-folder"], 1, "no-such-folder"),
-    (["evaluate", "models:/nobody/7", "x"], 1, "nobody/7"),
+    (["evaluate", "models:/nobody/7", "x"], 1, "vitseg preprocess"),
+    (["registry", "show", "7", "--name", "nobody"], 1, "nobody/7"),
     (["registry", "promote", "1", "--reviewer", "me", "--reason", "why", "--name", "nobody"], 1, "nobody"),
     (["model", "huge"], 2, "tiny"),
 ]
@@ -63,9 +66,11 @@ def test_wrong_credentials_are_named_but_not_shown(stack: StackStatus) -> None:
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in done.err
 
 
-def test_wrong_usage_is_code_2() -> None:
+def test_wrong_usage_is_code_2_and_one_json_object_if_asked_for() -> None:
     assert vitseg("segment").code == 2
-    assert vitseg("no-such-command").code == 2
+    done = vitseg("no-such-command", "--json")
+    assert done.code == 2
+    assert done.json["exit_code"] == 2
 
 
 def test_json_is_the_only_thing_on_standard_output(tmp_path: Path) -> None:
