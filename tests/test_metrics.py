@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official
+from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official  # noqa: N813
 from cityscapesscripts.helpers.labels import id2label
 from hypothesis import given
 from hypothesis import strategies as st
