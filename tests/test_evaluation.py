@@ -131,7 +131,7 @@ def test_pixels_without_a_class_count_nowhere(bundles: dict[str, Bundle], shards
           for rows in (torch.arange(32)[:, None] < 12, torch.arange(32)[:, None] >= 12)),
     ))  # fmt: skip
     assert torch.equal(halves[0].confusion + halves[1].confusion, whole.confusion)
-    for name in ("loss", "mean_absolute_error"):
+    for name in ("loss", "mean_absolute_error", "strongest_channel_accuracy"):
         total = sum(getattr(half, name) * int(half.confusion.sum()) for half in halves)
         assert total == pytest.approx(getattr(whole, name) * int(whole.confusion.sum()), rel=1e-5)
 

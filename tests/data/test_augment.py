@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vitseg.data.augment import GREY, augment, class_weights
+from vitseg.data.augment import GREY, _jitter, augment, class_weights
 from vitseg.labels import palette, train_classes
 from vitseg.recipe import AugmentRecipe
 
@@ -70,6 +70,13 @@ def test_colours_of_the_palette_stay_with_their_classes():
     assert torch.equal(shown, COLORS[middle[sharp].long()])
     assert label.shape == labels.shape
     assert photo.dtype == label.dtype == torch.uint8
+
+
+def test_a_scale_of_nearly_one_changes_nothing():
+    images, labels = noise()
+    photo, label = run(images, labels, scale=(1.0, 1.000001))
+    assert torch.equal(label, labels)
+    assert torch.equal(photo, images)
 
 
 def test_labels_are_never_blended():
@@ -193,6 +200,21 @@ def test_target_images_are_resampled_like_the_photo_and_keep_their_colours():
     assert torch.equal(run(images, images, color=0.5)[1], images)
 
 
+def test_each_factor_changes_what_it_is_named_after():
+    images = noise(2)[0]
+
+    def jitter(*factors):
+        return _jitter(images, torch.tensor([factors] * 2))
+
+    torch.testing.assert_close(jitter(1, 1, 1), images.float(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(jitter(0.5, 1, 1), images.float() / 2, rtol=0, atol=1e-3)
+    flat, grey = jitter(1, 0, 1), jitter(1, 1, 0)
+    assert flat.flatten(1).std(dim=1).max() < 1e-3
+    assert grey.std(dim=1).max() < 1e-3
+    torch.testing.assert_close(grey.mean((1, 2, 3)), flat.mean((1, 2, 3)), rtol=0, atol=1e-2)
+    assert grey[:, 0].flatten(1).std(dim=1).min() > 20
+
+
 def test_colours_change_by_what_was_asked_and_labels_do_not():
     images = torch.full((256, 3, 8, 8), 100, dtype=torch.uint8)
     labels = torch.zeros(256, 8, 8, dtype=torch.uint8)
@@ -211,6 +233,6 @@ def test_colours_change_by_what_was_asked_and_labels_do_not():
     colored = torch.tensor([80, 120, 100], dtype=torch.uint8)[None, :, None, None].repeat(256, 1, 8, 8)
     photo = run(colored, labels, color=0.3)[0].float()
     ratio = (photo[:, 1] - photo[:, 0]) / photo.mean(1)
-    assert ratio.max() / ratio.min() > 1.6  # 1.3 / 0.7 = 1.86, and contrast leaves it alone
+    assert ratio.max() / ratio.min() > 2.2  # contrast alone gives up to 1.3 / 0.7 = 1.86, with saturation the square
     assert (photo[:, 1] > photo[:, 2]).all()
     assert (photo[:, 2] > photo[:, 0]).all()
