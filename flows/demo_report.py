@@ -24,6 +24,7 @@ from vitseg.pictures import confusion, curves, panel, panel_sheet
 from vitseg.recipe import Recipe
 from vitseg.registry import versions
 from vitseg.report import ClassScore, Headline, Picture, Place, Report, Step, Strip, write_report
+from vitseg.seams import SeamRatios, seam_text
 from vitseg.storage import open_store
 from vitseg.training.job import job_folder, read_job
 
@@ -107,10 +108,15 @@ def _summary(results: Results, recipe: Recipe) -> str:
 
 def _headlines(results: Results, bundle: Bundle) -> tuple[Headline, ...]:
     speed = results.segmented["images_per_second"]
+    ratios: SeamRatios = results.measured["seam_ratio"]
+    worst = max((ratio or 0 for side in ratios.values() for ratio in side.values()), default=0)
     parameters = sum(parameter.numel() for parameter in bundle.model.parameters())
     headlines = (
         Headline("mIoU", f"{results.measured['miou']:.3f}", note=f"{results.measured['samples']} validation scenes"),
         Headline("Pixel accuracy", f"{100 * results.measured['pixel_accuracy']:.1f}", "%", "of labelled pixels"),
+        Headline(
+            "Seam ratio", f"{worst:.2f}" if worst else "–", note=seam_text(ratios, results.measured["seam_ratio_truth"])
+        ),
         Headline("Segmented", str(results.done), f"of {results.segmented['listed']}", "objects in the bucket"),
         Headline("Model", f"{parameters / 1e6:.2f}", "M", "parameters, 0 convolutions"),
     )

@@ -13,7 +13,7 @@ from vitseg.registry import versions
 
 @flow(name="evaluate", flow_run_name="evaluate {model}")
 def evaluate(model: str, shards: str, split: str = "val") -> dict[str, Any]:
-    """Measure a model: mIoU, per-class IoU, pixel accuracy and mean absolute colour error.
+    """Measure a model: mIoU, per-class IoU, pixel accuracy, mean absolute colour error and seam ratios.
 
     Args:
         model: `models:/NAME@alias`, `models:/NAME/VERSION` or a bundle folder.

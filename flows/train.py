@@ -24,6 +24,7 @@ from vitseg.model.bundle import Bundle, load_bundle
 from vitseg.recipe import Recipe
 from vitseg.registry import tracking, versions
 from vitseg.registry.page import draw_run, version_page
+from vitseg.seams import seam_ratios
 from vitseg.storage import canonical, open_store
 from vitseg.training.job import Job, check, finish_job, forget_job, job_folder, read_job, write_job
 from vitseg.training.launch import Nodes, run_ranks
@@ -143,8 +144,9 @@ def register(job: Job, name: str, seconds: float) -> dict[str, Any]:
         for title, picture in pictures.items():
             tracking.log_picture(job.run_id, picture, f"pictures/{title}.png")
         tracking.log_values(job.run_id, evaluation.flat("final/"), step=len(history))
+        seams = (seam_ratios(evaluation.seams), seam_ratios(evaluation.truth_seams))
         page = version_page(
-            job.run_id, evaluation.scores, evaluation.samples, bundle, manifest, job.recipe, len(history)
+            job.run_id, evaluation.scores, evaluation.samples, bundle, manifest, job.recipe, len(history), seams
         )
         note("registering")
         version = versions.register(folder, name=name, run_id=job.run_id, tags=_tags(job, evaluation), description=page)

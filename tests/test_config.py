@@ -184,7 +184,13 @@ def other(name: str, value: Any) -> Any:
         return not value
     if isinstance(value, str):
         return OTHER_WORDS[name]
-    return (*value, 3) if isinstance(value, tuple) else value / 2 + 0.25 if isinstance(value, float) else value + 1
+    return (
+        (*value[:-1], value[-1] + 1)
+        if isinstance(value, tuple)
+        else value / 2 + 0.25
+        if isinstance(value, float)
+        else value + 1
+    )
 
 
 HOW = {"data.decode_threads", "run.checkpoint_steps", "run.keep_checkpoints", "run.log_steps", "run.panel_epochs"}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from tests.training.conftest import small_recipe
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import read_manifest
 from vitseg.errors import UsageError
-from vitseg.evaluation import Evaluation, Task, evaluate_batches, evaluate_bundle
+from vitseg.evaluation import Evaluation, Task, evaluate_batches, evaluate_bundle, patch_sides
 from vitseg.labels import Label, train_classes
 from vitseg.model.bundle import Bundle, load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
+from vitseg.recipe import Architecture
+from vitseg.seams import seam_counts
 
 
 def make_bundle(
@@ -54,7 +57,7 @@ def samples(shards: str, split: str) -> list[tuple[np.ndarray, np.ndarray]]:
 def test_it_equals_a_count_image_by_image(bundles: dict[str, Bundle], shards: str, target: str) -> None:
     bundle = bundles[target]
     colors = np.array([label.color for label in bundle.classes]) / 255
-    matrix, errors, losses = np.zeros((19, 19), np.int64), [], []
+    matrix, errors, losses, channels = np.zeros((19, 19), np.int64), [], [], []
     for photo, truth in samples(shards, "val"):
         with torch.inference_mode():
             output = bundle.model(torch.from_numpy(photo.copy()).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
@@ -70,6 +73,7 @@ def test_it_equals_a_count_image_by_image(bundles: dict[str, Bundle], shards: st
             chances = np.exp(pixels) / np.exp(pixels).sum(1, keepdims=True)
             losses += (-np.log(chances[np.arange(len(ids)), ids])).tolist()
         errors += np.abs(painted - colors[ids]).mean(1).tolist()
+        channels += (painted.argmax(1) == colors[ids].argmax(1)).tolist()
         np.add.at(matrix, (ids, answers), 1)
     found = evaluate_bundle(bundle, shards, "val")
     assert found.samples == 6
@@ -77,10 +81,17 @@ def test_it_equals_a_count_image_by_image(bundles: dict[str, Bundle], shards: st
     np.testing.assert_array_equal(found.confusion.numpy(), matrix)
     assert found.loss == pytest.approx(np.mean(losses), rel=1e-5)
     assert found.mean_absolute_error == pytest.approx(np.mean(errors), rel=1e-5)
+    assert found.strongest_channel_accuracy == pytest.approx(np.mean(channels))
+    assert found.strongest_channel_accuracy > matrix.trace() / matrix.sum()  # classes share their strongest channel
     assert (found.loss == found.mean_absolute_error) == (target == "rgb")
     answer = found.to_json()
     assert answer["pixel_accuracy"] == pytest.approx(matrix.trace() / matrix.sum())
     assert list(answer["per_class_iou"]) == [label.name for label in bundle.classes]
+
+
+def seams_of(found: Evaluation) -> torch.Tensor:
+    """Return all counts of neighbouring pixels: of predictions and of labels, int64 (2, 2, 2, 2)."""
+    return torch.stack([found.seams[8].counts, found.truth_seams[8].counts])
 
 
 @pytest.mark.parametrize("target", ["classes", "rgb"])
@@ -89,7 +100,9 @@ def test_batches_and_ranks_of_any_size_count_the_same(bundles: dict[str, Bundle]
     for size in (1, 2, 4, 7):
         found = evaluate_bundle(bundles[target], shards, "val", batch_size=size)
         assert torch.equal(found.confusion, whole.confusion)
+        assert torch.equal(seams_of(found), seams_of(whole))
         assert found.samples == 6
+        assert found.strongest_channel_accuracy == whole.strongest_channel_accuracy
         assert found.loss == pytest.approx(whole.loss, rel=1e-6)
     manifest = read_manifest(shards)
     task = Task(target, 19, torch.from_numpy(bundles[target].palette))
@@ -99,7 +112,10 @@ def test_batches_and_ranks_of_any_size_count_the_same(bundles: dict[str, Bundle]
                     shuffle=False, drop_last=False)
             for rank in range(world_size)
         ]  # fmt: skip
-        parts: list[Evaluation] = [evaluate_batches(bundles[target].model, rank.epoch(0), task) for rank in ranks]
+        parts: list[Evaluation] = [
+            evaluate_batches(bundles[target].model, rank.epoch(0), task, patches=(8,)) for rank in ranks
+        ]
+        assert torch.equal(sum(seams_of(part) for part in parts), seams_of(whole))
         assert torch.equal(sum(part.confusion for part in parts), whole.confusion)
         assert sum(part.samples for part in parts) == 6
 
@@ -115,7 +131,7 @@ def test_pixels_without_a_class_count_nowhere(bundles: dict[str, Bundle], shards
           for rows in (torch.arange(32)[:, None] < 12, torch.arange(32)[:, None] >= 12)),
     ))  # fmt: skip
     assert torch.equal(halves[0].confusion + halves[1].confusion, whole.confusion)
-    for name in ("loss", "mean_absolute_error"):
+    for name in ("loss", "mean_absolute_error", "strongest_channel_accuracy"):
         total = sum(getattr(half, name) * int(half.confusion.sum()) for half in halves)
         assert total == pytest.approx(getattr(whole, name) * int(whole.confusion.sum()), rel=1e-5)
 
@@ -141,3 +157,36 @@ def test_models_and_data_that_do_not_belong_together(bundles: dict[str, Bundle],
     classes = tuple(sorted(swapped, key=lambda label: label.train_id))
     with pytest.raises(UsageError, match="classes"):
         evaluate_bundle(make_bundle(tmp_path / "swapped", classes=classes), shards)
+
+
+@pytest.mark.parametrize("target", ["classes", "rgb"])
+def test_seams_are_those_of_the_classes_that_are_shown(bundles: dict[str, Bundle], shards: str, target: str) -> None:
+    batch = next(iter(Batches(shards, read_manifest(shards), "val", batch_size=6, shuffle=False).epoch(0)))
+    found = evaluate_bundle(bundles[target], shards)
+    answer = found.to_json()
+    for name, ids in (
+        ("seam_ratio", bundles[target].predict(batch.images).argmax(1)),
+        ("seam_ratio_truth", batch.labels),
+    ):
+        expected = seam_counts(ids, 8).ratios()
+        assert None not in expected.values()
+        assert answer[name] == {"8": expected}
+        for side, ratio in expected.items():
+            assert found.flat("final/")[f"final/{name}_8_{side}"] == ratio
+    assert 0.5 < found.to_json()["seam_ratio_truth"]["8"]["rows"] < 2  # scenes know nothing of patches
+    json.dumps(answer, allow_nan=False)
+
+
+def test_ratios_that_do_not_exist_are_null_and_no_metric(bundles: dict[str, Bundle]) -> None:
+    model, task = bundles["classes"].model, Task("classes", 19, torch.from_numpy(bundles["classes"].palette))
+    found = evaluate_batches(model, [], task, patches=(16, 8))
+    nothing = {"rows": None, "columns": None}
+    assert found.to_json()["seam_ratio"] == found.to_json()["seam_ratio_truth"] == {"16": nothing, "8": nothing}
+    assert not [name for name in found.flat() if "seam" in name]
+
+
+def test_the_sides_of_a_networks_patches() -> None:
+    assert patch_sides(Architecture(patch_size=16)) == (16,)
+    assert patch_sides(Architecture(patch_size=16, decoder="overlap", fine_patch=4)) == (16, 4)
+    assert patch_sides(Architecture(patch_size=16, decoder="overlap")) == (16,)
+    assert patch_sides(Architecture(patch_size=16, fine_patch=4)) == (16,)  # read by no other decoder

@@ -1,15 +1,20 @@
+import io
 import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official  # noqa: N813
+from cityscapesscripts.helpers.labels import id2label
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from PIL import Image
 
 from vitseg.errors import DataError
-from vitseg.metrics import Scores, confusion_matrix, mean_absolute_error
+from vitseg.labels import CITYSCAPES, id_table, train_classes
+from vitseg.metrics import Scores, confusion_matrix, mean_absolute_error, strongest_channel_agrees
 
 CLASSES = 4
 IDS = st.integers(0, CLASSES - 1)
@@ -43,6 +48,61 @@ def test_scores_are_those_of_a_loop_over_pixels(truth, predicted):
         assert math.isnan(scores.pixel_accuracy)
         assert math.isnan(scores.miou)
     json.dumps(scores.to_json(), allow_nan=False)
+
+
+def official_matrix(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, official.CArgs]:
+    """Return the official confusion matrix of label-id maps uint8 (H, W), and the arguments that its scores take."""
+
+    def png(ids: np.ndarray) -> io.BytesIO:
+        Image.fromarray(ids).save(file := io.BytesIO(), "PNG")
+        return file
+
+    args = official.CArgs()
+    args.evalInstLevelScore = args.evalPixelAccuracy = False
+    matrix = official.generateMatrix(args)
+    official.evaluatePair(png(predicted), png(truth), matrix, {}, {}, args)
+    return matrix, args
+
+
+LABEL_IDS = [label.id for label in CITYSCAPES if label.id >= 0]
+EVALUATED = [label.id for label in train_classes()]
+
+
+@st.composite
+def label_maps(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Draw maps of label ids from a few of all ids, ignored ones among them, and predictions from a few classes."""
+    true, guessed = (
+        draw(st.lists(st.sampled_from(ids), min_size=1, max_size=6, unique=True)) for ids in (LABEL_IDS, EVALUATED)
+    )
+    maps = (arrays.arrays(np.uint8, (6, 7), elements=st.sampled_from(ids)) for ids in ([*true, *guessed], guessed))
+    truth, predicted = (draw(one) for one in maps)
+    return truth, predicted
+
+
+@given(label_maps())
+def test_scores_are_those_of_the_official_evaluation(maps):
+    truth, predicted = maps
+    table = id_table(CITYSCAPES)
+    ours = Scores.from_confusion(confusion_matrix(torch.tensor(table[truth]), torch.tensor(table[predicted]), 19))
+    matrix, args = official_matrix(truth, predicted)
+    theirs = {id2label[i].trainId: official.getIouScoreForLabel(i, matrix, args) for i in EVALUATED}
+    ious = [math.nan if iou is None else iou for iou in ours.per_class_iou]
+    assert ious == pytest.approx([theirs[train_id] for train_id in range(19)], nan_ok=True, rel=1e-12)
+    everything = {i: official.getIouScoreForLabel(i, matrix, args) for i in args.evalLabels}
+    assert ours.miou == pytest.approx(official.getScoreAverage(everything, args), nan_ok=True, rel=1e-12)
+    # The official module's own pixel accuracy counts the ignored pixels (`np.in1d(…, invert=True)`), and is off by
+    # default: the definition is applied to its matrix instead.
+    rows = matrix[[i for i in args.evalLabels if not id2label[i].ignoreInEval]]
+    right = sum(int(matrix[i, i]) for i in EVALUATED)
+    accuracy = right / int(rows.sum()) if rows.sum() else math.nan
+    assert ours.pixel_accuracy == pytest.approx(accuracy, nan_ok=True, rel=1e-12)
+
+
+def test_labels_that_are_evaluated_are_the_official_ones():
+    assert [i for i, label in sorted(id2label.items()) if i >= 0 and not label.ignoreInEval] == EVALUATED
+    assert {label.id: (label.name, label.color) for label in CITYSCAPES} == {
+        i: (label.name, label.color) for i, label in id2label.items()
+    }
 
 
 @given(truth=TRUTHS, predicted=PREDICTIONS)
@@ -108,3 +168,18 @@ def test_mean_absolute_error_counts_valid_pixels_only():
     assert math.isnan(mean_absolute_error(colors, truth, torch.zeros(1, 1, 3, dtype=torch.bool)))
     with pytest.raises(DataError, match="differ in shape"):
         mean_absolute_error(colors, truth[..., :2], valid)
+
+
+def test_the_strongest_channel_agrees_and_ties_take_the_first():
+    pixels = [  # predicted, true, agree
+        ((0.1, 0.9, 0.3), (0.4, 0.5, 0.2), True),
+        ((0.1, 0.9, 0.3), (0.4, 0.5, 0.6), False),
+        ((0.5, 0.5, 0.5), (0.6, 0.6, 0.1), True),  # grey and yellow: red
+        ((0.5, 0.5, 0.5), (0.1, 0.6, 0.6), False),  # red and green
+        ((0.1, 0.6, 0.6), (0.0, 1.0, 0.0), True),
+        ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), True),
+    ]
+    colors, truth = (torch.tensor([row[side] for row in pixels]).T.reshape(1, 3, 2, 3) for side in (0, 1))
+    assert strongest_channel_agrees(colors, truth).flatten().tolist() == [row[2] for row in pixels]
+    with pytest.raises(DataError, match="differ in shape"):
+        strongest_channel_agrees(colors, truth[..., :2])

@@ -5,7 +5,7 @@ Read the modules in the order of the data:
     0  errors, labels, config (recipes), storage (with s3 and remote), dist       the ground
     1  data       sources → plan → shards → exact batches
        model      patches → encoder → decoder → pixels; bundle
-       losses, metrics, masks, pictures, report                     siblings of data and model
+       losses, metrics, seams, masks, pictures, report              siblings of data and model
     2  evaluation, checkpoint, registry (MLflow)
     3  training   a job, its ranks and its loop
        inference  a bucket of photographs → masks and a ledger

@@ -1,10 +1,10 @@
-"""One pass of a model over labelled batches: confusion matrix, loss and colour error as plain sums.
+"""One pass of a model over labelled batches: confusion matrix, seams, loss and colour error as plain sums.
 
 Sums of ranks add up to exactly what one process counts, so validation may be split over any number of them.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,20 +16,29 @@ from vitseg.data.manifest import read_manifest
 from vitseg.errors import UsageError
 from vitseg.labels import IGNORE_INDEX, palette
 from vitseg.losses import segmentation_loss
-from vitseg.metrics import Scores, confusion_matrix
+from vitseg.metrics import Scores, confusion_matrix, strongest_channel_agrees
 from vitseg.model.bundle import Bundle
 from vitseg.model.segmenter import class_scores
+from vitseg.recipe import Architecture
+from vitseg.seams import SeamCounts, seam_counts, seam_ratios
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model does on labelled images: confusion matrix int64 (K, K), rows = truth; and means over valid pixels."""
+    """What a model does on labelled images: confusion matrix int64 (K, K), rows = truth; and means over valid pixels.
+
+    `strongest_channel_accuracy`, 0–1, is the paper's accuracy of colour images. `seams` and `truth_seams` count the
+    predictions' and the labels' neighbouring pixels, by the side of the patches.
+    """
 
     confusion: torch.Tensor
     loss: float
     mean_absolute_error: float
+    strongest_channel_accuracy: float
     samples: int
     classes: tuple[str, ...] = ()
+    seams: Mapping[int, SeamCounts] = field(default_factory=dict)
+    truth_seams: Mapping[int, SeamCounts] = field(default_factory=dict)
 
     @property
     def scores(self) -> Scores:
@@ -37,7 +46,7 @@ class Evaluation:
         return Scores.from_confusion(self.confusion)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the keys that `vitseg evaluate --json` promises, the means, and the confusion matrix."""
+        """Return the keys that `vitseg evaluate --json` promises, the means, seam ratios and the confusion matrix."""
         scores = self.scores.to_json()
         names = self.classes or range(len(scores["per_class_iou"]))
         return {
@@ -46,13 +55,20 @@ class Evaluation:
             "samples": self.samples,
             "loss": self.loss,
             "mean_absolute_error": self.mean_absolute_error,
+            "strongest_channel_accuracy": self.strongest_channel_accuracy,
+            "seam_ratio": seam_ratios(self.seams),
+            "seam_ratio_truth": seam_ratios(self.truth_seams),
             "confusion": self.confusion.tolist(),
         }
 
     def flat(self, prefix: str = "") -> dict[str, float]:
-        """Return single numbers alone, by name: what a tracking server takes."""
+        """Return single numbers alone, by name: what a tracking server takes. Seam ratios that don't exist are not."""
         values = {"miou": self.scores.miou, "pixel_accuracy": self.scores.pixel_accuracy}
         values |= {"loss": self.loss, "mean_absolute_error": self.mean_absolute_error}
+        values["strongest_channel_accuracy"] = self.strongest_channel_accuracy
+        for name, counts in (("seam_ratio", self.seams), ("seam_ratio_truth", self.truth_seams)):
+            for patch, ratios in seam_ratios(counts).items():
+                values |= {f"{name}_{patch}_{side}": ratio for side, ratio in ratios.items() if ratio is not None}
         return {prefix + name: float(value) for name, value in values.items()}
 
 
@@ -82,7 +98,11 @@ class Task:
 
 @torch.no_grad()
 def evaluate_batches(
-    model: nn.Module, batches: Iterable[Batch], task: Task, progress: Callable[[int], None] | None = None
+    model: nn.Module,
+    batches: Iterable[Batch],
+    task: Task,
+    progress: Callable[[int], None] | None = None,
+    patches: Sequence[int] = (),
 ) -> Evaluation:
     """Run a model over this rank's batches and add up over all ranks.
 
@@ -91,10 +111,12 @@ def evaluate_batches(
         batches: images uint8 (B, 3, H, W) with labels uint8 (B, H, W).
         task: what the model was made for.
         progress: called with the number of images after each batch.
+        patches: sides of patches, pixels, whose seams are counted.
     """
     device = task.colors.device
     confusion = torch.zeros(task.classes, task.classes, dtype=torch.int64, device=device)
-    sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, valid pixels, colour error, samples
+    seams = torch.zeros(2, len(patches), 2, 2, 2, dtype=torch.int64, device=device)  # of predictions, of labels
+    sums = torch.zeros(5, dtype=torch.float64, device=device)  # loss, valid pixels, colour error, channels, samples
     was_training = model.training
     model.eval()
     for batch in batches:
@@ -103,16 +125,39 @@ def evaluate_batches(
         loss, valid = task.loss(output, labels)
         predictions = task.predict(output)
         confusion += confusion_matrix(labels, predictions, task.classes)
-        shown = output if task.target == "rgb" else task.paint(predictions)
-        error = (shown - task.paint(labels)).abs().mean(1)
-        error = error[labels != IGNORE_INDEX].sum()
-        sums += torch.stack([loss.double(), valid.double(), error.double(), sums.new_tensor(len(images))])
+        for i, patch in enumerate(patches):
+            seams[:, i] += torch.stack([seam_counts(ids, patch).counts for ids in (predictions, labels)])
+        shown, truth = output if task.target == "rgb" else task.paint(predictions), task.paint(labels)
+        known = labels != IGNORE_INDEX
+        error = (shown - truth).abs().mean(1)[known].sum()
+        channels = strongest_channel_agrees(shown, truth)[known].sum()
+        sums += torch.stack(
+            [loss.double(), valid.double(), error.double(), channels.double(), sums.new_tensor(len(images))]
+        )
         if progress:
             progress(len(images))
     model.train(was_training)
     dist.sum_over_ranks(confusion)
-    loss_sum, pixels, error_sum, samples = dist.sum_over_ranks(sums).tolist()
-    return Evaluation(confusion.cpu(), loss_sum / max(1, pixels), error_sum / max(1, pixels), int(samples))
+    of_predictions, of_labels = (
+        {patch: SeamCounts(counts) for patch, counts in zip(patches, side, strict=True)}
+        for side in dist.sum_over_ranks(seams).cpu()
+    )
+    loss_sum, pixels, error_sum, right_channels, samples = dist.sum_over_ranks(sums).tolist()
+    return Evaluation(
+        confusion.cpu(),
+        loss_sum / max(1, pixels),
+        error_sum / max(1, pixels),
+        right_channels / max(1, pixels),
+        int(samples),
+        seams=of_predictions,
+        truth_seams=of_labels,
+    )
+
+
+def patch_sides(arch: Architecture) -> tuple[int, ...]:
+    """Return the sides of the patches, pixels, whose borders may show in what a network predicts, largest first."""
+    fine = arch.fine_patch if arch.decoder == "overlap" else 0
+    return tuple(sorted({arch.patch_size, fine or arch.patch_size}, reverse=True))
 
 
 def evaluate_bundle(
@@ -149,7 +194,8 @@ def evaluate_bundle(
     colors = torch.from_numpy(palette(bundle.classes)).to(device)
     task = Task(bundle.architecture.target, len(bundle.classes), colors)
     try:
-        found = evaluate_batches(bundle.model.to(device), batches.epoch(0), task, progress=count)
+        sides = patch_sides(bundle.architecture)
+        found = evaluate_batches(bundle.model.to(device), batches.epoch(0), task, progress=count, patches=sides)
     finally:
         bundle.model.to("cpu")
     return replace(found, classes=tuple(label.name for label in bundle.classes))

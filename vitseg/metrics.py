@@ -1,7 +1,12 @@
 """How good masks are: a confusion matrix, and the scores of the Cityscapes benchmark that follow from it.
 
 The matrices of batches and ranks add up, so a score over a split is exact however the split was cut.
-Definitions: https://www.cityscapes-dataset.com/benchmarks/ (pixel-level semantic labelling).
+Definitions: https://www.cityscapes-dataset.com/benchmarks/ (pixel-level semantic labelling), as the official
+`cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling` computes them; a test compares the two:
+
+- Pixels whose true class is not evaluated count nowhere, whatever is predicted there.
+- A class that is predicted but never true has IoU 0, and the mean counts it.
+- A class that is neither true nor predicted on any counted pixel has no IoU, and the mean leaves it out.
 """
 
 import math
@@ -72,6 +77,28 @@ class Scores:
             "pixel_accuracy": None if math.isnan(self.pixel_accuracy) else self.pixel_accuracy,
             "per_class_iou": list(self.per_class_iou),
         }
+
+
+def strongest_channel_agrees(colors: Tensor, truth: Tensor) -> Tensor:
+    """Say for each pixel whether its strongest colour channel is the true one.
+
+    The share of such pixels is the paper's "accuracy": what Keras calls so for images of three channels, the argmax
+    over them compared. It is no pixel accuracy: two classes whose colours are strongest in the same channel count as
+    one. Where channels tie, as in greys, both sides take the first of them, in the order red, green, blue.
+
+    Args:
+        colors: predicted colours (B, 3, H, W), of any scale.
+        truth: true colours of the same shape.
+
+    Returns:
+        bool (B, H, W).
+
+    Raises:
+        DataError: the shapes differ.
+    """
+    if colors.shape != truth.shape:
+        raise DataError(f"colour images {tuple(colors.shape)} and {tuple(truth.shape)} differ in shape")
+    return colors.argmax(dim=1) == truth.argmax(dim=1)
 
 
 def mean_absolute_error(colors: Tensor, truth: Tensor, valid: Tensor) -> float:

@@ -24,6 +24,7 @@ def test_the_whole_way_and_again(
     assert (result["segment"]["ok"], result["segment"]["skipped"], result["segment"]["failed"]) == (6, 1, 0)
     page = Path(result["report"]).read_text()
     assert "models:/vitseg-demo/1" in page
+    assert "8-pixel patches: rows " in page
     masks = sorted((tmp_path / "masks").rglob("*.png"))
     assert len(masks) == 6
     assert {Image.open(mask).mode for mask in masks} == {"P"}

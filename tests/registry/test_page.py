@@ -21,6 +21,7 @@ def bundle(tmp_path: Path) -> Bundle:
 
 MATRIX = torch.tensor([[6, 2, 0, 0], [2, 10, 0, 0], [0, 0, 0, 0], [0, 0, 1, 3]])
 """IoU 6/10, 10/14, 0/1, 3/4; 19 of 24 pixels right."""
+SEAMS = ({"8": {"rows": 1.42, "columns": None}}, {"8": {"rows": 1.0, "columns": 0.98}})
 
 
 def test_the_page_holds_metrics_classes_and_links_to_pictures_that_are_drawn(bundle: Bundle) -> None:
@@ -29,9 +30,10 @@ def test_the_page_holds_metrics_classes_and_links_to_pictures_that_are_drawn(bun
     manifest = Manifest(
         fingerprint="ab" * 32, created="now", image_size=bundle.image_size, classes=bundle.classes, splits=splits
     )
-    page = version_page("f00d", Scores.from_confusion(MATRIX), 6, bundle, manifest, small_recipe(), 3)
+    page = version_page("f00d", Scores.from_confusion(MATRIX), 6, bundle, manifest, small_recipe(), 3, SEAMS)
     assert "mIoU 0.516" in page
     assert "pixel accuracy 0.792" in page
+    assert "Seam ratio, 8-pixel patches: rows 1.42, columns – (labels 1.00, 0.98)." in page
     assert "6 validation images, after 3 epochs" in page
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     assert rows == ["| class | IoU |", "| road | 0.600 |", "| sidewalk | 0.714 |", "| building | 0.000 |",
@@ -55,5 +57,5 @@ def test_a_class_that_is_nowhere_has_a_row_too(bundle: Bundle) -> None:
     matrix = MATRIX.clone()
     matrix[3, 2] = 0
     manifest = Manifest(fingerprint="f" * 64, created="", image_size=(16, 24), classes=bundle.classes, splits={})
-    page = version_page("f00d", Scores.from_confusion(matrix), 1, bundle, manifest, small_recipe(), 1)
+    page = version_page("f00d", Scores.from_confusion(matrix), 1, bundle, manifest, small_recipe(), 1, SEAMS)
     assert "| building | – |" in page

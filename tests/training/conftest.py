@@ -23,6 +23,8 @@ SMALL = [
     "data.batch_size=8", "run.epochs=3", "run.checkpoint_steps=2", "run.log_steps=1",
 ]  # fmt: skip
 
+AUGMENT = ["augment.scale=[0.6, 2.0]", "augment.color=0.4", "augment.rare=0.5"]
+
 MakeTrainer = Callable[..., Trainer]
 
 

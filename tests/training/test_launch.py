@@ -9,7 +9,7 @@ import psutil
 import pytest
 import torch
 
-from tests.training.conftest import small_recipe
+from tests.training.conftest import AUGMENT, small_recipe
 from vitseg.data.manifest import read_manifest
 from vitseg.dist import World
 from vitseg.errors import NotFoundError, RankLostError, UsageError
@@ -46,7 +46,7 @@ def history(job: Job) -> list[dict[str, Any]]:
 
 
 def test_two_ranks_compute_what_one_does(shards: str, tmp_path: Path, lines: list[str]) -> None:
-    alone, shared = make_job(tmp_path / "alone", shards), make_job(tmp_path / "shared", shards)
+    alone, shared = (make_job(tmp_path / name, shards, *AUGMENT) for name in ("alone", "shared"))
     train_rank(alone.folder, World(0, 1, torch.device("cpu")))
     events: list[dict[str, Any]] = []
     run_ranks(shared.folder, Nodes(nproc=2), on_event=events.append, on_line=lines.append)

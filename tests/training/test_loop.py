@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.conftest import MakeTrainer, small_recipe
+from tests.training.conftest import AUGMENT, MakeTrainer, small_recipe
 from vitseg.checkpoint import checkpoint_keys
 from vitseg.errors import TrainingError
 from vitseg.training.loop import Recorder
@@ -39,7 +39,7 @@ def weights(trainer: Any) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 4, 6, 8, 9])
 def test_an_interrupted_job_ends_like_one_that_was_not(make_trainer: MakeTrainer, cut: int) -> None:
-    recipe = small_recipe("model.dropout=0.1")
+    recipe = small_recipe("model.dropout=0.1", *AUGMENT)
     straight = make_trainer("straight", recipe, heard := Power())
     history = straight.run()
     with pytest.raises(KeyboardInterrupt):
@@ -62,7 +62,7 @@ def test_a_finished_job_does_nothing_more(make_trainer: MakeTrainer) -> None:
 def test_accumulated_parts_give_the_gradient_of_the_whole_batch(make_trainer: MakeTrainer) -> None:
     ends = []
     for parts in (1, 2, 4):
-        recipe = small_recipe(f"optimiser.accumulate={parts}", "run.epochs=1", "optimiser.clip_norm=0.0")
+        recipe = small_recipe(f"optimiser.accumulate={parts}", "run.epochs=1", "optimiser.clip_norm=0.0", *AUGMENT)
         trainer = make_trainer(f"parts-{parts}", recipe, dtype=torch.float64)
         trainer.run()
         ends.append(weights(trainer))
@@ -76,6 +76,33 @@ def test_it_learns(make_trainer: MakeTrainer) -> None:
     assert rows[-1]["train/loss"] < 0.8 * rows[0]["train/loss"]
     assert rows[-1]["val/pixel_accuracy"] > rows[0]["val/pixel_accuracy"]
     assert [row["epoch"] for row in rows] == list(range(1, 11))
+
+
+def test_what_is_trained_on_is_changed_and_what_is_validated_is_not(make_trainer: MakeTrainer) -> None:
+    heard = []
+    for name, overrides in (("plain", []), ("changed", AUGMENT), ("grey", ["augment.scale=[0.25, 0.25]"])):
+        recipe = small_recipe("run.epochs=1", "optimiser.learning_rate=1e-12", *overrides)
+        heard.append(make_trainer(name, recipe).run()[0])
+    plain, changed, grey = heard
+    assert changed["train/loss"] != plain["train/loss"] != grey["train/loss"]
+    for row in (changed, grey):
+        assert row["val/loss"] == pytest.approx(plain["val/loss"], rel=1e-6)
+
+
+def test_each_step_is_augmented_by_its_own_number(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = []
+
+    def spy(images: Any, labels: Any, *arguments: Any, seed: int, step: int, rows: Any) -> Any:
+        heard.append((*arguments, seed, step, list(rows)))
+        return images, labels
+
+    monkeypatch.setattr("vitseg.training.loop.augment", spy)
+    recipe = small_recipe("run.epochs=1", "run.seed=5", *AUGMENT)
+    trainer = make_trainer("job", recipe)
+    trainer.run()
+    pixels = trainer.data.pixels_per_class
+    assert sum(pixels) > 0
+    assert heard == [(recipe.augment, pixels, 5, step, list(range(8))) for step in range(3)]
 
 
 def test_a_loss_that_is_no_number_stops_with_step_and_rate(make_trainer: MakeTrainer) -> None:

@@ -89,6 +89,8 @@ class Batches:
         self._shards = manifest.splits[split].shards
         self.samples = manifest.splits[split].samples
         """Samples of the split."""
+        self.pixels_per_class = manifest.splits[split].pixels_per_class
+        """Labelled pixels of each class in the split."""
         if drop_last and self.samples < batch_size:
             raise UsageError(
                 f"split {split!r} has {self.samples} samples, not even one batch of {batch_size}: "

@@ -15,6 +15,7 @@ from vitseg.metrics import Scores
 from vitseg.model.bundle import Bundle
 from vitseg.pictures import confusion, curves, iou_bars, panel, panel_sheet
 from vitseg.recipe import Recipe
+from vitseg.seams import SeamRatios, seam_text
 
 MAX_PAGE = 5000
 """Characters that MLflow's database keeps of a description."""
@@ -38,9 +39,16 @@ def draw_run(
 
 
 def version_page(
-    run_id: str, scores: Scores, samples: int, bundle: Bundle, manifest: Manifest, recipe: Recipe, epochs: int
+    run_id: str,
+    scores: Scores,
+    samples: int,
+    bundle: Bundle,
+    manifest: Manifest,
+    recipe: Recipe,
+    epochs: int,
+    seams: tuple[SeamRatios, SeamRatios],
 ) -> str:
-    """Return the version's description in Markdown."""
+    """Return the version's description in Markdown; `seams` are the ratios of the predictions and of the labels."""
     rows = [
         f"| {label.name} | {'–' if iou is None else f'{iou:.3f}'} |"
         for label, iou in zip(bundle.classes, scores.per_class_iou, strict=True)
@@ -51,6 +59,8 @@ def version_page(
         [
             f"**mIoU {scores.miou:.3f}**, pixel accuracy {scores.pixel_accuracy:.3f} on {samples} "
             f"validation images, after {epochs} epochs.",
+            "",
+            f"Seam ratio, {seam_text(*seams)}.",
             "",
             f"![validation images]({picture}/validation.png)",
             "",

@@ -1,6 +1,6 @@
 """The training loop.
 
-Every random choice of a step is a function of (seed, step): which samples, which are mirrored, what dropout drops.
+Every random choice of a step is a function of (seed, step): which samples, how they are changed, what dropout drops.
 So a job that was killed and started again takes the same steps as one that was not.
 """
 
@@ -14,6 +14,7 @@ from torch import nn
 
 from vitseg import dist
 from vitseg.checkpoint import capture, newest_checkpoint, restore, write_checkpoint
+from vitseg.data.augment import augment
 from vitseg.data.loader import Batch, Batches
 from vitseg.errors import TrainingError
 from vitseg.evaluation import Task, evaluate_batches
@@ -119,6 +120,11 @@ class Trainer:
         device, parts = self.world.device, self.recipe.optimiser.accumulate
         images = batch.images.to(device, non_blocking=True)
         labels = batch.labels.to(device, non_blocking=True)
+        images, labels = augment(
+            images, labels, self.recipe.augment, self.data.pixels_per_class,
+            seed=self.recipe.run.seed, step=self.finished,
+            rows=range(self.world.rank, self.recipe.data.batch_size, self.world.world_size),  # as `order.rank_rows`
+        )  # fmt: skip
         valid = dist.sum_over_ranks((labels != IGNORE_INDEX).sum(dtype=torch.float64))
         # DDP averages over ranks: times world size makes it the sum that the global count divides.
         scale = self.world.world_size / valid.clamp(min=1)
