@@ -6,6 +6,7 @@ In the order of the forward pass:
     blocks       multi-head self-attention, MLP, and the pre-norm Transformer block of both
     encoder      patches -> features of each patch, through the blocks
     decoder      features + the original patches, reintroduced -> the pixels of each patch
+    spiral       instead: patch after patch from the centre outwards, each seeing those before; of `spiral_blocks`
     segmenter    the whole network: normalise -> patchify -> encode -> decode -> unpatchify
 
 and around it:

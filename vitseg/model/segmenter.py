@@ -7,6 +7,7 @@ from vitseg.errors import DataError, UsageError
 from vitseg.model.decoder import PixelDecoder
 from vitseg.model.encoder import VisionTransformer
 from vitseg.model.patches import patch_grid, patchify, unpatchify
+from vitseg.model.spiral import SpiralDecoder
 from vitseg.recipe import Architecture
 
 # In the 0–1 scale. Fixed, not measured: a model keeps its input when its data set grows.
@@ -37,15 +38,22 @@ class Segmenter(nn.Module):
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN))
         self.register_buffer("std", torch.tensor(PIXEL_STD))
         self.encoder = VisionTransformer(arch, tokens=self.grid[0] * self.grid[1])
-        self.decoder = PixelDecoder(arch, channels=classes if arch.target == "classes" else 3)
+        channels = classes if arch.target == "classes" else 3
+        self.wants_truth = arch.decoder == "spiral"
+        self.decoder = SpiralDecoder(arch, channels) if self.wants_truth else PixelDecoder(arch, channels)
         self.apply(_initialise)
         # Nearly nothing is claimed before anything is learned: all classes equal, or mid-grey.
         head = self.decoder.mlp.layers[-1]
         assert isinstance(head, nn.Linear)
         nn.init.trunc_normal_(head.weight, std=0.02)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, truth: Tensor | None = None) -> Tensor:
         """Segment photographs (B, 3, H, W), uint8 or float, 0–255.
+
+        Args:
+            images: the photographs.
+            truth: in training, if `wants_truth`: what ought to come out, (B, K, H, W) one-hot or (B, 3, H, W) 0–1;
+                never in evaluation. An argument, not an attribute: DDP passes on what goes through forward.
 
         Returns:
             Target `classes`: logits (B, K, H, W). Target `rgb`: the colour image (B, 3, H, W), 0–1. Both lie in
@@ -58,7 +66,12 @@ class Segmenter(nn.Module):
             raise DataError(f"the model takes images (3, *{self.image_size}), not {tuple(images.shape[1:])}")
         patches = patchify(self.normalise(images), self.architecture.patch_size)
         features = self.encoder(patches)
-        pixels = unpatchify(self.decoder(features, patches), self.grid, self.architecture.patch_size)
+        if isinstance(self.decoder, SpiralDecoder):
+            wanted = None if truth is None else patchify(truth, self.architecture.patch_size)
+            decoded = self.decoder(features, patches, self.grid, wanted)
+        else:
+            decoded = self.decoder(features, patches)
+        pixels = unpatchify(decoded, self.grid, self.architecture.patch_size)
         return pixels.sigmoid() if self.architecture.target == "rgb" else pixels
 
     def normalise(self, images: Tensor) -> Tensor:
