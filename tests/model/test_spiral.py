@@ -72,10 +72,15 @@ def test_every_patch_comes_once_in_any_grid(height, width):
     assert sorted(spiral_order((height, width)).tolist()) == list(range(height * width))
 
 
-@given(st.integers(1, 24))
-def test_in_a_square_the_way_is_unbroken_and_never_turns_back_inwards(side):
-    rows, columns = np.divmod(spiral_order((side, side)).numpy(), side)
+@given(st.integers(1, 24), st.integers(0, 1))
+def test_in_a_square_or_with_one_more_column_each_patch_touches_the_one_before(side, more):
+    rows, columns = np.divmod(spiral_order((side, side + more)).numpy(), side + more)
     assert (np.abs(np.diff(rows)) + np.abs(np.diff(columns)) == 1).all()
+
+
+@given(st.integers(1, 24))
+def test_in_a_square_the_way_never_turns_back_inwards(side):
+    rows, columns = np.divmod(spiral_order((side, side)).numpy(), side)
     ring = np.maximum(np.abs(2 * rows - side + 1), np.abs(2 * columns - side + 1))
     assert (np.diff(ring) >= 0).all()
 
