@@ -87,6 +87,12 @@ class Task:
         """Return the loss summed over valid pixels, and how many these are."""
         return segmentation_loss(output, labels, self.colors, self.target)
 
+    def teach(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return what a model ought to say, zeros where nothing counts: one-hot (B, K, H, W), or colours (B, 3, H, W)."""
+        if self.target == "rgb":
+            return self.paint(labels) * (labels != IGNORE_INDEX)[:, None]
+        return (labels[:, None] == torch.arange(self.classes, device=labels.device)[:, None, None]).float()
+
     def predict(self, output: torch.Tensor) -> torch.Tensor:
         """Return train ids int64 (B, H, W) for a model's output."""
         return class_scores(output.float(), self.colors[: self.classes], self.target).argmax(1)

@@ -62,7 +62,9 @@ def contend(shards: str, name: str, seed: int, images: int, folder: Path) -> Non
     """Train one contender on about so many images and leave its curve and its masks."""
     manifest = read_manifest(shards)
     epochs = max(1, round(images / manifest.splits["train"].samples))
-    settings = [f"run.epochs={epochs}", f"run.seed={seed}", "run.log_steps=1", "run.checkpoint_steps=1000000"]
+    # No augmentation but flips: nobody sees a photograph often enough to know it by heart.
+    settings = ["augment.scale=[1.0, 1.0]", "augment.color=0.0", "augment.rare=0.0"]
+    settings += [f"run.epochs={epochs}", f"run.seed={seed}", "run.log_steps=1", "run.checkpoint_steps=1000000"]
     recipe = load_recipe("small", overrides=["data.batch_size=8", *settings, *CONTENDERS[name]])
     model = network(name, recipe, manifest)
     task = Task(recipe.model.target, len(manifest.classes), torch.from_numpy(palette(manifest.classes)))
@@ -71,7 +73,7 @@ def contend(shards: str, name: str, seed: int, images: int, folder: Path) -> Non
     watch = Minutes(f"{name}-{seed}", recipe.data.batch_size)
     checkpoints = open_store(str(folder / f"checkpoints-{name}-{seed}"))
     Trainer(recipe, world, model, task, data, validation, checkpoints, watch).run()
-    final = evaluate_batches(model, validation.epoch(0), task).to_json()
+    final = evaluate_batches(model, validation.epoch(0), task, patches=(4, 16)).to_json()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     result = {"name": name, "seed": seed, "parameters": parameters, "rows": watch.rows, "final": final}
     (folder / f"{name}-{seed}.json").write_text(json.dumps(result))

@@ -129,3 +129,24 @@ def test_colours_are_learned_too(make_trainer: MakeTrainer) -> None:
     rows = make_trainer("job", small_recipe("model.target=rgb", "run.epochs=6", "optimiser.learning_rate=0.005")).run()
     assert rows[-1]["val/mean_absolute_error"] < rows[0]["val/mean_absolute_error"]
     assert 0 < rows[-1]["val/loss"] < 0.5
+
+
+@pytest.mark.parametrize("target", ["classes", "rgb"])
+def test_a_decoder_that_wants_the_truth_gets_it_in_training_alone(make_trainer: MakeTrainer, target: str) -> None:
+    recipe = small_recipe("model.decoder=spiral", f"model.target={target}", "run.epochs=1", "optimiser.accumulate=2")
+    trainer = make_trainer("job", recipe)
+    given: list[tuple[bool, list[tuple[int, ...]]]] = []
+    trainer.model.register_forward_pre_hook(
+        lambda module, inputs: given.append((module.training, [tuple(value.shape) for value in inputs]))
+    )
+    trainer.run()
+    size, channels = tuple(trainer.model.image_size), 3 if target == "rgb" else trainer.task.classes
+    assert {training for training, _ in given} == {True, False}
+    for training, (images, *truth) in given:
+        assert truth == ([(images[0], channels, *size)] if training else [])
+
+
+def test_a_decoder_that_asks_for_no_truth_sees_none(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("job", small_recipe("run.epochs=1"))
+    trainer.model.register_forward_pre_hook(lambda _, inputs: pytest.fail("truth") if len(inputs) > 1 else None)
+    trainer.run()

@@ -67,8 +67,8 @@ class OverlapLinear(nn.Linear):
         weights = _hann(self.side).to(self.weight)
         matrix = rearrange(self.weight, "(four cells c) d -> four cells c d", four=4, c=self.channels)
         matrix = rearrange(matrix * weights[..., None, None], "four cells c d -> (cells c) (four d)")
-        bias = rearrange(self.bias, "(four cells c) -> four cells c", four=4, c=self.channels)
-        bias = (bias * weights[..., None]).sum(0).flatten()
+        offsets = rearrange(self.bias, "(four cells c) -> four cells c", four=4, c=self.channels)
+        bias = (offsets * weights[..., None]).sum(0).flatten()
         cells = F.linear(four, matrix, bias)
         cells = rearrange(cells, "b h w (p q c) -> b (h p) (w q) c", p=self.side, q=self.side)
         half = self.side // 2

@@ -8,13 +8,15 @@ from vitseg.model.decoder import PatchDecoder
 from vitseg.model.encoder import VisionTransformer
 from vitseg.model.overlap import OverlapDecoder
 from vitseg.model.patches import patch_grid, patchify
+from vitseg.model.spiral import SpiralDecoder
 from vitseg.recipe import Architecture
 
 # In the 0–1 scale. Fixed, not measured: a model keeps its input when its data set grows.
 PIXEL_MEAN = (0.5, 0.5, 0.5)
 PIXEL_STD = (0.25, 0.25, 0.25)
 
-_DECODERS = {"patch": PatchDecoder, "overlap": OverlapDecoder}
+Decoder = PatchDecoder | OverlapDecoder | SpiralDecoder
+_DECODERS: dict[str, type[Decoder]] = {"patch": PatchDecoder, "overlap": OverlapDecoder, "spiral": SpiralDecoder}
 
 
 class PhotoNetwork(nn.Module):
@@ -70,13 +72,19 @@ class Segmenter(PhotoNetwork):
         self.classes = classes
         self.encoder = VisionTransformer(arch, self.grid)
         self.features = nn.Linear(self.encoder.width, arch.features_per_patch)
-        self.decoder = _DECODERS[arch.decoder](arch, channels=classes if arch.target == "classes" else 3)
+        self.wants_truth = arch.decoder == "spiral"
+        self.decoder: Decoder = _DECODERS[arch.decoder](arch, channels=classes if arch.target == "classes" else 3)
         self.apply(initialise)
         # Nearly nothing is claimed before anything is learned: all classes equal, or mid-grey.
         nn.init.trunc_normal_(self.decoder.head.weight, std=0.02)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, truth: Tensor | None = None) -> Tensor:
         """Segment photographs (B, 3, H, W), uint8 or float, 0–255.
+
+        Args:
+            images: the photographs.
+            truth: in training, if `wants_truth`: what ought to come out, (B, K, H, W) one-hot or (B, 3, H, W) 0–1;
+                never in evaluation. An argument, not an attribute: DDP passes on what goes through forward.
 
         Returns:
             Target `classes`: logits (B, K, H, W). Target `rgb`: the colour image (B, 3, H, W), 0–1. Both lie in
@@ -88,7 +96,7 @@ class Segmenter(PhotoNetwork):
         patches, grid = self.cut(images)
         tokens = self.encoder(patches, grid)
         features = self.features(tokens[:, -patches.shape[1] :])  # without a class token, which comes first
-        pixels = self.decoder(features, patches, grid)
+        pixels = self.decoder(features, patches, grid, *(() if truth is None else (truth,)))
         return pixels.sigmoid() if self.architecture.target == "rgb" else pixels
 
 

@@ -64,7 +64,7 @@ class Trainer:
     Attributes:
         recipe: what to compute.
         world: this rank's place, and the device the model is on.
-        model: takes images uint8 (B, 3, H, W).
+        model: takes images uint8 (B, 3, H, W), and in training the truth too, if it has a true `wants_truth`.
         task: target, classes and colours.
         data: this rank's training batches.
         validation: this rank's validation batches.
@@ -129,11 +129,13 @@ class Trainer:
         # DDP averages over ranks: times world size makes it the sum that the global count divides.
         scale = self.world.world_size / valid.clamp(min=1)
         sums = torch.zeros(2, dtype=torch.float64, device=device)
+        wants_truth = getattr(self.model, "wants_truth", False)
         bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
         for part, (some, truth) in enumerate(zip(images.chunk(parts), labels.chunk(parts), strict=True)):
             with dist.gradients_stay_local(replica, part + 1 < parts):
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    output = replica(some)
+                    # Teacher forcing: the loss and accuracy of such models flatter in training, not in validation.
+                    output = replica(some, *([self.task.teach(truth)] if wants_truth else []))
                 loss, _ = self.task.loss(output, truth)
                 (loss * scale.to(loss.dtype)).backward()
             with torch.no_grad():
