@@ -2,7 +2,7 @@
 
 The paper's decoder paints each patch by itself, so nothing makes two neighbours agree where they meet. Here every
 token speaks about a square of twice its side, its neighbours speak about the same pixels, and what they say is
-blended with weights that fall smoothly to zero at the edge of each square.
+blended with weights that fall to zero at the edge of each square.
 """
 
 import torch
@@ -49,9 +49,11 @@ class OverlapDecoder(nn.Module):
 class OverlapLinear(nn.Linear):
     """Tokens on a grid (B, h, w, D) -> cells on a grid `side` times as fine (B, h·side, w·side, channels).
 
-    Each token writes a square of twice `side`; a cell is the weighted mean of what the four tokens around it say,
-    with cos² weights (a Hann window) that add up to 1. Between four tokens that is one matrix product, because the
-    weights can be multiplied into the matrix. With `side` 1 nothing overlaps: an ordinary linear layer.
+    Each token writes a square of twice `side`; a cell is the weighted mean of what the four tokens around it say, with
+    weights that fall evenly with the distance and add up to 1. Evenly, for where two tokens disagree, the place at which
+    one outweighs the other is then as likely to be anywhere between them; with a Hann window it would gather at the
+    middle, which is the border of their patches. Between four tokens all this is one matrix product, because the weights
+    can be multiplied into the matrix. With `side` 1 nothing overlaps: an ordinary linear layer.
     """
 
     def __init__(self, width: int, channels: int, side: int) -> None:
@@ -64,7 +66,7 @@ class OverlapLinear(nn.Linear):
         if self.side == 1:
             return super().forward(tokens)
         four = _four_around(_repeat_border(tokens, 1))
-        weights = _hann(self.side).to(self.weight)
+        weights = _tent(self.side).to(self.weight)
         matrix = rearrange(self.weight, "(four cells c) d -> four cells c d", four=4, c=self.channels)
         matrix = rearrange(matrix * weights[..., None, None], "four cells c d -> (cells c) (four d)")
         offsets = rearrange(self.bias, "(four cells c) -> four cells c", four=4, c=self.channels)
@@ -86,9 +88,8 @@ def _repeat_border(grid: Tensor, cells: int) -> Tensor:
     return padded.movedim(1, -1)
 
 
-def _hann(side: int) -> Tensor:
+def _tent(side: int) -> Tensor:
     """Return weights (4, side²) of the four tokens around a square of cells; in each cell they add up to 1."""
-    centre = (torch.arange(side) + 0.5) / side
-    after = torch.sin(torch.pi / 2 * centre) ** 2  # of the lower or right token; the rest is of the other
+    after = (torch.arange(side) + 0.5) / side  # of the lower or right token; the rest is of the other
     line = torch.stack((1 - after, after))
     return torch.einsum("ap,bq->abpq", line, line).reshape(4, side**2)
