@@ -44,12 +44,12 @@ def refusal(*overrides: str, file: Path | None = None) -> str:
 
 
 def test_all_presets_are_valid_and_differ() -> None:
-    assert presets() == ["base", "small", "tiny"]
-    assert len({load_recipe(preset).digest() for preset in presets()}) == 3
+    assert presets() == ["base", "small", "tiny", "vit-base"]
+    assert len({load_recipe(preset).digest() for preset in presets()}) == 4
 
 
 def test_an_unknown_preset_is_answered_with_the_choice() -> None:
-    with pytest.raises(UsageError, match="choose base, small, tiny"):
+    with pytest.raises(UsageError, match="choose base, small, tiny, vit-base"):
         load_recipe("huge")
 
 

@@ -10,21 +10,21 @@ ARCH = Architecture(
 
 
 def test_every_patch_gets_its_features():
-    assert VisionTransformer(ARCH, tokens=6)(torch.rand(3, 6, 12)).shape == (3, 6, 5)
+    assert VisionTransformer(ARCH, grid=(2, 3))(torch.rand(3, 6, 12), (2, 3)).shape == (3, 6, 5)
 
 
 def test_blocks_after_the_first_work_at_the_width_of_the_mlp():
-    encoder = VisionTransformer(ARCH, tokens=6)
+    encoder = VisionTransformer(ARCH, grid=(2, 3))
     assert encoder.blocks[0].attention_norm.normalized_shape == (16,)  # 12 + 4
     assert encoder.blocks[1].attention_norm.normalized_shape == (24,)
 
 
 def test_position_matters():
     torch.manual_seed(0)
-    encoder = VisionTransformer(ARCH, tokens=6)
+    encoder = VisionTransformer(ARCH, grid=(2, 3))
     patches = torch.rand(1, 6, 12)
     order = torch.tensor([5, 4, 3, 2, 1, 0])
-    moved = encoder(patches[:, order])[:, order]  # without positions, moving patches would move features
-    assert not torch.allclose(encoder(patches), moved, atol=1e-4)
+    moved = encoder(patches[:, order], (2, 3))[:, order]  # without positions, moving patches would move features
+    assert not torch.allclose(encoder(patches, (2, 3)), moved, atol=1e-4)
     torch.nn.init.zeros_(encoder.embedding.position)
-    assert torch.allclose(encoder(patches), encoder(patches[:, order])[:, order], atol=1e-5)
+    assert torch.allclose(encoder(patches, (2, 3)), encoder(patches[:, order], (2, 3))[:, order], atol=1e-5)

@@ -48,8 +48,8 @@ def test_a_size_that_does_not_fit_is_refused_with_one_that_does(size, patch_size
 
 
 def test_spatial_embedding_is_concatenated():
-    embedding = PatchEmbedding(Architecture(patch_size=2, encoder_projection=10, spatial_embedding=3), tokens=4)
-    tokens = embedding(torch.rand(2, 4, 12))
+    embedding = PatchEmbedding(Architecture(patch_size=2, encoder_projection=10, spatial_embedding=3), grid=(2, 2))
+    tokens = embedding(torch.rand(2, 4, 12), (2, 2))
     assert embedding.width == 13
     assert tokens.shape == (2, 4, 13)
     assert torch.equal(tokens[0, :, 10:], embedding.position)
@@ -58,10 +58,10 @@ def test_spatial_embedding_is_concatenated():
 
 def test_spatial_embedding_is_added_as_wide_as_the_projection():
     embedding = PatchEmbedding(
-        Architecture(patch_size=2, encoder_projection=10, spatial_embedding=3, position="add"), tokens=4
+        Architecture(patch_size=2, encoder_projection=10, spatial_embedding=3, position="add"), grid=(2, 2)
     )
     assert embedding.width == 10
     assert embedding.position.shape == (4, 10)
     equal_patches = torch.rand(1, 1, 12).expand(2, 4, 12)
-    tokens = embedding(equal_patches)
+    tokens = embedding(equal_patches, (2, 2))
     assert torch.allclose(tokens[0, 1] - tokens[0, 0], embedding.position[1] - embedding.position[0], atol=1e-6)

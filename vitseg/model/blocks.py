@@ -54,9 +54,9 @@ class TransformerBlock(nn.Module):
     def __init__(self, arch: Architecture, width: int) -> None:
         super().__init__()
         self.width = arch.mlp_units[-1]
-        self.attention_norm = nn.LayerNorm(width)
+        self.attention_norm = nn.LayerNorm(width, eps=arch.norm_epsilon)
         self.attention = MultiHeadAttention(width, arch.heads, arch.head_width)
-        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp_norm = nn.LayerNorm(width, eps=arch.norm_epsilon)
         self.mlp = Mlp(width, arch.mlp_units, arch.dropout)
         self.skip = nn.Linear(width, self.width) if width != self.width else nn.Identity()
         self.dropout = nn.Dropout(arch.dropout)

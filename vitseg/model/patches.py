@@ -7,6 +7,7 @@ Cutting, flattening and projecting is what other Vision Transformers write as on
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vitseg.errors import UsageError
 from vitseg.recipe import Architecture
@@ -50,22 +51,33 @@ class PatchEmbedding(nn.Module):
     """Flattened patches (B, N, P·P·3) -> tokens (B, N, D).
 
     The projection of a patch and the learned embedding of its position are concatenated, as in the paper (D is the
-    sum of both widths), or added, as in the original ViT (D is the width of the projection).
+    sum of both widths), or added, as in the original ViT (D is the width of the projection). On an image of another
+    size, positions are interpolated between those that were learned.
     """
 
-    def __init__(self, arch: Architecture, tokens: int) -> None:
+    def __init__(self, arch: Architecture, grid: tuple[int, int]) -> None:
         super().__init__()
         self.concat = arch.position == "concat"
+        self.grid = grid
         spatial = arch.spatial_embedding if self.concat else arch.encoder_projection
         self.projection = nn.Linear(arch.patch_size**2 * 3, arch.encoder_projection)
-        self.position = nn.Parameter(torch.empty(tokens, spatial))
+        self.position = nn.Parameter(torch.empty(grid[0] * grid[1], spatial))
         self.width = arch.encoder_projection + (spatial if self.concat else 0)
         nn.init.trunc_normal_(self.position, std=0.02)
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """Embed patches (B, N, P·P·3) as tokens (B, N, D)."""
+    def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Embed patches (B, N, P·P·3) of a grid of N as tokens (B, N, D)."""
         projected = self.projection(patches)
+        position = resample_positions(self.position, self.grid, grid).to(projected.dtype)
         if not self.concat:
-            return projected + self.position
-        position = self.position.to(projected.dtype).expand(len(projected), -1, -1)
-        return torch.cat((projected, position), dim=-1)
+            return projected + position
+        return torch.cat((projected, position.expand(len(projected), -1, -1)), dim=-1)
+
+
+def resample_positions(position: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Interpolate embeddings of positions (N, D) of one grid to those of another, bicubically as DeiT does."""
+    if old == new:
+        return position
+    table = rearrange(position.float(), "(h w) d -> 1 d h w", h=old[0])
+    table = F.interpolate(table, size=new, mode="bicubic", align_corners=False)
+    return rearrange(table, "1 d h w -> (h w) d").to(position.dtype)

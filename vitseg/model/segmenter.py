@@ -36,7 +36,7 @@ class Segmenter(nn.Module):
         self.grid = patch_grid(image_size, arch.patch_size)
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN))
         self.register_buffer("std", torch.tensor(PIXEL_STD))
-        self.encoder = VisionTransformer(arch, tokens=self.grid[0] * self.grid[1])
+        self.encoder = VisionTransformer(arch, self.grid)
         self.decoder = PixelDecoder(arch, channels=classes if arch.target == "classes" else 3)
         self.apply(_initialise)
         # Nearly nothing is claimed before anything is learned: all classes equal, or mid-grey.
@@ -57,7 +57,7 @@ class Segmenter(nn.Module):
         if images.shape[1:] != (3, *self.image_size):
             raise DataError(f"the model takes images (3, *{self.image_size}), not {tuple(images.shape[1:])}")
         patches = patchify(self.normalise(images), self.architecture.patch_size)
-        features = self.encoder(patches)
+        features = self.encoder(patches, self.grid)
         pixels = unpatchify(self.decoder(features, patches), self.grid, self.architecture.patch_size)
         return pixels.sigmoid() if self.architecture.target == "rgb" else pixels
 
