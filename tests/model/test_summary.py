@@ -112,7 +112,7 @@ def test_flops_are_twice_the_multiplications_counted_by_hand():
 
 
 def test_convolutions_are_counted_and_there_are_none():
-    assert [summarize(load_recipe(preset).model, (256, 256), 19).convolutions for preset in presets()] == [0] * len(presets())
+    assert not any(summarize(load_recipe(preset).model, (256, 256), 19).convolutions for preset in presets())
     assert count_convolutions(nn.Sequential(nn.Conv2d(1, 1, 1), nn.Sequential(nn.ConvTranspose2d(1, 1, 1)))) == 2
 
 

@@ -1,7 +1,7 @@
 """A training job: what is trained on which data, as `job.json` in its own folder beside the checkpoints.
 
-The folder's name is a function of data and recipe, so that the same command finds the same job again: an unfinished
-one goes on from its newest checkpoint, a finished one is not done twice.
+The folder's name is a function of data, recipe and initial weights, so that the same command finds the same job again:
+an unfinished one goes on from its newest checkpoint, a finished one is not done twice.
 """
 
 import json
@@ -23,7 +23,8 @@ SCHEMA = 1
 class Job:
     """One training job.
 
-    `result` is empty until the job is finished; then it is what `vitseg train` answers.
+    `init` is the address of what it starts from ("": chance), `init_sha256` the hash of the `init.safetensors` made of
+    it. `result` is empty until the job is finished; then it is what `vitseg train` answers.
     """
 
     folder: str
@@ -31,6 +32,8 @@ class Job:
     fingerprint: str
     recipe: Recipe
     run_id: str = ""
+    init: str = ""
+    init_sha256: str = ""
     result: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -39,9 +42,10 @@ class Job:
         return join(self.folder, "checkpoints")
 
 
-def job_folder(shards: str, fingerprint: str, recipe: Recipe) -> str:
-    """Return the address of the job of this data and recipe, under the shards' own `_vitseg/training/`."""
-    return join(shards, "_vitseg", "training", f"{fingerprint[:8]}-{recipe.digest()}")
+def job_folder(shards: str, fingerprint: str, recipe: Recipe, init_sha256: str = "") -> str:
+    """Return the address of the job of this data, recipe and start, under the shards' own `_vitseg/training/`."""
+    start = f"-{init_sha256[:12]}" if init_sha256 else ""
+    return join(shards, "_vitseg", "training", f"{fingerprint[:8]}-{recipe.digest()}{start}")
 
 
 def write_job(job: Job) -> None:
@@ -52,6 +56,8 @@ def write_job(job: Job) -> None:
         "fingerprint": job.fingerprint,
         "recipe": job.recipe.to_json(),
         "run_id": job.run_id,
+        "init": job.init,
+        "init_sha256": job.init_sha256,
         "result": dict(job.result),
     }
     open_store(job.folder).write("job.json", json.dumps(data, indent=1).encode(), content_type="application/json")
@@ -78,7 +84,8 @@ def _from_json(folder: str, data: Mapping[str, Any]) -> Job:
     if data.get("schema") != SCHEMA:
         raise DataError("written by another version of vitseg")
     recipe, result = recipe_from(data["recipe"]), dict(data["result"])
-    return Job(folder, data["shards"], data["fingerprint"], recipe, data["run_id"], result)
+    init, sha256 = data.get("init", ""), data.get("init_sha256", "")  # jobs from before there was --init have none
+    return Job(folder, data["shards"], data["fingerprint"], recipe, data["run_id"], init, sha256, result)
 
 
 def finish_job(job: Job, result: Mapping[str, Any]) -> Job:

@@ -23,6 +23,7 @@ from vitseg.recipe import Recipe
 from vitseg.storage import open_store
 from vitseg.training.agent import AGENT, leave_with
 from vitseg.training.events import say
+from vitseg.training.initial import load_initial
 from vitseg.training.job import Job, check, read_job
 from vitseg.training.loop import Recorder, Trainer
 
@@ -50,7 +51,10 @@ def train_rank(job_folder: str, world: dist.World) -> None:
     manifest = read_manifest(job.shards)
     check(job, manifest, world.world_size)
     recipe, classes = job.recipe, manifest.classes
-    model = build_model(recipe.model, manifest.image_size, len(classes), recipe.run.seed).to(world.device)
+    model = build_model(recipe.model, manifest.image_size, len(classes), recipe.run.seed)
+    if job.init:
+        load_initial(model, job.folder, job.init_sha256)  # every rank reads the same file
+    model = model.to(world.device)
     task = Task(recipe.model.target, len(classes), torch.from_numpy(palette(classes)).to(world.device))
     data, validation = batches_of(job.shards, manifest, recipe, world)
     recorder = Recorder()
