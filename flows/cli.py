@@ -142,6 +142,32 @@ def train(
 
 
 @app.command()
+def pretrain(
+    source: Annotated[str, typer.Argument(help="Photographs, labelled or not: a folder, s3:// address, or shards.")],
+    shards: Annotated[str | None, typer.Option(help="Where the shards go; by default under VITSEG_HOME.")] = None,
+    preset: Annotated[str, typer.Option(help="tiny, small, base or vit-base.")] = "tiny",
+    recipe: Annotated[Path | None, typer.Option(help="A TOML file laid over the preset.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, laid over both.")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the samples in pixels, 256x256 by default.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Short for --set run.epochs=N.")] = None,
+    nproc: Annotated[int | None, typer.Option(min=1, help="Ranks; by default one a GPU, or 1.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with an unfinished job, or start over.")] = True,
+    json: Json = False,
+) -> None:
+    """Train an encoder on photographs without labels: a start for `vitseg train --init`."""
+    overrides = [*(set_ or []), *([f"run.epochs={epochs}"] if epochs else [])]
+    command.check_recipe(preset, recipe, overrides)
+    parsed = parse_size(size) if size else None
+    command.prepare_tracking()
+    command.prepare_flow()
+    from flows.pretrain import pretrain as flow
+
+    file = str(recipe) if recipe else None
+    place = shards and canonical(shards)
+    answer(flow(canonical(source), place, preset, file, overrides, parsed, nproc, resume), json)
+
+
+@app.command()
 def evaluate(
     model: Model,
     shards: Shards,

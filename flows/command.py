@@ -166,7 +166,7 @@ def check_init(address: str) -> str:
     """Refuse an `--init` that can't be before any server is started; return it as it means the same everywhere."""
     if not address:
         return ""
-    from vitseg.training.initial import check_address  # imports torch and MLflow
+    from vitseg.training.initial import check_address  # imports torch
 
     return check_address(address)
 

@@ -99,7 +99,7 @@ def plan_job(shards: str, recipe: Recipe, nodes: Nodes, name: str, resume: bool,
         job = replace(job, result={})
         write_job(job)
         return job
-    params = {f"{section}.{key}": value for section, keys in recipe.to_json().items() for key, value in keys.items()}
+    params = run_parameters(recipe)
     if start:
         params |= {"init": start.address, "init.sha256": sha256}
         note(f"starting from {start.address}: {start.taken}")
@@ -174,15 +174,23 @@ def register(job: Job, name: str, seconds: float) -> dict[str, Any]:
     return result
 
 
+def run_parameters(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as a run's parameters: `section.key`."""
+    return {f"{section}.{key}": value for section, keys in recipe.to_json().items() for key, value in keys.items()}
+
+
 def _lost(state: Any) -> bool:
     return isinstance(state.result(raise_on_failure=False), RankLostError | StorageError)
 
 
 def _epoch_line(row: dict[str, Any], epochs: int) -> str:
     def side(split: str) -> str:
-        return f"loss {row[f'{split}/loss']:.3f}, accuracy {row[f'{split}/pixel_accuracy']:.3f}"
+        found = row.get(f"{split}/pixel_accuracy")
+        accuracy = "" if found is None else f", accuracy {found:.3f}"  # of what has no labels there is none
+        return f"loss {row[f'{split}/loss']:.3f}{accuracy}"
 
-    validation = f"; validation {side('val')}, mIoU {row['val/miou']:.3f}" if "val/miou" in row else ""
+    score = f", mIoU {row['val/miou']:.3f}" if "val/miou" in row else ""
+    validation = f"; validation {side('val')}{score}" if "val/loss" in row else ""
     return f"epoch {row['epoch']}/{epochs}: train {side('train')}{validation}"
 
 

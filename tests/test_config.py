@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from vitseg.config import home, load_recipe, presets, recipe_from
 from vitseg.errors import NotFoundError, UsageError
-from vitseg.recipe import Architecture, AugmentRecipe, DataRecipe, LossRecipe, OptimiserRecipe, Recipe, RunRecipe
+from vitseg.recipe import (
+    Architecture,
+    AugmentRecipe,
+    DataRecipe,
+    LossRecipe,
+    MaskedRecipe,
+    OptimiserRecipe,
+    Recipe,
+    RunRecipe,
+)
 
 ROOT = Path(__file__).parent.parent
 SECTIONS = {
@@ -21,6 +30,7 @@ SECTIONS = {
     "augment": AugmentRecipe,
     "loss": LossRecipe,
     "optimiser": OptimiserRecipe,
+    "masked": MaskedRecipe,
     "run": RunRecipe,
 }
 FIELDS = [f"{section}.{row.name}" for section, kind in SECTIONS.items() for row in dataclasses.fields(kind)]

@@ -14,31 +14,54 @@ PIXEL_MEAN = (0.5, 0.5, 0.5)
 PIXEL_STD = (0.25, 0.25, 0.25)
 
 
-class Segmenter(nn.Module):
-    """A convolution-free Vision Transformer for images of one size.
+class PhotoNetwork(nn.Module):
+    """What takes photographs and cuts them to patches.
 
     Pixels are normalised inside, by buffers that travel with the weights: training and serving can't differ.
-
-    Raises:
-        UsageError: the image size is no multiple of the patch size, or there are not at least two classes.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, arch: Architecture, image_size: tuple[int, int], classes: int) -> None:
+    def __init__(self, arch: Architecture, image_size: tuple[int, int]) -> None:
         super().__init__()
-        if not 2 <= classes <= 255:
-            raise UsageError(f"a model tells 2 to 255 classes apart, not {classes}: binary is the thing and the rest")
         self.architecture = arch
         self.image_size = image_size
-        self.classes = classes
         self.grid = patch_grid(image_size, arch.patch_size)
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN))
         self.register_buffer("std", torch.tensor(PIXEL_STD))
+
+    def cut(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Normalise photographs (B, 3, H, W), 0–255, and cut them: patches (B, N, P·P·3) and their grid.
+
+        Raises:
+            DataError: the images are not of the size the network was made for.
+        """
+        if images.shape[1:] != (3, *self.image_size):
+            raise DataError(f"the model takes images (3, *{self.image_size}), not {tuple(images.shape[1:])}")
+        return patchify(self.normalise(images), self.architecture.patch_size), self.grid
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Bring pixels (B, 3, H, W) from 0–255 to about -2 – 2."""
+        scale = 1 / (255 * self.std)
+        return images.to(scale.dtype) * scale[:, None, None] - (self.mean / self.std)[:, None, None]
+
+
+class Segmenter(PhotoNetwork):
+    """A convolution-free Vision Transformer for images of one size.
+
+    Raises:
+        UsageError: the image size is no multiple of the patch size, or there are not at least two classes.
+    """
+
+    def __init__(self, arch: Architecture, image_size: tuple[int, int], classes: int) -> None:
+        super().__init__(arch, image_size)
+        if not 2 <= classes <= 255:
+            raise UsageError(f"a model tells 2 to 255 classes apart, not {classes}: binary is the thing and the rest")
+        self.classes = classes
         self.encoder = VisionTransformer(arch, self.grid)
         self.decoder = PixelDecoder(arch, channels=classes if arch.target == "classes" else 3)
-        self.apply(_initialise)
+        self.apply(initialise)
         # Nearly nothing is claimed before anything is learned: all classes equal, or mid-grey.
         head = self.decoder.mlp.layers[-1]
         assert isinstance(head, nn.Linear)
@@ -54,17 +77,10 @@ class Segmenter(nn.Module):
         Raises:
             DataError: the images are not of the size the network was made for.
         """
-        if images.shape[1:] != (3, *self.image_size):
-            raise DataError(f"the model takes images (3, *{self.image_size}), not {tuple(images.shape[1:])}")
-        patches = patchify(self.normalise(images), self.architecture.patch_size)
-        features = self.encoder(patches, self.grid)
+        patches, grid = self.cut(images)
+        features = self.encoder(patches, grid)
         pixels = unpatchify(self.decoder(features, patches), self.grid, self.architecture.patch_size)
         return pixels.sigmoid() if self.architecture.target == "rgb" else pixels
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Bring pixels (B, 3, H, W) from 0–255 to about -2 – 2."""
-        scale = 1 / (255 * self.std)
-        return images.to(scale.dtype) * scale[:, None, None] - (self.mean / self.std)[:, None, None]
 
 
 def build_model(arch: Architecture, image_size: tuple[int, int], classes: int, seed: int) -> Segmenter:
@@ -93,7 +109,7 @@ def class_scores(output: Tensor, palette: Tensor, target: str) -> Tensor:
     return -torch.stack(distances, dim=1)
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """Set linear layers as the official ViT does. Narrow layers learn much slower from a fixed deviation of 0.02."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)

@@ -31,7 +31,6 @@ from vitseg.model.pretrained import Pixels, encoder_weights
 from vitseg.model.segmenter import PIXEL_MEAN, PIXEL_STD, Segmenter
 from vitseg.model.transfer import Transfer, transfer
 from vitseg.recipe import Architecture
-from vitseg.registry import tracking, versions
 from vitseg.storage import Store, canonical, open_store
 from vitseg.training import hub
 
@@ -133,6 +132,8 @@ class _Target:
             files = hub.download(address)
             return self._published(lambda name: _limited(files[name]) if name in files else None)
         if address.startswith("models:"):
+            from vitseg.registry import versions  # imports MLflow, which ranks don't need
+
             return self._bundle(versions.open_model(address)[1])
         if address.startswith("runs:"):
             return self._folder(_run_folder(address))
@@ -205,6 +206,8 @@ class _Target:
 
 def _run_folder(address: str) -> str:
     """Return the folder that a run's job left: an encoder's, or a bundle's."""
+    from vitseg.registry import tracking  # imports MLflow, which ranks don't need
+
     job = tracking.run_tags(address.removeprefix("runs:").strip("/")).get("vitseg.job")
     if not job:
         raise NotFoundError(f"--init {address}: that run trained nothing of vitseg's")

@@ -24,8 +24,9 @@ from vitseg.storage import open_store
 from vitseg.training.agent import AGENT, leave_with
 from vitseg.training.events import say
 from vitseg.training.initial import load_initial
-from vitseg.training.job import Job, check, read_job
+from vitseg.training.job import MASKED, Job, check, read_job
 from vitseg.training.loop import Recorder, Trainer
+from vitseg.training.masked import pretrain_rank
 
 PANEL_IMAGES = 6
 
@@ -50,6 +51,9 @@ def train_rank(job_folder: str, world: dist.World) -> None:
         raise UsageError(f"{job_folder} holds no job.json: start with `vitseg train`")
     manifest = read_manifest(job.shards)
     check(job, manifest, world.world_size)
+    if job.task == MASKED:
+        pretrain_rank(job, manifest, world, *batches_of(job.shards, manifest, job.recipe, world))
+        return
     recipe, classes = job.recipe, manifest.classes
     model = build_model(recipe.model, manifest.image_size, len(classes), recipe.run.seed)
     if job.init:
