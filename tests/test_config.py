@@ -34,7 +34,7 @@ SECTIONS = {
     "run": RunRecipe,
 }
 FIELDS = [f"{section}.{row.name}" for section, kind in SECTIONS.items() for row in dataclasses.fields(kind)]
-OTHER_WORDS = {
+OTHER_WORDS: dict[str, Any] = {
     "model.position": "add",
     "model.normalisation": "none",
     "model.decoder": "overlap",
@@ -42,6 +42,7 @@ OTHER_WORDS = {
     "loss.rgb": "squared",
     "loss.class_weights": "balanced",
     "optimiser.schedule": "constant",
+    "masked.decoder_width": 64,
 }
 
 
@@ -192,7 +193,7 @@ def other(name: str, value: Any) -> Any:
     """Return another value that the field allows too."""
     if isinstance(value, bool):
         return not value
-    if isinstance(value, str):
+    if name in OTHER_WORDS:
         return OTHER_WORDS[name]
     return (*value, 3) if isinstance(value, tuple) else value / 2 + 0.25 if isinstance(value, float) else value + 1
 
