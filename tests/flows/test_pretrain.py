@@ -22,9 +22,8 @@ OPTIONS = [part for value in [*SMALL, "masked.decoder_width=32"] for part in ("-
 
 
 def test_a_bucket_of_photographs_is_all_it_needs(
-    stack: StackStatus, s3: str, shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stack: StackStatus, sqlite: str, s3: str, shards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     photographs = f"{s3}/unlabelled"
     write_photographs(photographs, count=20, seed=2)
     open_store(photographs).write("notes.txt", b"Not everything in a bucket is a photograph.")
