@@ -52,16 +52,25 @@ def test_what_is_hidden_is_not_seen(photos, class_token):
     assert not torch.allclose(model(seen, shown), model(photos, shown), atol=1e-3)
 
 
-def test_a_visible_token_is_drawn_where_it_lies(photos):
-    """With all but one patch visible, and the same patch hidden twice: moving which one it is moves what is drawn."""
-    model = make()
-    everything_but = [torch.tensor([[i for i in range(24) if i != hidden]] * 4) for hidden in (0, 23)]
-    first, last = (model(photos, shown) for shown in everything_but)
-    assert not torch.allclose(first, last, atol=1e-4)
-    # A visible patch's token reaches its own place in the decoder: positions aside, the rest is the mask token.
-    tokens = torch.zeros(1, 24, 32).scatter(1, torch.tensor([[5, 7]])[..., None].expand(1, 2, 32), torch.ones(1, 2, 32))
-    assert tokens[0, [5, 7]].all()
-    assert not tokens[0, 6].any()
+@pytest.mark.parametrize("class_token", [False, True])
+def test_each_token_goes_to_its_own_place_in_the_decoder(photos, class_token):
+    model, shown = make(class_token=class_token), visible()
+    model.decoder = torch.nn.ModuleList()  # without attention, what is drawn of a patch is its own token's
+    told = model(photos, shown)
+    patches, grid = model.cut(photos)
+    tokens = model.encoder.embedding(patches, grid)
+    for row in range(4):
+        some = tokens[row, shown[row]][None]
+        if class_token:
+            some = torch.cat((model.encoder.class_token[None, None], some), dim=1)
+        for block in model.encoder.blocks:
+            some = block(some)
+        seen = model.embedding(model.encoder.norm(some))[0, -6:]
+        for patch in range(24):
+            place = shown[row].tolist().index(patch) if patch in shown[row] else None
+            token = model.mask_token if place is None else seen[place]
+            drawn = model.prediction(model.norm(token + model.decoder_position[patch]))
+            assert torch.allclose(told[row, patch], drawn, atol=1e-5)
 
 
 def test_the_loss_is_the_mean_over_hidden_patches_of_their_normalised_values(photos):

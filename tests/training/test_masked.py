@@ -104,6 +104,14 @@ def test_it_learns_and_training_starts_from_it(shards: str, tmp_path: Path, sqli
     assert pictures == ["panels/epoch-0030.png"]
 
 
+def test_validation_always_hides_the_same_patches(photo_shards: str, tmp_path: Path, sqlite: str) -> None:
+    job = make_job(tmp_path / "job", photo_shards, "run.epochs=2", "optimiser.learning_rate=1e-12")
+    train_rank(job.folder, ALONE)
+    first, before, second, after = losses(job)
+    assert after == pytest.approx(before, abs=1e-6)
+    assert first != pytest.approx(second, abs=1e-6)  # training hides others each time
+
+
 def test_a_pretraining_is_a_job_of_its_own() -> None:
     recipe = small_recipe()
     assert job_folder("s", "f" * 64, recipe, task=MASKED) == f"s/_vitseg/pretraining/ffffffff-{recipe.digest()}"
