@@ -35,6 +35,10 @@ Chunks = Annotated[int, typer.Option("--workers", min=1, help="Chunks at a time:
 Shards = Annotated[str, typer.Argument(help="The folder or s3:// address that holds manifest.json.")]
 Model = Annotated[str, typer.Argument(help="models:/NAME@alias, models:/NAME/VERSION or a bundle folder.")]
 ModelName = Annotated[str, typer.Option("--name", help="Name of the registered model.")]
+_INIT = (
+    "Weights to start from: hf:OWNER/NAME, a .safetensors file of a plain ViT, models:/NAME/VERSION, "
+    "runs:/ID of a pretraining, or the folder of a bundle or encoder."
+)
 
 
 @app.command()
@@ -121,13 +125,14 @@ def preprocess(
 @app.command()
 def train(
     shards: Shards,
-    preset: Annotated[str, typer.Option(help="tiny, small or base.")] = "tiny",
+    preset: Annotated[str, typer.Option(help="tiny, small, base or vit-base.")] = "tiny",
     recipe: Annotated[Path | None, typer.Option(help="A TOML file laid over the preset.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, laid over both.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Short for --set run.epochs=N.")] = None,
     nproc: Annotated[int | None, typer.Option(min=1, help="Ranks a node; by default one a GPU, or 1.")] = None,
     nnodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
     rendezvous: Annotated[str, typer.Option(help="HOST:PORT where several nodes meet.")] = "",
+    init: Annotated[str, typer.Option(help=_INIT)] = "",
     resume: Annotated[bool, typer.Option(help="Go on with an unfinished job, or start over.")] = True,
     name: ModelName = "vitseg",
     json: Json = False,
@@ -137,12 +142,39 @@ def train(
     command.check_recipe(preset, recipe, overrides)
     Nodes(nproc or 1, nnodes, rendezvous)  # refuses what makes no sense
     command.check_shards(shards)
+    start = command.check_init(init)
     command.prepare_tracking()
     command.prepare_flow()
     from flows.train import train as flow
 
     file = str(recipe) if recipe else None
-    answer(flow(canonical(shards), preset, file, overrides, nproc, nnodes, rendezvous, name, resume), json)
+    answer(flow(canonical(shards), preset, file, overrides, nproc, nnodes, rendezvous, name, resume, start), json)
+
+
+@app.command()
+def pretrain(
+    source: Annotated[str, typer.Argument(help="Photographs, labelled or not: a folder, s3:// address, or shards.")],
+    shards: Annotated[str | None, typer.Option(help="Where the shards go; by default under VITSEG_HOME.")] = None,
+    preset: Annotated[str, typer.Option(help="tiny, small, base or vit-base.")] = "tiny",
+    recipe: Annotated[Path | None, typer.Option(help="A TOML file laid over the preset.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, laid over both.")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the samples in pixels, 256x256 by default.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Short for --set run.epochs=N.")] = None,
+    nproc: Annotated[int | None, typer.Option(min=1, help="Ranks; by default one a GPU, or 1.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with an unfinished job, or start over.")] = True,
+    json: Json = False,
+) -> None:
+    """Train an encoder on photographs without labels: a start for `vitseg train --init`."""
+    overrides = [*(set_ or []), *([f"run.epochs={epochs}"] if epochs else [])]
+    command.check_recipe(preset, recipe, overrides)
+    parsed = parse_size(size) if size else None
+    command.prepare_tracking()
+    command.prepare_flow()
+    from flows.pretrain import pretrain as flow
+
+    file = str(recipe) if recipe else None
+    place = shards and canonical(shards)
+    answer(flow(canonical(source), place, preset, file, overrides, parsed, nproc, resume), json)
 
 
 @app.command()
@@ -197,7 +229,7 @@ def segment(
 def retrain(
     source: Annotated[str, typer.Argument(help="Photographs and labels that may have changed.")],
     shards: Annotated[str | None, typer.Option(help="Where the shards go; by default under VITSEG_HOME.")] = None,
-    preset: Annotated[str, typer.Option(help="tiny, small or base.")] = "tiny",
+    preset: Annotated[str, typer.Option(help="tiny, small, base or vit-base.")] = "tiny",
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the samples in pixels.")] = "256x256",
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, laid over the preset.")] = None,
     nproc: Annotated[int | None, typer.Option(min=1, help="Ranks; by default one a GPU, or 1.")] = None,
@@ -218,7 +250,7 @@ def retrain(
 
 @app.command()
 def model(
-    preset: Annotated[str, typer.Argument(help="tiny, small or base.")],
+    preset: Annotated[str, typer.Argument(help="tiny, small, base or vit-base.")],
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the images in pixels.")] = "256x256",
     classes: Annotated[int, typer.Option(min=1, help="Classes.")] = 19,
     set_: Annotated[list[str] | None, typer.Option("--set", help="model.key=value, laid over the preset.")] = None,

@@ -222,6 +222,15 @@ def check_recipe(preset: str, file: Path | None, overrides: Sequence[str]) -> No
     load_recipe(preset, file, overrides)
 
 
+def check_init(address: str) -> str:
+    """Refuse an `--init` that can't be before any server is started; return it as it means the same everywhere."""
+    if not address:
+        return ""
+    from vitseg.training.initial import check_address  # imports torch
+
+    return check_address(address)
+
+
 def show_stack(status: Any, as_json: bool) -> None:
     """Print where the servers are; never their credentials."""
     if as_json:

@@ -26,6 +26,7 @@ from vitseg.registry import tracking, versions
 from vitseg.registry.page import draw_run, version_page
 from vitseg.seams import seam_ratios
 from vitseg.storage import canonical, open_store
+from vitseg.training.initial import FILE, fit_initial
 from vitseg.training.job import Job, check, finish_job, forget_job, job_folder, read_job, write_job
 from vitseg.training.launch import Nodes, run_ranks
 
@@ -41,6 +42,7 @@ def train(
     rendezvous: str = "",
     name: str = "vitseg",
     resume: bool = True,
+    init: str = "",
 ) -> dict[str, Any]:
     """Train a model and register it; a job that was interrupted goes on, one that is finished is not done twice.
 
@@ -53,11 +55,12 @@ def train(
         nnodes: nodes; with more than one, `train-node` runs on the others.
         rendezvous: `host:port` where several nodes meet.
         name: registered model.
-        resume: go on with an unfinished job of the same data and recipe; False starts over.
+        resume: go on with an unfinished job of the same data, recipe and start; False starts over.
+        init: weights to start from (see `vitseg.training.initial`); "": chance.
     """
     shards = canonical(shards)
     nodes = Nodes(nproc or max(1, torch.cuda.device_count()), nnodes, rendezvous)
-    job = plan_job(shards, load_recipe(preset, recipe, overrides), nodes, name, resume)
+    job = plan_job(shards, load_recipe(preset, recipe, overrides), nodes, name, resume, init)
     if job.result:
         note(
             f"nothing to do: this recipe on this data is {job.result['model_uri']} already (--no-resume trains it again)"
@@ -80,12 +83,15 @@ def train_node(job: str, nproc: int, nnodes: int, rendezvous: str) -> None:
 
 
 @task
-def plan_job(shards: str, recipe: Recipe, nodes: Nodes, name: str, resume: bool) -> Job:
-    """Find or make the job of this data and recipe, with a run on the tracking server."""
+def plan_job(shards: str, recipe: Recipe, nodes: Nodes, name: str, resume: bool, init: str = "") -> Job:
+    """Find or make the job of this data, recipe and start, with a run on the tracking server."""
     manifest = read_manifest(shards)
-    folder = job_folder(shards, manifest.fingerprint, recipe)
-    check(Job(folder, shards, manifest.fingerprint, recipe), manifest, nodes.nproc * nodes.nnodes)
-    fresh = Job(folder, shards, manifest.fingerprint, recipe)
+    fingerprint = manifest.fingerprint
+    check(Job("", shards, fingerprint, recipe), manifest, nodes.nproc * nodes.nnodes)
+    start = fit_initial(init, recipe.model, manifest.image_size, len(manifest.classes)) if init else None
+    sha256 = start.sha256 if start else ""
+    folder = job_folder(shards, fingerprint, recipe, sha256)
+    fresh = Job(folder, shards, fingerprint, recipe, init=start.address if start else "", init_sha256=sha256)
     job = replace(read_job(folder) or fresh, recipe=recipe) if resume else fresh
     if job.result and versions.is_version_of(name, job.result["model_uri"]):
         return job
@@ -94,12 +100,17 @@ def plan_job(shards: str, recipe: Recipe, nodes: Nodes, name: str, resume: bool)
         job = replace(job, result={})
         write_job(job)
         return job
-    params = {f"{section}.{key}": value for section, keys in recipe.to_json().items() for key, value in keys.items()}
+    params = run_parameters(recipe)
+    if start:
+        params |= {"init": start.address, "init.sha256": sha256}
+        note(f"starting from {start.address}: {start.taken}")
     tags = {"vitseg.job": folder, "vitseg.shards": shards, "vitseg.fingerprint": manifest.fingerprint}
     run_id = tracking.start_run(f"{name} {job.folder.rpartition('/')[2]}", params, tags)
     tracking.log_text(run_id, json.dumps(recipe.to_json(), indent=1), "recipe.json")
     if not resume:
         forget_job(folder)
+    if start:
+        open_store(folder).write(FILE, start.data)
     job = replace(job, run_id=run_id, result={})
     write_job(job)
     return job
@@ -165,15 +176,23 @@ def register(job: Job, name: str, seconds: float) -> dict[str, Any]:
     return result
 
 
+def run_parameters(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as a run's parameters: `section.key`."""
+    return {f"{section}.{key}": value for section, keys in recipe.to_json().items() for key, value in keys.items()}
+
+
 def _lost(state: Any) -> bool:
     return isinstance(state.result(raise_on_failure=False), RankLostError | StorageError)
 
 
 def _epoch_line(row: dict[str, Any], epochs: int) -> str:
     def side(split: str) -> str:
-        return f"loss {row[f'{split}/loss']:.3f}, accuracy {row[f'{split}/pixel_accuracy']:.3f}"
+        found = row.get(f"{split}/pixel_accuracy")
+        accuracy = "" if found is None else f", accuracy {found:.3f}"  # of what has no labels there is none
+        return f"loss {row[f'{split}/loss']:.3f}{accuracy}"
 
-    validation = f"; validation {side('val')}, mIoU {row['val/miou']:.3f}" if "val/miou" in row else ""
+    score = f", mIoU {row['val/miou']:.3f}" if "val/miou" in row else ""
+    validation = f"; validation {side('val')}{score}" if "val/loss" in row else ""
     return f"epoch {row['epoch']}/{epochs}: train {side('train')}{validation}"
 
 

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from vitseg.config import home, load_recipe, presets, recipe_from
 from vitseg.errors import NotFoundError, UsageError
-from vitseg.recipe import Architecture, AugmentRecipe, DataRecipe, LossRecipe, OptimiserRecipe, Recipe, RunRecipe
+from vitseg.recipe import (
+    Architecture,
+    AugmentRecipe,
+    DataRecipe,
+    LossRecipe,
+    MaskedRecipe,
+    OptimiserRecipe,
+    Recipe,
+    RunRecipe,
+)
 
 ROOT = Path(__file__).parent.parent
 SECTIONS = {
@@ -21,10 +30,11 @@ SECTIONS = {
     "augment": AugmentRecipe,
     "loss": LossRecipe,
     "optimiser": OptimiserRecipe,
+    "masked": MaskedRecipe,
     "run": RunRecipe,
 }
 FIELDS = [f"{section}.{row.name}" for section, kind in SECTIONS.items() for row in dataclasses.fields(kind)]
-OTHER_WORDS = {
+OTHER_WORDS: dict[str, Any] = {
     "model.position": "add",
     "model.normalisation": "none",
     "model.decoder": "overlap",
@@ -32,6 +42,7 @@ OTHER_WORDS = {
     "loss.rgb": "squared",
     "loss.class_weights": "balanced",
     "optimiser.schedule": "constant",
+    "masked.decoder_width": 64,
 }
 
 
@@ -44,12 +55,12 @@ def refusal(*overrides: str, file: Path | None = None) -> str:
 
 
 def test_all_presets_are_valid_and_differ() -> None:
-    assert presets() == ["base", "paper", "small", "tiny"]
+    assert presets() == ["base", "paper", "small", "tiny", "vit-base"]
     assert len({load_recipe(preset).digest() for preset in presets()}) == len(presets())
 
 
 def test_an_unknown_preset_is_answered_with_the_choice() -> None:
-    with pytest.raises(UsageError, match="choose base, paper, small, tiny"):
+    with pytest.raises(UsageError, match="choose base, paper, small, tiny, vit-base"):
         load_recipe("huge")
 
 
@@ -182,7 +193,7 @@ def other(name: str, value: Any) -> Any:
     """Return another value that the field allows too."""
     if isinstance(value, bool):
         return not value
-    if isinstance(value, str):
+    if name in OTHER_WORDS:
         return OTHER_WORDS[name]
     if isinstance(value, tuple):
         return (*value[:-1], value[-1] + 1)

@@ -190,6 +190,26 @@ class AugmentRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskedRecipe:
+    """`vitseg pretrain`: the masked autoencoder around the encoder (https://arxiv.org/abs/2111.06377)."""
+
+    ratio: float = 0.75
+    """Share of the patches that are hidden, 0–1."""
+    decoder_blocks: int = 1
+    """Transformer blocks of its decoder, which is thrown away afterwards."""
+    decoder_width: int = 128
+    """Width of their tokens, a multiple of 32: a head is that wide."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require(0 < self.ratio < 1, "masked.ratio is in 0 – 1")
+        _require(self.decoder_blocks >= 1, "masked.decoder_blocks must be at least 1")
+        _require(
+            self.decoder_width >= 32 and self.decoder_width % 32 == 0, "masked.decoder_width must be a multiple of 32"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecipe:
     """How long to train, and how often to look and to save."""
 
@@ -225,6 +245,7 @@ class Recipe:
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
     loss: LossRecipe = field(default_factory=LossRecipe)
     optimiser: OptimiserRecipe = field(default_factory=OptimiserRecipe)
+    masked: MaskedRecipe = field(default_factory=MaskedRecipe)
     run: RunRecipe = field(default_factory=RunRecipe)
 
     def __post_init__(self) -> None:

@@ -163,3 +163,23 @@ def test_missing_classes_are_asked_for(folders):
     (folders / "classes.json").unlink()
     with pytest.raises(NotFoundError, match="name, color, id and train_id"):
         read_classes(open_store(folders), "folders")
+
+
+def test_photos_without_labels_are_every_image_and_one_in_twenty_validates(tmp_path):
+    names = [f"camera-{n % 2}/{n:03d}.{('jpg', 'PNG', 'webp')[n % 3]}" for n in range(41)]
+    for name in [*names, "notes.txt", "camera-0/._000.jpg", "_vitseg/job/panel.png", "camera-0/000.png"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    samples, skipped = split_up(open_store(tmp_path), "photos")
+    assert not skipped
+    assert {sample.image.key for sample in samples} == {*names, "camera-0/000.png"}  # equal stems, two photos
+    assert len({sample.key for sample in samples}) == 42
+    assert [sample.split for sample in samples].count("val") == 2
+    assert not any(sample.label for sample in samples)
+    assert split_up(Scrambled(tmp_path), "photos")[0] == samples
+    assert read_classes(open_store(tmp_path), "photos") == ()
+
+
+def test_a_single_photo_trains(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    assert [sample.split for sample in split_up(open_store(tmp_path), "photos")[0]] == ["train"]

@@ -95,7 +95,7 @@ BY_HAND = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("preset", presets())
+@pytest.mark.parametrize("preset", BY_HAND)
 def test_parameters_of_each_layer_are_those_counted_by_hand(preset):
     summary = summarize(load_recipe(preset).model, (256, 256), 19)
     assert [row.parameters for row in summary.rows] == BY_HAND[preset]
@@ -133,9 +133,7 @@ def test_flops_are_twice_the_multiplications_counted_by_hand():
 
 
 def test_convolutions_are_counted_and_there_are_none():
-    assert [summarize(load_recipe(preset).model, (256, 256), 19).convolutions for preset in presets()] == [0] * len(
-        presets()
-    )
+    assert not any(summarize(load_recipe(preset).model, (256, 256), 19).convolutions for preset in presets())
     assert count_convolutions(nn.Sequential(nn.Conv2d(1, 1, 1), nn.Sequential(nn.ConvTranspose2d(1, 1, 1)))) == 2
 
 

@@ -119,7 +119,7 @@ class Manifest:
 def _from_json(values: Mapping[str, Any]) -> Manifest:
     height, width = (_count(value, "image_size") for value in values["image_size"])
     classes = tuple(Label.from_json(row) for row in values["classes"])
-    if train_classes(classes) != classes or not height or not width:
+    if (classes and train_classes(classes) != classes) or not height or not width:  # photos alone have no classes
         raise DataError("classes must be one a train id, in order, and image_size positive")
     splits = {str(name): Split.from_json(row) for name, row in values["splits"].items()}
     for name, split in splits.items():

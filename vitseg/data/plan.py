@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from vitseg.data.manifest import SkippedSource
-from vitseg.data.sources import LAYOUTS, Sample, detect_layout, find_samples, read_classes
+from vitseg.data.sources import LAYOUTS, PHOTOS, Sample, detect_layout, find_samples, read_classes
 from vitseg.errors import NotFoundError, UsageError
 from vitseg.labels import Label, train_classes
 from vitseg.storage import Store, open_store
@@ -31,7 +31,7 @@ _HASH_THREADS = 8
 class PlannedSample:
     """One sample to make: keys relative to the source's root, and the MD5 of what they held when planned.
 
-    `label` and `label_md5` are None where photo and label are halves of one image.
+    `label` and `label_md5` are None where photo and label are halves of one image, or there is no label.
     """
 
     key: str
@@ -60,6 +60,11 @@ class PlanOptions:
     image_size: tuple[int, int]
     labels: tuple[Label, ...]
 
+    @property
+    def classes(self) -> tuple[Label, ...]:
+        """The classes a model learns from this data, in order of train ids; none from photos alone."""
+        return train_classes(self.labels) if self.labels else ()
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -76,8 +81,8 @@ class Plan:
 
     @property
     def classes(self) -> tuple[Label, ...]:
-        """The classes a model learns from this data, in order of train ids."""
-        return train_classes(self.options.labels)
+        """See `PlanOptions.classes`."""
+        return self.options.classes
 
     @property
     def sources(self) -> int:
@@ -119,7 +124,8 @@ def make_plan(
     samples, skipped = _usable(store, layout)
     if not samples:
         why = f": {skipped[0].source}: {skipped[0].reason}" if skipped else ""
-        raise NotFoundError(f"{store.root} has no labelled photo in layout {layout}{why}")
+        what = "photo" if layout == PHOTOS else "labelled photo"
+        raise NotFoundError(f"{store.root} has no {what} in layout {layout}{why}")
     hashed = _hash(store, samples, progress)
     settings = [FORMAT, layout, list(size), shard_samples, [label.to_json() for label in labels]]
     options = PlanOptions(

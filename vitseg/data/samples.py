@@ -13,8 +13,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vitseg.data.colors import ColorDecoder
 from vitseg.data.plan import PlannedSample, PlanOptions
+from vitseg.data.sources import PHOTOS
 from vitseg.errors import SampleError
-from vitseg.labels import IGNORE_INDEX, Label, id_table, train_classes
+from vitseg.labels import IGNORE_INDEX, Label, id_table
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """What source files may be; Pillow's other decoders stay shut."""
@@ -49,7 +50,7 @@ def make_sample(
         split: the split it belongs to, for its origin.
         options: layout, classes and the size wanted.
         image: content of the photo's file, or of the pair's.
-        label: content of the label's file; None for `pairs`.
+        label: content of the label's file; None for `pairs` and `photos`.
 
     Returns:
         `{"jpg", "png", "json"}` → bytes, and pixels of each class, int64 (K,).
@@ -58,19 +59,20 @@ def make_sample(
         SampleError: the files are broken, don't belong together, or have no labelled pixel.
     """
     photo = open_image(image, "the photo")
-    decoder = ColorDecoder(options.labels)
-    if label is None:
+    size = photo.size
+    if options.layout == PHOTOS:
+        train_ids = np.full(options.image_size, IGNORE_INDEX, np.uint8)
+    elif label is None:
         photo, right = split_pair(photo)
         size = photo.size
-        train_ids = decoder.decode(nearest(np.asarray(right), options.image_size))
+        train_ids = ColorDecoder(options.labels).decode(nearest(np.asarray(right), options.image_size))
     else:
         mask = open_image(label, "the label")
-        size = photo.size
         if mask.size != size:
             raise SampleError(f"the photo is {_text(size)}, but its label {_text(mask.size)}")
         train_ids = decode_label(mask, options, colors=str(planned.label).endswith("_gtFine_color.png"))
-    counts = np.bincount(train_ids.ravel(), minlength=256)[: len(train_classes(options.labels))]
-    if not counts.any():
+    counts = np.bincount(train_ids.ravel(), minlength=256)[: len(options.classes)]
+    if not counts.any() and options.layout != PHOTOS:
         raise SampleError("no labelled pixel")
     origin = {
         "source": planned.image,

@@ -29,7 +29,6 @@ from vitseg.data.manifest import (
 from vitseg.data.plan import Plan, PlanOptions, ShardPlan
 from vitseg.data.samples import make_sample
 from vitseg.errors import DataError, NotFoundError, SampleError
-from vitseg.labels import train_classes
 from vitseg.storage import Store, content_md5, open_store
 
 RECORDS = "_vitseg/preprocess"
@@ -84,7 +83,7 @@ def write_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecor
         return done
     source, store = open_store(options.source), open_store(dest)
     out = io.BytesIO()
-    pixels = np.zeros(len(train_classes(options.labels)), np.int64)
+    pixels = np.zeros(len(options.classes), np.int64)
     skipped = []
     # Fixed owner, mode and time: the bytes depend on the content alone.
     with TarWriter(out, encoder=False, mtime=0, user="vitseg", group="vitseg", mode=0o444) as tar:

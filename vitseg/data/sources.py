@@ -1,9 +1,10 @@
-"""What a source holds: photos and their labels, paired, in one of three layouts.
+"""What a source holds: photos and their labels, paired, in one of three layouts; or photos alone.
 
     cityscapes   leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png
                  gtFine/{split}/{city}/{stem}_gtFine_labelIds.png, or _color.png where ids are missing
     pairs        {split}/{n}.jpg: photo left, colour label right, one image twice as wide as high
     folders      {split}/images/*, {split}/masks/* with equal stems, and a classes.json
+    photos       any images, wherever they lie, without labels: for pretraining
 
 Only listings are read here; nothing is opened but `classes.json`.
 """
@@ -20,7 +21,8 @@ from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.labels import CITYSCAPES, Label, train_classes
 from vitseg.storage import ObjectInfo, Store
 
-LAYOUTS = ("cityscapes", "pairs", "folders")
+LAYOUTS = ("cityscapes", "pairs", "folders", "photos")
+PHOTOS = "photos"
 CLASSES = "classes.json"
 
 _CITYSCAPES_PHOTO = re.compile(r"leftImg8bit/(?P<split>[^/]+)/[^/]+/(?P<stem>[^/]+)_leftImg8bit\.png")
@@ -29,6 +31,8 @@ _PAIR = re.compile(r"(?P<split>[^/]+)/(?P<stem>[^/]+)\.(jpe?g|png)", re.IGNORECA
 _FOLDERS = re.compile(
     r"(?P<split>[^/]+)/(?P<part>images|masks)/(?P<stem>.+)\.(jpe?g|png|webp|bmp|tiff?)", re.IGNORECASE
 )
+_PHOTO = re.compile(r"(?P<stem>.+)\.(jpe?g|png|webp|bmp|tiff?)", re.IGNORECASE)
+_VAL_SHARE = 20  # of so many photos without labels one is kept for validation
 _SPLIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _LOOKED_AT = 10_000  # objects of an unknown source that `detect_layout` lists before it gives up
 _MAX_CLASSES_BYTES = 2**20
@@ -37,7 +41,7 @@ _MAX_KEY = 72  # of a sample; with its extension it must fit the 100 characters 
 
 @dataclass(frozen=True)
 class Sample:
-    """One photo and its label; `label` is None where both are halves of one image (`pairs`)."""
+    """One photo and its label; `label` is None where both are halves of one image (`pairs`), or there is none."""
 
     split: str
     key: str
@@ -67,7 +71,8 @@ def detect_layout(store: Store) -> str:
     raise UsageError(
         f"{store.root} has no known layout: found {examples}; looked for "
         "leftImg8bit/SPLIT/CITY/*_leftImg8bit.png (cityscapes), SPLIT/N.jpg (pairs), "
-        f"and {CLASSES} beside SPLIT/images/* and SPLIT/masks/* (folders)"
+        f"and {CLASSES} beside SPLIT/images/* and SPLIT/masks/* (folders); photographs without labels are for "
+        "`vitseg pretrain`"
     )
 
 
@@ -85,13 +90,15 @@ def find_samples(store: Store, layout: str) -> Iterator[Sample | SkippedSource]:
         photos, labels, skipped = _collect_cityscapes(store)
     elif layout == "folders":
         photos, labels, skipped = _collect_folders(store)
+    elif layout == PHOTOS:
+        photos, labels, skipped = _collect_photos(store)
     else:
         raise UsageError(f"layout {layout!r} does not exist: choose auto, {', '.join(LAYOUTS)}")
     for split, stem in sorted(photos.keys() | labels.keys()):
         photo, label = photos.get((split, stem)), labels.get((split, stem))
         if photo is None:
             skipped.append(SkippedSource(labels[split, stem].key, "no photo belongs to this label"))
-        elif label is None and layout != "pairs":
+        elif label is None and layout not in ("pairs", PHOTOS):
             skipped.append(SkippedSource(photo.key, "no label belongs to this photo"))
         elif not _SPLIT.fullmatch(split):
             skipped.append(SkippedSource(photo.key, "the split's name has more than letters, digits, - and _"))
@@ -101,12 +108,14 @@ def find_samples(store: Store, layout: str) -> Iterator[Sample | SkippedSource]:
 
 
 def read_classes(store: Store, layout: str) -> tuple[Label, ...]:
-    """Return the labels of a source: the official table, or the `classes.json` of `folders`.
+    """Return the labels of a source: the official table, the `classes.json` of `folders`, or none of `photos`.
 
     Raises:
         NotFoundError: `classes.json` is missing.
         DataError: it is malformed, or an id has two meanings.
     """
+    if layout == PHOTOS:
+        return ()
     if layout != "folders":
         return CITYSCAPES
     info = store.stat(CLASSES)
@@ -174,6 +183,14 @@ def _collect_folders(store: Store) -> tuple[Found, Found, list[SkippedSource]]:
         if match := _match(_FOLDERS, info):
             _keep(parts[match["part"].lower()], match, info, skipped)
     return parts["images"], parts["masks"], skipped
+
+
+def _collect_photos(store: Store) -> tuple[Found, Found, list[SkippedSource]]:
+    """Take every image for a photo; one in twenty, by the hash of its key, validates."""
+    found = [info for info in store.list() if _match(_PHOTO, info) and not info.key.startswith("_vitseg/")]
+    found.sort(key=lambda info: hashlib.sha256(info.key.encode("utf-8", "surrogateescape")).digest())
+    held_back = max(1, len(found) // _VAL_SHARE) if len(found) > 1 else 0
+    return {("val" if i < held_back else "train", info.key): info for i, info in enumerate(found)}, {}, []
 
 
 def _match(pattern: re.Pattern[str], info: ObjectInfo) -> re.Match[str] | None:

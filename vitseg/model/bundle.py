@@ -115,9 +115,9 @@ def load_bundle(folder: Path) -> Bundle:
     folder = Path(folder)
     config = _read_config(folder)
     try:
-        arch = _architecture(config["architecture"])
+        arch = architecture_from(config["architecture"])
         classes = tuple(Label.from_json(row) for row in config["classes"])
-        image_size = _image_size(config["image_size"])
+        image_size = image_size_from(config["image_size"])
         with torch.device("meta"):
             model = Segmenter(arch, image_size, len(classes))
         _check_classes(classes, model.classes)
@@ -185,7 +185,12 @@ def _read(path: Path, limit: int) -> bytes:
     return LocalStore(path.parent).read(path.name)
 
 
-def _architecture(values: Any) -> Architecture:
+def architecture_from(values: Any) -> Architecture:
+    """Read the architecture in a `config.json`.
+
+    Raises:
+        DataError, UsageError: a key is missing or unknown, or a number out of range.
+    """
     names = {field.name for field in dataclasses.fields(Architecture)}
     if not isinstance(values, dict) or values.keys() != names:
         # A missing number must not become a default: heads and head_width don't show in the shapes of weights.
@@ -201,7 +206,12 @@ def _architecture(values: Any) -> Architecture:
     return arch
 
 
-def _image_size(values: Any) -> tuple[int, int]:
+def image_size_from(values: Any) -> tuple[int, int]:
+    """Read the (H, W) in a `config.json`.
+
+    Raises:
+        DataError: it is something else.
+    """
     if not isinstance(values, list) or len(values) != 2:
         raise DataError(f"image_size {values!r} is not [height, width]")
     height, width = values

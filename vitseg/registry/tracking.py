@@ -90,6 +90,16 @@ def run_exists(run_id: str) -> bool:
         return False
 
 
+def run_tags(run_id: str) -> dict[str, str]:
+    """Return the tags of a run.
+
+    Raises:
+        NotFoundError: this server does not know it.
+    """
+    with registry_errors(f"reading run {run_id}"):
+        return dict(MlflowClient().get_run(run_id).data.tags)
+
+
 def end_run(run_id: str, status: str = "FINISHED") -> None:
     """Mark a run as FINISHED or FAILED."""
     with registry_errors("ending a run"):

@@ -1,7 +1,7 @@
 """A training job: what is trained on which data, as `job.json` in its own folder beside the checkpoints.
 
-The folder's name is a function of data and recipe, so that the same command finds the same job again: an unfinished
-one goes on from its newest checkpoint, a finished one is not done twice.
+The folder's name is a function of data, recipe and initial weights, so that the same command finds the same job again:
+an unfinished one goes on from its newest checkpoint, a finished one is not done twice.
 """
 
 import json
@@ -17,13 +17,17 @@ from vitseg.recipe import Recipe
 from vitseg.storage import join, open_store
 
 SCHEMA = 1
+SEGMENTATION, MASKED = "segmentation", "masked"
+_FOLDERS = {SEGMENTATION: "training", MASKED: "pretraining"}
 
 
 @dataclass(frozen=True)
 class Job:
     """One training job.
 
-    `result` is empty until the job is finished; then it is what `vitseg train` answers.
+    `task` is `SEGMENTATION`, or `MASKED`: pretraining on photographs, whose labels, if any, are ignored.
+    `init` is the address of what it starts from ("": chance), `init_sha256` the hash of the `init.safetensors` made of
+    it. `result` is empty until the job is finished; then it is what `vitseg train` answers.
     """
 
     folder: str
@@ -31,6 +35,9 @@ class Job:
     fingerprint: str
     recipe: Recipe
     run_id: str = ""
+    init: str = ""
+    init_sha256: str = ""
+    task: str = SEGMENTATION
     result: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -39,9 +46,10 @@ class Job:
         return join(self.folder, "checkpoints")
 
 
-def job_folder(shards: str, fingerprint: str, recipe: Recipe) -> str:
-    """Return the address of the job of this data and recipe, under the shards' own `_vitseg/training/`."""
-    return join(shards, "_vitseg", "training", f"{fingerprint[:8]}-{recipe.digest()}")
+def job_folder(shards: str, fingerprint: str, recipe: Recipe, init_sha256: str = "", task: str = SEGMENTATION) -> str:
+    """Return the address of the job of this data, recipe and start, under the shards' own `_vitseg/training/`."""
+    start = f"-{init_sha256[:12]}" if init_sha256 else ""
+    return join(shards, "_vitseg", _FOLDERS[task], f"{fingerprint[:8]}-{recipe.digest()}{start}")
 
 
 def write_job(job: Job) -> None:
@@ -52,6 +60,9 @@ def write_job(job: Job) -> None:
         "fingerprint": job.fingerprint,
         "recipe": job.recipe.to_json(),
         "run_id": job.run_id,
+        "init": job.init,
+        "init_sha256": job.init_sha256,
+        "task": job.task,
         "result": dict(job.result),
     }
     open_store(job.folder).write("job.json", json.dumps(data, indent=1).encode(), content_type="application/json")
@@ -78,7 +89,9 @@ def _from_json(folder: str, data: Mapping[str, Any]) -> Job:
     if data.get("schema") != SCHEMA:
         raise DataError("written by another version of vitseg")
     recipe, result = recipe_from(data["recipe"]), dict(data["result"])
-    return Job(folder, data["shards"], data["fingerprint"], recipe, data["run_id"], result)
+    # Jobs from before there was --init, or pretraining, don't say.
+    init, sha256, task = data.get("init", ""), data.get("init_sha256", ""), data.get("task", SEGMENTATION)
+    return Job(folder, data["shards"], data["fingerprint"], recipe, data["run_id"], init, sha256, task, result)
 
 
 def finish_job(job: Job, result: Mapping[str, Any]) -> Job:
@@ -107,6 +120,11 @@ def check(job: Job, manifest: Manifest, world_size: int) -> None:
     for split in ("train", "val"):
         if split not in manifest.splits or not manifest.splits[split].samples:
             raise DataError(f"{job.shards} has no samples in split {split!r}: training needs both train and val")
+    if job.task == SEGMENTATION and not manifest.classes:
+        raise UsageError(
+            f"{job.shards} holds photographs without labels: `vitseg pretrain {job.shards}` learns from them, and "
+            "`vitseg train` on labelled ones starts from that with --init"
+        )
     patch_grid(manifest.image_size, job.recipe.model.patch_size)
     if manifest.splits["train"].samples < job.recipe.data.batch_size:
         raise UsageError(

@@ -102,7 +102,7 @@ class Trainer:
                 self.finished += 1
                 if self.finished % run.log_steps == 0:
                     speed = {"images_per_second": self.recipe.data.batch_size * clock.rate, "data_wait": clock.waited}
-                    self.recorder.step(self.finished, {**new.means(), "learning_rate": rate, **speed})
+                    self.recorder.step(self.finished, {**self._means(new), "learning_rate": rate, **speed})
                 if self.finished % run.checkpoint_steps == 0 and self.finished % per_epoch:
                     self._save(sums)
             self._close_epoch(epoch + 1, sums)
@@ -119,27 +119,18 @@ class Trainer:
         torch.manual_seed((self.recipe.run.seed * 1_000_003 + self.finished) * 4_093 + self.world.rank)
         device, parts = self.world.device, self.recipe.optimiser.accumulate
         images = batch.images.to(device, non_blocking=True)
-        labels = batch.labels.to(device, non_blocking=True)
-        images, labels = augment(
-            images, labels, self.recipe.augment, self.data.pixels_per_class,
-            seed=self.recipe.run.seed, step=self.finished,
-            rows=range(self.world.rank, self.recipe.data.batch_size, self.world.world_size),  # as `order.rank_rows`
-        )  # fmt: skip
-        valid = dist.sum_over_ranks((labels != IGNORE_INDEX).sum(dtype=torch.float64))
+        truth = self._truth(batch).to(device, non_blocking=True)
+        valid = dist.sum_over_ranks(self._count(truth))
         # DDP averages over ranks: times world size makes it the sum that the global count divides.
         scale = self.world.world_size / valid.clamp(min=1)
         sums = torch.zeros(2, dtype=torch.float64, device=device)
         wants_truth = getattr(self.model, "wants_truth", False)
         bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        for part, (some, truth) in enumerate(zip(images.chunk(parts), labels.chunk(parts), strict=True)):
+        for part, (some, theirs) in enumerate(zip(images.chunk(parts), truth.chunk(parts), strict=True)):
             with dist.gradients_stay_local(replica, part + 1 < parts):
-                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    # Teacher forcing: the loss and accuracy of such models flatter in training, not in validation.
-                    output = replica(some, *([self.task.teach(truth)] if wants_truth else []))
-                loss, _ = self.task.loss(output, truth)
+                loss, correct = self._loss(replica, some, theirs, bf16)
                 (loss * scale.to(loss.dtype)).backward()
-            with torch.no_grad():
-                sums += torch.stack([loss.double(), (self.task.predict(output) == truth).sum().double()])
+            sums += torch.stack([loss.detach().double(), correct.double()])
         loss_sum, correct = dist.sum_over_ranks(sums).tolist()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimiser.clip_norm or math.inf)
         if not math.isfinite(loss_sum) or not math.isfinite(norm.item()):
@@ -153,14 +144,40 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         return Sums(loss_sum, correct, valid.item())
 
+    def _truth(self, batch: Batch) -> torch.Tensor:
+        """Return what a batch's images are compared with: (B, …)."""
+        return batch.labels
+
+    def _count(self, truth: torch.Tensor) -> torch.Tensor:
+        """Return how many values the loss of a batch is a mean of."""
+        return (truth != IGNORE_INDEX).sum(dtype=torch.float64)
+
+    def _loss(
+        self, replica: nn.Module, images: torch.Tensor, truth: torch.Tensor, bf16: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the sum of the loss over a part of a batch, and how many values are right."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            output = replica(images)
+        loss, _ = self.task.loss(output, truth)
+        with torch.no_grad():
+            return loss, (self.task.predict(output) == truth).sum()
+
+    def _validate(self) -> dict[str, float]:
+        """Return the metrics of an epoch's end."""
+        found = evaluate_batches(self.model, self.validation.epoch(0), self.task)
+        values = {"val/loss": found.loss, "val/mean_absolute_error": found.mean_absolute_error}
+        return values | {"val/miou": found.scores.miou, "val/pixel_accuracy": found.scores.pixel_accuracy}
+
+    def _means(self, sums: Sums, prefix: str = "") -> dict[str, float]:
+        """Return what is logged of a step or an epoch."""
+        return sums.means(prefix)
+
     def _close_epoch(self, epoch: int, sums: Sums) -> None:
         run = self.recipe.run
         last = epoch == run.epochs
-        row: dict[str, Any] = {"epoch": epoch, "step": self.finished, **sums.means("train/")}
+        row: dict[str, Any] = {"epoch": epoch, "step": self.finished, **self._means(sums, "train/")}
         if last or epoch % run.evaluate_epochs == 0:
-            found = evaluate_batches(self.model, self.validation.epoch(0), self.task)
-            row |= {"val/loss": found.loss, "val/mean_absolute_error": found.mean_absolute_error}
-            row |= {"val/miou": found.scores.miou, "val/pixel_accuracy": found.scores.pixel_accuracy}
+            row |= self._validate()
         self.history.append(row)
         self.recorder.epoch(row)
         if last or epoch % run.panel_epochs == 0:

@@ -23,8 +23,10 @@ from vitseg.recipe import Recipe
 from vitseg.storage import open_store
 from vitseg.training.agent import AGENT, leave_with
 from vitseg.training.events import say
-from vitseg.training.job import Job, check, read_job
+from vitseg.training.initial import load_initial
+from vitseg.training.job import MASKED, Job, check, read_job
 from vitseg.training.loop import Recorder, Trainer
+from vitseg.training.masked import pretrain_rank
 
 PANEL_IMAGES = 6
 
@@ -49,8 +51,14 @@ def train_rank(job_folder: str, world: dist.World) -> None:
         raise UsageError(f"{job_folder} holds no job.json: start with `vitseg train`")
     manifest = read_manifest(job.shards)
     check(job, manifest, world.world_size)
+    if job.task == MASKED:
+        pretrain_rank(job, manifest, world, *batches_of(job.shards, manifest, job.recipe, world))
+        return
     recipe, classes = job.recipe, manifest.classes
-    model = build_model(recipe.model, manifest.image_size, len(classes), recipe.run.seed).to(world.device)
+    model = build_model(recipe.model, manifest.image_size, len(classes), recipe.run.seed)
+    if job.init:
+        load_initial(model, job.folder, job.init_sha256)  # every rank reads the same file
+    model = model.to(world.device)
     task = Task(recipe.model.target, len(classes), torch.from_numpy(palette(classes)).to(world.device))
     data, validation = batches_of(job.shards, manifest, recipe, world)
     recorder = Recorder()

@@ -1,0 +1,130 @@
+"""Flow: photographs without labels → shards → ranks that learn to fill in what is hidden → an encoder to start from."""
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from prefect import flow, task
+
+from flows.console import note
+from flows.preprocess import preprocess
+from flows.train import run_parameters, run_training
+from vitseg.config import home, load_recipe
+from vitseg.data.manifest import MANIFEST, read_manifest
+from vitseg.errors import UsageError, VitsegError
+from vitseg.model.encoder_bundle import CONFIG
+from vitseg.pictures import curves
+from vitseg.recipe import Recipe
+from vitseg.registry import tracking
+from vitseg.storage import canonical, open_store
+from vitseg.training.job import MASKED, Job, check, finish_job, forget_job, job_folder, read_job, write_job
+from vitseg.training.launch import Nodes
+from vitseg.training.masked import encoder_folder
+
+
+@flow(name="pretrain", flow_run_name="pretrain {preset} on {source}")
+def pretrain(
+    source: str,
+    shards: str | None = None,
+    preset: str = "tiny",
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    size: tuple[int, int] | None = None,
+    nproc: int | None = None,
+    resume: bool = True,
+) -> dict[str, Any]:
+    """Train an encoder on photographs, labelled or not; an interrupted job goes on, a finished one is not done twice.
+
+    Args:
+        source: photographs in a folder or bucket, or a folder of shards, whose labels are ignored.
+        shards: where the shards of photographs go; by default under VITSEG_HOME.
+        preset: `tiny`, `small`, `base` or `vit-base`.
+        recipe: a TOML file laid over the preset.
+        overrides: `section.key=value` laid over both.
+        size: height and width of the samples, pixels; by default 256×256. Shards have a size already.
+        nproc: ranks; by default one a GPU, or 1.
+        resume: go on with an unfinished job of the same data and recipe; False starts over.
+    """
+    source = canonical(source)
+    nodes = Nodes(nproc or max(1, torch.cuda.device_count()))
+    place = prepare(source, shards and canonical(shards), size)
+    job = plan_pretraining(place, load_recipe(preset, recipe, overrides), nodes, resume)
+    if job.result:
+        note(f"nothing to do: {job.result['encoder']} is this recipe on these photographs already (--no-resume: again)")
+        return dict(job.result)
+    start = time.monotonic()
+    try:
+        run_training(job, nodes)
+        return finish(job, time.monotonic() - start)
+    except BaseException:
+        with contextlib.suppress(VitsegError):  # a tracking server that is away must not hide the reason
+            tracking.end_run(job.run_id, "FAILED")
+        raise
+
+
+def prepare(source: str, shards: str | None, size: tuple[int, int] | None) -> str:
+    """Return the address of shards: the source itself, or what becomes of its photographs.
+
+    Raises:
+        UsageError: the source is shards already, and options say how to make them.
+    """
+    if open_store(source).stat(MANIFEST):
+        if shards or size:
+            raise UsageError(f"{source} holds shards already: leave out --shards and --size")
+        return source
+    height, width = size or (256, 256)
+    name = f"{hashlib.sha256(source.encode()).hexdigest()[:12]}-{width}x{height}"
+    place = shards or str(home() / "shards" / "pretrain" / name)
+    preprocess(source, place, layout="photos", size=(height, width))
+    return place
+
+
+@task
+def plan_pretraining(shards: str, recipe: Recipe, nodes: Nodes, resume: bool) -> Job:
+    """Find or make the job of these photographs and this recipe, with a run on the tracking server."""
+    manifest = read_manifest(shards)
+    folder = job_folder(shards, manifest.fingerprint, recipe, task=MASKED)
+    fresh = Job(folder, shards, manifest.fingerprint, recipe, task=MASKED)
+    check(fresh, manifest, nodes.nproc)
+    job = replace(read_job(folder) or fresh, recipe=recipe) if resume else fresh
+    if job.result and open_store(encoder_folder(job)).stat(CONFIG):
+        return job
+    if job.run_id and tracking.run_exists(job.run_id):
+        note(f"going on with an unfinished job in {folder}")
+        job = replace(job, result={})
+    else:
+        tags = {"vitseg.job": folder, "vitseg.shards": shards, "vitseg.fingerprint": manifest.fingerprint}
+        name = f"pretrain {folder.rpartition('/')[2]}"
+        run_id = tracking.start_run(name, run_parameters(recipe), {**tags, "vitseg.task": MASKED})
+        tracking.log_text(run_id, json.dumps(recipe.to_json(), indent=1), "recipe.json")
+        if not resume:
+            forget_job(folder)
+        job = replace(job, run_id=run_id, result={})
+    write_job(job)
+    return job
+
+
+@task
+def finish(job: Job, seconds: float) -> dict[str, Any]:
+    """Draw the curves, end the run, and say where the encoder is."""
+    history = json.loads(open_store(job.folder).read("history.json"))
+    loss = history[-1]["val/loss"]
+    tracking.log_picture(job.run_id, curves(history), "pictures/curves.png")
+    tracking.log_values(job.run_id, {"final/loss": loss}, step=len(history))
+    tracking.end_run(job.run_id)
+    encoder = encoder_folder(job)
+    note(f"pretrained {encoder}: start from it with `vitseg train SHARDS --init runs:/{job.run_id}`")
+    result = {
+        "run_id": job.run_id,
+        "encoder": encoder,
+        "epochs": job.recipe.run.epochs,
+        "seconds": round(seconds, 3),
+        "loss": loss,
+    }
+    finish_job(job, result)
+    return result

@@ -1,0 +1,83 @@
+"""Photographs in a bucket → an encoder → a training that starts from it, by the commands a person types."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from flows.stack import StackStatus
+from tests.flows.command_line import vitseg
+from tests.training.conftest import SMALL
+from vitseg.data.manifest import read_manifest
+from vitseg.data.photographs import write_photographs
+from vitseg.dist import World
+from vitseg.errors import UsageError
+from vitseg.registry import tracking
+from vitseg.storage import open_store
+from vitseg.training.job import read_job
+from vitseg.training.worker import train_rank
+
+ALONE = World(0, 1, torch.device("cpu"))
+OPTIONS = [part for value in [*SMALL, "masked.decoder_width=32"] for part in ("--set", value)]
+
+
+def test_a_bucket_of_photographs_is_all_it_needs(
+    stack: StackStatus, sqlite: str, s3: str, shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photographs = f"{s3}/unlabelled"
+    write_photographs(photographs, count=20, seed=2)
+    open_store(photographs).write("notes.txt", b"Not everything in a bucket is a photograph.")
+    command = ["pretrain", photographs, "--shards", f"{s3}/unlabelled-shards", "--size", "64x32", *OPTIONS]
+    done = vitseg(*command, "--epochs", "2", "--nproc", "2", "--json")
+    assert done.code == 0, done.err
+    found = done.json
+    assert found.keys() == {"run_id", "encoder", "epochs", "seconds", "loss"}
+    assert (found["epochs"], found["encoder"].startswith(f"{s3}/unlabelled-shards/_vitseg/pretraining/")) == (2, True)
+    assert 0 < found["loss"] < 2
+    manifest = read_manifest(f"{s3}/unlabelled-shards")
+    assert {name: split.samples for name, split in manifest.splits.items()} == {"train": 19, "val": 1}
+
+    client = tracking.MlflowClient()
+    run = client.get_run(found["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["final/loss"] == pytest.approx(found["loss"])
+    assert [row.step for row in client.get_metric_history(found["run_id"], "val/loss")] == [2, 4]
+    pictures = {row.path for folder in ("panels", "pictures") for row in client.list_artifacts(found["run_id"], folder)}
+    assert pictures == {"panels/epoch-0002.png", "pictures/curves.png"}
+
+    # The rest in this process, for ranks have tests of their own.
+    from flows import train as module
+    from flows.pretrain import pretrain
+
+    monkeypatch.setattr(module, "run_ranks", lambda folder, nodes, **options: train_rank(folder, ALONE))
+    small = [*SMALL, "run.epochs=1"]
+    overrides = [*SMALL, "masked.decoder_width=32", "run.epochs=2"]
+    assert pretrain(f"{s3}/unlabelled-shards", overrides=overrides) == found  # the shards name the same job
+
+    start = f"runs:/{found['run_id']}"
+    trained = module.train(shards, overrides=small, name="started", init=start)
+    run = client.get_run(trained["run_id"])
+    assert run.data.params["init"] == start
+    job = read_job(run.data.tags["vitseg.job"])
+    assert job is not None
+    assert (job.init, job.init_sha256) == (start, run.data.params["init.sha256"])
+    assert run.data.tags["vitseg.job"].endswith(f"-{job.init_sha256[:12]}")
+
+
+def test_what_pretraining_and_training_refuse(
+    stack: StackStatus, shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.pth").write_bytes(b"x")
+    for arguments, hint in [
+        (["pretrain", shards, "--size", "64x32"], "leave out --shards and --size"),
+        (["pretrain", ".", "--set", "masked.ratio=2"], "masked.ratio"),
+        (["train", shards, "--init", "weights.pth"], "can run code"),
+        (["train", shards, "--init", "hf:nobody"], "hf:OWNER/NAME"),
+    ]:
+        with pytest.raises(UsageError) as caught:
+            app(arguments)
+        assert hint in str(caught.value)
+        assert "\n" not in str(caught.value)

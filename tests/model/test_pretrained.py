@@ -1,0 +1,194 @@
+"""Published weights say in our encoder, which has no convolution, what they say in their own."""
+
+import re
+
+import pytest
+import torch
+from einops import rearrange
+
+from vitseg.errors import DataError, UsageError
+from vitseg.model.encoder import VisionTransformer
+from vitseg.model.patches import patchify
+from vitseg.model.pretrained import IMAGENET, Pixels, encoder_weights
+from vitseg.recipe import Architecture
+
+transformers = pytest.importorskip("transformers")
+
+OURS = Pixels(std=(0.25, 0.25, 0.25))
+ARCH = Architecture(
+    patch_size=4, position="add", class_token=True, norm_epsilon=1e-12, encoder_projection=24, blocks=2, heads=3,
+    head_width=8, mlp_units=(40, 24), features_per_patch=5,
+)  # fmt: skip
+# As the hub has them; transformers 5 names them anew in memory.
+PUBLISHED = [
+    (r"layers\.(\d+)\.attention\.q_proj", r"encoder.layer.\1.attention.attention.query"),
+    (r"layers\.(\d+)\.attention\.k_proj", r"encoder.layer.\1.attention.attention.key"),
+    (r"layers\.(\d+)\.attention\.v_proj", r"encoder.layer.\1.attention.attention.value"),
+    (r"layers\.(\d+)\.attention\.o_proj", r"encoder.layer.\1.attention.output.dense"),
+    (r"layers\.(\d+)\.mlp\.fc1", r"encoder.layer.\1.intermediate.dense"),
+    (r"layers\.(\d+)\.mlp\.fc2", r"encoder.layer.\1.output.dense"),
+    (r"layers\.(\d+)\.layernorm", r"encoder.layer.\1.layernorm"),
+]
+
+
+@pytest.fixture
+def theirs():
+    """A ViT of transformers with random weights, none of them 0 or 1, for images of 16×16."""
+    config = transformers.ViTConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, image_size=16, patch_size=4
+    )
+    torch.manual_seed(0)
+    model = transformers.ViTModel(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def published(state, prefix=""):
+    for new, old in PUBLISHED:
+        state = {re.sub(new, old, name): tensor for name, tensor in state.items()}
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def as_timm(state):
+    """Name the tensors as timm 1.0.31's vision_transformer.py does: one Linear for queries, keys and values."""
+    named = {
+        "cls_token": state["embeddings.cls_token"],
+        "pos_embed": state["embeddings.position_embeddings"],
+        "head.weight": torch.zeros(10, 24),
+        "head.bias": torch.zeros(10),
+    }
+    for kind in ("weight", "bias"):
+        named[f"patch_embed.proj.{kind}"] = state[f"embeddings.patch_embeddings.projection.{kind}"]
+        named[f"norm.{kind}"] = state[f"layernorm.{kind}"]
+        for index in range(2):
+            old, new = f"layers.{index}.", f"blocks.{index}."
+            rows = [state[f"{old}attention.{part}_proj.{kind}"] for part in "qkv"]
+            named[f"{new}attn.qkv.{kind}"] = torch.cat(rows)
+            for theirs, timm in [
+                ("layernorm_before", "norm1"), ("attention.o_proj", "attn.proj"), ("layernorm_after", "norm2"),
+                ("mlp.fc1", "mlp.fc1"), ("mlp.fc2", "mlp.fc2"),
+            ]:  # fmt: skip
+                named[f"{new}{timm}.{kind}"] = state[f"{old}{theirs}.{kind}"]
+    return named
+
+
+def tokens(weights, photos, arch=ARCH):
+    """Return our encoder's tokens for photos (B, 3, H, W) in 0–1, through the pixels that `Segmenter` makes."""
+    grid = photos.shape[2] // 4, photos.shape[3] // 4
+    encoder = VisionTransformer(arch, grid).eval()
+    encoder.load_state_dict(weights)
+    with torch.no_grad():
+        return encoder(patchify((photos - 0.5) / 0.25, 4), grid)
+
+
+def said(model, photos, pixels=None, **options):
+    """Return what transformers' own model says of the same photos, normalised its way."""
+    pixels = pixels or Pixels()
+    mean, std = (torch.tensor(values)[:, None, None] for values in (pixels.mean, pixels.std))
+    with torch.no_grad():
+        return model((photos - mean) / std, **options).last_hidden_state
+
+
+@pytest.mark.parametrize("pixels", [Pixels(), IMAGENET], ids=["vit", "imagenet"])
+@pytest.mark.parametrize(
+    "naming",
+    [lambda state: state, published, lambda state: published(state, "vit."), as_timm],
+    ids=["memory", "hub", "hub-classifier", "timm"],
+)
+def test_the_encoder_says_what_transformers_says(theirs, naming, pixels):
+    photos = torch.rand(2, 3, 16, 16)
+    weights = encoder_weights(naming(theirs.state_dict()), ARCH, (4, 4), theirs=pixels, ours=OURS, heads=3)
+    assert torch.allclose(tokens(weights, photos), said(theirs, photos, pixels), atol=1e-5)
+
+
+def test_it_says_the_same_of_images_of_another_size(theirs):
+    for size in ((24, 40), (8, 12), (32, 8)):  # larger, smaller, and as many patches in another form
+        photos = torch.rand(2, 3, *size)
+        weights = encoder_weights(
+            theirs.state_dict(), ARCH, (size[0] // 4, size[1] // 4), theirs=Pixels(), ours=OURS, heads=3
+        )
+        assert torch.allclose(tokens(weights, photos), said(theirs, photos, interpolate_pos_encoding=True), atol=1e-5)
+
+
+def test_classifiers_are_left_out_and_half_precision_is_widened(theirs):
+    state = {f"vit.{name}": tensor for name, tensor in theirs.state_dict().items()}
+    state |= {"classifier.weight": torch.zeros(5, 24), "classifier.bias": torch.zeros(5)}
+    halves = {name: tensor.half() for name, tensor in state.items()}
+    weights = encoder_weights(halves, ARCH, (4, 4), theirs=Pixels(), ours=OURS)
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    assert torch.equal(weights["norm.weight"], theirs.layernorm.weight.half().float())
+
+
+def test_a_class_token_without_a_position_of_its_own(theirs):
+    state = as_timm(theirs.state_dict())
+    without = {**state, "pos_embed": state["pos_embed"][:, 1:]}  # timm's no_embed_class
+    weights = encoder_weights(without, ARCH, (4, 4), theirs=Pixels(), ours=OURS)
+    assert torch.equal(weights["class_token"], state["cls_token"].flatten())
+    assert torch.equal(weights["embedding.position"], state["pos_embed"][0, 1:])
+
+
+def test_queries_keys_and_values_without_bias(theirs):
+    state = {name: tensor for name, tensor in as_timm(theirs.state_dict()).items() if not name.endswith("qkv.bias")}
+    weights = encoder_weights(state, ARCH, (4, 4), theirs=Pixels(), ours=OURS)
+    assert not weights["blocks.1.attention.qkv.bias"].any()
+    assert weights["blocks.1.attention.qkv.bias"].shape == (72,)
+
+
+def test_a_patch_is_flattened_as_ours_are(theirs):
+    kernel = theirs.state_dict()["embeddings.patch_embeddings.projection.weight"]
+    weights = encoder_weights(theirs.state_dict(), ARCH, (4, 4), theirs=OURS, ours=OURS)
+    assert torch.equal(weights["embedding.projection.weight"], rearrange(kernel, "d c p1 p2 -> d (p1 p2 c)"))
+
+
+@pytest.mark.parametrize(
+    ("values", "options"),
+    [
+        ({"patch_size": 8}, "--set model.patch_size=4"),
+        ({"encoder_projection": 32}, "--set model.encoder_projection=24"),
+        ({"blocks": 3}, "--set model.blocks=2"),
+        ({"heads": 6, "head_width": 4}, "--set model.heads=3 --set model.head_width=8"),
+        ({"mlp_units": (48, 24)}, "--set model.mlp_units=[40,24]"),
+        ({"position": "concat", "class_token": False}, "--set model.position=add --set model.class_token=true"),
+        ({"normalisation": "none"}, "--set model.normalisation=layer"),
+        ({"layer_scale": 0.1}, "--set model.layer_scale=0.0"),
+    ],
+)
+def test_what_does_not_fit_is_told_with_the_options_that_mend_it(theirs, values, options):
+    arch = Architecture(**{**{name: getattr(ARCH, name) for name in ARCH.__dataclass_fields__}, **values})
+    with pytest.raises(UsageError) as caught:
+        encoder_weights(theirs.state_dict(), arch, (4, 4), theirs=Pixels(), ours=OURS, heads=3)
+    assert f"recipe: {options} does" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: state.pop("layernorm.weight"),
+        lambda state: state.pop("layers.1.mlp.fc2.bias"),
+        lambda state: state.pop("layers.1.attention.k_proj.weight"),
+        lambda state: state.pop("embeddings.position_embeddings"),
+        lambda state: state.update({"layers.1.attention.q_proj.weight": torch.zeros(24, 23)}),
+        lambda state: state.update({"layernorm.bias": torch.full((24,), torch.nan)}),
+        lambda state: state.update({"embeddings.patch_embeddings.projection.weight": torch.zeros(24, 48)}),
+    ],
+)
+def test_a_damaged_file_is_refused_in_one_line(theirs, damage):
+    state = dict(theirs.state_dict())
+    damage(state)
+    with pytest.raises(DataError) as caught:
+        encoder_weights(state, ARCH, (4, 4), theirs=Pixels(), ours=OURS)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["reg_token", "blocks.0.ls1.gamma", "norm_pre.weight", "blocks.0.attn.q_norm.weight"])
+def test_what_is_more_than_a_plain_vit_is_refused(theirs, name):
+    state = {**as_timm(theirs.state_dict()), name: torch.ones(24)}
+    with pytest.raises(UsageError, match=f"no plain Vision Transformer .* {re.escape(name)}"):
+        encoder_weights(state, ARCH, (4, 4), theirs=Pixels(), ours=OURS)
+
+
+def test_pixels_must_be_numbers():
+    with pytest.raises(DataError, match="std above 0"):
+        Pixels(std=(0.5, 0.0, 0.5))

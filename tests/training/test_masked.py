@@ -1,0 +1,119 @@
+"""Pretraining in the real loop: it learns, two ranks compute what one does, and what was killed ends the same."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.conftest import small_recipe
+from vitseg.data.manifest import read_manifest
+from vitseg.data.photographs import write_photographs
+from vitseg.data.plan import make_plan
+from vitseg.data.shards import commit, write_shard
+from vitseg.data.verify import verify
+from vitseg.dist import World
+from vitseg.errors import UsageError
+from vitseg.registry import tracking
+from vitseg.training.initial import fit_initial
+from vitseg.training.job import MASKED, Job, check, job_folder, read_job, write_job
+from vitseg.training.launch import Nodes, run_ranks
+from vitseg.training.loop import Trainer
+from vitseg.training.masked import encoder_folder
+from vitseg.training.worker import train_rank
+
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def photo_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Pack 26 photographs of three formats, without labels, as samples of 64×32 pixels: 25 to train on."""
+    source, folder = tmp_path_factory.mktemp("photographs"), str(tmp_path_factory.mktemp("photo-shards"))
+    write_photographs(str(source), count=26, seed=1)
+    plan = make_plan(str(source), layout="photos", size=(32, 64), shard_samples=8)
+    commit(plan, [write_shard(shard, plan.options, folder) for shard in plan.shards], folder)
+    return folder
+
+
+def make_job(folder: Path, shards: str, *overrides: str) -> Job:
+    run_id = tracking.start_run(folder.name, {}, {"vitseg.job": str(folder)})
+    recipe = small_recipe("masked.decoder_width=32", *overrides)
+    job = Job(str(folder), shards, read_manifest(shards).fingerprint, recipe, run_id, task=MASKED)
+    write_job(job)
+    return job
+
+
+def losses(job: Job) -> list[float]:
+    history = json.loads(Path(job.folder, "history.json").read_text())
+    assert all(set(row) == {"epoch", "step", "train/loss", "val/loss"} for row in history)
+    return [row[f"{split}/loss"] for row in history for split in ("train", "val")]
+
+
+def test_photographs_are_whole_shards(photo_shards: str) -> None:
+    manifest = read_manifest(photo_shards)
+    assert (manifest.classes, {name: split.samples for name, split in manifest.splits.items()}) == (
+        (), {"train": 25, "val": 1},
+    )  # fmt: skip
+    report = verify(photo_shards)
+    assert (report.samples, report.problems) == (26, [])
+    job = Job("x", photo_shards, manifest.fingerprint, small_recipe())
+    with pytest.raises(UsageError, match="vitseg pretrain"):
+        check(job, manifest, 1)
+
+
+def test_two_ranks_and_a_restart_compute_what_one_does(
+    photo_shards: str, tmp_path: Path, sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = {name: make_job(tmp_path / name, photo_shards) for name in ("alone", "shared", "cut")}
+    train_rank(jobs["alone"].folder, ALONE)
+    heard: list[str] = []
+    run_ranks(jobs["shared"].folder, Nodes(nproc=2), on_event=lambda event: heard.append(event["event"]), on_line=print)
+
+    real, steps = Trainer._step, []
+
+    def step(self, *arguments):
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+        steps.append(1)
+        return real(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as cut, pytest.raises(KeyboardInterrupt):
+        cut.setattr(Trainer, "_step", step)
+        train_rank(jobs["cut"].folder, ALONE)
+    train_rank(jobs["cut"].folder, ALONE)
+
+    assert losses(jobs["shared"]) == pytest.approx(losses(jobs["alone"]), abs=1e-4)
+    assert losses(jobs["cut"]) == losses(jobs["alone"])
+    weights = [Path(encoder_folder(jobs[name]), "encoder.safetensors").read_bytes() for name in ("alone", "cut")]
+    assert weights[0] == weights[1]
+    assert heard.count("epoch") == 3
+    assert read_job(jobs["cut"].folder) == jobs["cut"]
+
+
+def test_it_learns_and_training_starts_from_it(shards: str, tmp_path: Path, sqlite: str) -> None:
+    """On labelled shards, whose labels it must not look at."""
+    job = make_job(tmp_path / "job", shards, "run.epochs=30", "run.panel_epochs=30")
+    train_rank(job.folder, ALONE)
+    found = losses(job)
+    assert found[-1] < 0.85 * found[1]
+    manifest = read_manifest(shards)
+    for address in (encoder_folder(job), f"runs:/{job.run_id}"):
+        initial = fit_initial(address, job.recipe.model, manifest.image_size, 19)
+        assert initial.taken.startswith("the encoder, nothing of the decoder; new are")
+    pictures = [path.path for path in tracking.MlflowClient().list_artifacts(job.run_id, "panels")]
+    assert pictures == ["panels/epoch-0030.png"]
+
+
+def test_validation_always_hides_the_same_patches(photo_shards: str, tmp_path: Path, sqlite: str) -> None:
+    job = make_job(tmp_path / "job", photo_shards, "run.epochs=2", "optimiser.learning_rate=1e-12")
+    train_rank(job.folder, ALONE)
+    first, before, second, after = losses(job)
+    assert after == pytest.approx(before, abs=1e-6)
+    assert first != pytest.approx(second, abs=1e-6)  # training hides others each time
+
+
+def test_a_pretraining_is_a_job_of_its_own() -> None:
+    recipe = small_recipe()
+    assert job_folder("s", "f" * 64, recipe, task=MASKED) == f"s/_vitseg/pretraining/ffffffff-{recipe.digest()}"
+    others = {small_recipe(f"masked.{value}").digest() for value in ("ratio=0.5", "decoder_blocks=2")}
+    assert len(others | {recipe.digest()}) == 3

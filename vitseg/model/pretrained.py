@@ -1,0 +1,251 @@
+"""Published weights of plain Vision Transformers as weights of our encoder, without a convolution.
+
+Two namings are read: that of Hugging Face transformers (`ViTModel` and what contains it, as published and as
+transformers 5 names it in memory) and that of timm. A convolution whose stride is its kernel is a linear layer of
+flattened patches, and pixels normalised another way differ by one linear map: both are folded into the projection,
+in float64, so that the encoder says what the original says.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from vitseg.errors import DataError, UsageError
+from vitseg.model.patches import resample_positions
+from vitseg.model.transfer import option
+from vitseg.recipe import Architecture
+
+_STEM = {
+    "embeddings.cls_token": "class_token",
+    "cls_token": "class_token",
+    "embeddings.position_embeddings": "position",
+    "pos_embed": "position",
+    "embeddings.patch_embeddings.projection": "projection",
+    "patch_embed.proj": "projection",
+    "layernorm": "norm",
+    "norm": "norm",
+}
+_BLOCK = re.compile(r"(?:encoder\.layer|layers|blocks)\.(\d+)\.(.+)")
+_PARTS = {
+    "layernorm_before": "attention_norm",
+    "norm1": "attention_norm",
+    "attention.attention.query": "attention.query",
+    "attention.attention.key": "attention.key",
+    "attention.attention.value": "attention.value",
+    "attention.q_proj": "attention.query",
+    "attention.k_proj": "attention.key",
+    "attention.v_proj": "attention.value",
+    "attn.qkv": "attention.qkv",
+    "attention.output.dense": "attention.output",
+    "attention.o_proj": "attention.output",
+    "attn.proj": "attention.output",
+    "layernorm_after": "mlp_norm",
+    "norm2": "mlp_norm",
+    "intermediate.dense": "mlp.layers.0",
+    "output.dense": "mlp.layers.1",
+    "mlp.fc1": "mlp.layers.0",
+    "mlp.fc2": "mlp.layers.1",
+}
+# What comes after the last norm: classifiers, poolers and the decoders of masked pretraining.
+_HEADS = ("pooler.", "classifier.", "head.", "decoder.", "pre_logits.", "embeddings.mask_token")
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How a network wants its pixels, in the 0–1 scale: (value - mean) / std, by channel."""
+
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(0 < std < math.inf for std in self.std):
+            raise DataError(f"pixel mean {self.mean} and std {self.std} are not three numbers each, std above 0")
+
+
+IMAGENET = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""What DeiT, DINO and MAE were trained on; ViT itself takes the default of `Pixels`."""
+
+
+def encoder_weights(
+    published: Mapping[str, Tensor],
+    arch: Architecture,
+    grid: tuple[int, int],
+    *,
+    theirs: Pixels,
+    ours: Pixels,
+    heads: int | None = None,
+) -> dict[str, Tensor]:
+    """Turn published weights into those of `VisionTransformer`, all of it but `features`.
+
+    Args:
+        published: a state dict in the naming of transformers (with or without `vit.`) or timm.
+        arch: of the encoder.
+        grid: patches below and beside each other in our images; positions are resampled to it, bicubically.
+        theirs: the pixels that the weights were trained on.
+        ours: the pixels that the encoder will get.
+        heads: their number of attention heads, where it is known: weights don't show it.
+
+    Returns:
+        float32 tensors by the encoder's own names.
+
+    Raises:
+        UsageError: they are not a plain ViT's, or not of this architecture: the message names the recipe's keys.
+        DataError: a tensor is missing, malformed, or not a number.
+    """
+    found = _our_names(published)
+    _check_fit(found, arch, heads)
+    weight, bias = found["projection.weight"].double(), found["projection.bias"].double()
+    scale, shift = _pixel_map(ours, theirs)
+    # A patch is flattened row by row, the channels of a pixel together: p1 p2 c.
+    ready = {
+        "embedding.projection.weight": rearrange(weight * scale[:, None, None], "d c p1 p2 -> d (p1 p2 c)"),
+        "embedding.projection.bias": bias + torch.einsum("dcpq,c->d", weight, shift),
+        "norm.weight": found["norm.weight"],
+        "norm.bias": found["norm.bias"],
+    }
+    first, positions = _positions(found, grid)
+    ready["embedding.position"] = positions
+    if arch.class_token:
+        ready["class_token"] = found["class_token"].flatten().double() + first
+    for index in range(arch.blocks):
+        for name in ("weight", "bias"):
+            block = f"blocks.{index}."
+            for part in ("attention_norm", "attention.output", "mlp_norm", "mlp.layers.0", "mlp.layers.1"):
+                ready[f"{block}{part}.{name}"] = found[f"{block}{part}.{name}"]
+            ready[f"{block}attention.qkv.{name}"] = _query_key_value(found, f"{block}attention.", name)
+    weights = {name: tensor.to(torch.float32).contiguous() for name, tensor in ready.items()}
+    broken = next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None)
+    if broken:
+        raise DataError(f"{broken} holds values that are no numbers: the file is damaged")
+    return weights
+
+
+def _our_names(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name tensors alike, whoever published them; heads are left out.
+
+    Raises:
+        UsageError: there is something in it that a plain ViT has not.
+    """
+    found: dict[str, Tensor] = {}
+    strange = []
+    for name, tensor in published.items():
+        plain = name.removeprefix("vit.")
+        owner, _, last = plain.rpartition(".")
+        block = _BLOCK.fullmatch(owner)
+        if plain in _STEM:
+            found[_STEM[plain]] = tensor
+        elif owner in _STEM and last in ("weight", "bias"):
+            found[f"{_STEM[owner]}.{last}"] = tensor
+        elif block and block[2] in _PARTS and last in ("weight", "bias"):
+            found[f"blocks.{block[1]}.{_PARTS[block[2]]}.{last}"] = tensor
+        elif not plain.startswith(_HEADS):
+            strange.append(name)
+    if strange or "projection.weight" not in found:
+        what = f"{strange[0]} is none of its tensors" if strange else "it has no projection of patches"
+        raise UsageError(
+            f"this is no plain Vision Transformer in the naming of transformers (ViTModel) or timm: {what}"
+        )
+    return found
+
+
+def _check_fit(found: Mapping[str, Tensor], arch: Architecture, heads: int | None) -> None:
+    """Compare what the weights show of their architecture with the recipe's.
+
+    Raises:
+        UsageError: they differ; the message is the list of `--set` options that mend it.
+        DataError: a tensor is missing, or has a shape of its own.
+    """
+    projection = found["projection.weight"]
+    if projection.ndim != 4 or projection.shape[1] != 3 or projection.shape[2] != projection.shape[3]:
+        raise DataError(f"the projection of patches has shape {tuple(projection.shape)}, not (D, 3, P, P)")
+    width, patch_size = projection.shape[0], projection.shape[2]
+    blocks = 1 + max((int(name.split(".")[1]) for name in found if name.startswith("blocks.")), default=-1)
+    if not blocks or "blocks.0.mlp.layers.0.weight" not in found or "blocks.0.attention.output.weight" not in found:
+        raise DataError("the weights have no Transformer blocks")
+    hidden = found["blocks.0.mlp.layers.0.weight"].shape[0]
+    attention = found["blocks.0.attention.output.weight"].shape[-1]
+    wanted: dict[str, Any] = {
+        "patch_size": patch_size, "position": "add", "class_token": "class_token" in found,
+        "encoder_projection": width, "blocks": blocks, "mlp_units": (hidden, width), "normalisation": "layer",
+        "skip_projection": False, "layer_scale": 0.0,
+    }  # fmt: skip
+    if heads:
+        wanted |= {"heads": heads, "head_width": attention // heads}
+    wrong = {key: value for key, value in wanted.items() if getattr(arch, key) != value}
+    if arch.heads * arch.head_width != attention and not heads:
+        wrong |= {"heads": attention // 64, "head_width": 64}  # of nearly all that are published
+    if wrong:
+        options = " ".join(f"--set model.{key}={option(value)}" for key, value in wrong.items())
+        raise UsageError(f"the weights don't fit this recipe: {options} does (--preset vit-base is ViT-B/16)")
+    _check_shapes(found, width, hidden, attention, blocks)
+
+
+def _check_shapes(found: Mapping[str, Tensor], width: int, hidden: int, attention: int, blocks: int) -> None:
+    shapes: dict[str, tuple[int, ...]] = {"projection.bias": (width,), "norm.weight": (width,), "norm.bias": (width,)}
+    for index in range(blocks):
+        block = f"blocks.{index}."
+        fused = f"{block}attention.qkv.weight" in found
+        parts = {"attention_norm": 0, "mlp_norm": 0, "attention.output": attention, "mlp.layers.1": hidden}
+        for part, inputs in parts.items():
+            shapes[f"{block}{part}.weight"] = (width, inputs) if inputs else (width,)
+            shapes[f"{block}{part}.bias"] = (width,)
+        shapes |= {f"{block}mlp.layers.0.weight": (hidden, width), f"{block}mlp.layers.0.bias": (hidden,)}
+        for part in ("qkv",) if fused else ("query", "key", "value"):
+            shapes[f"{block}attention.{part}.weight"] = (3 * attention if fused else attention, width)
+    for name, shape in shapes.items():
+        if name not in found:
+            raise DataError(f"the weights lack {name} (our name for it): they are not those of a whole ViT")
+        if tuple(found[name].shape) != shape:
+            raise DataError(f"{name} (our name for it) has shape {tuple(found[name].shape)}, not {shape}")
+
+
+def _pixel_map(ours: Pixels, theirs: Pixels) -> tuple[Tensor, Tensor]:
+    """Return scale and shift (3,) that turn pixels normalised our way into theirs, float64."""
+    mean, std = (torch.tensor(values, dtype=torch.float64) for values in (ours.mean, ours.std))
+    their_mean, their_std = (torch.tensor(values, dtype=torch.float64) for values in (theirs.mean, theirs.std))
+    return std / their_std, (mean - their_mean) / their_std
+
+
+def _positions(found: Mapping[str, Tensor], grid: tuple[int, int]) -> tuple[Tensor | float, Tensor]:
+    """Return the class token's own position (D,), or 0, and the patches' (N, D), resampled to the grid."""
+    width = found["projection.weight"].shape[0]
+    table = found.get("position")
+    if table is None or table.ndim != 3 or table.shape[0] != 1 or table.shape[2] != width:
+        raise DataError(f"the weights have no learned positions of shape (1, N, {width})")
+    table = table[0].double()
+    first: Tensor | float = 0.0
+    cells = grid[0] * grid[1]
+    # A square and one more: the class token's. timm's `no_embed_class` gives it none: then the square is all.
+    for_class = _is_square(len(table) - 1) or len(table) == cells + 1
+    if "class_token" in found and for_class and not _is_square(len(table)):
+        first, table = table[0], table[1:]
+    if _is_square(len(table)):
+        side = math.isqrt(len(table))
+        return first, resample_positions(table, (side, side), grid)
+    if len(table) != cells:
+        raise UsageError(
+            f"the weights have positions for {len(table)} patches, which is no square: "
+            "they fit images of the size they were trained on"
+        )
+    return first, table
+
+
+def _is_square(count: int) -> bool:
+    return math.isqrt(count) ** 2 == count
+
+
+def _query_key_value(found: Mapping[str, Tensor], attention: str, name: str) -> Tensor:
+    """Return the rows of queries, keys and values below each other; a bias that is not there is 0."""
+    parts = ["qkv"] if f"{attention}qkv.weight" in found else ["query", "key", "value"]
+    weights = [found[f"{attention}{part}.weight"] for part in parts]
+    if name == "weight":
+        return torch.cat(weights)
+    biases = [found.get(f"{attention}{part}.bias") for part in parts]
+    return torch.cat([w.new_zeros(len(w)) if b is None else b for w, b in zip(weights, biases, strict=True)])

@@ -1,0 +1,106 @@
+"""The other task: an encoder learns from photographs without labels, in the same loop (see `vitseg.model.masked`)."""
+
+import json
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitseg import dist
+from vitseg.data.loader import Batch, Batches
+from vitseg.data.manifest import Manifest
+from vitseg.evaluation import Task
+from vitseg.model.encoder_bundle import pack_encoder
+from vitseg.model.masked import MaskedAutoencoder, build_masked, visible_patches
+from vitseg.storage import join, open_store
+from vitseg.training.job import Job
+from vitseg.training.loop import Recorder, Sums, Trainer
+
+VALIDATION = 2**32
+"""No step of a training: validation always hides the same patches."""
+_SHOWN = 6
+
+
+class MaskedTrainer(Trainer):
+    """The training loop with a masked autoencoder: what a batch is compared with are its own hidden patches."""
+
+    @property
+    def network(self) -> MaskedAutoencoder:
+        """The model, as what it is."""
+        assert isinstance(self.model, MaskedAutoencoder)
+        return self.model
+
+    def _truth(self, batch: Batch) -> torch.Tensor:
+        return self._visible(batch, self.finished)
+
+    def _visible(self, batch: Batch, step: int) -> torch.Tensor:
+        masked, seed = self.recipe.masked, self.recipe.run.seed
+        return visible_patches(batch.keys, self.network.patches, masked.ratio, seed=seed, step=step)
+
+    def _count(self, truth: torch.Tensor) -> torch.Tensor:
+        hidden = len(truth) * (self.network.patches - truth.shape[1])
+        return torch.tensor(float(hidden), dtype=torch.float64, device=truth.device)
+
+    def _loss(
+        self, replica: nn.Module, images: torch.Tensor, truth: torch.Tensor, bf16: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            drawn = replica(images, truth)
+        return self.network.loss(drawn, images, truth), torch.zeros((), device=images.device)
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        device = self.world.device
+        sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self.model.eval()
+        for batch in self.validation.epoch(0):
+            images, visible = batch.images.to(device), self._visible(batch, VALIDATION).to(device)
+            loss = self.network.loss(self.network(images, visible), images, visible)
+            sums += torch.stack([loss.double(), self._count(visible)])
+        self.model.train()
+        loss_sum, hidden = dist.sum_over_ranks(sums).tolist()
+        return {"val/loss": loss_sum / max(1, hidden)}
+
+    def _means(self, sums: Sums, prefix: str = "") -> dict[str, float]:
+        return {f"{prefix}loss": sums.loss / max(1.0, sums.valid)}
+
+
+def pretrain_rank(job: Job, manifest: Manifest, world: dist.World, data: Batches, validation: Batches) -> None:
+    """Train this rank's share of a pretraining, and leave the encoder in the job's folder."""
+    recipe = job.recipe
+    model = build_masked(recipe.model, manifest.image_size, recipe.masked, recipe.run.seed).to(world.device)
+    task = Task("masked", 0, torch.zeros(256, 3, dtype=torch.uint8, device=world.device))
+    recorder = Recorder()
+    if world.rank == 0:
+        from vitseg.training.panels import MaskedRecorder  # imports MLflow: only rank 0 waits for that
+
+        shown = Batches(job.shards, manifest, "val", batch_size=_SHOWN, shuffle=False, drop_last=False)
+        recorder = MaskedRecorder(job.run_id, next(iter(shown.epoch(0))), task, recipe)
+    checkpoints = open_store(job.checkpoints)
+    trainer = MaskedTrainer(recipe, world, model, task, data, validation, checkpoints, recorder)
+    try:
+        history = trainer.run()
+        if world.rank == 0:
+            _leave_encoder(job, model, history)
+    finally:
+        recorder.close()
+
+
+def _leave_encoder(job: Job, model: MaskedAutoencoder, history: list[dict[str, Any]]) -> None:
+    """Write history and encoder into the job's folder; config.json last, for it makes the encoder exist."""
+    store = open_store(job.folder)
+    store.write("history.json", json.dumps(history, indent=1).encode(), content_type="application/json")
+    extra = {
+        "epochs": len(history),
+        "loss": history[-1]["val/loss"],
+        "fingerprint": job.fingerprint,
+        "masked": job.recipe.to_json()["masked"],
+        "run_id": job.run_id,
+    }
+    for name, content in pack_encoder(model.encoder_bundle(), extra).items():
+        store.write(f"encoder/{name}", content)
+
+
+def encoder_folder(job: Job) -> str:
+    """Return where a pretraining leaves its encoder: an address for `--init`."""
+    return join(job.folder, "encoder")
