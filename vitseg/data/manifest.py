@@ -75,7 +75,10 @@ class SkippedSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A whole data set: `image_size` is (height, width) in pixels, `classes` are in order of train ids."""
+    """A whole data set: `image_size` is (height, width) in pixels, `classes` are in order of train ids.
+
+    Without classes, the labels of the samples are images: the data set has pairs of images.
+    """
 
     fingerprint: str
     created: str
@@ -119,7 +122,7 @@ class Manifest:
 def _from_json(values: Mapping[str, Any]) -> Manifest:
     height, width = (_count(value, "image_size") for value in values["image_size"])
     classes = tuple(Label.from_json(row) for row in values["classes"])
-    if train_classes(classes) != classes or not height or not width:
+    if (classes and train_classes(classes) != classes) or not height or not width:
         raise DataError("classes must be one a train id, in order, and image_size positive")
     splits = {str(name): Split.from_json(row) for name, row in values["splits"].items()}
     for name, split in splits.items():

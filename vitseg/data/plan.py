@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vitseg.data.manifest import SkippedSource
 from vitseg.data.sources import LAYOUTS, Sample, detect_layout, find_samples, read_classes
@@ -60,6 +60,11 @@ class PlanOptions:
     image_size: tuple[int, int]
     labels: tuple[Label, ...]
 
+    @property
+    def classes(self) -> tuple[Label, ...]:
+        """The classes a model learns from this data, in order of train ids; none where the source has image pairs."""
+        return train_classes(self.labels) if self.labels else ()
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -77,7 +82,7 @@ class Plan:
     @property
     def classes(self) -> tuple[Label, ...]:
         """The classes a model learns from this data, in order of train ids."""
-        return train_classes(self.options.labels)
+        return self.options.classes
 
     @property
     def sources(self) -> int:
@@ -121,14 +126,10 @@ def make_plan(
         why = f": {skipped[0].source}: {skipped[0].reason}" if skipped else ""
         raise NotFoundError(f"{store.root} has no labelled photo in layout {layout}{why}")
     hashed = _hash(store, samples, progress)
-    settings = [FORMAT, layout, list(size), shard_samples, [label.to_json() for label in labels]]
-    options = PlanOptions(
-        fingerprint=_fingerprint(settings, hashed),
-        source=source,
-        layout=layout,
-        image_size=size,
-        labels=labels,
-    )
+    options = PlanOptions(fingerprint="", source=source, layout=layout, image_size=size, labels=labels)
+    known = dict.fromkeys((*labels, *options.classes))  # the background of a binary data set is nowhere in the source
+    settings = [FORMAT, layout, list(size), shard_samples, [label.to_json() for label in known]]
+    options = replace(options, fingerprint=_fingerprint(settings, hashed))
     return Plan(options, _cut(hashed, shard_samples), tuple(skipped))
 
 

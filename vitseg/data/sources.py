@@ -1,9 +1,10 @@
-"""What a source holds: photos and their labels, paired, in one of three layouts.
+"""What a source holds: photos and their labels, paired, in one of four layouts.
 
     cityscapes   leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png
                  gtFine/{split}/{city}/{stem}_gtFine_labelIds.png, or _color.png where ids are missing
     pairs        {split}/{n}.jpg: photo left, colour label right, one image twice as wide as high
     folders      {split}/images/*, {split}/masks/* with equal stems, and a classes.json
+    images       {split}/images/*, {split}/targets/* with equal stems: pairs of images, without classes
 
 Only listings are read here; nothing is opened but `classes.json`.
 """
@@ -20,14 +21,14 @@ from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.labels import CITYSCAPES, Label, train_classes
 from vitseg.storage import ObjectInfo, Store
 
-LAYOUTS = ("cityscapes", "pairs", "folders")
+LAYOUTS = ("cityscapes", "pairs", "folders", "images")
 CLASSES = "classes.json"
 
 _CITYSCAPES_PHOTO = re.compile(r"leftImg8bit/(?P<split>[^/]+)/[^/]+/(?P<stem>[^/]+)_leftImg8bit\.png")
 _CITYSCAPES_LABEL = re.compile(r"gtFine/(?P<split>[^/]+)/[^/]+/(?P<stem>[^/]+)_gtFine_(?P<kind>labelIds|color)\.png")
 _PAIR = re.compile(r"(?P<split>[^/]+)/(?P<stem>[^/]+)\.(jpe?g|png)", re.IGNORECASE)
 _FOLDERS = re.compile(
-    r"(?P<split>[^/]+)/(?P<part>images|masks)/(?P<stem>.+)\.(jpe?g|png|webp|bmp|tiff?)", re.IGNORECASE
+    r"(?P<split>[^/]+)/(?P<part>images|masks|targets)/(?P<stem>.+)\.(jpe?g|png|webp|bmp|tiff?)", re.IGNORECASE
 )
 _SPLIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _LOOKED_AT = 10_000  # objects of an unknown source that `detect_layout` lists before it gives up
@@ -49,17 +50,22 @@ def detect_layout(store: Store) -> str:
     """Tell the layout of a source by its listing.
 
     Raises:
-        UsageError: none of the three fits; the message says what was looked for and what is there.
+        UsageError: none of the four fits; the message says what was looked for and what is there.
         NotFoundError: there is nothing at all.
     """
     if any(True for _ in store.list("leftImg8bit/")):
         return "cityscapes"
     if store.stat(CLASSES):
         return "folders"
-    found = []
+    found: list[str] = []
+    splits: set[str] = set()
     for info in itertools.islice(store.list(), _LOOKED_AT):
         if _PAIR.fullmatch(info.key):
             return "pairs"
+        if (match := _FOLDERS.fullmatch(info.key)) and match["split"] not in splits:
+            splits.add(match["split"])
+            if any(True for _ in store.list(f"{match['split']}/targets/")):
+                return "images"
         found.append(info.key)
     if not found:
         raise NotFoundError(f"{store.root} is empty or does not exist")
@@ -67,7 +73,7 @@ def detect_layout(store: Store) -> str:
     raise UsageError(
         f"{store.root} has no known layout: found {examples}; looked for "
         "leftImg8bit/SPLIT/CITY/*_leftImg8bit.png (cityscapes), SPLIT/N.jpg (pairs), "
-        f"and {CLASSES} beside SPLIT/images/* and SPLIT/masks/* (folders)"
+        f"{CLASSES} beside SPLIT/images/* and SPLIT/masks/* (folders), and SPLIT/targets/* beside SPLIT/images/* (images)"
     )
 
 
@@ -84,7 +90,9 @@ def find_samples(store: Store, layout: str) -> Iterator[Sample | SkippedSource]:
     elif layout == "cityscapes":
         photos, labels, skipped = _collect_cityscapes(store)
     elif layout == "folders":
-        photos, labels, skipped = _collect_folders(store)
+        photos, labels, skipped = _collect_folders(store, "masks")
+    elif layout == "images":
+        photos, labels, skipped = _collect_folders(store, "targets")
     else:
         raise UsageError(f"layout {layout!r} does not exist: choose auto, {', '.join(LAYOUTS)}")
     for split, stem in sorted(photos.keys() | labels.keys()):
@@ -101,12 +109,14 @@ def find_samples(store: Store, layout: str) -> Iterator[Sample | SkippedSource]:
 
 
 def read_classes(store: Store, layout: str) -> tuple[Label, ...]:
-    """Return the labels of a source: the official table, or the `classes.json` of `folders`.
+    """Return the labels of a source: the official table, or the `classes.json` of `folders`; none for `images`.
 
     Raises:
         NotFoundError: `classes.json` is missing.
         DataError: it is malformed, or an id has two meanings.
     """
+    if layout == "images":
+        return ()
     if layout != "folders":
         return CITYSCAPES
     info = store.stat(CLASSES)
@@ -167,13 +177,14 @@ def _collect_cityscapes(store: Store) -> tuple[Found, Found, list[SkippedSource]
     return photos, by_kind["color"] | by_kind["labelIds"], skipped
 
 
-def _collect_folders(store: Store) -> tuple[Found, Found, list[SkippedSource]]:
-    parts: dict[str, Found] = {"images": {}, "masks": {}}
+def _collect_folders(store: Store, labels: str) -> tuple[Found, Found, list[SkippedSource]]:
+    """Collect `{split}/images/*` and `{split}/LABELS/*`."""
+    parts: dict[str, Found] = {"images": {}, labels: {}}
     skipped: list[SkippedSource] = []
     for info in store.list():
-        if match := _match(_FOLDERS, info):
+        if (match := _match(_FOLDERS, info)) and match["part"].lower() in parts:
             _keep(parts[match["part"].lower()], match, info, skipped)
-    return parts["images"], parts["masks"], skipped
+    return parts["images"], parts[labels], skipped
 
 
 def _match(pattern: re.Pattern[str], info: ObjectInfo) -> re.Match[str] | None:
