@@ -20,7 +20,8 @@ class Segmenter(nn.Module):
     Pixels are normalised inside, by buffers that travel with the weights: training and serving can't differ.
 
     Raises:
-        UsageError: the image size is no multiple of the patch size, or there are not at least two classes.
+        UsageError: the image size is no multiple of the patch size, or there are not 1 to 255 classes; none is right
+            for target `rgb`, whose output is an image.
     """
 
     mean: Tensor
@@ -28,8 +29,10 @@ class Segmenter(nn.Module):
 
     def __init__(self, arch: Architecture, image_size: tuple[int, int], classes: int) -> None:
         super().__init__()
-        if not 2 <= classes <= 255:
-            raise UsageError(f"a model tells 2 to 255 classes apart, not {classes}: binary is the thing and the rest")
+        if not (1 if arch.target == "classes" else 0) <= classes <= 255:
+            raise UsageError(
+                f"a model has 1 (a thing and the rest) to 255 classes, not {classes}: images need target rgb"
+            )
         self.architecture = arch
         self.image_size = image_size
         self.classes = classes
@@ -48,8 +51,8 @@ class Segmenter(nn.Module):
         """Segment photographs (B, 3, H, W), uint8 or float, 0–255.
 
         Returns:
-            Target `classes`: logits (B, K, H, W). Target `rgb`: the colour image (B, 3, H, W), 0–1. Both lie in
-            memory as `channels_last`.
+            Target `classes`: logits (B, K, H, W); one class is binary, its logit is that of the thing. Target `rgb`:
+            the colour image (B, 3, H, W), 0–1. Both lie in memory as `channels_last`.
 
         Raises:
             DataError: the images are not of the size the network was made for.
@@ -81,13 +84,16 @@ def build_model(arch: Architecture, image_size: tuple[int, int], classes: int, s
 def class_scores(output: Tensor, palette: Tensor, target: str) -> Tensor:
     """Return scores (B, K, H, W) whose argmax is the class, from what a network of either target says.
 
+    The one logit z of a binary network becomes (z, 0): thing where it is positive, and softmax gives sigmoid(z).
+
     Args:
         output: of `Segmenter.forward`.
         palette: colours of train ids, 0–255, (K, 3).
         target: `classes`: the output is the scores; `rgb`: a score is minus the distance to a class's colour.
     """
     if target == "classes":
-        return output.float()
+        scores = output.float()
+        return scores if scores.shape[1] > 1 else torch.cat([scores, torch.zeros_like(scores)], dim=1)
     colors = palette.to(output.device, torch.float32) / 255
     distances = [torch.linalg.vector_norm(output.float() - color[:, None, None], dim=1) for color in colors]
     return -torch.stack(distances, dim=1)
