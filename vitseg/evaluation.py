@@ -3,8 +3,9 @@
 Sums of ranks add up to exactly what one process counts, so validation may be split over any number of them.
 """
 
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,30 +15,43 @@ from vitseg import dist
 from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import read_manifest
 from vitseg.errors import UsageError
-from vitseg.labels import IGNORE_INDEX, palette
-from vitseg.losses import segmentation_loss
+from vitseg.labels import palette
+from vitseg.losses import counted, loss_count, segmentation_loss, true_colors
 from vitseg.metrics import Scores, confusion_matrix
 from vitseg.model.bundle import Bundle
 from vitseg.model.segmenter import class_scores
+from vitseg.recipe import LossRecipe
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model does on labelled images: confusion matrix int64 (K, K), rows = truth; and means over valid pixels."""
+    """What a model does on labelled images: confusion matrix int64 (K, K), rows = truth; and means over valid pixels.
+
+    Colour errors are those of the images that a person sees, 0–1. Of image pairs there is nothing else: K is 0.
+    """
 
     confusion: torch.Tensor
     loss: float
     mean_absolute_error: float
     samples: int
     classes: tuple[str, ...] = ()
+    mean_squared_error: float = math.nan
 
     @property
     def scores(self) -> Scores:
         """mIoU, per-class IoU and pixel accuracy."""
         return Scores.from_confusion(self.confusion)
 
+    @property
+    def psnr(self) -> float:
+        """Peak signal-to-noise ratio, decibels: that of the mean squared error of all pixels together."""
+        return -10 * math.log10(self.mean_squared_error) if self.mean_squared_error else math.inf
+
     def to_json(self) -> dict[str, Any]:
-        """Return the keys that `vitseg evaluate --json` promises, the means, and the confusion matrix."""
+        """Return the keys that `vitseg evaluate --json` promises, the means, and the confusion matrix.
+
+        What isn't a number is None: mIoU and accuracy of image pairs, PSNR of images that are equal.
+        """
         scores = self.scores.to_json()
         names = self.classes or range(len(scores["per_class_iou"]))
         return {
@@ -46,38 +60,51 @@ class Evaluation:
             "samples": self.samples,
             "loss": self.loss,
             "mean_absolute_error": self.mean_absolute_error,
+            "mean_squared_error": self.mean_squared_error if math.isfinite(self.mean_squared_error) else None,
+            "psnr": self.psnr if math.isfinite(self.psnr) else None,
             "confusion": self.confusion.tolist(),
         }
 
     def flat(self, prefix: str = "") -> dict[str, float]:
-        """Return single numbers alone, by name: what a tracking server takes."""
-        values = {"miou": self.scores.miou, "pixel_accuracy": self.scores.pixel_accuracy}
-        values |= {"loss": self.loss, "mean_absolute_error": self.mean_absolute_error}
+        """Return single numbers alone, by name: what a tracking server takes. Those that image pairs lack are left out."""
+        values = {"loss": self.loss, "mean_absolute_error": self.mean_absolute_error}
+        values |= {"mean_squared_error": self.mean_squared_error, "psnr": self.psnr}
+        if len(self.confusion):
+            values |= {"miou": self.scores.miou, "pixel_accuracy": self.scores.pixel_accuracy}
         return {prefix + name: float(value) for name, value in values.items()}
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is learned: `classes` or `rgb`, over how many classes, in which colours.
+    """What is learned: `classes` or `rgb`, over how many classes, in which colours, and with which loss.
 
-    `colors` is the palette of train ids, uint8 (256, 3), on the device that computes.
+    `classes` is 0 where images are learned from images. `colors` is the palette of train ids, uint8 (256, 3), on the
+    device that computes. `weights` are those of the classes in the loss, float32 (K,); None: 1 each.
     """
 
     target: str
     classes: int
     colors: torch.Tensor
+    recipe: LossRecipe = field(default_factory=LossRecipe)
+    weights: torch.Tensor | None = None
 
     def loss(self, output: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the loss summed over valid pixels, and how many these are."""
-        return segmentation_loss(output, labels, self.colors, self.target)
+        """Return the loss summed over valid pixels, and what divides it."""
+        return segmentation_loss(output, labels, self.colors, self.target, self.recipe, self.weights)
+
+    def count(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return what the loss of these labels is divided by: their valid pixels, or the sum of their weights."""
+        return loss_count(labels, self.weights)
 
     def predict(self, output: torch.Tensor) -> torch.Tensor:
-        """Return train ids int64 (B, H, W) for a model's output."""
+        """Return train ids int64 (B, H, W) for a model's output; where there are no classes, the image itself."""
+        if not self.classes:
+            return output
         return class_scores(output.float(), self.colors[: self.classes], self.target).argmax(1)
 
     def paint(self, labels: torch.Tensor) -> torch.Tensor:
-        """Return colour images (B, 3, H, W) in 0–1 for train ids (B, H, W)."""
-        return self.colors[labels.long()].permute(0, 3, 1, 2) / 255
+        """Return colour images (B, 3, H, W) in 0–1 for train ids (B, H, W), 255 as any colour, or for images."""
+        return true_colors(labels, self.colors)
 
 
 @torch.no_grad()
@@ -88,31 +115,35 @@ def evaluate_batches(
 
     Args:
         model: gives class scores (B, K, H, W) or a colour image (B, 3, H, W); put into evaluation mode meanwhile.
-        batches: images uint8 (B, 3, H, W) with labels uint8 (B, H, W).
+        batches: images uint8 (B, 3, H, W) with labels uint8 (B, H, W), or target images uint8 (B, 3, H, W).
         task: what the model was made for.
         progress: called with the number of images after each batch.
     """
     device = task.colors.device
     confusion = torch.zeros(task.classes, task.classes, dtype=torch.int64, device=device)
-    sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, valid pixels, colour error, samples
+    sums = torch.zeros(6, dtype=torch.float64, device=device)  # loss, its count, valid pixels, two errors, samples
     was_training = model.training
     model.eval()
     for batch in batches:
         images, labels = batch.images.to(device), batch.labels.to(device)
         output = model(images)
-        loss, valid = task.loss(output, labels)
-        predictions = task.predict(output)
-        confusion += confusion_matrix(labels, predictions, task.classes)
-        shown = output if task.target == "rgb" else task.paint(predictions)
-        error = (shown - task.paint(labels)).abs().mean(1)
-        error = error[labels != IGNORE_INDEX].sum()
-        sums += torch.stack([loss.double(), valid.double(), error.double(), sums.new_tensor(len(images))])
+        loss, count = task.loss(output, labels)
+        if task.classes:
+            predictions = task.predict(output)
+            confusion += confusion_matrix(labels, predictions, task.classes)
+        shown = output.float() if task.target == "rgb" else task.paint(predictions)
+        valid = counted(labels)
+        error = shown - task.paint(labels)
+        errors = [each.mean(1).where(valid, 0).sum() for each in (error.abs(), error.square())]
+        values = [loss, count, valid.sum(), *errors, sums.new_tensor(len(images))]
+        sums += torch.stack([value.double() for value in values])
         if progress:
             progress(len(images))
     model.train(was_training)
     dist.sum_over_ranks(confusion)
-    loss_sum, pixels, error_sum, samples = dist.sum_over_ranks(sums).tolist()
-    return Evaluation(confusion.cpu(), loss_sum / max(1, pixels), error_sum / max(1, pixels), int(samples))
+    loss_sum, count_sum, pixels, absolute, squared, samples = dist.sum_over_ranks(sums).tolist()
+    loss_mean, absolute, squared = loss_sum / (count_sum or 1), absolute / max(1, pixels), squared / max(1, pixels)
+    return Evaluation(confusion.cpu(), loss_mean, absolute, int(samples), mean_squared_error=squared)
 
 
 def evaluate_bundle(
@@ -122,7 +153,7 @@ def evaluate_bundle(
     batch_size: int = 8,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Evaluate a bundle on a split of a data set.
+    """Evaluate a bundle on a split of a data set; its loss is the plain one, whatever it was trained with.
 
     Raises:
         UsageError: the split does not exist, or model and data don't belong together.

@@ -107,6 +107,8 @@ def check(job: Job, manifest: Manifest, world_size: int) -> None:
     for split in ("train", "val"):
         if split not in manifest.splits or not manifest.splits[split].samples:
             raise DataError(f"{job.shards} has no samples in split {split!r}: training needs both train and val")
+    if not manifest.classes and job.recipe.model.target == "classes":
+        raise UsageError(f"{job.shards} has pairs of images and no classes: train it with --set model.target=rgb")
     patch_grid(manifest.image_size, job.recipe.model.patch_size)
     if manifest.splits["train"].samples < job.recipe.data.batch_size:
         raise UsageError(

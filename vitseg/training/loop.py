@@ -17,7 +17,7 @@ from vitseg.checkpoint import capture, newest_checkpoint, restore, write_checkpo
 from vitseg.data.loader import Batch, Batches
 from vitseg.errors import TrainingError
 from vitseg.evaluation import Task, evaluate_batches
-from vitseg.labels import IGNORE_INDEX
+from vitseg.losses import counted
 from vitseg.recipe import Recipe
 from vitseg.storage import Store
 from vitseg.training.optimiser import build_optimiser, learning_rate
@@ -41,19 +41,21 @@ class Recorder:
 
 @dataclass
 class Sums:
-    """Totals over the pixels of all ranks."""
+    """Totals over the pixels of all ranks: the loss and what divides it, right pixels and those with a class."""
 
     loss: float = 0.0
+    count: float = 0.0
     correct: float = 0.0
     valid: float = 0.0
 
     def __add__(self, other: "Sums") -> "Sums":
-        return Sums(self.loss + other.loss, self.correct + other.correct, self.valid + other.valid)
+        count, valid = self.count + other.count, self.valid + other.valid
+        return Sums(self.loss + other.loss, count, self.correct + other.correct, valid)
 
     def means(self, prefix: str = "") -> dict[str, float]:
-        """Return mean loss and pixel accuracy."""
-        pixels = max(1.0, self.valid)
-        return {f"{prefix}loss": self.loss / pixels, f"{prefix}pixel_accuracy": self.correct / pixels}
+        """Return mean loss, and pixel accuracy where pixels have classes."""
+        means = {f"{prefix}loss": self.loss / (self.count or 1.0)}
+        return means | ({f"{prefix}pixel_accuracy": self.correct / self.valid} if self.valid else {})
 
 
 @dataclass
@@ -112,16 +114,17 @@ class Trainer:
     def _step(self, replica: nn.Module, batch: Batch, rate: float) -> Sums:
         """Take one optimiser step on this rank's part of a global batch.
 
-        The loss is divided by the number of valid pixels of the *whole* batch, over ranks and accumulated parts, so
-        that the gradient does not depend on how the batch is cut up.
+        The loss is divided by the count of the *whole* batch, over ranks and accumulated parts (its valid pixels, or
+        their weights), so that the gradient does not depend on how the batch is cut up.
         """
         torch.manual_seed((self.recipe.run.seed * 1_000_003 + self.finished) * 4_093 + self.world.rank)
         device, parts = self.world.device, self.recipe.optimiser.accumulate
         images = batch.images.to(device, non_blocking=True)
         labels = batch.labels.to(device, non_blocking=True)
-        valid = dist.sum_over_ranks((labels != IGNORE_INDEX).sum(dtype=torch.float64))
+        valid = counted(labels).sum() if self.task.classes else labels.new_zeros(())
+        count, valid = dist.sum_over_ranks(torch.stack([self.task.count(labels).double(), valid.double()]))
         # DDP averages over ranks: times world size makes it the sum that the global count divides.
-        scale = self.world.world_size / valid.clamp(min=1)
+        scale = self.world.world_size / count.where(count > 0, 1)
         sums = torch.zeros(2, dtype=torch.float64, device=device)
         bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
         for part, (some, truth) in enumerate(zip(images.chunk(parts), labels.chunk(parts), strict=True)):
@@ -131,7 +134,8 @@ class Trainer:
                 loss, _ = self.task.loss(output, truth)
                 (loss * scale.to(loss.dtype)).backward()
             with torch.no_grad():
-                sums += torch.stack([loss.double(), (self.task.predict(output) == truth).sum().double()])
+                right = (self.task.predict(output) == truth).sum() if self.task.classes else torch.zeros_like(loss)
+                sums += torch.stack([loss.double(), right.double()])
         loss_sum, correct = dist.sum_over_ranks(sums).tolist()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimiser.clip_norm or math.inf)
         if not math.isfinite(loss_sum) or not math.isfinite(norm.item()):
@@ -143,7 +147,7 @@ class Trainer:
             group["lr"] = rate
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        return Sums(loss_sum, correct, valid.item())
+        return Sums(loss_sum, count.item(), correct, valid.item())
 
     def _close_epoch(self, epoch: int, sums: Sums) -> None:
         run = self.recipe.run
@@ -151,8 +155,7 @@ class Trainer:
         row: dict[str, Any] = {"epoch": epoch, "step": self.finished, **sums.means("train/")}
         if last or epoch % run.evaluate_epochs == 0:
             found = evaluate_batches(self.model, self.validation.epoch(0), self.task)
-            row |= {"val/loss": found.loss, "val/mean_absolute_error": found.mean_absolute_error}
-            row |= {"val/miou": found.scores.miou, "val/pixel_accuracy": found.scores.pixel_accuracy}
+            row |= found.flat("val/")
         self.history.append(row)
         self.recorder.epoch(row)
         if last or epoch % run.panel_epochs == 0:
