@@ -56,7 +56,7 @@ def train(
     """
     shards = canonical(shards)
     nodes = Nodes(nproc or max(1, torch.cuda.device_count()), nnodes, rendezvous)
-    job = plan_job(shards, load_recipe(preset, recipe, overrides), nodes, name, resume)
+    job = plan_job(shards, _fitting(load_recipe(preset, recipe, overrides), shards), nodes, name, resume)
     if job.result:
         note(
             f"nothing to do: this recipe on this data is {job.result['model_uri']} already (--no-resume trains it again)"
@@ -144,23 +144,39 @@ def register(job: Job, name: str, seconds: float) -> dict[str, Any]:
             tracking.log_picture(job.run_id, picture, f"pictures/{title}.png")
         tracking.log_values(job.run_id, evaluation.flat("final/"), step=len(history))
         page = version_page(
-            job.run_id, evaluation.scores, evaluation.samples, bundle, manifest, job.recipe, len(history)
+            job.run_id,
+            evaluation.scores,
+            evaluation.samples,
+            bundle,
+            manifest,
+            job.recipe,
+            len(history),
+            evaluation.flat(),
         )
         note("registering")
         version = versions.register(folder, name=name, run_id=job.run_id, tags=_tags(job, evaluation), description=page)
         _check_version(version, bundle, shown.images, Path(temporary) / "cache")
-    note(f"registered {version.uri}: mIoU {evaluation.scores.miou:.3f}; loaded back and checked")
+    quality = f"mIoU {evaluation.scores.miou:.3f}" if bundle.classes else f"PSNR {evaluation.psnr:.2f} dB"
+    note(f"registered {version.uri}: {quality}; loaded back and checked")
     create_markdown_artifact(page, key="version", description=version.uri)
     result = {
         "run_id": job.run_id,
         "model_uri": version.uri,
         "version": version.version,
-        "metrics": evaluation.flat(),
+        "metrics": {"miou": None, "pixel_accuracy": None, **evaluation.flat()},
         "epochs": job.recipe.run.epochs,
         "seconds": round(seconds, 3),
     }
     finish_job(job, result)
     return result
+
+
+def _fitting(recipe: Recipe, shards: str) -> Recipe:
+    """Return the recipe with target `rgb` where the data set has pairs of images and no classes."""
+    if recipe.model.target == "rgb" or read_manifest(shards).classes:
+        return recipe
+    note("this data set has pairs of images and no classes: training with model.target=rgb")
+    return replace(recipe, model=replace(recipe.model, target="rgb"))
 
 
 def _lost(state: Any) -> bool:
@@ -169,9 +185,12 @@ def _lost(state: Any) -> bool:
 
 def _epoch_line(row: dict[str, Any], epochs: int) -> str:
     def side(split: str) -> str:
-        return f"loss {row[f'{split}/loss']:.3f}, accuracy {row[f'{split}/pixel_accuracy']:.3f}"
+        names = {"loss": "loss", "pixel_accuracy": "accuracy", "miou": "mIoU"}
+        values = {names[name]: row[f"{split}/{name}"] for name in names if f"{split}/{name}" in row}
+        return ", ".join(f"{name} {value:.3f}" for name, value in values.items())
 
-    validation = f"; validation {side('val')}, mIoU {row['val/miou']:.3f}" if "val/miou" in row else ""
+    validation = f"; validation {side('val')}" if "val/loss" in row else ""
+    validation += f", PSNR {row['val/psnr']:.2f} dB" if "val/psnr" in row and "val/miou" not in row else ""
     return f"epoch {row['epoch']}/{epochs}: train {side('train')}{validation}"
 
 
@@ -188,9 +207,10 @@ def _first_images(job: Job, manifest: Manifest) -> Any:
 
 
 def _tags(job: Job, evaluation: Evaluation) -> dict[str, str]:
+    metrics = evaluation.flat()
+    shown = ("miou", "pixel_accuracy") if "miou" in metrics else ("psnr", "mean_absolute_error")
     return {
-        "miou": f"{evaluation.scores.miou:.4f}",
-        "pixel_accuracy": f"{evaluation.scores.pixel_accuracy:.4f}",
+        **{name: f"{metrics[name]:.4f}" for name in shown},
         "data_fingerprint": job.fingerprint,
         "shards": job.shards,
         "review": "pending",
@@ -204,5 +224,5 @@ def _check_version(version: versions.Version, bundle: Bundle, images: torch.Tens
         RegistryError: it does not predict the same.
     """
     returned = load_bundle(versions.fetch(version, cache))
-    if not torch.equal(returned.predict(images).argmax(1), bundle.predict(images).argmax(1)):
+    if not torch.equal(returned.answer(images), bundle.answer(images)):
         raise RegistryError(f"{version.uri} does not predict what the trained model predicts: don't use it")
