@@ -109,7 +109,10 @@ def test_the_gradient_does_not_depend_on_how_a_batch_is_cut(case, parts):
 def test_parts_divided_once_are_torchs_own_mean(weights, smoothing):
     output, labels = uneven()
     recipe = LossRecipe(label_smoothing=smoothing)
-    parts = [segmentation_loss(o[None], t[None], PALETTE, "classes", recipe, weights) for o, t in zip(output, labels)]
+    parts = [
+        segmentation_loss(o[None], t[None], PALETTE, "classes", recipe, weights)
+        for o, t in zip(output, labels, strict=True)
+    ]
     mean = sum(total for total, _ in parts) / sum(count for _, count in parts)
     wanted = F.cross_entropy(output, labels.long(), weights, ignore_index=255, label_smoothing=smoothing)
     torch.testing.assert_close(mean, wanted)

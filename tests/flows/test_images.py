@@ -105,11 +105,10 @@ def test_noisy_photographs_become_cleaner_ones(sqlite: str, tmp_path: Path, monk
 
 
 def test_pictures_of_masks_are_refused_for_images(sqlite: str, tmp_path: Path) -> None:
+    from flows.segment import segment
     from tests.training.conftest import small_recipe
     from vitseg.model.bundle import save_bundle
     from vitseg.model.segmenter import build_model
-
-    from flows.segment import segment
 
     save_bundle(tmp_path / "bundle", build_model(small_recipe("model.target=rgb").model, (16, 16), 0, seed=0), ())
     write_pairs(tmp_path / "pairs", 1, 0)

@@ -59,10 +59,15 @@ def test_a_finished_job_does_nothing_more(make_trainer: MakeTrainer) -> None:
     assert heard.losses == {}
 
 
-def test_accumulated_parts_give_the_gradient_of_the_whole_batch(make_trainer: MakeTrainer) -> None:
+@pytest.mark.parametrize(
+    "loss",
+    [[], ["loss.class_weights=balanced", "loss.label_smoothing=0.1"], ["loss.dice=1"], ["model.target=rgb"]],
+    ids=lambda loss: "+".join(loss) or "plain",
+)
+def test_accumulated_parts_give_the_gradient_of_the_whole_batch(make_trainer: MakeTrainer, loss: list[str]) -> None:
     ends = []
     for parts in (1, 2, 4):
-        recipe = small_recipe(f"optimiser.accumulate={parts}", "run.epochs=1", "optimiser.clip_norm=0.0")
+        recipe = small_recipe(f"optimiser.accumulate={parts}", "run.epochs=1", "optimiser.clip_norm=0.0", *loss)
         trainer = make_trainer(f"parts-{parts}", recipe, dtype=torch.float64)
         trainer.run()
         ends.append(weights(trainer))
