@@ -140,7 +140,8 @@ def evaluate_batches(
         if progress:
             progress(len(images))
     model.train(was_training)
-    dist.sum_over_ranks(confusion)
+    if task.classes:
+        dist.sum_over_ranks(confusion)
     loss_sum, count_sum, pixels, absolute, squared, samples = dist.sum_over_ranks(sums).tolist()
     loss_mean, absolute, squared = loss_sum / (count_sum or 1), absolute / max(1, pixels), squared / max(1, pixels)
     return Evaluation(confusion.cpu(), loss_mean, absolute, int(samples), mean_squared_error=squared)

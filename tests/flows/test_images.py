@@ -42,7 +42,8 @@ def write_pairs(folder: Path, train: int, val: int) -> Path:
 RECIPE = [
     "model.encoder_projection=32", "model.blocks=1", "model.heads=2", "model.head_width=16", "model.mlp_units=[64]",
     "model.features_per_patch=32", "model.decoder_projection=32", "model.decoder_mlp_units=[64]",
-    "data.batch_size=8", "run.epochs=20", "optimiser.learning_rate=0.01", "loss.rgb=squared",
+    "data.batch_size=8", "run.epochs=20", "run.log_steps=20", "run.evaluate_epochs=10", "run.panel_epochs=20",
+    "optimiser.learning_rate=0.01", "loss.rgb=squared",
 ]  # fmt: skip
 
 
