@@ -102,7 +102,7 @@ def synth(
 def preprocess(
     source: Annotated[str, typer.Argument(help="Photographs and labels: a folder, s3:// or other fsspec address.")],
     dest: Annotated[str, typer.Argument(help="Where shards and manifest.json go.")],
-    layout: Annotated[str, typer.Option(help="auto, cityscapes, pairs or folders.")] = "auto",
+    layout: Annotated[str, typer.Option(help="auto, cityscapes, pairs, folders or images.")] = "auto",
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the samples in pixels.")] = "256x256",
     shard_samples: Annotated[int, typer.Option(min=1, help="Samples a shard.")] = 256,
     runner: Runner = "thread",

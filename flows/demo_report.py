@@ -163,7 +163,7 @@ def _validation(shards: str, manifest: Manifest, bundle: Bundle) -> Validation:
     """Predict the first validation scenes."""
     batch = next(iter(Batches(shards, manifest, "val", batch_size=SHOWN, shuffle=False, drop_last=False).epoch(0)))
     images = batch.images.permute(0, 2, 3, 1).numpy()
-    predictions = bundle.predict(batch.images).argmax(1).numpy().astype(np.uint8)
+    predictions = bundle.answer(batch.images).numpy()
     return Validation(batch.keys, images, batch.labels.numpy(), predictions)
 
 

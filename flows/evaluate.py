@@ -13,7 +13,7 @@ from vitseg.registry import versions
 
 @flow(name="evaluate", flow_run_name="evaluate {model}")
 def evaluate(model: str, shards: str, split: str = "val") -> dict[str, Any]:
-    """Measure a model: mIoU, per-class IoU, pixel accuracy, mean absolute colour error and seam ratios.
+    """Measure a model: mIoU, per-class IoU, pixel accuracy, colour errors, PSNR and seam ratios, as far as there are classes.
 
     Args:
         model: `models:/NAME@alias`, `models:/NAME/VERSION` or a bundle folder.
@@ -26,5 +26,6 @@ def evaluate(model: str, shards: str, split: str = "val") -> dict[str, Any]:
         evaluation = evaluate_bundle(load_bundle(folder), shards, split, progress=show)
     result = {**evaluation.to_json(), "model": version.uri, "split": split}
     rows = [{"class": name, "IoU": iou} for name, iou in result["per_class_iou"].items() if iou is not None]
-    create_table_artifact(rows, key="per-class-iou", description=f"{version.uri}: mIoU {result['miou']}")
+    quality = f"mIoU {result['miou']}" if evaluation.classes else f"PSNR {result['psnr']} dB"
+    create_table_artifact(rows, key="per-class-iou", description=f"{version.uri}: {quality}")
     return result

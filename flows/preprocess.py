@@ -39,7 +39,7 @@ def preprocess(
     Args:
         source: folder, `s3://` or other fsspec address of the photographs and labels.
         dest: folder or `s3://` address for shards and manifest.json.
-        layout: `auto`, `cityscapes`, `pairs` or `folders`.
+        layout: `auto`, `cityscapes`, `pairs`, `folders` or `images`.
         size: height and width of the samples, pixels.
         shard_samples: samples a shard.
     """

@@ -63,7 +63,7 @@ def compare(
     if not data:
         raise UsageError(f"{second.uri} does not say what it was trained on: name --shards")
     results = {version.version: evaluate(version.uri, data) for version in (first, second)}
-    keys = ("miou", "pixel_accuracy", "mean_absolute_error")
+    keys = ("miou", "pixel_accuracy", "mean_absolute_error", "psnr")
     pairs = {key: (results[second.version][key], results[first.version][key]) for key in keys}
     delta = {key: b - a if None not in (a, b) else None for key, (b, a) in pairs.items()}
     answer({"shards": data, "a": results[first.version], "b": results[second.version], "delta": delta}, json)
@@ -105,6 +105,7 @@ def _row(version: Any) -> dict[str, Any]:
         "review": version.tags.get("review", ""),
         "miou": float(version.tags["miou"]) if "miou" in version.tags else None,
         "pixel_accuracy": float(version.tags["pixel_accuracy"]) if "pixel_accuracy" in version.tags else None,
+        "psnr": float(version.tags["psnr"]) if "psnr" in version.tags else None,
         "run_id": version.run_id,
         "sha256": version.sha256,
         "created": version.created,
@@ -113,5 +114,7 @@ def _row(version: Any) -> dict[str, Any]:
 
 def _line(row: dict[str, Any]) -> str:
     aliases = " ".join(f"@{alias}" for alias in row["aliases"])
-    miou = f"mIoU {row['miou']:.3f}" if row["miou"] is not None else ""
-    return "  ".join(text for text in (miou, row["review"], aliases) if text)
+    quality = f"mIoU {row['miou']:.3f}" if row["miou"] is not None else ""
+    if row["psnr"] is not None:
+        quality = f"PSNR {row['psnr']:.2f} dB"
+    return "  ".join(text for text in (quality, row["review"], aliases) if text)

@@ -20,6 +20,7 @@ from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.errors import RankLostError, RegistryError, StorageError, VitsegError
 from vitseg.evaluation import Evaluation, evaluate_bundle
+from vitseg.labels import logit_count
 from vitseg.model.bundle import Bundle, load_bundle
 from vitseg.recipe import Recipe
 from vitseg.registry import tracking, versions
@@ -60,7 +61,8 @@ def train(
     """
     shards = canonical(shards)
     nodes = Nodes(nproc or max(1, torch.cuda.device_count()), nnodes, rendezvous)
-    job = plan_job(shards, load_recipe(preset, recipe, overrides), nodes, name, resume, init)
+    resolved = _fitting(load_recipe(preset, recipe, overrides), shards)
+    job = plan_job(shards, resolved, nodes, name, resume, init)
     if job.result:
         note(
             f"nothing to do: this recipe on this data is {job.result['model_uri']} already (--no-resume trains it again)"
@@ -88,7 +90,7 @@ def plan_job(shards: str, recipe: Recipe, nodes: Nodes, name: str, resume: bool,
     manifest = read_manifest(shards)
     fingerprint = manifest.fingerprint
     check(Job("", shards, fingerprint, recipe), manifest, nodes.nproc * nodes.nnodes)
-    start = fit_initial(init, recipe.model, manifest.image_size, len(manifest.classes)) if init else None
+    start = fit_initial(init, recipe.model, manifest.image_size, logit_count(manifest.classes)) if init else None
     sha256 = start.sha256 if start else ""
     folder = job_folder(shards, fingerprint, recipe, sha256)
     fresh = Job(folder, shards, fingerprint, recipe, init=start.address if start else "", init_sha256=sha256)
@@ -157,18 +159,27 @@ def register(job: Job, name: str, seconds: float) -> dict[str, Any]:
         tracking.log_values(job.run_id, evaluation.flat("final/"), step=len(history))
         seams = (seam_ratios(evaluation.seams), seam_ratios(evaluation.truth_seams))
         page = version_page(
-            job.run_id, evaluation.scores, evaluation.samples, bundle, manifest, job.recipe, len(history), seams
+            job.run_id,
+            evaluation.scores,
+            evaluation.samples,
+            bundle,
+            manifest,
+            job.recipe,
+            len(history),
+            seams,
+            evaluation.flat(),
         )
         note("registering")
         version = versions.register(folder, name=name, run_id=job.run_id, tags=_tags(job, evaluation), description=page)
         _check_version(version, bundle, shown.images, Path(temporary) / "cache")
-    note(f"registered {version.uri}: mIoU {evaluation.scores.miou:.3f}; loaded back and checked")
+    quality = f"mIoU {evaluation.scores.miou:.3f}" if bundle.classes else f"PSNR {evaluation.psnr:.2f} dB"
+    note(f"registered {version.uri}: {quality}; loaded back and checked")
     create_markdown_artifact(page, key="version", description=version.uri)
     result = {
         "run_id": job.run_id,
         "model_uri": version.uri,
         "version": version.version,
-        "metrics": evaluation.flat(),
+        "metrics": {"miou": None, "pixel_accuracy": None, **evaluation.flat()},
         "epochs": job.recipe.run.epochs,
         "seconds": round(seconds, 3),
     }
@@ -181,18 +192,26 @@ def run_parameters(recipe: Recipe) -> dict[str, Any]:
     return {f"{section}.{key}": value for section, keys in recipe.to_json().items() for key, value in keys.items()}
 
 
+def _fitting(recipe: Recipe, shards: str) -> Recipe:
+    """Return the recipe with target `rgb` where the data set has pairs of images and no classes."""
+    if recipe.model.target == "rgb" or read_manifest(shards).truth != "images":
+        return recipe
+    note("this data set has pairs of images and no classes: training with model.target=rgb")
+    return replace(recipe, model=replace(recipe.model, target="rgb"))
+
+
 def _lost(state: Any) -> bool:
     return isinstance(state.result(raise_on_failure=False), RankLostError | StorageError)
 
 
 def _epoch_line(row: dict[str, Any], epochs: int) -> str:
     def side(split: str) -> str:
-        found = row.get(f"{split}/pixel_accuracy")
-        accuracy = "" if found is None else f", accuracy {found:.3f}"  # of what has no labels there is none
-        return f"loss {row[f'{split}/loss']:.3f}{accuracy}"
+        names = {"loss": "loss", "pixel_accuracy": "accuracy", "miou": "mIoU"}
+        values = {names[name]: row[f"{split}/{name}"] for name in names if f"{split}/{name}" in row}
+        return ", ".join(f"{name} {value:.3f}" for name, value in values.items())
 
-    score = f", mIoU {row['val/miou']:.3f}" if "val/miou" in row else ""
-    validation = f"; validation {side('val')}{score}" if "val/loss" in row else ""
+    validation = f"; validation {side('val')}" if "val/loss" in row else ""
+    validation += f", PSNR {row['val/psnr']:.2f} dB" if "val/psnr" in row and "val/miou" not in row else ""
     return f"epoch {row['epoch']}/{epochs}: train {side('train')}{validation}"
 
 
@@ -209,9 +228,10 @@ def _first_images(job: Job, manifest: Manifest) -> Any:
 
 
 def _tags(job: Job, evaluation: Evaluation) -> dict[str, str]:
+    metrics = evaluation.flat()
+    shown = ("miou", "pixel_accuracy") if "miou" in metrics else ("psnr", "mean_absolute_error")
     return {
-        "miou": f"{evaluation.scores.miou:.4f}",
-        "pixel_accuracy": f"{evaluation.scores.pixel_accuracy:.4f}",
+        **{name: f"{metrics[name]:.4f}" for name in shown},
         "data_fingerprint": job.fingerprint,
         "shards": job.shards,
         "review": "pending",
@@ -225,5 +245,5 @@ def _check_version(version: versions.Version, bundle: Bundle, images: torch.Tens
         RegistryError: it does not predict the same.
     """
     returned = load_bundle(versions.fetch(version, cache))
-    if not torch.equal(returned.predict(images).argmax(1), bundle.predict(images).argmax(1)):
+    if not torch.equal(returned.answer(images), bundle.answer(images)):
         raise RegistryError(f"{version.uri} does not predict what the trained model predicts: don't use it")

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import math
 import tarfile
 from pathlib import Path
 
@@ -10,16 +11,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from tests.training.conftest import small_recipe
-from vitseg.data.loader import Batches
+from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import read_manifest
 from vitseg.errors import UsageError
 from vitseg.evaluation import Evaluation, Task, evaluate_batches, evaluate_bundle, patch_sides
 from vitseg.labels import Label, train_classes
 from vitseg.model.bundle import Bundle, load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
-from vitseg.recipe import Architecture
+from vitseg.recipe import Architecture, LossRecipe
 from vitseg.seams import seam_counts
 
 
@@ -43,9 +45,9 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 def test_what_is_taught_says_nothing_of_ignored_pixels() -> None:
     colors = torch.arange(256 * 3).remainder(256).to(torch.uint8).reshape(256, 3)
     labels = torch.tensor([[[0, 2, 255]]], dtype=torch.uint8)
-    one_hot = Task("classes", 3, colors).teach(labels)
+    one_hot = Task("classes", 3, colors).teach(labels, 3)
     assert one_hot.tolist() == [[[[1.0, 0.0, 0.0]], [[0.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]]]]
-    painted = Task("rgb", 3, colors).teach(labels)
+    painted = Task("rgb", 3, colors).teach(labels, 3)
     assert (painted[0, :, 0].T * 255).round().tolist() == [[0, 1, 2], [6, 7, 8], [0, 0, 0]]
 
 
@@ -143,6 +145,41 @@ def test_pixels_without_a_class_count_nowhere(bundles: dict[str, Bundle], shards
     for name in ("loss", "mean_absolute_error", "strongest_channel_accuracy"):
         total = sum(getattr(half, name) * int(half.confusion.sum()) for half in halves)
         assert total == pytest.approx(getattr(whole, name) * int(whole.confusion.sum()), rel=1e-5)
+
+
+def test_pairs_of_images_have_errors_and_no_classes() -> None:
+    photos, targets = torch.randint(0, 256, (2, 5, 3, 6, 8), dtype=torch.uint8)
+    task = Task("rgb", 0, torch.zeros(256, 3, dtype=torch.uint8))
+
+    class Repeat(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images / 255
+
+    parts = [Batch(photos[cut], targets[cut], []) for cut in (slice(0, 2), slice(2, 5))]
+    found = evaluate_batches(Repeat(), parts, task)
+    error = (photos.double() - targets.double()) / 255
+    assert found.mean_absolute_error == pytest.approx(float(error.abs().mean()), rel=1e-6)
+    assert found.loss == pytest.approx(found.mean_absolute_error)
+    assert found.mean_squared_error == pytest.approx(float(error.square().mean()), rel=1e-6)
+    assert found.psnr == pytest.approx(-10 * math.log10(float(error.square().mean())), rel=1e-6)
+    answer = found.to_json()
+    assert (answer["miou"], answer["pixel_accuracy"], answer["per_class_iou"], answer["samples"]) == (None, None, {}, 5)
+    assert set(found.flat()) == {"loss", "mean_absolute_error", "mean_squared_error", "psnr"}
+    same = evaluate_batches(Repeat(), [Batch(photos, photos, [])], task)
+    assert (same.mean_squared_error, same.to_json()["psnr"]) == (0, None)
+
+
+def test_the_loss_of_training_is_validated_with_its_own_count(bundles: dict[str, Bundle], shards: str) -> None:
+    weights = torch.linspace(0.1, 1.9, 19)
+    colors = torch.from_numpy(bundles["classes"].palette)
+    task = Task("classes", 19, colors, LossRecipe(label_smoothing=0.1), weights)
+    batches = Batches(shards, read_manifest(shards), "val", batch_size=4, shuffle=False, drop_last=False)
+    batch = next(iter(Batches(shards, read_manifest(shards), "val", batch_size=6, shuffle=False).epoch(0)))
+    with torch.no_grad():
+        output = bundles["classes"].model(batch.images)
+    wanted = F.cross_entropy(output, batch.labels.long(), weights, ignore_index=255, label_smoothing=0.1)
+    found = evaluate_batches(bundles["classes"].model, batches.epoch(0), task)
+    assert found.loss == pytest.approx(float(wanted), rel=1e-5)
 
 
 def test_progress_and_the_mode_of_the_model(bundles: dict[str, Bundle], shards: str) -> None:

@@ -6,10 +6,22 @@ import numpy as np
 import pytest
 
 from vitseg.errors import DataError
-from vitseg.labels import CITYSCAPES, IGNORE_INDEX, Label, id_table, palette, train_classes
+from vitseg.labels import (
+    CITYSCAPES,
+    IGNORE_INDEX,
+    Label,
+    id_table,
+    is_binary,
+    listed_train_ids,
+    logit_count,
+    only_thing,
+    palette,
+    train_classes,
+)
 
 NAMES = """road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain, sky, person, rider,
 car, truck, bus, train, motorcycle, bicycle"""
+BINARY = (("crack", 5, 0), ("asphalt", 3, 255), ("void", 255, 255))
 ROW = {"name": "crack", "color": [200, 30, 30], "id": 5, "train_id": 0}
 
 
@@ -71,8 +83,41 @@ def test_what_is_no_row_is_refused() -> None:
 
 def test_many_ids_may_share_a_train_id() -> None:
     first, second = Label("car", (1, 2, 3), 4, 0), Label("taxi", (5, 6, 7), 8, 0)
-    assert train_classes((first, second)) == (first,)
+    assert train_classes((first, second))[0] == first
     assert id_table((first, second))[[4, 8]].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("thing", "other"),
+    [
+        (Label("crack", (200, 30, 30), 5, 0), Label("background", (0, 0, 0), 0, 1)),
+        (Label("sky", (0, 0, 90), 0, 0), Label("background", (255, 255, 255), 1, 1)),
+    ],
+)
+def test_one_train_id_is_a_thing_and_its_background(thing: Label, other: Label) -> None:
+    classes = train_classes((Label("asphalt", (9, 9, 9), 3), thing))
+    assert classes == (thing, other)
+    assert train_classes(classes) == classes  # what a manifest holds reads back
+    assert is_binary(classes)
+    assert logit_count(classes) == 1
+
+
+def test_two_things_are_no_binary_set() -> None:
+    cat, dog = Label("cat", (200, 0, 0), 1, 0), Label("dog", (0, 200, 0), 2, 1)
+    assert train_classes((cat, dog)) == (cat, dog)
+    assert logit_count((cat, dog)) == 2
+    assert logit_count(train_classes()) == 19
+    assert logit_count(()) == 0
+
+
+def test_in_a_binary_set_all_but_the_thing_and_id_255_is_background() -> None:
+    crack, asphalt, void = (Label(name, (9, 9, 9), id_, train) for name, id_, train in BINARY)
+    table = id_table((crack, asphalt))
+    assert table[[0, 3, 5, 77, 254, 255]].tolist() == [1, 1, 0, 1, 1, 255]
+    assert listed_train_ids((crack, asphalt, void)) == (0, 1, 255)
+    white = Label("crack", (255, 255, 255), 255, 0)  # masks of 0 and 255
+    assert id_table((white,))[[0, 1, 255]].tolist() == [1, 1, 0]
+    assert only_thing(train_classes()) is None
 
 
 @pytest.mark.parametrize("train_ids", [(0, 2), (1, 2), (), (IGNORE_INDEX,)])

@@ -42,6 +42,27 @@ def test_ignored_pixels_are_black_and_hatched() -> None:
     assert colors_of(panel) == {(255, 255, 255), (0, 0, 0), (96, 96, 96), (128, 64, 128)}
 
 
+def test_a_panel_of_images_shows_them_as_they_are() -> None:
+    photo, target, output = (np.full((40, 60, 3), value, np.uint8) for value in ((9, 9, 9), (200, 30, 5), (0, 90, 250)))
+    sheet = np.asarray(pictures.panel(photo, target, output, (), width=60))
+    for pixels in (photo, target, output):
+        assert (sheet == pixels[0, 0]).all(-1).sum() >= 2400
+    titled = pictures.panel(photo, target, output, (), width=60, titles=("photo", "target", "output"))
+    np.testing.assert_array_equal(np.asarray(titled), sheet)
+
+
+def test_curves_of_image_pairs_show_decibels() -> None:
+    history = [{"epoch": epoch, "train/loss": 0.1, "val/psnr": 20.0 + epoch} for epoch in (1, 2, 3)]
+    empty = [{"epoch": epoch, "train/loss": 0.1} for epoch in (1, 2, 3)]
+    half = slice(840, None)
+    with_psnr, without = (np.asarray(pictures.curves(rows))[:, half] for rows in (history, empty))
+    assert not np.array_equal(with_psnr, without)
+    shares = [{**row, "val/miou": 0.5} for row in history]  # decibels never share an axis with shares
+    np.testing.assert_array_equal(
+        np.asarray(pictures.curves(shares)), np.asarray(pictures.curves([{**row, "val/miou": 0.5} for row in empty]))
+    )
+
+
 def test_a_panel_without_truth_has_two_columns() -> None:
     photo = np.zeros((32, 24, 3), np.uint8)
     three = pictures.panel(photo, ids(ROAD), ids(ROAD), CLASSES)

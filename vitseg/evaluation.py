@@ -3,6 +3,7 @@
 Sums of ranks add up to exactly what one process counts, so validation may be split over any number of them.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,12 +15,12 @@ from vitseg import dist
 from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import read_manifest
 from vitseg.errors import UsageError
-from vitseg.labels import IGNORE_INDEX, palette
-from vitseg.losses import segmentation_loss
+from vitseg.labels import palette
+from vitseg.losses import counted, loss_count, segmentation_loss, true_colors
 from vitseg.metrics import Scores, confusion_matrix, strongest_channel_agrees
 from vitseg.model.bundle import Bundle
 from vitseg.model.segmenter import class_scores
-from vitseg.recipe import Architecture
+from vitseg.recipe import Architecture, LossRecipe
 from vitseg.seams import SeamCounts, seam_counts, seam_ratios
 
 
@@ -27,7 +28,8 @@ from vitseg.seams import SeamCounts, seam_counts, seam_ratios
 class Evaluation:
     """What a model does on labelled images: confusion matrix int64 (K, K), rows = truth; and means over valid pixels.
 
-    `strongest_channel_accuracy`, 0–1, is the paper's accuracy of colour images. `seams` and `truth_seams` count the
+    Colour errors are those of the images that a person sees, 0–1. `strongest_channel_accuracy`, 0–1, is the paper's
+    accuracy of colour images. Of image pairs there is nothing else: K is 0. `seams` and `truth_seams` count the
     predictions' and the labels' neighbouring pixels, by the side of the patches.
     """
 
@@ -39,14 +41,23 @@ class Evaluation:
     classes: tuple[str, ...] = ()
     seams: Mapping[int, SeamCounts] = field(default_factory=dict)
     truth_seams: Mapping[int, SeamCounts] = field(default_factory=dict)
+    mean_squared_error: float = math.nan
 
     @property
     def scores(self) -> Scores:
         """mIoU, per-class IoU and pixel accuracy."""
         return Scores.from_confusion(self.confusion)
 
+    @property
+    def psnr(self) -> float:
+        """Peak signal-to-noise ratio, decibels: that of the mean squared error of all pixels together."""
+        return -10 * math.log10(self.mean_squared_error) if self.mean_squared_error else math.inf
+
     def to_json(self) -> dict[str, Any]:
-        """Return the keys that `vitseg evaluate --json` promises, the means, seam ratios and the confusion matrix."""
+        """Return the keys that `vitseg evaluate --json` promises, the means, seam ratios and the confusion matrix.
+
+        What isn't a number is None: mIoU and accuracy of image pairs, PSNR of images that are equal.
+        """
         scores = self.scores.to_json()
         names = self.classes or range(len(scores["per_class_iou"]))
         return {
@@ -56,16 +67,23 @@ class Evaluation:
             "loss": self.loss,
             "mean_absolute_error": self.mean_absolute_error,
             "strongest_channel_accuracy": self.strongest_channel_accuracy,
+            "mean_squared_error": self.mean_squared_error if math.isfinite(self.mean_squared_error) else None,
+            "psnr": self.psnr if math.isfinite(self.psnr) else None,
             "seam_ratio": seam_ratios(self.seams),
             "seam_ratio_truth": seam_ratios(self.truth_seams),
             "confusion": self.confusion.tolist(),
         }
 
     def flat(self, prefix: str = "") -> dict[str, float]:
-        """Return single numbers alone, by name: what a tracking server takes. Seam ratios that don't exist are not."""
-        values = {"miou": self.scores.miou, "pixel_accuracy": self.scores.pixel_accuracy}
-        values |= {"loss": self.loss, "mean_absolute_error": self.mean_absolute_error}
-        values["strongest_channel_accuracy"] = self.strongest_channel_accuracy
+        """Return single numbers alone, by name: what a tracking server takes.
+
+        What image pairs lack is left out, as are seam ratios that don't exist.
+        """
+        values = {"loss": self.loss, "mean_absolute_error": self.mean_absolute_error}
+        values |= {"mean_squared_error": self.mean_squared_error, "psnr": self.psnr}
+        if len(self.confusion):
+            values |= {"miou": self.scores.miou, "pixel_accuracy": self.scores.pixel_accuracy}
+            values["strongest_channel_accuracy"] = self.strongest_channel_accuracy
         for name, counts in (("seam_ratio", self.seams), ("seam_ratio_truth", self.truth_seams)):
             for patch, ratios in seam_ratios(counts).items():
                 values |= {f"{name}_{patch}_{side}": ratio for side, ratio in ratios.items() if ratio is not None}
@@ -74,32 +92,44 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Task:
-    """What is learned: `classes` or `rgb`, over how many classes, in which colours.
+    """What is learned: `classes` or `rgb`, over how many classes, in which colours, and with which loss.
 
-    `colors` is the palette of train ids, uint8 (256, 3), on the device that computes.
+    `classes` is 0 where images are learned from images. `colors` is the palette of train ids, uint8 (256, 3), on the
+    device that computes. `weights` are those of the classes in the loss, float32 (K,); None: 1 each.
     """
 
     target: str
     classes: int
     colors: torch.Tensor
+    recipe: LossRecipe = field(default_factory=LossRecipe)
+    weights: torch.Tensor | None = None
 
     def loss(self, output: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the loss summed over valid pixels, and how many these are."""
-        return segmentation_loss(output, labels, self.colors, self.target)
+        """Return the loss summed over valid pixels, and what divides it."""
+        return segmentation_loss(output, labels, self.colors, self.target, self.recipe, self.weights)
 
-    def teach(self, labels: torch.Tensor) -> torch.Tensor:
-        """Return what a model ought to say, zeros where nothing counts: one-hot (B, K, H, W), or colours (B, 3, H, W)."""
+    def count(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return what the loss of these labels is divided by: their valid pixels, or the sum of their weights."""
+        return loss_count(labels, self.weights)
+
+    def teach(self, labels: torch.Tensor, channels: int) -> torch.Tensor:
+        """Return what a model of so many channels ought to say, zeros where nothing counts.
+
+        One-hot classes (B, channels, H, W), of which a binary model names the first alone, or colours (B, 3, H, W).
+        """
         if self.target == "rgb":
-            return self.paint(labels) * (labels != IGNORE_INDEX)[:, None]
-        return (labels[:, None] == torch.arange(self.classes, device=labels.device)[:, None, None]).float()
+            return self.paint(labels) * counted(labels)[:, None]
+        return (labels[:, None] == torch.arange(channels, device=labels.device)[:, None, None]).float()
 
     def predict(self, output: torch.Tensor) -> torch.Tensor:
-        """Return train ids int64 (B, H, W) for a model's output."""
+        """Return train ids int64 (B, H, W) for a model's output; where there are no classes, the image itself."""
+        if not self.classes:
+            return output
         return class_scores(output.float(), self.colors[: self.classes], self.target).argmax(1)
 
     def paint(self, labels: torch.Tensor) -> torch.Tensor:
-        """Return colour images (B, 3, H, W) in 0–1 for train ids (B, H, W)."""
-        return self.colors[labels.long()].permute(0, 3, 1, 2) / 255
+        """Return colour images (B, 3, H, W) in 0–1 for train ids (B, H, W), 255 as any colour, or for images."""
+        return true_colors(labels, self.colors)
 
 
 @torch.no_grad()
@@ -114,7 +144,7 @@ def evaluate_batches(
 
     Args:
         model: gives class scores (B, K, H, W) or a colour image (B, 3, H, W); put into evaluation mode meanwhile.
-        batches: images uint8 (B, 3, H, W) with labels uint8 (B, H, W).
+        batches: images uint8 (B, 3, H, W) with labels uint8 (B, H, W), or target images uint8 (B, 3, H, W).
         task: what the model was made for.
         progress: called with the number of images after each batch.
         patches: sides of patches, pixels, whose seams are counted.
@@ -122,41 +152,45 @@ def evaluate_batches(
     device = task.colors.device
     confusion = torch.zeros(task.classes, task.classes, dtype=torch.int64, device=device)
     seams = torch.zeros(2, len(patches), 2, 2, 2, dtype=torch.int64, device=device)  # of predictions, of labels
-    sums = torch.zeros(5, dtype=torch.float64, device=device)  # loss, valid pixels, colour error, channels, samples
+    # loss, what divides it, valid pixels, two errors, strongest channels that agree, samples
+    sums = torch.zeros(7, dtype=torch.float64, device=device)
     was_training = model.training
     model.eval()
     for batch in batches:
         images, labels = batch.images.to(device), batch.labels.to(device)
         output = model(images)
-        loss, valid = task.loss(output, labels)
-        predictions = task.predict(output)
-        confusion += confusion_matrix(labels, predictions, task.classes)
-        for i, patch in enumerate(patches):
-            seams[:, i] += torch.stack([seam_counts(ids, patch).counts for ids in (predictions, labels)])
-        shown, truth = output if task.target == "rgb" else task.paint(predictions), task.paint(labels)
-        known = labels != IGNORE_INDEX
-        error = (shown - truth).abs().mean(1)[known].sum()
-        channels = strongest_channel_agrees(shown, truth)[known].sum()
-        sums += torch.stack(
-            [loss.double(), valid.double(), error.double(), channels.double(), sums.new_tensor(len(images))]
-        )
+        loss, count = task.loss(output, labels)
+        if task.classes:
+            predictions = task.predict(output)
+            confusion += confusion_matrix(labels, predictions, task.classes)
+            for i, patch in enumerate(patches):
+                seams[:, i] += torch.stack([seam_counts(ids, patch).counts for ids in (predictions, labels)])
+        shown = output.float() if task.target == "rgb" else task.paint(predictions)
+        truth, valid = task.paint(labels), counted(labels)
+        errors = [each.mean(1).where(valid, 0).sum() for each in ((shown - truth).abs(), (shown - truth).square())]
+        channels = (strongest_channel_agrees(shown, truth) & valid).sum()
+        values = [loss, count, valid.sum(), *errors, channels, sums.new_tensor(len(images))]
+        sums += torch.stack([value.double() for value in values])
         if progress:
             progress(len(images))
     model.train(was_training)
-    dist.sum_over_ranks(confusion)
+    if task.classes:
+        dist.sum_over_ranks(confusion)
+        dist.sum_over_ranks(seams)
     of_predictions, of_labels = (
-        {patch: SeamCounts(counts) for patch, counts in zip(patches, side, strict=True)}
-        for side in dist.sum_over_ranks(seams).cpu()
+        {patch: SeamCounts(counts) for patch, counts in zip(patches, side, strict=True)} for side in seams.cpu()
     )
-    loss_sum, pixels, error_sum, right_channels, samples = dist.sum_over_ranks(sums).tolist()
+    loss_sum, count_sum, pixels, absolute, squared, channels_sum, samples = dist.sum_over_ranks(sums).tolist()
+    pixels = max(1, pixels)
     return Evaluation(
         confusion.cpu(),
-        loss_sum / max(1, pixels),
-        error_sum / max(1, pixels),
-        right_channels / max(1, pixels),
+        loss_sum / (count_sum or 1),
+        absolute / pixels,
+        channels_sum / pixels,
         int(samples),
         seams=of_predictions,
         truth_seams=of_labels,
+        mean_squared_error=squared / pixels,
     )
 
 
@@ -173,7 +207,7 @@ def evaluate_bundle(
     batch_size: int = 8,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Evaluate a bundle on a split of a data set.
+    """Evaluate a bundle on a split of a data set; its loss is the plain one, whatever it was trained with.
 
     Raises:
         UsageError: the split does not exist, or model and data don't belong together.

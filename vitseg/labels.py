@@ -2,6 +2,11 @@
 
 The table is the official one of Cityscapes (https://github.com/mcordts/cityscapesScripts,
 helpers/labels.py). Models learn *train ids* (0–18); 255 marks pixels that no loss or metric counts.
+
+A data set is *binary* where a single train id is listed: that thing, and as train id 1 the background, which is everything
+else. Only the id 255 of a label file, or the colour of a label with id 255, still counts nowhere. So a user lists
+`[{"name": "crack", "color": [255, 255, 255], "id": 255, "train_id": 0}]` for masks of 0 and 255, and that is all. A model
+of such a set has one logit a pixel, the thing's; whoever reads shards, masks or metrics sees two plain classes.
 """
 
 from dataclasses import asdict, dataclass
@@ -85,8 +90,36 @@ CITYSCAPES = (
 )
 
 
+def background_of(thing: Label) -> Label:
+    """Return the class of all that is not the one thing of a binary data set; its colour and id are not the thing's."""
+    color = (255, 255, 255) if max(thing.color) < 128 else (0, 0, 0)
+    return Label("background", color, 0 if thing.id != 0 else 1, 1)
+
+
+def is_binary(classes: tuple[Label, ...]) -> bool:
+    """Say whether classes, one a train id, are a thing and its background: then a model has one logit, the thing's."""
+    return len(classes) == 2 and classes[1] == background_of(classes[0])
+
+
+def logit_count(classes: tuple[Label, ...]) -> int:
+    """Return how many logits a pixel a model of these classes has: one each, 1 in a binary set, 0 for image pairs."""
+    return 1 if is_binary(classes) else len(classes)
+
+
+def only_thing(labels: tuple[Label, ...]) -> Label | None:
+    """Return the one label with a train id, which makes a data set binary; None where there are more, or none."""
+    train_ids = {label.train_id for label in labels} - {IGNORE_INDEX}
+    return next((label for label in labels if label.train_id == 0), None) if train_ids == {0} else None
+
+
+def listed_train_ids(labels: tuple[Label, ...]) -> tuple[int, ...]:
+    """Return what each label counts as: its train id; in a binary data set 1 for all but the thing and the id 255."""
+    binary = only_thing(labels) is not None
+    return tuple(1 if binary and label.train_id and label.id != IGNORE_INDEX else label.train_id for label in labels)
+
+
 def train_classes(labels: tuple[Label, ...] = CITYSCAPES) -> tuple[Label, ...]:
-    """Return the classes a model learns: one label a train id, in their order.
+    """Return the classes a model learns: one label a train id, in their order; with one alone, that and background.
 
     Raises:
         DataError: train ids are not 0 … K-1 (255 aside), or K is over 255.
@@ -97,7 +130,8 @@ def train_classes(labels: tuple[Label, ...] = CITYSCAPES) -> tuple[Label, ...]:
             by_train_id.setdefault(label.train_id, label)
     if sorted(by_train_id) != list(range(len(by_train_id))) or not by_train_id:
         raise DataError(f"train ids must be 0, 1, 2 … without gaps; found {sorted(by_train_id)}")
-    return tuple(by_train_id[train_id] for train_id in range(len(by_train_id)))
+    classes = tuple(by_train_id[train_id] for train_id in range(len(by_train_id)))
+    return classes if len(classes) > 1 else (*classes, background_of(classes[0]))
 
 
 def palette(classes: tuple[Label, ...]) -> np.ndarray:
@@ -109,9 +143,13 @@ def palette(classes: tuple[Label, ...]) -> np.ndarray:
 
 
 def id_table(labels: tuple[Label, ...]) -> np.ndarray:
-    """Return uint8 (256,): label id → train id; ids without a train id, and unknown ids, give 255."""
-    table = np.full(256, IGNORE_INDEX, np.uint8)
-    for label in labels:
+    """Return uint8 (256,): label id → train id; ids without a train id, and unknown ids, give 255.
+
+    In a binary data set they are background, train id 1, all but the id 255.
+    """
+    table = np.full(256, IGNORE_INDEX if only_thing(labels) is None else 1, np.uint8)
+    table[IGNORE_INDEX] = IGNORE_INDEX
+    for label, train_id in zip(labels, listed_train_ids(labels), strict=True):
         if 0 <= label.id <= 255:
-            table[label.id] = label.train_id
+            table[label.id] = train_id
     return table

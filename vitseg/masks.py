@@ -3,7 +3,7 @@
 Such a file opens in colours in any viewer and reads as ids in any library:
 `numpy.asarray(PIL.Image.open("mask.png"))` is the uint8 (H, W) array of ids. Where it came from (source etag,
 model, options) travels in the PNG's own text chunks (https://www.w3.org/TR/png-3/#11textinfo), so that it
-survives in stores that keep no metadata.
+survives in stores that keep no metadata. What a model without classes writes is an RGB PNG with the same origin.
 """
 
 import io
@@ -63,6 +63,15 @@ def encode_mask(ids: np.ndarray, palette: np.ndarray, metadata: dict[str, str]) 
     """
     image = Image.fromarray(ids)
     image.putpalette(palette.tobytes())  # turns mode L into P: same bytes a pixel, now with colours
+    return _encode(image, metadata)
+
+
+def encode_colors(colors: np.ndarray, metadata: dict[str, str]) -> bytes:
+    """Encode an image, uint8 (H, W, 3), as 8-bit RGB PNG, with text as `encode_mask` does."""
+    return _encode(Image.fromarray(colors), metadata)
+
+
+def _encode(image: Image.Image, metadata: dict[str, str]) -> bytes:
     text = PngInfo()
     for name, value in metadata.items():
         text.add_text(name, value)  # tEXt where Latin-1 is enough, iTXt (UTF-8) elsewhere
@@ -86,9 +95,22 @@ def decode_mask(data: bytes) -> tuple[np.ndarray, dict[str, str]]:
     Raises:
         DataError: these bytes are not an 8-bit palette PNG, or are cut off.
     """
+    return _decode(data, "P", "a mask is an 8-bit palette PNG")
+
+
+def decode_colors(data: bytes) -> tuple[np.ndarray, dict[str, str]]:
+    """Return the pixels, uint8 (H, W, 3), and the metadata of what `encode_colors` wrote.
+
+    Raises:
+        DataError: these bytes are not an 8-bit RGB PNG, or are cut off.
+    """
+    return _decode(data, "RGB", "an image is an 8-bit RGB PNG")
+
+
+def _decode(data: bytes, mode: str, rule: str) -> tuple[np.ndarray, dict[str, str]]:
     image = _open(data)
-    if image.mode != "P":
-        raise DataError(f"a mask is an 8-bit palette PNG; this one has mode {image.mode}")
+    if image.mode != mode:
+        raise DataError(f"{rule}; this one has mode {image.mode}")
     try:
         return np.asarray(image), _metadata(image)
     except (OSError, SyntaxError, ValueError) as error:

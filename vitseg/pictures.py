@@ -55,7 +55,9 @@ def _scaled(image: Image.Image, width: int, resample: Image.Resampling) -> Image
 
 
 def _mask(ids: np.ndarray, colors: np.ndarray, width: int) -> Image.Image:
-    """Colour class ids uint8 (H, W); ignored pixels become black with grey hatching."""
+    """Colour class ids uint8 (H, W); ignored pixels become black with grey hatching. Images (H, W, 3) stay as they are."""
+    if ids.ndim == 3:
+        return _scaled(Image.fromarray(ids), width, Image.Resampling.LANCZOS)
     big = np.asarray(_scaled(Image.fromarray(ids), width, Image.Resampling.NEAREST))
     rgb = colors[big]
     rows, columns = np.indices(big.shape)
@@ -69,7 +71,7 @@ def panel(
     prediction: np.ndarray,
     classes: tuple[Label, ...],
     *,
-    titles: tuple[str, str, str] = ("photo", "truth", "prediction"),
+    titles: tuple[str, str, str] | None = None,
     note: str = "",
     width: int = 480,
 ) -> Image.Image:
@@ -77,16 +79,18 @@ def panel(
 
     Args:
         photo: uint8 (H, W, 3).
-        truth: train ids uint8 (H, W), 255 = ignored (drawn black, hatched); None leaves its column out.
-        prediction: train ids uint8 (H, W).
+        truth: train ids uint8 (H, W), 255 = ignored (drawn black, hatched), or an image uint8 (H, W, 3); None leaves
+            its column out.
+        prediction: train ids uint8 (H, W), or an image.
         classes: one label a train id.
-        titles: captions of the three columns.
+        titles: captions; by default photo, truth, prediction, or of images photo, target, output.
         note: one line below, such as the image's key.
         width: pixels a column; small images grow by whole-number steps, so masks stay exact.
     """
     colors = palette(classes)
     images = [_scaled(Image.fromarray(photo), width, Image.Resampling.LANCZOS)]
     images += [_mask(ids, colors, width) for ids in (truth, prediction) if ids is not None]
+    titles = titles or (("photo", "truth", "prediction") if prediction.ndim == 2 else ("photo", "target", "output"))
     captions = titles if truth is not None else (titles[0], titles[2])
     wide, high = images[0].size
     top, bottom = _TEXT + 2 * _GAP, _TEXT + 2 * _GAP if note else _GAP
@@ -198,11 +202,11 @@ def _line(axes: Axes, points: list[tuple[float, float]], label: str, color: str,
 
 
 def curves(history: Sequence[Mapping[str, Any]], *, x: str = "epoch") -> Image.Image:
-    """Draw loss (left), mIoU and pixel accuracy (right) over epochs or steps.
+    """Draw loss (left), mIoU and pixel accuracy (right; PSNR where there is neither) over epochs or steps.
 
     Args:
         history: rows with `x` and any of `train/loss`, `val/loss`, `train/miou`, `val/miou`,
-            `train/pixel_accuracy` and `val/pixel_accuracy`. Missing, None and non-finite values are left out.
+            `train/pixel_accuracy`, `val/pixel_accuracy` and `val/psnr`. Missing, None and non-finite values are left out.
         x: the key along the horizontal axis, `epoch` or `step`.
     """
     figure, canvas = _figure(10.5, 4.4)
@@ -212,6 +216,9 @@ def curves(history: Sequence[Mapping[str, Any]], *, x: str = "epoch") -> Image.I
         for metric, (name, style) in _SCORES.items():
             points = _points(history, x, f"{split}/{metric}")
             _line(right, points, f"{name}, {_SPLIT_NAMES[split]}", color, style)
+    share = bool(right.lines)
+    if not share:  # pairs of images
+        _line(right, _points(history, x, "val/psnr"), "PSNR in decibels, validation", _SPLITS["val"])
     for axes, title in ((left, "Loss"), (right, "Quality")):
         _tidy(axes, title, "y")
         axes.set_xlabel(x, fontsize=9, color=_MUTED)
@@ -221,7 +228,7 @@ def curves(history: Sequence[Mapping[str, Any]], *, x: str = "epoch") -> Image.I
             continue
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.set_xlim(axes.dataLim.x0 - 0.5, axes.dataLim.x1 + 0.5)
-        axes.set_ylim(0, 1.02 if axes is right else max(1.05 * axes.dataLim.y1, 1e-6))
+        axes.set_ylim(0, 1.02 if axes is right and share else max(1.05 * axes.dataLim.y1, 1e-6))
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}  # below: never on top of a line
         axes.legend(frameon=False, fontsize=9, labelcolor=_INK, handlelength=2.4, ncols=2, **place)
     return _image(canvas)

@@ -254,6 +254,11 @@ class Recipe:
             self.data.batch_size % self.optimiser.accumulate == 0,
             "data.batch_size must be a multiple of optimiser.accumulate",
         )
+        plain = self.loss.class_weights == "none" and not self.loss.label_smoothing and not self.loss.dice
+        _require(
+            plain or self.model.target == "classes",
+            "loss.class_weights, loss.label_smoothing and loss.dice are for model.target = classes, not rgb",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data that `recipe_from` reads back."""

@@ -60,7 +60,10 @@ def with_shard(**values):
         (changed(image_size=[0, 4]), "positive"),
         (changed(image_size=[4]), "form"),
         (changed(classes=MANIFEST.to_json()["classes"][::-1]), "in order"),
-        (changed(classes=[]), "19 pixel counts for 0 classes"),  # photos alone have no classes, and no counts
+        (changed(classes=[]), "train ids must be"),
+        (changed(truth="none", classes=[]), "19 pixel counts for 0 classes"),  # photos alone have no counts
+        (changed(truth="sounds"), "truth"),
+        (changed(classes=MANIFEST.to_json()["classes"][:1]), "one a train id"),
         (changed(splits={"../x": {"samples": 0, "pixels_per_class": [0] * 19, "shards": []}}), "plain name"),
         (changed(splits={"val": {"samples": 1, "pixels_per_class": [0] * 19, "shards": []}}), "hold 0"),
         (changed(splits={"val": {"samples": 0, "pixels_per_class": [0], "shards": []}}), "1 pixel counts"),

@@ -175,3 +175,56 @@ def test_image_bombs_are_refused_before_they_are_decoded(monkeypatch):
     monkeypatch.setattr(ImageFile.ImageFile, "load", None)
     with pytest.raises(SampleError, match="8x8 pixels: over 63"):
         samples.open_image(image, "the photo")
+
+
+THING = (Label("crack", (200, 30, 30), 5, 0),)
+"""All that a user lists for a binary data set."""
+
+
+def test_in_a_binary_set_everything_but_the_thing_is_background():
+    ids = np.repeat([[0, 0, 5, 5, 77, 9, 255, 254]], 8, 0).astype(np.uint8)
+    _, train_ids, counts = sample(photo(), encoded(ids), labels=THING)
+    assert train_ids[0].tolist() == [1, 1, 0, 0, 1, 1, 255, 1]
+    assert counts.tolist() == [16, 40]
+    listed = (*THING, Label("asphalt", (90, 90, 90), 9), Label("void", (0, 0, 0), 255))
+    assert sample(photo(), encoded(ids), labels=listed)[1].tolist() == train_ids.tolist()
+
+
+def test_masks_of_0_and_255_and_masks_of_one_bit_are_binary_sets_too():
+    ids = np.repeat([[0, 0, 255, 255, 0, 0, 0, 255]], 8, 0).astype(np.uint8)
+    white = (Label("crack", (255, 255, 255), 255, 0),)
+    assert sample(photo(), encoded(ids), labels=white)[1][0].tolist() == [1, 1, 0, 0, 1, 1, 1, 0]
+    one = (Label("crack", (255, 255, 255), 1, 0),)
+    assert sample(photo(), encoded(ids > 0), labels=one)[1][0].tolist() == [1, 1, 0, 0, 1, 1, 1, 0]
+
+
+def test_colours_of_a_binary_set():
+    colors = np.repeat(COLORS[None], 8, 0)
+    assert sample(photo(), encoded(colors), labels=THING)[1][0].tolist() == [1, 1, 0, 0, 0, 1, 1, 1]
+    void = (*THING, Label("void", (90, 90, 90), 255))
+    assert sample(photo(), encoded(colors), labels=void)[1][0].tolist() == [1, 1, 0, 0, 0, 255, 255, 255]
+    palette = Image.fromarray(colors).convert("P", palette=Image.Palette.ADAPTIVE, colors=3)
+    out = io.BytesIO()
+    palette.save(out, "PNG")  # its indices 0-2 are no ids: the thing's 5 is not among them, its colour is
+    assert sample(photo(), out.getvalue(), labels=THING)[1][0].tolist() == [1, 1, 0, 0, 0, 1, 1, 1]
+
+
+def test_an_image_without_the_thing_teaches_background():
+    assert sample(photo(), encoded(np.zeros((8, 8), np.uint8)), labels=THING)[2].tolist() == [0, 64]
+    wide = encoded(np.full((8, 8), 300, np.uint16))
+    assert sample(photo(), wide, labels=THING)[2].tolist() == [0, 64]
+
+
+def test_a_pair_of_images_is_scaled_alike_and_its_target_kept_exactly():
+    target = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    options = PlanOptions(fingerprint="f", source="s", layout="images", image_size=(8, 8), labels=())
+    planned = PlannedSample("a", "train/images/a.jpg", "m1", "train/targets/a.png", "m2")
+    members, counts = make_sample(planned, "train", options, photo(), encoded(target))
+    assert counts.tolist() == []
+    png = Image.open(io.BytesIO(members["png"]))
+    assert png.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(png), target)
+    grey, _ = make_sample(planned, "train", options, photo(), encoded(target[:, :, 0]))
+    assert Image.open(io.BytesIO(grey["png"])).mode == "RGB"
+    with pytest.raises(SampleError, match="the photo is 8x9, but its target 8x8"):
+        make_sample(planned, "train", options, photo(9, 8), encoded(target))

@@ -5,14 +5,17 @@ import tarfile
 
 import numpy as np
 import pytest
+import torch
 import webdataset as wds
 from PIL import Image
 
 from vitseg.data import shards as shards_module
+from vitseg.data.loader import Batches
 from vitseg.data.manifest import read_manifest
 from vitseg.data.plan import make_plan
 from vitseg.data.samples import make_sample
 from vitseg.data.shards import commit, done_shard, finished, write_shard
+from vitseg.data.verify import verify
 from vitseg.errors import AccessError, DataError
 from vitseg.storage import LocalStore
 
@@ -247,3 +250,88 @@ def test_a_label_that_lost_its_photo_under_another_name_gets_its_row(cityscapes,
     plan, manifest = prepare(cityscapes, tmp_path / "other")
     assert finished(plan, str(tmp_path / "out")) is None
     assert "ulm_000010" in manifest.skipped[0].source
+
+
+def write_source(root, masks, classes):
+    """Write a `folders` source with one class list, and as many samples as masks (H, W) or (H, W, 3)."""
+    for number, mask in enumerate(masks):
+        for part, pixels in (("images", np.full((*mask.shape[:2], 3), 90, np.uint8)), ("masks", mask)):
+            path = root / "train" / part / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    (root / "classes.json").write_text(json.dumps(classes))
+    return root
+
+
+def test_a_binary_set_has_two_plain_classes(tmp_path):
+    masks = [np.zeros((8, 8), np.uint8), np.full((8, 8), 255, np.uint8)]
+    masks[1][:2] = 0
+    source = write_source(
+        tmp_path / "cracks", masks, [{"name": "crack", "color": [255, 255, 255], "id": 255, "train_id": 0}]
+    )
+    _, manifest = prepare(source, tmp_path / "out", size=(8, 8))
+    assert [(label.name, label.id, label.train_id) for label in manifest.classes] == [
+        ("crack", 255, 0),
+        ("background", 0, 1),
+    ]
+    assert manifest.splits["train"].pixels_per_class == (48, 80)
+    assert read_manifest(str(tmp_path / "out")) == manifest
+    assert verify(str(tmp_path / "out")).problems == []
+
+
+def test_a_thing_that_is_nowhere_is_a_mistake_in_the_list(tmp_path):
+    classes = [{"name": "crack", "color": [1, 2, 3], "id": 1, "train_id": 0}]
+    mask = np.zeros((8, 8), np.uint8)
+    mask[0] = 255
+    source = write_source(tmp_path / "cracks", [mask], classes)
+    with pytest.raises(DataError, match=r"no label has a pixel of 'crack'.*need id 255"):
+        prepare(source, tmp_path / "out", size=(8, 8))
+
+
+def test_pairs_of_images_are_shards_that_stock_webdataset_reads(tmp_path):
+    rng = np.random.default_rng(0)
+    targets = {}
+    for split, number in [("train", number) for number in range(8)] + [("val", 8)]:
+        for part in ("images", "targets"):
+            pixels = rng.integers(0, 256, (8, 12, 3), dtype=np.uint8)
+            path = tmp_path / "pairs" / split / part / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+            if part == "targets":
+                targets[str(number)] = pixels
+    plan, manifest = prepare(tmp_path / "pairs", tmp_path / "out", size=(8, 12))
+    assert (plan.options.layout, manifest.classes) == ("images", ())
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["classes"] == []
+    assert read_manifest(str(tmp_path / "out")) == manifest
+    report = verify(str(tmp_path / "out"))
+    assert (report.samples, report.problems) == (9, [])
+    for split in manifest.splits.values():
+        for shard in split.shards:
+            for sample in wds.WebDataset(str(tmp_path / "out" / shard.name), shardshuffle=False).decode("rgb8"):
+                np.testing.assert_array_equal(sample["png"], targets[sample["__key__"]])
+    plain, flipped = (
+        next(Batches(str(tmp_path / "out"), manifest, "train", batch_size=8, flip=flip).epoch(0))
+        for flip in (False, True)
+    )
+    assert plain.labels.shape == (8, 3, 8, 12)
+    for key, label in zip(plain.keys, plain.labels, strict=True):
+        np.testing.assert_array_equal(label.permute(1, 2, 0), targets[key])
+    mirrored = [not torch.equal(one, other) for one, other in zip(plain.images, flipped.images, strict=True)]
+    for turned, one, other in zip(mirrored, plain.labels, flipped.labels, strict=True):
+        assert torch.equal(one.flip(2) if turned else one, other)
+    assert 0 < sum(mirrored) < 8
+
+
+def test_verify_names_a_target_that_is_no_colour_image(tmp_path):
+    grey = np.zeros((8, 8), np.uint8)
+    write_source(tmp_path / "pairs", [grey], [])
+    (tmp_path / "pairs" / "classes.json").unlink()
+    (tmp_path / "pairs" / "train" / "masks").rename(tmp_path / "pairs" / "train" / "targets")
+    prepare(tmp_path / "pairs", tmp_path / "out", size=(8, 8))
+    content = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    label = {"name": "crack", "color": [1, 2, 3], "id": 1, "train_id": 0}
+    del content["truth"]
+    content["classes"] = [label, {**label, "name": "other", "id": 2, "train_id": 1}]
+    content["splits"]["train"]["pixels_per_class"] = [0, 0]
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(content))
+    assert any("PNG of mode RGB, not PNG of mode L" in problem for problem in verify(str(tmp_path / "out")).problems)

@@ -4,7 +4,7 @@ import random
 import pytest
 
 from vitseg.data.manifest import SkippedSource
-from vitseg.data.sources import detect_layout, find_samples, read_classes, sample_key
+from vitseg.data.sources import Sample, detect_layout, find_samples, read_classes, sample_key
 from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.storage import LocalStore, open_store
 
@@ -183,3 +183,24 @@ def test_photos_without_labels_are_every_image_and_one_in_twenty_validates(tmp_p
 def test_a_single_photo_trains(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"x")
     assert [sample.split for sample in split_up(open_store(tmp_path), "photos")[0]] == ["train"]
+
+
+def test_pairs_of_images_are_told_by_their_targets(tmp_path):
+    for name in ("train/images/a.jpg", "train/targets/a.png", "train/images/b.jpg", "test/images/c.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    store = open_store(tmp_path)
+    assert detect_layout(store) == "images"
+    assert read_classes(store, "images") == ()
+    found = list(find_samples(store, "images"))
+    assert [(row.key, row.label.key) for row in found if isinstance(row, Sample)] == [("a", "train/targets/a.png")]
+    assert {row.source for row in found if not isinstance(row, Sample)} == {"train/images/b.jpg", "test/images/c.jpg"}
+    (tmp_path / "classes.json").write_text("[]")
+    assert detect_layout(store) == "folders"  # who lists classes means masks
+
+
+def test_photographs_alone_have_no_layout(tmp_path):
+    (tmp_path / "train/images").mkdir(parents=True)
+    (tmp_path / "train/images/a.jpg").write_bytes(b"x")
+    with pytest.raises(UsageError, match="SPLIT/targets"):
+        detect_layout(open_store(tmp_path))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from vitseg.errors import DataError
 from vitseg.inference import predict
-from vitseg.inference.predict import predict_resized, predict_tiled, upsampled_strips
+from vitseg.inference.predict import paint_resized, paint_tiled, predict_resized, predict_tiled, upsampled_strips
 
 
 @settings(deadline=None, max_examples=40)
@@ -70,3 +70,28 @@ def test_tiles_cover_the_image_at_its_own_scale():
 
     prediction = predict_tiled(lambda images: images.float(), photo, (8, 12), 4)
     assert np.argwhere(prediction.ids == 2).tolist() == [[17, 41]]
+
+
+def test_colours_are_rounded_to_bytes_and_scaled():
+    colors = torch.tensor([0.0, 0.5, 1.2])[:, None, None].expand(3, 4, 6)
+    painting = paint_resized(colors, (9, 5))
+    assert painting.colors.dtype == np.uint8
+    assert painting.colors.shape == (9, 5, 3)
+    assert (painting.colors == (0, 128, 255)).all()
+    ramp = torch.linspace(0, 1, 8).expand(3, 4, 8)
+    assert (np.diff(paint_resized(ramp, (4, 80)).colors[0, :, 0].astype(int)) >= 0).all()
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 4))
+def test_tiles_of_a_model_that_repeats_its_input_give_the_photograph(height, width, batch_size):
+    photo = np.random.default_rng(height * 41 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    painting = paint_tiled(lambda images: images.float() / 255, photo, (8, 12), batch_size)
+    assert painting.colors.shape == photo.shape
+    np.testing.assert_array_equal(painting.colors, photo)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_colours_that_are_not_numbers_are_an_error(value):
+    with pytest.raises(DataError, match="not numbers"):
+        paint_resized(torch.full((3, 4, 4), value), (4, 4))

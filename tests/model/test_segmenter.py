@@ -57,7 +57,7 @@ def test_equal_seeds_give_equal_weights_and_leave_the_global_generator_alone():
     second = build_model(ARCH, (32, 48), 19, seed=1).state_dict()
     other = build_model(ARCH, (32, 48), 19, seed=2).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not torch.equal(first["encoder.embedding.position"], other["encoder.embedding.position"])
+    assert not torch.equal(first["encoder.embedding.projection.weight"], other["encoder.embedding.projection.weight"])
     assert not torch.equal(first["decoder.projection.weight"], other["decoder.projection.weight"])
 
 
@@ -127,12 +127,26 @@ def test_scores_of_a_colour_image_choose_the_nearest_colour():
     assert class_scores(image.bfloat16(), colors, "classes").dtype == torch.float32
 
 
+def test_one_class_is_one_logit_whose_sigmoid_is_its_probability():
+    logit = build_model(ARCH, (32, 48), 1, seed=0).eval()(photos()).detach()
+    assert logit.shape == (2, 1, 32, 48)
+    scores = class_scores(logit, PALETTE[:2], "classes")
+    torch.testing.assert_close(scores.softmax(1)[:, :1], logit.sigmoid())
+    assert torch.equal(scores.argmax(1) == 0, logit[:, 0] >= 0)
+
+
+def test_images_need_no_classes():
+    assert build_model(RGB, (32, 48), 0, seed=0)(photos()).shape == (2, 3, 32, 48)
+
+
 def test_sizes_and_classes_that_make_no_sense_are_refused_at_once():
     with pytest.raises(UsageError, match="image size 250x128 is not a multiple of patch size 8"):
         Segmenter(ARCH, (128, 250), 19)
-    for classes in (0, 1, 256):
+    for classes in (0, 256):
         with pytest.raises(UsageError, match=f"not {classes}"):
             Segmenter(ARCH, (32, 48), classes)
+    with pytest.raises(UsageError, match="not 256"):
+        Segmenter(RGB, (32, 48), 256)
     for shape in ((1, 3, 32, 41), (1, 3, 30, 40), (1, 4, 32, 40)):
         with pytest.raises(DataError, match=r"\(3, 8·n, 8·m\)"):
             Segmenter(ARCH, (32, 48), 19)(torch.zeros(shape))

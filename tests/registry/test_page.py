@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,9 @@ from tests.training.conftest import small_recipe
 from vitseg.data.loader import Batch
 from vitseg.data.manifest import Manifest, ShardInfo, Split
 from vitseg.metrics import Scores
-from vitseg.model.bundle import Bundle, load_bundle
+from vitseg.model.bundle import Bundle, load_bundle, save_bundle
+from vitseg.model.segmenter import build_model
+from vitseg.registry.flavor import _load_pyfunc
 from vitseg.registry.page import draw_run, version_page
 
 
@@ -59,3 +62,30 @@ def test_a_class_that_is_nowhere_has_a_row_too(bundle: Bundle) -> None:
     manifest = Manifest(fingerprint="f" * 64, created="", image_size=(16, 24), classes=bundle.classes, splits={})
     page = version_page("f00d", Scores.from_confusion(matrix), 1, bundle, manifest, small_recipe(), 1, SEAMS)
     assert "| building | – |" in page
+
+
+def test_a_version_without_classes_has_psnr_and_panels_of_images(tmp_path: Path) -> None:
+    model = build_model(small_recipe("model.target=rgb").model, (16, 24), 0, seed=0)
+    save_bundle(tmp_path / "images", model, ())
+    images = load_bundle(tmp_path / "images")
+    assert images.classes == ()
+    manifest = Manifest(fingerprint="f" * 64, created="", image_size=(16, 24), classes=(), splits={})
+    scores = Scores.from_confusion(torch.zeros(0, 0, dtype=torch.int64))
+    errors = {"psnr": 23.456, "mean_absolute_error": 0.0321}
+    page = version_page("f00d", scores, 2, images, manifest, small_recipe("model.target=rgb"), 3, errors)
+    assert "**PSNR 23.46 dB**, mean absolute error 0.0321 on 2 validation images" in page
+    assert "class" not in page
+    photos = torch.zeros(2, 3, 16, 24, dtype=torch.uint8)
+    pictures = draw_run(images, Batch(photos, photos, ["one", "two"]), torch.zeros(0, 0), [])
+    linked = {part.partition(")")[0] for part in page.split("get-artifact?run_uuid=f00d&path=pictures/")[1:]}
+    assert linked == {f"{name}.png" for name in pictures} == {"validation.png", "curves.png"}
+
+
+def test_mlflow_gets_images_of_a_model_without_classes(tmp_path: Path) -> None:
+    model = build_model(small_recipe("model.target=rgb").model, (16, 24), 0, seed=0)
+    save_bundle(tmp_path, model, ())
+    photos = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), dtype=np.uint8)
+    found = _load_pyfunc(str(tmp_path)).predict(photos)
+    wanted = load_bundle(tmp_path).answer(torch.from_numpy(photos).permute(0, 3, 1, 2))
+    np.testing.assert_array_equal(found, wanted.permute(0, 2, 3, 1))
+    assert _load_pyfunc(str(tmp_path)).predict(np.zeros((1, 40, 52, 3), np.uint8)).shape == (1, 40, 52, 3)

@@ -10,16 +10,16 @@ from vitseg.config import load_recipe
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import read_manifest
 from vitseg.dist import World
-from vitseg.evaluation import Task
-from vitseg.labels import palette
+from vitseg.labels import logit_count
 from vitseg.model.segmenter import build_model
 from vitseg.recipe import Recipe
 from vitseg.storage import open_store
 from vitseg.training.loop import Recorder, Trainer
+from vitseg.training.worker import task_of
 
 SMALL = [
     "model.encoder_projection=24", "model.blocks=1", "model.heads=2", "model.head_width=8", "model.mlp_units=[32]",
-    "model.features_per_patch=16", "model.decoder_projection=16", "model.decoder_mlp_units=[32]",
+    "model.features_per_patch=16", "model.decoder=patch", "model.decoder_projection=16", "model.decoder_mlp_units=[32]",
     "data.batch_size=8", "run.epochs=3", "run.checkpoint_steps=2", "run.log_steps=1",
 ]  # fmt: skip
 
@@ -40,13 +40,12 @@ def make_trainer(shards: str, tmp_path: Path) -> MakeTrainer:
         name: str, recipe: Recipe, recorder: Recorder | None = None, dtype: torch.dtype = torch.float32
     ) -> Trainer:
         manifest = read_manifest(shards)
-        classes = manifest.classes
         size = recipe.data.batch_size
         return Trainer(
             recipe,
             World(0, 1, torch.device("cpu")),
-            build_model(recipe.model, manifest.image_size, len(classes), recipe.run.seed).to(dtype),
-            Task(recipe.model.target, len(classes), torch.from_numpy(palette(classes))),
+            build_model(recipe.model, manifest.image_size, logit_count(manifest.classes), recipe.run.seed).to(dtype),
+            task_of(manifest, recipe, torch.device("cpu")),
             Batches(shards, manifest, "train", batch_size=size, flip=recipe.data.flip, seed=recipe.run.seed),
             Batches(shards, manifest, "val", batch_size=size, shuffle=False, drop_last=False),
             open_store(tmp_path / name),

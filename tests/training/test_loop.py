@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from tests.training.conftest import AUGMENT, MakeTrainer, small_recipe
 from vitseg.checkpoint import checkpoint_keys
@@ -59,16 +60,34 @@ def test_a_finished_job_does_nothing_more(make_trainer: MakeTrainer) -> None:
     assert heard.losses == {}
 
 
-def test_accumulated_parts_give_the_gradient_of_the_whole_batch(make_trainer: MakeTrainer) -> None:
+@pytest.mark.parametrize(
+    "loss",
+    [[], ["loss.class_weights=balanced", "loss.label_smoothing=0.1"], ["loss.dice=1"], ["model.target=rgb"]],
+    ids=lambda loss: "+".join(loss) or "plain",
+)
+def test_accumulated_parts_give_the_gradient_of_the_whole_batch(make_trainer: MakeTrainer, loss: list[str]) -> None:
     ends = []
     for parts in (1, 2, 4):
-        recipe = small_recipe(f"optimiser.accumulate={parts}", "run.epochs=1", "optimiser.clip_norm=0.0", *AUGMENT)
+        settings = [f"optimiser.accumulate={parts}", "run.epochs=1", "optimiser.clip_norm=0.0", *AUGMENT, *loss]
+        recipe = small_recipe(*settings)
         trainer = make_trainer(f"parts-{parts}", recipe, dtype=torch.float64)
         trainer.run()
         ends.append(weights(trainer))
     for other in ends[1:]:
         for name, tensor in ends[0].items():
             torch.testing.assert_close(tensor, other[name], rtol=0, atol=1e-6, msg=name)
+
+
+def test_the_loss_of_a_step_is_torchs_weighted_mean(make_trainer: MakeTrainer) -> None:
+    recipe = small_recipe("loss.class_weights=balanced", "loss.label_smoothing=0.1", "run.epochs=1")
+    trainer = make_trainer("job", recipe, heard := Power())
+    batch = next(trainer.data.epoch(0))
+    with torch.no_grad():
+        output = trainer.model.train()(batch.images)
+    weights = trainer.task.weights
+    wanted = F.cross_entropy(output, batch.labels.long(), weights, ignore_index=255, label_smoothing=0.1)
+    trainer.run()
+    assert heard.losses[1] == pytest.approx(float(wanted), rel=1e-5)
 
 
 def test_it_learns(make_trainer: MakeTrainer) -> None:

@@ -1,7 +1,7 @@
 """The way of the data, from source images to batches.
 
 Writing:
-    sources    what is there: images and labels of the three layouts, paired
+    sources    what is there: images and labels of the four layouts, paired
     colors     colour labels -> train ids
     plan       a deterministic list of shards, and the fingerprint of what they will hold
     samples    one source -> one sample: open, check, resize, encode

@@ -10,7 +10,7 @@ import functools
 import numpy as np
 
 from vitseg.errors import SampleError
-from vitseg.labels import IGNORE_INDEX, Label
+from vitseg.labels import IGNORE_INDEX, Label, listed_train_ids, only_thing
 
 GRID_BITS = 6
 """The table has 64 cells a channel, each 4 colour steps wide."""
@@ -48,18 +48,20 @@ class ColorDecoder:
             rgb: uint8 (H, W, 3).
 
         Returns:
-            uint8 (H, W); 255 where a colour has no train id or is not in the palette.
+            uint8 (H, W); 255 where a colour has no train id or is not in the palette; in a binary data set
+            1, background, in both cases.
 
         Raises:
-            SampleError: most pixels have colours that are not in the palette.
+            SampleError: most pixels have colours that are not in the palette, and the data set is not binary.
         """
         codes, train_ids = _exact_table(self.labels)
         wanted = _pack(rgb)
         at = np.searchsorted(codes, wanted).clip(max=len(codes) - 1)
         known = codes[at] == wanted
-        if (unknown := 1 - float(known.mean())) > MAX_UNKNOWN:
+        binary = only_thing(self.labels) is not None
+        if not binary and (unknown := 1 - float(known.mean())) > MAX_UNKNOWN:
             raise SampleError(f"{unknown:.0%} of the label's pixels have colours that no class has")
-        return np.where(known, train_ids[at], np.uint8(IGNORE_INDEX))
+        return np.where(known, train_ids[at], np.uint8(1 if binary else IGNORE_INDEX))
 
 
 def _pack(rgb: np.ndarray) -> np.ndarray:
@@ -73,7 +75,7 @@ def _exact_table(labels: tuple[Label, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return sorted distinct colour codes int32 (C,) and their train ids uint8 (C,)."""
     codes = _pack(np.array([label.color for label in labels], np.uint8))
     codes, first = np.unique(codes, return_index=True)
-    return codes, np.array([labels[index].train_id for index in first], np.uint8)
+    return codes, np.array(listed_train_ids(labels), np.uint8)[first]
 
 
 @functools.lru_cache(maxsize=4)

@@ -6,7 +6,7 @@ batches ahead. What a batch consists of is known before anything is read, so res
 
 import io
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -33,13 +33,24 @@ class Batch:
 
     Attributes:
         images: uint8 (B, 3, H, W), RGB in 0–255.
-        labels: uint8 (B, H, W), train ids; 255 counts nowhere.
+        labels: uint8 (B, H, W), train ids; 255 counts nowhere. Of image pairs: uint8 (B, 3, H, W), the
+            target images.
         keys: B keys.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     keys: list[str]
+
+    def pictures(self, answers: torch.Tensor) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield photo, truth and a model's answer, sample by sample: train ids (H, W), images (H, W, 3), all uint8.
+
+        Args:
+            answers: uint8, of the shape of the labels.
+        """
+        for row in zip(self.images, self.labels, answers, strict=True):
+            photo, truth, answer = ((item.permute(1, 2, 0) if item.ndim == 3 else item).numpy() for item in row)
+            yield photo, truth, answer
 
 
 class Batches:
@@ -101,6 +112,7 @@ class Batches:
         """Steps an epoch, the same on every rank."""
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
         self._image_size = manifest.image_size
+        self._label_shape = (3, *manifest.image_size) if manifest.truth == "images" else manifest.image_size
         self._seed, self._shuffle, self._flip = seed, shuffle, flip
         self._window, self._threads = shuffle_shards, threads
         self._cache = ShardCache(shards, cache)
@@ -165,7 +177,7 @@ class Batches:
     def _submit(self, pool: ThreadPoolExecutor, rows: np.ndarray, files: dict[int, OpenShard]) -> "_Pending":
         height, width = self._image_size
         images = np.empty((len(rows), 3, height, width), np.uint8)
-        labels = np.empty((len(rows), height, width), np.uint8)
+        labels = np.empty((len(rows), *self._label_shape), np.uint8)
         keys = [""] * len(rows)
 
         def fill(slots: range) -> None:
@@ -190,16 +202,16 @@ class _Pending:
 
 
 def _decode(shard: OpenShard, sample: int, flip: bool, image: np.ndarray, label: np.ndarray) -> str:
-    """Decode a sample into `image` (3, H, W) and `label` (H, W), mirrored if `flip`; return its key."""
+    """Decode a sample into `image` (3, H, W) and `label` (H, W) or (3, H, W), mirrored if `flip`; return its key."""
     key, photo, ids = shard.read(sample)
     try:
-        pixels = _pixels(photo, "JPEG", "RGB", label.shape)
-        train_ids = _pixels(ids, "PNG", "L", label.shape)
+        pixels = _pixels(photo, "JPEG", "RGB", image.shape[1:])
+        truth = _pixels(ids, "PNG", "L" if label.ndim == 2 else "RGB", image.shape[1:])
     except _NOT_AN_IMAGE as error:
         raise DataError(f"shard {shard.info.name}: sample {key!r} can't be decoded: {error}") from error
     columns = slice(None, None, -1 if flip else 1)
     image[:] = pixels.transpose(2, 0, 1)[:, :, columns]
-    label[:] = train_ids[:, columns]
+    label[:] = (truth if label.ndim == 2 else truth.transpose(2, 0, 1))[..., columns]
     return key
 
 

@@ -16,6 +16,7 @@ from vitseg.storage import Store, open_store
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
+TRUTHS = ("classes", "images", "none")
 MAX_MANIFEST_BYTES = 256 * 2**20
 """A manifest of a million shards is smaller; anything larger is not a manifest."""
 
@@ -75,7 +76,10 @@ class SkippedSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A whole data set: `image_size` is (height, width) in pixels, `classes` are in order of train ids."""
+    """A whole data set: `image_size` is (height, width) in pixels, `classes` are in order of train ids.
+
+    Without classes, the labels of the samples are images: the data set has pairs of images.
+    """
 
     fingerprint: str
     created: str
@@ -83,6 +87,8 @@ class Manifest:
     classes: tuple[Label, ...]
     splits: dict[str, Split]
     skipped: tuple[SkippedSource, ...] = field(default=())
+    truth: str = "classes"
+    """What a sample's PNG holds: `classes`, train ids; `images`, a target image; `none`, nothing but 255."""
     schema: int = SCHEMA
 
     @property
@@ -98,6 +104,7 @@ class Manifest:
             "created": self.created,
             "image_size": list(self.image_size),
             "classes": [label.to_json() for label in self.classes],
+            **({} if self.truth == "classes" else {"truth": self.truth}),
             "splits": {name: asdict(split) for name, split in self.splits.items()},
             "skipped": [asdict(row) for row in self.skipped],
         }
@@ -119,7 +126,10 @@ class Manifest:
 def _from_json(values: Mapping[str, Any]) -> Manifest:
     height, width = (_count(value, "image_size") for value in values["image_size"])
     classes = tuple(Label.from_json(row) for row in values["classes"])
-    if (classes and train_classes(classes) != classes) or not height or not width:  # photos alone have no classes
+    truth = str(values.get("truth", "classes"))
+    if truth not in TRUTHS:
+        raise DataError(f"truth {truth!r} is not one of {', '.join(TRUTHS)}")
+    if (classes != train_classes(classes) if truth == "classes" else classes) or not height or not width:
         raise DataError("classes must be one a train id, in order, and image_size positive")
     splits = {str(name): Split.from_json(row) for name, row in values["splits"].items()}
     for name, split in splits.items():
@@ -135,6 +145,7 @@ def _from_json(values: Mapping[str, Any]) -> Manifest:
         classes=classes,
         splits=splits,
         skipped=tuple(SkippedSource(_text(row, "source"), _text(row, "reason")) for row in values["skipped"]),
+        truth=truth,
     )
 
 

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vitseg.data.manifest import SkippedSource
 from vitseg.data.sources import LAYOUTS, PHOTOS, Sample, detect_layout, find_samples, read_classes
@@ -62,8 +62,13 @@ class PlanOptions:
 
     @property
     def classes(self) -> tuple[Label, ...]:
-        """The classes a model learns from this data, in order of train ids; none from photos alone."""
+        """The classes a model learns from this data, in order of train ids; none of image pairs, or of photos alone."""
         return train_classes(self.labels) if self.labels else ()
+
+    @property
+    def truth(self) -> str:
+        """What the samples' PNGs hold: see `Manifest.truth`."""
+        return {"images": "images", PHOTOS: "none"}.get(self.layout, "classes")
 
 
 @dataclass(frozen=True)
@@ -127,14 +132,10 @@ def make_plan(
         what = "photo" if layout == PHOTOS else "labelled photo"
         raise NotFoundError(f"{store.root} has no {what} in layout {layout}{why}")
     hashed = _hash(store, samples, progress)
-    settings = [FORMAT, layout, list(size), shard_samples, [label.to_json() for label in labels]]
-    options = PlanOptions(
-        fingerprint=_fingerprint(settings, hashed),
-        source=source,
-        layout=layout,
-        image_size=size,
-        labels=labels,
-    )
+    options = PlanOptions(fingerprint="", source=source, layout=layout, image_size=size, labels=labels)
+    known = dict.fromkeys((*labels, *options.classes))  # the background of a binary data set is nowhere in the source
+    settings = [FORMAT, layout, list(size), shard_samples, [label.to_json() for label in known]]
+    options = replace(options, fingerprint=_fingerprint(settings, hashed))
     return Plan(options, _cut(hashed, shard_samples), tuple(skipped))
 
 

@@ -1,4 +1,4 @@
-"""One source → one sample: open, check, resize and encode a photo and its label.
+"""One source → one sample: open, check, resize and encode a photo and its label, or its target image.
 
 Whatever is wrong with the files becomes a SampleError with a short reason that says the same on every run.
 """
@@ -15,7 +15,7 @@ from vitseg.data.colors import ColorDecoder
 from vitseg.data.plan import PlannedSample, PlanOptions
 from vitseg.data.sources import PHOTOS
 from vitseg.errors import SampleError
-from vitseg.labels import IGNORE_INDEX, Label, id_table
+from vitseg.labels import IGNORE_INDEX, Label, id_table, only_thing
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """What source files may be; Pillow's other decoders stay shut."""
@@ -53,7 +53,7 @@ def make_sample(
         label: content of the label's file; None for `pairs` and `photos`.
 
     Returns:
-        `{"jpg", "png", "json"}` → bytes, and pixels of each class, int64 (K,).
+        `{"jpg", "png", "json"}` → bytes, and pixels of each class, int64 (K,); K = 0 for image pairs.
 
     Raises:
         SampleError: the files are broken, don't belong together, or have no labelled pixel.
@@ -61,18 +61,22 @@ def make_sample(
     photo = open_image(image, "the photo")
     size = photo.size
     if options.layout == PHOTOS:
-        train_ids = np.full(options.image_size, IGNORE_INDEX, np.uint8)
+        truth = np.full(options.image_size, IGNORE_INDEX, np.uint8)
     elif label is None:
         photo, right = split_pair(photo)
         size = photo.size
-        train_ids = ColorDecoder(options.labels).decode(nearest(np.asarray(right), options.image_size))
+        truth = ColorDecoder(options.labels).decode(nearest(np.asarray(right), options.image_size))
     else:
-        mask = open_image(label, "the label")
+        what = "label" if options.classes else "target"
+        mask = open_image(label, f"the {what}")
         if mask.size != size:
-            raise SampleError(f"the photo is {_text(size)}, but its label {_text(mask.size)}")
-        train_ids = decode_label(mask, options, colors=str(planned.label).endswith("_gtFine_color.png"))
-    counts = np.bincount(train_ids.ravel(), minlength=256)[: len(options.classes)]
-    if not counts.any() and options.layout != PHOTOS:
+            raise SampleError(f"the photo is {_text(size)}, but its {what} {_text(mask.size)}")
+        if options.classes:
+            truth = decode_label(mask, options, colors=str(planned.label).endswith("_gtFine_color.png"))
+        else:
+            truth = np.asarray(_resized(mask, options.image_size))
+    counts = np.bincount(truth.ravel(), minlength=256)[: len(options.classes)]
+    if options.classes and not counts.any():
         raise SampleError("no labelled pixel")
     origin = {
         "source": planned.image,
@@ -85,7 +89,7 @@ def make_sample(
     }
     members = {
         "jpg": encode_photo(photo, options.image_size),
-        "png": encode_label(train_ids),
+        "png": encode_label(truth),
         "json": json.dumps(origin, sort_keys=True).encode(),
     }
     return members, counts
@@ -127,7 +131,8 @@ def decode_label(mask: Image.Image, options: PlanOptions, *, colors: bool) -> np
     """Return the train ids of a lossless label, at the size wanted: uint8 (H, W).
 
     Label files of `cityscapes` hold ids, or `colors`. Those of `folders` hold either: images with one
-    channel are ids, images with several are colours, and a palette image is what its values fit.
+    channel are ids, images with several are colours, and a palette image is what its values fit. In a binary
+    data set all values fit, so there it is colours only where the thing's colour occurs and its id does not.
 
     Raises:
         SampleError: ids or colours are not in the list of classes.
@@ -138,6 +143,10 @@ def decode_label(mask: Image.Image, options: PlanOptions, *, colors: bool) -> np
         raise SampleError(f"the label is no id image: its mode is {mask.mode}")
     if one_channel and not colors:
         ids = nearest(np.asarray(mask), options.image_size).astype(np.int64)
+        if thing := only_thing(options.labels):
+            if mask.mode != "P" or (ids == thing.id).any() or not _has_color(mask, thing):
+                return np.where((ids >= 0) & (ids <= 255), id_table(options.labels)[ids.clip(0, 255)], np.uint8(1))
+            return decoder.decode_exact(nearest(np.asarray(_rgb(mask)), options.image_size))
         unknown = unknown_ids(ids, options.labels)
         if not unknown:
             return id_table(options.labels)[ids]
@@ -163,17 +172,24 @@ def nearest(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def encode_photo(photo: Image.Image, size: tuple[int, int]) -> bytes:
     """Resize a photo to `size` (height, width), antialiased, and encode it as JPEG."""
-    resized = _rgb(photo).resize((size[1], size[0]), Image.Resampling.BICUBIC)
     out = io.BytesIO()
-    resized.save(out, "JPEG", quality=JPEG_QUALITY)
+    _resized(photo, size).save(out, "JPEG", quality=JPEG_QUALITY)
     return out.getvalue()
 
 
-def encode_label(train_ids: np.ndarray) -> bytes:
-    """Encode train ids, uint8 (H, W), as 8-bit PNG without a palette."""
+def encode_label(truth: np.ndarray) -> bytes:
+    """Encode train ids, uint8 (H, W), or a target image, uint8 (H, W, 3), as 8-bit PNG without a palette."""
     out = io.BytesIO()
-    Image.fromarray(train_ids).save(out, "PNG", compress_level=PNG_LEVEL)
+    Image.fromarray(truth).save(out, "PNG", compress_level=PNG_LEVEL)
     return out.getvalue()
+
+
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return _rgb(image).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+
+
+def _has_color(image: Image.Image, label: Label) -> bool:
+    return bool((np.asarray(_rgb(image)) == label.color).all(-1).any())
 
 
 def _rgb(image: Image.Image) -> Image.Image:

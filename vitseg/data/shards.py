@@ -29,6 +29,7 @@ from vitseg.data.manifest import (
 from vitseg.data.plan import Plan, PlanOptions, ShardPlan
 from vitseg.data.samples import make_sample
 from vitseg.errors import DataError, NotFoundError, SampleError
+from vitseg.labels import only_thing
 from vitseg.storage import Store, content_md5, open_store
 
 RECORDS = "_vitseg/preprocess"
@@ -131,7 +132,8 @@ def commit(plan: Plan, records: Iterable[ShardRecord], dest: str) -> Manifest:
     """Check that every part of the plan is there, and write the manifest that makes the data set exist.
 
     Raises:
-        DataError: a part is missing, doesn't add up or lost its tar, or no source at all could be used.
+        DataError: a part is missing, doesn't add up or lost its tar, no source at all could be used, or the one thing
+            of a binary data set is nowhere.
     """
     store = open_store(dest)
     by_place = {(record.split, record.index): record for record in records}
@@ -147,11 +149,18 @@ def commit(plan: Plan, records: Iterable[ShardRecord], dest: str) -> Manifest:
     skipped = [*plan.skipped, *(row for record in ordered for row in record.skipped)]
     if not splits:
         raise DataError(f"no source could be used; the first, {skipped[0].source}: {skipped[0].reason}")
+    thing = only_thing(plan.options.labels)
+    if thing and not any(split.pixels_per_class[0] for split in splits.values()):
+        raise DataError(
+            f"no label has a pixel of {thing.name!r}: it is looked for as id {thing.id} or colour {thing.color}; "
+            f"correct classes.json (masks of 0 and 255 need id 255)"
+        )
     manifest = Manifest(
         fingerprint=plan.fingerprint,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         image_size=plan.options.image_size,
         classes=plan.classes,
+        truth=plan.options.truth,
         splits=splits,
         skipped=tuple(skipped),
     )

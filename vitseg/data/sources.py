@@ -1,9 +1,10 @@
-"""What a source holds: photos and their labels, paired, in one of three layouts; or photos alone.
+"""What a source holds: photos and their labels, paired, in one of four layouts; or photos alone.
 
     cityscapes   leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png
                  gtFine/{split}/{city}/{stem}_gtFine_labelIds.png, or _color.png where ids are missing
     pairs        {split}/{n}.jpg: photo left, colour label right, one image twice as wide as high
     folders      {split}/images/*, {split}/masks/* with equal stems, and a classes.json
+    images       {split}/images/*, {split}/targets/* with equal stems: pairs of images, without classes
     photos       any images, wherever they lie, without labels: for pretraining
 
 Only listings are read here; nothing is opened but `classes.json`.
@@ -21,7 +22,7 @@ from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.labels import CITYSCAPES, Label, train_classes
 from vitseg.storage import ObjectInfo, Store
 
-LAYOUTS = ("cityscapes", "pairs", "folders", "photos")
+LAYOUTS = ("cityscapes", "pairs", "folders", "images", "photos")
 PHOTOS = "photos"
 CLASSES = "classes.json"
 
@@ -29,7 +30,7 @@ _CITYSCAPES_PHOTO = re.compile(r"leftImg8bit/(?P<split>[^/]+)/[^/]+/(?P<stem>[^/
 _CITYSCAPES_LABEL = re.compile(r"gtFine/(?P<split>[^/]+)/[^/]+/(?P<stem>[^/]+)_gtFine_(?P<kind>labelIds|color)\.png")
 _PAIR = re.compile(r"(?P<split>[^/]+)/(?P<stem>[^/]+)\.(jpe?g|png)", re.IGNORECASE)
 _FOLDERS = re.compile(
-    r"(?P<split>[^/]+)/(?P<part>images|masks)/(?P<stem>.+)\.(jpe?g|png|webp|bmp|tiff?)", re.IGNORECASE
+    r"(?P<split>[^/]+)/(?P<part>images|masks|targets)/(?P<stem>.+)\.(jpe?g|png|webp|bmp|tiff?)", re.IGNORECASE
 )
 _PHOTO = re.compile(r"(?P<stem>.+)\.(jpe?g|png|webp|bmp|tiff?)", re.IGNORECASE)
 _VAL_SHARE = 20  # of so many photos without labels one is kept for validation
@@ -53,17 +54,22 @@ def detect_layout(store: Store) -> str:
     """Tell the layout of a source by its listing.
 
     Raises:
-        UsageError: none of the three fits; the message says what was looked for and what is there.
+        UsageError: none of the four fits; the message says what was looked for and what is there.
         NotFoundError: there is nothing at all.
     """
     if any(True for _ in store.list("leftImg8bit/")):
         return "cityscapes"
     if store.stat(CLASSES):
         return "folders"
-    found = []
+    found: list[str] = []
+    splits: set[str] = set()
     for info in itertools.islice(store.list(), _LOOKED_AT):
         if _PAIR.fullmatch(info.key):
             return "pairs"
+        if (match := _FOLDERS.fullmatch(info.key)) and match["split"] not in splits:
+            splits.add(match["split"])
+            if any(True for _ in store.list(f"{match['split']}/targets/")):
+                return "images"
         found.append(info.key)
     if not found:
         raise NotFoundError(f"{store.root} is empty or does not exist")
@@ -71,8 +77,8 @@ def detect_layout(store: Store) -> str:
     raise UsageError(
         f"{store.root} has no known layout: found {examples}; looked for "
         "leftImg8bit/SPLIT/CITY/*_leftImg8bit.png (cityscapes), SPLIT/N.jpg (pairs), "
-        f"and {CLASSES} beside SPLIT/images/* and SPLIT/masks/* (folders); photographs without labels are for "
-        "`vitseg pretrain`"
+        f"{CLASSES} beside SPLIT/images/* and SPLIT/masks/* (folders), and SPLIT/targets/* beside SPLIT/images/* (images); "
+        "photographs without labels are for `vitseg pretrain`"
     )
 
 
@@ -89,7 +95,9 @@ def find_samples(store: Store, layout: str) -> Iterator[Sample | SkippedSource]:
     elif layout == "cityscapes":
         photos, labels, skipped = _collect_cityscapes(store)
     elif layout == "folders":
-        photos, labels, skipped = _collect_folders(store)
+        photos, labels, skipped = _collect_folders(store, "masks")
+    elif layout == "images":
+        photos, labels, skipped = _collect_folders(store, "targets")
     elif layout == PHOTOS:
         photos, labels, skipped = _collect_photos(store)
     else:
@@ -108,13 +116,13 @@ def find_samples(store: Store, layout: str) -> Iterator[Sample | SkippedSource]:
 
 
 def read_classes(store: Store, layout: str) -> tuple[Label, ...]:
-    """Return the labels of a source: the official table, the `classes.json` of `folders`, or none of `photos`.
+    """Return the labels of a source: the official table, or the `classes.json` of `folders`; none of `images`, `photos`.
 
     Raises:
         NotFoundError: `classes.json` is missing.
         DataError: it is malformed, or an id has two meanings.
     """
-    if layout == PHOTOS:
+    if layout in ("images", PHOTOS):
         return ()
     if layout != "folders":
         return CITYSCAPES
@@ -176,13 +184,14 @@ def _collect_cityscapes(store: Store) -> tuple[Found, Found, list[SkippedSource]
     return photos, by_kind["color"] | by_kind["labelIds"], skipped
 
 
-def _collect_folders(store: Store) -> tuple[Found, Found, list[SkippedSource]]:
-    parts: dict[str, Found] = {"images": {}, "masks": {}}
+def _collect_folders(store: Store, labels: str) -> tuple[Found, Found, list[SkippedSource]]:
+    """Collect `{split}/images/*` and `{split}/LABELS/*`."""
+    parts: dict[str, Found] = {"images": {}, labels: {}}
     skipped: list[SkippedSource] = []
     for info in store.list():
-        if match := _match(_FOLDERS, info):
+        if (match := _match(_FOLDERS, info)) and match["part"].lower() in parts:
             _keep(parts[match["part"].lower()], match, info, skipped)
-    return parts["images"], parts["masks"], skipped
+    return parts["images"], parts[labels], skipped
 
 
 def _collect_photos(store: Store) -> tuple[Found, Found, list[SkippedSource]]:

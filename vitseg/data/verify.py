@@ -139,9 +139,10 @@ def _check_sample(members: dict[str, bytes], manifest: Manifest, tally: _Tally) 
         except DataError as error:
             yield f"its origin is {error}"
     if "png" in members:
-        label, problems = _check_image(members["png"], "the label", ("PNG", "L"), manifest)
+        mode = "RGB" if manifest.truth == "images" else "L"
+        label, problems = _check_image(members["png"], "the label", ("PNG", mode), manifest)
         yield from problems
-        if label is not None:
+        if label is not None and manifest.truth != "images":
             counts = np.bincount(np.asarray(label).ravel(), minlength=256)
             classes = len(manifest.classes)
             tally.pixels += counts[:classes]

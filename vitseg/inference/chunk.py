@@ -1,7 +1,7 @@
 """Segment one chunk of a job: read ahead, predict in batches, write behind; one row for every object.
 
     readers (threads)      is the mask there? fetch → decode → shrink      Task or Row
-    this thread            batches through the model → class ids           Prediction
+    this thread            batches through the model → class ids           Prediction (or an image: Painting)
     writers (threads)      encode → pictures → mask                        Row
 
 Between them at most so many objects, bytes and pixels wait that memory stays bounded.
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vitseg.errors import DataError, NotFoundError
+from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.inference.job import Job, ModelRef
 from vitseg.inference.ledger import (
     ChunkCounts,
@@ -31,7 +31,14 @@ from vitseg.inference.ledger import (
     write_part,
 )
 from vitseg.inference.objects import Setting, Task, photo_of, read_object, write_object
-from vitseg.inference.predict import Prediction, predict_resized, predict_tiled
+from vitseg.inference.predict import (
+    Painting,
+    Prediction,
+    paint_resized,
+    paint_tiled,
+    predict_resized,
+    predict_tiled,
+)
 from vitseg.masks import mask_ids
 from vitseg.model.bundle import Bundle, load_bundle
 from vitseg.storage import open_store
@@ -52,6 +59,7 @@ def segment_chunk(job: Job, index: int) -> ChunkCounts:
         AccessError: the source or destination refuses these credentials.
         StorageError: the destination can't be read or written.
         DataError: the model is not the one that was planned, or its scores are not numbers.
+        UsageError: the job's options ask for class ids or pictures that this model doesn't have.
     """
     dest = open_store(job.dest)
     try:
@@ -59,6 +67,8 @@ def segment_chunk(job: Job, index: int) -> ChunkCounts:
     except NotFoundError:
         objects = read_listing(dest, job, index)
     bundle = _load_once(job.model)
+    if not bundle.classes and (job.options.also or job.options.ids != "train"):
+        raise UsageError(f"{job.model.name} has no classes, it makes images: leave out --also and --ids")
     numbers, palette = mask_ids(bundle.classes, job.options.ids)
     rows, written = _segment(Setting(job, open_store(job.root), dest, bundle, numbers, palette), objects)
     write_part(dest, job, index, rows)
@@ -124,24 +134,29 @@ def _ahead(
         yield waiting.popleft()[1].result()
 
 
-def _predictions(setting: Setting, batch: list[tuple[int, Task]]) -> Iterator[tuple[int, Task, Prediction, float]]:
+def _predictions(
+    setting: Setting, batch: list[tuple[int, Task]]
+) -> Iterator[tuple[int, Task, Prediction | Painting, float]]:
     """Yield each task of a batch with what the model says, and the seconds of work on it so far."""
     if not batch:
         return
     job, bundle = setting.job, setting.bundle
+    network = bundle.predict if bundle.classes else bundle.colors
     started = time.perf_counter()
+    prediction: Prediction | Painting
     if job.options.tile:
         for place, task in batch:
             started = time.perf_counter()
             photo = photo_of(task, job)
-            prediction = predict_tiled(bundle.predict, photo, bundle.image_size, job.batch_size)
+            slide = predict_tiled if bundle.classes else paint_tiled
+            prediction = slide(network, photo, bundle.image_size, job.batch_size)
             yield place, task, prediction, task.seconds + time.perf_counter() - started
         return
-    scores = bundle.predict(torch.from_numpy(np.stack([task.pixels for _, task in batch])))
+    scores = network(torch.from_numpy(np.stack([task.pixels for _, task in batch])))
     share = (time.perf_counter() - started) / len(batch)
     for (place, task), own in zip(batch, scores, strict=True):
         started = time.perf_counter()
-        prediction = predict_resized(own, task.size)
+        prediction = (predict_resized if bundle.classes else paint_resized)(own, task.size)
         yield place, task, prediction, task.seconds + share + time.perf_counter() - started
 
 

@@ -12,12 +12,14 @@ from vitseg.inference.existing import find_mask
 from vitseg.inference.images import decode_image, has_image_name, is_image, model_input, worth_reading
 from vitseg.inference.job import PICTURES, Job, mask_key, picture_key
 from vitseg.inference.ledger import Listed, Row
-from vitseg.inference.predict import Prediction
+from vitseg.inference.predict import Painting, Prediction
 from vitseg.masks import (
     class_fractions,
     colorize,
     confidence_image,
+    decode_colors,
     decode_mask,
+    encode_colors,
     encode_mask,
     encode_picture,
     overlay,
@@ -89,8 +91,8 @@ def read_object(setting: Setting, item: Listed) -> Row | Task:
     return Task(info, pixels, size, data if setting.keeps_data else None, time.perf_counter() - started)
 
 
-def write_object(setting: Setting, task: Task, prediction: Prediction, seconds: float) -> Row:
-    """Encode and put pictures and mask, and return the row.
+def write_object(setting: Setting, task: Task, prediction: Prediction | Painting, seconds: float) -> Row:
+    """Encode and put pictures and mask, or the image of a model without classes, and return the row.
 
     The mask comes last: where it is, everything is.
 
@@ -99,7 +101,6 @@ def write_object(setting: Setting, task: Task, prediction: Prediction, seconds: 
         DataError: the model's scores are not numbers.
     """
     job, info = setting.job, task.info
-    ids = renumber(prediction.ids, setting.numbers)
     metadata = {
         "source-etag": info.etag,
         "source-key": info.key,
@@ -108,21 +109,24 @@ def write_object(setting: Setting, task: Task, prediction: Prediction, seconds: 
         "model-sha256": job.model.sha256,
         "options": job.options.signature(),
         "job": job.id,
-        "mean-confidence": f"{prediction.mean_confidence:.6f}",
         "seconds": f"{seconds:.6f}",
     }
+    if isinstance(prediction, Painting):
+        _put(setting, info, encode_colors(prediction.colors, metadata), metadata)
+        return _mask_row(setting, info, prediction.colors, metadata)
+    metadata["mean-confidence"] = f"{prediction.mean_confidence:.6f}"
+    ids = renumber(prediction.ids, setting.numbers)
     for kind in job.options.also:
         picture = _picture(setting, kind, task, prediction, ids)
         content_type = "image/jpeg" if PICTURES[kind] == "jpg" else "image/png"
         data = encode_picture(picture, PICTURES[kind])
         setting.dest.write(picture_key(kind, info.key), data, content_type=content_type)
-    setting.dest.write(
-        mask_key(info.key),
-        encode_mask(ids, setting.palette, metadata),
-        metadata=_object_metadata(metadata),
-        content_type="image/png",
-    )
+    _put(setting, info, encode_mask(ids, setting.palette, metadata), metadata)
     return _mask_row(setting, info, ids, metadata)
+
+
+def _put(setting: Setting, info: ObjectInfo, data: bytes, metadata: dict[str, str]) -> None:
+    setting.dest.write(mask_key(info.key), data, metadata=_object_metadata(metadata), content_type="image/png")
 
 
 def _picture(setting: Setting, kind: str, task: Task, prediction: Prediction, ids: np.ndarray) -> np.ndarray:
@@ -146,27 +150,28 @@ def photo_of(task: Task, job: Job) -> np.ndarray:
 def _existing_row(setting: Setting, info: ObjectInfo, data: bytes, metadata: dict[str, str]) -> Row | None:
     """Return the row of a mask that still holds; None where it is damaged and must be made again."""
     try:
-        ids, _ = decode_mask(data)
-        return _mask_row(setting, info, ids, metadata)
+        pixels, _ = decode_mask(data) if setting.bundle.classes else decode_colors(data)
+        return _mask_row(setting, info, pixels, metadata)
     except (DataError, KeyError, ValueError):
         return None
 
 
-def _mask_row(setting: Setting, info: ObjectInfo, ids: np.ndarray, metadata: dict[str, str]) -> Row:
+def _mask_row(setting: Setting, info: ObjectInfo, pixels: np.ndarray, metadata: dict[str, str]) -> Row:
     # The same for a mask just made and one found: a killed job's ledger comes out as an undisturbed one's.
     own = metadata["job"] == setting.job.id
+    is_mask = pixels.ndim == 2
     return Row(
         key=info.key,
         etag=info.etag,
         bytes=info.size,
         status="ok" if own else "skipped",
         error=None if own else ALREADY_DONE,
-        width=ids.shape[1],
-        height=ids.shape[0],
+        width=pixels.shape[1],
+        height=pixels.shape[0],
         mask_key=mask_key(info.key),
         seconds=float(metadata["seconds"]) if own else None,
-        mean_confidence=float(metadata["mean-confidence"]),
-        class_fractions=class_fractions(ids, setting.numbers),
+        mean_confidence=float(metadata["mean-confidence"]) if is_mask else None,
+        class_fractions=class_fractions(pixels, setting.numbers) if is_mask else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""From scores at the model's size to class ids at the image's own, in bounded memory.
+"""From scores at the model's size to class ids at the image's own, in bounded memory; or from colours to an image.
 
 Scores at full size would be 4 · K bytes a pixel: 15 GB for 200 megapixels and 19 classes. So they are
 made and used up in horizontal strips.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from vitseg.errors import DataError
 
@@ -38,6 +39,38 @@ class Prediction:
         if not np.isfinite(mean):
             raise DataError("the model's scores are not numbers (NaN or infinite): the bundle is unusable")
         return mean
+
+
+@dataclass(frozen=True)
+class Painting:
+    """What a model without classes makes of one image."""
+
+    colors: np.ndarray
+    """uint8 (H, W, 3): RGB at the image's size."""
+
+
+def paint_resized(colors: torch.Tensor, size: tuple[int, int]) -> Painting:
+    """Round a model's colours, float (3, h, w) in 0–1, to 8 bits and scale them to (H, W), bicubic and antialiased.
+
+    Raises:
+        DataError: the colours are not numbers.
+    """
+    small = Image.fromarray(_bytes(colors))
+    return Painting(np.asarray(small.resize((size[1], size[0]), Image.Resampling.BICUBIC)))
+
+
+def paint_tiled(
+    paint: Callable[[torch.Tensor], torch.Tensor], photo: np.ndarray, window: tuple[int, int], batch_size: int
+) -> Painting:
+    """Do what `predict_tiled` does for the colours (B, 3, h, w), 0–1, of a model without classes.
+
+    Raises:
+        DataError: the colours are not numbers.
+    """
+    colors = np.empty(photo.shape, np.uint8)
+    for rows, band in _tiled_bands(paint, photo, window, batch_size):
+        colors[rows] = _bytes(band)
+    return Painting(colors)
 
 
 def predict_resized(scores: torch.Tensor, size: tuple[int, int]) -> Prediction:
@@ -97,6 +130,17 @@ def predict_tiled(
         window: (h, w).
         batch_size: windows a forward pass.
     """
+    ids = np.empty(photo.shape[:2], np.uint8)
+    confidence = np.empty(photo.shape[:2], np.float32)
+    for rows, band in _tiled_bands(predict, photo, window, batch_size):
+        ids[rows], confidence[rows] = _best(band), _certainty(band)
+    return Prediction(ids, confidence)
+
+
+def _tiled_bands(
+    predict: Callable[[torch.Tensor], torch.Tensor], photo: np.ndarray, window: tuple[int, int], batch_size: int
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield the image in bands from the top: its rows, and their blended scores (K, rows, W)."""
     size = photo.shape[:2]
     missing = [max(0, side - given) for side, given in zip(window, size, strict=True)]
     photo = np.pad(photo, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
@@ -104,8 +148,6 @@ def predict_tiled(
     lefts = _starts(width, window[1])
     tops = _starts(height, window[0])
     blend = torch.outer(_tent(window[0]), _tent(window[1]))
-    ids = np.empty((height, width), np.uint8)
-    confidence = np.empty((height, width), np.float32)
     total = torch.zeros(0)
     weight = torch.zeros(window[0], width)
     for top, following in zip(tops, [*tops[1:], height], strict=True):
@@ -120,16 +162,21 @@ def predict_tiled(
                 weight[:, left : left + window[1]] += blend
         rows = following - top  # no later window reaches these
         finished = total[:, :rows] / weight[:rows]
-        ids[top:following] = _best(finished)
-        confidence[top:following] = _certainty(finished)
+        yield slice(top, following), finished[:, : size[0] - top, : size[1]]
         total = F.pad(total[:, rows:], (0, 0, 0, rows))
         weight = F.pad(weight[rows:], (0, 0, 0, rows))
-    return Prediction(ids[: size[0], : size[1]].copy(), confidence[: size[0], : size[1]].copy())
 
 
 def _best(scores: torch.Tensor) -> np.ndarray:
     # (K, rows, W) -> uint8 (rows, W). max is twice as fast as argmax over a leading dimension.
     return scores.max(0).indices.to(torch.uint8).cpu().numpy()
+
+
+def _bytes(colors: torch.Tensor) -> np.ndarray:
+    # (3, rows, W) in 0-1 -> uint8 (rows, W, 3).
+    if not colors.isfinite().all():
+        raise DataError("the model's colours are not numbers (NaN or infinite): the bundle is unusable")
+    return (colors.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
 
 def _certainty(scores: torch.Tensor) -> np.ndarray:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vitseg.config import recipe_from
 from vitseg.errors import DataError, NotFoundError, UsageError
-from vitseg.labels import Label, palette, train_classes
+from vitseg.labels import Label, logit_count, palette, train_classes
 from vitseg.model.segmenter import Segmenter, class_scores
 from vitseg.recipe import Architecture
 from vitseg.storage import LocalStore
@@ -43,7 +43,7 @@ class Bundle:
     model: Segmenter
     architecture: Architecture
     classes: tuple[Label, ...]
-    """Labels in the order of train ids: class k of the scores is `classes[k]`."""
+    """Labels in the order of train ids: class k of the scores is `classes[k]`. None: the model gives images."""
     image_size: tuple[int, int]
     """(H, W) pixels."""
     palette: np.ndarray
@@ -62,10 +62,26 @@ class Bundle:
         Raises:
             DataError: the images are not of the size of the model.
         """
+        assert self.classes, "a model without classes has no scores: see colors"
         colors = torch.from_numpy(self.palette[: len(self.classes)])
         with torch.inference_mode():
             output = self.model(images.to(self.model.mean.device))
             return class_scores(output, colors, self.architecture.target)
+
+    def colors(self, images: Tensor) -> Tensor:
+        """Return the colour images, float32 (B, 3, H, W) in 0–1, that a model of target `rgb` makes of photographs."""
+        assert self.architecture.target == "rgb", "a model of target classes gives scores: see predict"
+        with torch.inference_mode():
+            return self.model(images.to(self.model.mean.device)).float()
+
+    def answer(self, images: Tensor) -> Tensor:
+        """Return what people see of photographs uint8 (B, 3, H, W): train ids, uint8 (B, H, W).
+
+        Of a model without classes: images, uint8 (B, 3, H, W).
+        """
+        if self.classes:
+            return self.predict(images).argmax(1).to(torch.uint8)
+        return (self.colors(images).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def save_bundle(
@@ -76,7 +92,7 @@ def save_bundle(
     Args:
         folder: made where it does not exist; a bundle in it is replaced.
         model: the network itself, not wrapped by DDP or `torch.compile`.
-        classes: labels in the order of train ids, as many as the network tells apart.
+        classes: labels in the order of train ids, as many as the network tells apart; none if it gives images.
         extra: further keys for `config.json`, plain data.
 
     Returns:
@@ -119,7 +135,7 @@ def load_bundle(folder: Path) -> Bundle:
         classes = tuple(Label.from_json(row) for row in config["classes"])
         image_size = image_size_from(config["image_size"])
         with torch.device("meta"):
-            model = Segmenter(arch, image_size, len(classes))
+            model = Segmenter(arch, image_size, logit_count(classes))
         _check_classes(classes, model.classes)
     except (DataError, UsageError, TypeError, OverflowError) as error:
         raise DataError(f"{folder / CONFIG} describes no network: {error}") from error
@@ -221,5 +237,5 @@ def image_size_from(values: Any) -> tuple[int, int]:
 
 
 def _check_classes(classes: tuple[Label, ...], count: int) -> None:
-    if len(classes) != count or classes != train_classes(classes):
+    if logit_count(classes) != count or (classes and classes != train_classes(classes)):
         raise DataError(f"a network of {count} classes needs {count} labels with train ids 0 to {count - 1} in order")

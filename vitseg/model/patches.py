@@ -63,7 +63,8 @@ class PatchEmbedding(nn.Module):
         self.projection = nn.Linear(arch.patch_size**2 * 3, arch.encoder_projection)
         self.position = nn.Parameter(torch.empty(grid[0] * grid[1], spatial))
         self.width = arch.encoder_projection + (spatial if self.concat else 0)
-        nn.init.trunc_normal_(self.position, std=0.02)
+        with torch.no_grad():
+            self.position.copy_(sine_positions(grid, spatial))
 
     def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """Embed patches (B, N, P·P·3) of a grid of N as tokens (B, N, D)."""
@@ -72,6 +73,23 @@ class PatchEmbedding(nn.Module):
         if not self.concat:
             return projected + position
         return torch.cat((projected, position.expand(len(projected), -1, -1)), dim=-1)
+
+
+def sine_positions(grid: tuple[int, int], width: int) -> Tensor:
+    """Return sines and cosines (N, width) of each patch's row and column, as large as the tokens they join.
+
+    Where learning starts. From the usual deviation of 0.02 it takes hundreds of steps before a network knows above
+    from below, which in a street is half of what there is to know.
+    """
+    count = max(1, width // 4)  # frequencies of each axis, from half a wave over the image to one over two patches
+    table = torch.zeros(*grid, 4 * count)
+    for axis, side in enumerate(grid):
+        place = (torch.arange(side) + 0.5) / side
+        highest = max(2.0, side / 2)
+        angles = torch.pi * place[:, None] * highest ** (torch.arange(count) / max(1, count - 1))
+        waves = torch.cat((angles.sin(), angles.cos()), dim=-1)
+        table[..., 2 * axis * count : 2 * (axis + 1) * count] = waves[:, None] if axis == 0 else waves[None]
+    return torch.nn.functional.pad(table.flatten(0, 1), (0, max(0, width - 4 * count)))[:, :width]
 
 
 def resample_positions(position: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:

@@ -62,18 +62,22 @@ class Segmenter(PhotoNetwork):
     It is made, and best, for images of one size, and takes others whose sides are multiples of the patch size.
 
     Raises:
-        UsageError: the image size is no multiple of the patch size, or there are not at least two classes.
+        UsageError: the image size is no multiple of the patch size, or there are not 1 to 255 classes; none is right
+            for target `rgb`, whose output is an image.
     """
 
     def __init__(self, arch: Architecture, image_size: tuple[int, int], classes: int) -> None:
         super().__init__(arch, image_size)
-        if not 2 <= classes <= 255:
-            raise UsageError(f"a model tells 2 to 255 classes apart, not {classes}: binary is the thing and the rest")
+        if not (1 if arch.target == "classes" else 0) <= classes <= 255:
+            raise UsageError(
+                f"a model has 1 (a thing and the rest) to 255 classes, not {classes}: images need target rgb"
+            )
         self.classes = classes
         self.encoder = VisionTransformer(arch, self.grid)
         self.features = nn.Linear(self.encoder.width, arch.features_per_patch)
         self.wants_truth = arch.decoder == "spiral"
-        self.decoder: Decoder = _DECODERS[arch.decoder](arch, channels=classes if arch.target == "classes" else 3)
+        self.channels = classes if arch.target == "classes" else 3
+        self.decoder: Decoder = _DECODERS[arch.decoder](arch, self.channels)
         self.apply(initialise)
         # Nearly nothing is claimed before anything is learned: all classes equal, or mid-grey.
         nn.init.trunc_normal_(self.decoder.head.weight, std=0.02)
@@ -87,8 +91,8 @@ class Segmenter(PhotoNetwork):
                 never in evaluation. An argument, not an attribute: DDP passes on what goes through forward.
 
         Returns:
-            Target `classes`: logits (B, K, H, W). Target `rgb`: the colour image (B, 3, H, W), 0–1. Both lie in
-            memory as `channels_last`.
+            Target `classes`: logits (B, K, H, W); one class is binary, its logit is that of the thing. Target `rgb`:
+            the colour image (B, 3, H, W), 0–1. Both lie in memory as `channels_last`.
 
         Raises:
             DataError: a side of the images is no multiple of the patch size.
@@ -114,13 +118,16 @@ def build_model(arch: Architecture, image_size: tuple[int, int], classes: int, s
 def class_scores(output: Tensor, palette: Tensor, target: str) -> Tensor:
     """Return scores (B, K, H, W) whose argmax is the class, from what a network of either target says.
 
+    The one logit z of a binary network becomes (z, 0): thing where it is positive, and softmax gives sigmoid(z).
+
     Args:
         output: of `Segmenter.forward`.
         palette: colours of train ids, 0–255, (K, 3).
         target: `classes`: the output is the scores; `rgb`: a score is minus the distance to a class's colour.
     """
     if target == "classes":
-        return output.float()
+        scores = output.float()
+        return scores if scores.shape[1] > 1 else torch.cat([scores, torch.zeros_like(scores)], dim=1)
     colors = palette.to(output.device, torch.float32) / 255
     distances = [torch.linalg.vector_norm(output.float() - color[:, None, None], dim=1) for color in colors]
     return -torch.stack(distances, dim=1)

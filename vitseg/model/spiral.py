@@ -171,6 +171,6 @@ class SpiralDecoder(nn.Module):
 
     def _fed_back(self, pixels: Tensor) -> Tensor:
         """Bring what was produced (B, n, P·P·channels) to the space of the truth: probabilities, or colours 0–1."""
-        if self.target == "rgb":
+        if self.target == "rgb" or self.channels == 1:
             return pixels.sigmoid()
         return rearrange(pixels, "b n (p c) -> b n p c", c=self.channels).softmax(-1).flatten(2)

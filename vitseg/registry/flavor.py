@@ -11,19 +11,28 @@ from vitseg.model.bundle import Bundle, load_bundle
 
 
 class Predictor:
-    """Masks for arrays of images."""
+    """Masks, or images, for arrays of images."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
 
     def predict(self, data: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
-        """Return train ids uint8 (B, H, W) for images uint8 (B, H, W, 3) of any one size."""
+        """Return train ids uint8 (B, H, W) for images uint8 (B, H, W, 3) of any one size.
+
+        Of a model without classes: images uint8 (B, H, W, 3).
+        """
         images = torch.from_numpy(np.ascontiguousarray(data)).permute(0, 3, 1, 2)
         size = images.shape[-2:]
         fitted = F.interpolate(
             images.float(), self.bundle.image_size, mode="bilinear", antialias=True, align_corners=False
         )
-        scores = self.bundle.predict(fitted.round().clamp(0, 255).to(torch.uint8))
+        fitted = fitted.round().clamp(0, 255).to(torch.uint8)
+        if not self.bundle.classes:
+            colors = F.interpolate(
+                self.bundle.colors(fitted), size, mode="bicubic", antialias=True, align_corners=False
+            )
+            return (colors.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        scores = self.bundle.predict(fitted)
         resized = F.interpolate(scores, size, mode="bilinear", align_corners=False)
         return resized.argmax(1).to(torch.uint8).numpy()
 

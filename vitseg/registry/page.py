@@ -24,18 +24,14 @@ MAX_PAGE = 5000
 def draw_run(
     bundle: Bundle, shown: Batch, matrix: torch.Tensor, history: Sequence[Mapping[str, Any]]
 ) -> dict[str, Image.Image]:
-    """Draw a run's pictures by name: curves, confusion, iou and validation panels."""
-    predictions = bundle.predict(shown.images).argmax(1).to(torch.uint8)
-    rows = [
-        panel(image.permute(1, 2, 0).numpy(), truth.numpy(), prediction.numpy(), bundle.classes, note=key)
-        for image, truth, prediction, key in zip(shown.images, shown.labels, predictions, shown.keys, strict=True)
-    ]
-    return {
-        "curves": curves(history),
-        "confusion": confusion(matrix.numpy(), bundle.classes),
-        "iou": iou_bars(Scores.from_confusion(matrix).per_class_iou, bundle.classes),
-        "validation": panel_sheet(rows, classes=bundle.classes),
-    }
+    """Draw a run's pictures by name: curves, validation panels, and where there are classes confusion and iou."""
+    found = shown.pictures(bundle.answer(shown.images).cpu())
+    rows = [panel(*pictures, bundle.classes, note=key) for pictures, key in zip(found, shown.keys, strict=True)]
+    pictures = {"curves": curves(history), "validation": panel_sheet(rows, classes=bundle.classes)}
+    if bundle.classes:
+        pictures["confusion"] = confusion(matrix.numpy(), bundle.classes)
+        pictures["iou"] = iou_bars(Scores.from_confusion(matrix).per_class_iou, bundle.classes)
+    return pictures
 
 
 def version_page(
@@ -47,29 +43,35 @@ def version_page(
     recipe: Recipe,
     epochs: int,
     seams: tuple[SeamRatios, SeamRatios],
+    errors: Mapping[str, float] | None = None,
 ) -> str:
-    """Return the version's description in Markdown; `seams` are the ratios of the predictions and of the labels."""
+    """Return the version's description in Markdown.
+
+    `seams` are the ratios of the predictions and of the labels; `errors` of a model without classes have `psnr` and
+    `mean_absolute_error`.
+    """
     rows = [
         f"| {label.name} | {'–' if iou is None else f'{iou:.3f}'} |"
         for label, iou in zip(bundle.classes, scores.per_class_iou, strict=True)
     ]
+    if bundle.classes:
+        quality = f"**mIoU {scores.miou:.3f}**, pixel accuracy {scores.pixel_accuracy:.3f}"
+    else:
+        assert errors is not None
+        quality = f"**PSNR {errors['psnr']:.2f} dB**, mean absolute error {errors['mean_absolute_error']:.4f}"
     counts = ", ".join(f"{split.samples} {name}" for name, split in manifest.splits.items())
     picture = f"get-artifact?run_uuid={run_id}&path=pictures"
     page = "\n".join(
         [
-            f"**mIoU {scores.miou:.3f}**, pixel accuracy {scores.pixel_accuracy:.3f} on {samples} "
-            f"validation images, after {epochs} epochs.",
+            f"{quality} on {samples} validation images, after {epochs} epochs.",
             "",
             f"Seam ratio, {seam_text(*seams)}.",
             "",
             f"![validation images]({picture}/validation.png)",
             "",
-            "| class | IoU |",
-            "|---|---|",
-            *rows,
-            "",
+            *(["| class | IoU |", "|---|---|", *rows, ""] if rows else []),
             f"![curves]({picture}/curves.png)",
-            f"![confusion]({picture}/confusion.png)",
+            *([f"![confusion]({picture}/confusion.png)"] if rows else []),
             "",
             f"Data: {counts} images of {manifest.image_size[1]}×{manifest.image_size[0]}, "
             f"fingerprint `{manifest.fingerprint[:16]}`. Weights: sha256 `{bundle.sha256[:16]}`. "

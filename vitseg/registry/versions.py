@@ -48,7 +48,7 @@ def register(bundle_folder: Path, *, name: str, run_id: str, tags: Mapping[str, 
     bundle = load_bundle(bundle_folder)
     signature = ModelSignature(  # any size: the flavor fits images to the network, and masks to the images
         inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3))]),
-        outputs=Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1))]),
+        outputs=Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1) if bundle.classes else (-1, -1, -1, 3))]),
     )
     with registry_errors("registering the model"):
         client = MlflowClient()
@@ -61,7 +61,7 @@ def register(bundle_folder: Path, *, name: str, run_id: str, tags: Mapping[str, 
             loader_module="vitseg.registry.flavor",
             data_path=str(bundle_folder),
             signature=signature,
-            model_type="semantic-segmentation",
+            model_type="semantic-segmentation" if bundle.classes else "image-to-image",
             pip_requirements=["vitseg", "torch", "safetensors"],
         )
         _make_model(client, name)

@@ -120,11 +120,13 @@ def check(job: Job, manifest: Manifest, world_size: int) -> None:
     for split in ("train", "val"):
         if split not in manifest.splits or not manifest.splits[split].samples:
             raise DataError(f"{job.shards} has no samples in split {split!r}: training needs both train and val")
-    if job.task == SEGMENTATION and not manifest.classes:
+    if job.task == SEGMENTATION and manifest.truth == "none":
         raise UsageError(
             f"{job.shards} holds photographs without labels: `vitseg pretrain {job.shards}` learns from them, and "
             "`vitseg train` on labelled ones starts from that with --init"
         )
+    if job.task == SEGMENTATION and manifest.truth == "images" and job.recipe.model.target == "classes":
+        raise UsageError(f"{job.shards} has pairs of images and no classes: train it with --set model.target=rgb")
     patch_grid(manifest.image_size, job.recipe.model.patch_size)
     if manifest.splits["train"].samples < job.recipe.data.batch_size:
         raise UsageError(

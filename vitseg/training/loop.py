@@ -18,7 +18,8 @@ from vitseg.data.augment import augment
 from vitseg.data.loader import Batch, Batches
 from vitseg.errors import TrainingError
 from vitseg.evaluation import Task, evaluate_batches
-from vitseg.labels import IGNORE_INDEX
+from vitseg.losses import counted
+from vitseg.model.segmenter import Segmenter
 from vitseg.recipe import Recipe
 from vitseg.storage import Store
 from vitseg.training.optimiser import build_optimiser, learning_rate
@@ -42,19 +43,21 @@ class Recorder:
 
 @dataclass
 class Sums:
-    """Totals over the pixels of all ranks."""
+    """Totals over the pixels of all ranks: the loss and what divides it, right pixels and those with a class."""
 
     loss: float = 0.0
+    count: float = 0.0
     correct: float = 0.0
     valid: float = 0.0
 
     def __add__(self, other: "Sums") -> "Sums":
-        return Sums(self.loss + other.loss, self.correct + other.correct, self.valid + other.valid)
+        count, valid = self.count + other.count, self.valid + other.valid
+        return Sums(self.loss + other.loss, count, self.correct + other.correct, valid)
 
     def means(self, prefix: str = "") -> dict[str, float]:
-        """Return mean loss and pixel accuracy."""
-        pixels = max(1.0, self.valid)
-        return {f"{prefix}loss": self.loss / pixels, f"{prefix}pixel_accuracy": self.correct / pixels}
+        """Return mean loss, and pixel accuracy where pixels have classes."""
+        means = {f"{prefix}loss": self.loss / (self.count or 1.0)}
+        return means | ({f"{prefix}pixel_accuracy": self.correct / self.valid} if self.valid else {})
 
 
 @dataclass
@@ -102,7 +105,7 @@ class Trainer:
                 self.finished += 1
                 if self.finished % run.log_steps == 0:
                     speed = {"images_per_second": self.recipe.data.batch_size * clock.rate, "data_wait": clock.waited}
-                    self.recorder.step(self.finished, {**self._means(new), "learning_rate": rate, **speed})
+                    self.recorder.step(self.finished, {**new.means(), "learning_rate": rate, **speed})
                 if self.finished % run.checkpoint_steps == 0 and self.finished % per_epoch:
                     self._save(sums)
             self._close_epoch(epoch + 1, sums)
@@ -113,24 +116,22 @@ class Trainer:
     def _step(self, replica: nn.Module, batch: Batch, rate: float) -> Sums:
         """Take one optimiser step on this rank's part of a global batch.
 
-        The loss is divided by the number of valid pixels of the *whole* batch, over ranks and accumulated parts, so
-        that the gradient does not depend on how the batch is cut up.
+        The loss is divided by the count of the *whole* batch, over ranks and accumulated parts (its valid pixels, or
+        their weights), so that the gradient does not depend on how the batch is cut up.
         """
         torch.manual_seed((self.recipe.run.seed * 1_000_003 + self.finished) * 4_093 + self.world.rank)
         device, parts = self.world.device, self.recipe.optimiser.accumulate
-        images = batch.images.to(device, non_blocking=True)
-        truth = self._truth(batch).to(device, non_blocking=True)
-        valid = dist.sum_over_ranks(self._count(truth))
+        images, truth = self._inputs(batch)
+        count, valid = dist.sum_over_ranks(self._counts(truth))
         # DDP averages over ranks: times world size makes it the sum that the global count divides.
-        scale = self.world.world_size / valid.clamp(min=1)
+        scale = self.world.world_size / count.where(count > 0, 1)
         sums = torch.zeros(2, dtype=torch.float64, device=device)
-        wants_truth = getattr(self.model, "wants_truth", False)
         bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
         for part, (some, theirs) in enumerate(zip(images.chunk(parts), truth.chunk(parts), strict=True)):
             with dist.gradients_stay_local(replica, part + 1 < parts):
-                loss, correct = self._loss(replica, some, theirs, bf16)
+                loss, right = self._loss(replica, some, theirs, bf16)
                 (loss * scale.to(loss.dtype)).backward()
-            sums += torch.stack([loss.detach().double(), correct.double()])
+            sums += torch.stack([loss.detach().double(), right.double()])
         loss_sum, correct = dist.sum_over_ranks(sums).tolist()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimiser.clip_norm or math.inf)
         if not math.isfinite(loss_sum) or not math.isfinite(norm.item()):
@@ -142,40 +143,43 @@ class Trainer:
             group["lr"] = rate
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        return Sums(loss_sum, correct, valid.item())
+        return Sums(loss_sum, count.item(), correct, valid.item())
 
-    def _truth(self, batch: Batch) -> torch.Tensor:
-        """Return what a batch's images are compared with: (B, …)."""
-        return batch.labels
+    def _inputs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a batch's images (B, 3, H, W) on the device, and what the model's answers are compared with (B, …)."""
+        images, labels = (part.to(self.world.device, non_blocking=True) for part in (batch.images, batch.labels))
+        return augment(
+            images, labels, self.recipe.augment, self.data.pixels_per_class,
+            seed=self.recipe.run.seed, step=self.finished,
+            rows=range(self.world.rank, self.recipe.data.batch_size, self.world.world_size),  # as `order.rank_rows`
+        )  # fmt: skip
 
-    def _count(self, truth: torch.Tensor) -> torch.Tensor:
-        """Return how many values the loss of a batch is a mean of."""
-        return (truth != IGNORE_INDEX).sum(dtype=torch.float64)
+    def _counts(self, truth: torch.Tensor) -> torch.Tensor:
+        """Return what divides the loss of a batch, and how many of its pixels have a class: float64 (2,)."""
+        valid = counted(truth).sum() if self.task.classes else truth.new_zeros(())
+        return torch.stack([self.task.count(truth).double(), valid.double()])
 
     def _loss(
         self, replica: nn.Module, images: torch.Tensor, truth: torch.Tensor, bf16: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the sum of the loss over a part of a batch, and how many values are right."""
+        """Return the sum of the loss over a part of a batch, and how many pixels are right."""
+        # Teacher forcing: the loss and accuracy of such models flatter in training, not in validation.
+        wants_truth = isinstance(self.model, Segmenter) and self.model.wants_truth
+        taught = [self.task.teach(truth, self.model.channels)] if wants_truth else []
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-            output = replica(images)
+            output = replica(images, *taught)
         loss, _ = self.task.loss(output, truth)
         with torch.no_grad():
-            return loss, (self.task.predict(output) == truth).sum()
+            return loss, (self.task.predict(output) == truth).sum() if self.task.classes else torch.zeros_like(loss)
 
     def _validate(self) -> dict[str, float]:
         """Return the metrics of an epoch's end."""
-        found = evaluate_batches(self.model, self.validation.epoch(0), self.task)
-        values = {"val/loss": found.loss, "val/mean_absolute_error": found.mean_absolute_error}
-        return values | {"val/miou": found.scores.miou, "val/pixel_accuracy": found.scores.pixel_accuracy}
-
-    def _means(self, sums: Sums, prefix: str = "") -> dict[str, float]:
-        """Return what is logged of a step or an epoch."""
-        return sums.means(prefix)
+        return evaluate_batches(self.model, self.validation.epoch(0), self.task).flat("val/")
 
     def _close_epoch(self, epoch: int, sums: Sums) -> None:
         run = self.recipe.run
         last = epoch == run.epochs
-        row: dict[str, Any] = {"epoch": epoch, "step": self.finished, **self._means(sums, "train/")}
+        row: dict[str, Any] = {"epoch": epoch, "step": self.finished, **sums.means("train/")}
         if last or epoch % run.evaluate_epochs == 0:
             row |= self._validate()
         self.history.append(row)

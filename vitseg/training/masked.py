@@ -14,7 +14,7 @@ from vitseg.model.encoder_bundle import pack_encoder
 from vitseg.model.masked import MaskedAutoencoder, build_masked, visible_patches
 from vitseg.storage import join, open_store
 from vitseg.training.job import Job
-from vitseg.training.loop import Recorder, Sums, Trainer
+from vitseg.training.loop import Recorder, Trainer
 
 VALIDATION = 2**32
 """No step of a training: validation always hides the same patches."""
@@ -30,16 +30,17 @@ class MaskedTrainer(Trainer):
         assert isinstance(self.model, MaskedAutoencoder)
         return self.model
 
-    def _truth(self, batch: Batch) -> torch.Tensor:
-        return self._visible(batch, self.finished)
+    def _inputs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        visible = self._visible(batch, self.finished)
+        return batch.images.to(self.world.device, non_blocking=True), visible.to(self.world.device)
 
     def _visible(self, batch: Batch, step: int) -> torch.Tensor:
         masked, seed = self.recipe.masked, self.recipe.run.seed
         return visible_patches(batch.keys, self.network.patches, masked.ratio, seed=seed, step=step)
 
-    def _count(self, truth: torch.Tensor) -> torch.Tensor:
+    def _counts(self, truth: torch.Tensor) -> torch.Tensor:
         hidden = len(truth) * (self.network.patches - truth.shape[1])
-        return torch.tensor(float(hidden), dtype=torch.float64, device=truth.device)
+        return torch.tensor([hidden, 0], dtype=torch.float64, device=truth.device)  # no pixel has a class
 
     def _loss(
         self, replica: nn.Module, images: torch.Tensor, truth: torch.Tensor, bf16: bool
@@ -56,13 +57,10 @@ class MaskedTrainer(Trainer):
         for batch in self.validation.epoch(0):
             images, visible = batch.images.to(device), self._visible(batch, VALIDATION).to(device)
             loss = self.network.loss(self.network(images, visible), images, visible)
-            sums += torch.stack([loss.double(), self._count(visible)])
+            sums += torch.stack([loss.double(), self._counts(visible)[0]])
         self.model.train()
         loss_sum, hidden = dist.sum_over_ranks(sums).tolist()
         return {"val/loss": loss_sum / max(1, hidden)}
-
-    def _means(self, sums: Sums, prefix: str = "") -> dict[str, float]:
-        return {f"{prefix}loss": sums.loss / max(1.0, sums.valid)}
 
 
 def pretrain_rank(job: Job, manifest: Manifest, world: dist.World, data: Batches, validation: Batches) -> None:

@@ -40,16 +40,15 @@ class RunRecorder(Recorder):
         say("epoch", **row)
 
     def panels(self, model: nn.Module, epoch: int) -> None:
-        """Store photo | truth | prediction of the fixed validation images."""
+        """Store photo | truth | prediction of the fixed validation images; photo | target | output of image pairs."""
         was_training = model.training
         model.eval()
         with torch.no_grad():
             predictions = self.task.predict(model(self.shown.images.to(self.task.colors.device))).cpu()
         model.train(was_training)
-        rows = [
-            panel(image.permute(1, 2, 0).numpy(), truth.numpy(), prediction.to(torch.uint8).numpy(), self.classes)
-            for image, truth, prediction in zip(self.shown.images, self.shown.labels, predictions, strict=True)
-        ]
+        if not self.classes:
+            predictions = (predictions.clamp(0, 1) * 255).round()
+        rows = [panel(*pictures, self.classes) for pictures in self.shown.pictures(predictions.to(torch.uint8))]
         try:
             log_picture(self.run_id, panel_sheet(rows), f"panels/epoch-{epoch:04d}.png")
         except VitsegError as error:  # a tracking server that is away must not end a training

@@ -16,7 +16,8 @@ from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.errors import UsageError, VitsegError
 from vitseg.evaluation import Task
-from vitseg.labels import palette
+from vitseg.labels import logit_count, palette
+from vitseg.losses import balanced_weights
 from vitseg.model.bundle import save_bundle
 from vitseg.model.segmenter import Segmenter, build_model
 from vitseg.recipe import Recipe
@@ -55,11 +56,11 @@ def train_rank(job_folder: str, world: dist.World) -> None:
         pretrain_rank(job, manifest, world, *batches_of(job.shards, manifest, job.recipe, world))
         return
     recipe, classes = job.recipe, manifest.classes
-    model = build_model(recipe.model, manifest.image_size, len(classes), recipe.run.seed)
+    model = build_model(recipe.model, manifest.image_size, logit_count(classes), recipe.run.seed)
     if job.init:
         load_initial(model, job.folder, job.init_sha256)  # every rank reads the same file
     model = model.to(world.device)
-    task = Task(recipe.model.target, len(classes), torch.from_numpy(palette(classes)).to(world.device))
+    task = task_of(manifest, recipe, world.device)
     data, validation = batches_of(job.shards, manifest, recipe, world)
     recorder = Recorder()
     if world.rank == 0:
@@ -74,6 +75,15 @@ def train_rank(job_folder: str, world: dist.World) -> None:
             _leave_results(job, model, manifest, history)
     finally:
         recorder.close()
+
+
+def task_of(manifest: Manifest, recipe: Recipe, device: torch.device) -> Task:
+    """Return what a recipe learns from a data set; balanced weights come from the manifest's counts of `train`."""
+    classes = manifest.classes
+    balanced = recipe.loss.class_weights == "balanced"
+    weights = balanced_weights(manifest.splits["train"].pixels_per_class).to(device) if balanced else None
+    colors = torch.from_numpy(palette(classes)).to(device)
+    return Task(recipe.model.target, len(classes), colors, recipe.loss, weights)
 
 
 def batches_of(shards: str, manifest: Manifest, recipe: Recipe, world: dist.World) -> tuple[Batches, Batches]:
