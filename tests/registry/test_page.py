@@ -14,7 +14,7 @@ from vitseg.metrics import Scores
 from vitseg.model.bundle import Bundle, load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
 from vitseg.registry.flavor import _load_pyfunc
-from vitseg.registry.page import draw_run, version_page
+from vitseg.registry.page import PAGE_WIDTH, draw_run, version_page
 
 
 @pytest.fixture
@@ -51,6 +51,7 @@ def test_the_page_holds_metrics_classes_and_links_to_pictures_that_are_drawn(bun
     )
     history = [{"epoch": 1, "step": 3, "train/loss": 1.0, "train/pixel_accuracy": 0.5}]
     pictures = draw_run(bundle, shown, MATRIX, history)
+    assert {picture.width <= PAGE_WIDTH for picture in pictures.values()} == {True}  # what is wider is cut off there
     assert all(min(picture.size) > 50 for picture in pictures.values())
     linked = {part.partition(")")[0] for part in page.split("get-artifact?run_uuid=f00d&path=pictures/")[1:]}
     assert {"validation.png", "curves.png", "confusion.png"} <= linked <= {f"{name}.png" for name in pictures}
@@ -72,7 +73,7 @@ def test_a_version_without_classes_has_psnr_and_panels_of_images(tmp_path: Path)
     manifest = Manifest(fingerprint="f" * 64, created="", image_size=(16, 24), classes=(), splits={})
     scores = Scores.from_confusion(torch.zeros(0, 0, dtype=torch.int64))
     errors = {"psnr": 23.456, "mean_absolute_error": 0.0321}
-    page = version_page("f00d", scores, 2, images, manifest, small_recipe("model.target=rgb"), 3, errors)
+    page = version_page("f00d", scores, 2, images, manifest, small_recipe("model.target=rgb"), 3, ({}, {}), errors)
     assert "**PSNR 23.46 dB**, mean absolute error 0.0321 on 2 validation images" in page
     assert "class" not in page
     photos = torch.zeros(2, 3, 16, 24, dtype=torch.uint8)

@@ -19,6 +19,8 @@ from vitseg.seams import SeamRatios, seam_text
 
 MAX_PAGE = 5000
 """Characters that MLflow's database keeps of a description."""
+PAGE_WIDTH = 800
+"""Pixels that MLflow's page shows of a picture on a common screen; what is wider is cut off, not shrunk."""
 
 
 def draw_run(
@@ -26,11 +28,16 @@ def draw_run(
 ) -> dict[str, Image.Image]:
     """Draw a run's pictures by name: curves, validation panels, and where there are classes confusion and iou."""
     found = shown.pictures(bundle.answer(shown.images).cpu())
-    rows = [panel(*pictures, bundle.classes, note=key) for pictures, key in zip(found, shown.keys, strict=True)]
+    rows = [
+        panel(*pictures, bundle.classes, note=key, width=PAGE_WIDTH // 3 - 16)
+        for pictures, key in zip(found, shown.keys, strict=True)
+    ]
     pictures = {"curves": curves(history), "validation": panel_sheet(rows, classes=bundle.classes)}
     if bundle.classes:
         pictures["confusion"] = confusion(matrix.numpy(), bundle.classes)
         pictures["iou"] = iou_bars(Scores.from_confusion(matrix).per_class_iou, bundle.classes)
+    for picture in pictures.values():
+        picture.thumbnail((PAGE_WIDTH, 4 * PAGE_WIDTH), Image.Resampling.LANCZOS)
     return pictures
 
 
@@ -65,8 +72,7 @@ def version_page(
         [
             f"{quality} on {samples} validation images, after {epochs} epochs.",
             "",
-            f"Seam ratio, {seam_text(*seams)}.",
-            "",
+            *([f"Seam ratio, {seam_text(*seams)}.", ""] if rows else []),
             f"![validation images]({picture}/validation.png)",
             "",
             *(["| class | IoU |", "|---|---|", *rows, ""] if rows else []),

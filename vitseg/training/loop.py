@@ -164,8 +164,9 @@ class Trainer:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the sum of the loss over a part of a batch, and how many pixels are right."""
         # Teacher forcing: the loss and accuracy of such models flatter in training, not in validation.
-        wants_truth = isinstance(self.model, Segmenter) and self.model.wants_truth
-        taught = [self.task.teach(truth, self.model.channels)] if wants_truth else []
+        taught = []
+        if isinstance(self.model, Segmenter) and self.model.wants_truth:
+            taught = [self.task.teach(truth, self.model.channels)]
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
             output = replica(images, *taught)
         loss, _ = self.task.loss(output, truth)
