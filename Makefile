@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# The official evaluation, which tests hold ours to. Alone: it asks for a backport of `typing` that no Python of today takes.
+CITYSCAPES := cityscapesscripts==2.3.0
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint format bench constraints clean
 
@@ -21,6 +24,7 @@ $(READY): pyproject.toml infra/constraints.txt
 	@$(BIN)/pip install --quiet --upgrade 'pip>=25.3' 2>&1 | grep -v '^WARNING: Location' || true
 	@$(BIN)/pip install --quiet --constraint infra/constraints.txt --editable '.[local,dev,dask]' \
 		> $(VENV)/install.log 2>&1 || { tail -n 20 $(VENV)/install.log; exit 1; }
+	@$(BIN)/pip install --quiet --no-deps $(CITYSCAPES) >> $(VENV)/install.log 2>&1 || { tail -n 20 $(VENV)/install.log; exit 1; }
 	@touch $@
 
 demo: $(READY) ## the whole way on generated street scenes: pictures, report, four minutes
