@@ -1,6 +1,7 @@
 """Commands in folders alone: Prefect's own temporary server, closed to others, and gone with a killed command."""
 
 import os
+import shutil
 from pathlib import Path
 
 import psutil
@@ -29,6 +30,7 @@ def test_training_listens_on_loopback_only_and_leaves_nothing(
 ) -> None:
     for name in [name for name in os.environ if name.startswith(("AWS_", "MLFLOW_", "PREFECT_"))]:
         monkeypatch.delenv(name)
+    shards = shutil.copytree(shards, tmp_path / "shards")  # its own: others may have trained on the session's
     home = tmp_path / "home"
     monkeypatch.setenv("VITSEG_HOME", str(home))
     addresses: set[str] = set()
