@@ -6,6 +6,7 @@ for the first validation photographs.
 """
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -71,6 +72,7 @@ def contend(shards: str, name: str, seed: int, images: int, folder: Path) -> Non
     world = World(0, 1, torch.device("cpu"))
     data, validation = batches_of(shards, manifest, recipe, world)
     watch = Minutes(f"{name}-{seed}", recipe.data.batch_size)
+    shutil.rmtree(folder / f"checkpoints-{name}-{seed}", ignore_errors=True)  # the curve starts where training does
     checkpoints = open_store(str(folder / f"checkpoints-{name}-{seed}"))
     Trainer(recipe, world, model, task, data, validation, checkpoints, watch).run()
     final = evaluate_batches(model, validation.epoch(0), task, patches=(4, 16)).to_json()
