@@ -102,7 +102,7 @@ def synth(
 def preprocess(
     source: Annotated[str, typer.Argument(help="Photographs and labels: a folder, s3:// or other fsspec address.")],
     dest: Annotated[str, typer.Argument(help="Where shards and manifest.json go.")],
-    layout: Annotated[str, typer.Option(help="auto, cityscapes, pairs, folders or images.")] = "auto",
+    layout: Annotated[str, typer.Option(help="auto, cityscapes, pairs, folders, images or photos.")] = "auto",
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the samples in pixels.")] = "256x256",
     shard_samples: Annotated[int, typer.Option(min=1, help="Samples a shard.")] = 256,
     runner: Runner = "thread",
@@ -125,7 +125,7 @@ def preprocess(
 @app.command()
 def train(
     shards: Shards,
-    preset: Annotated[str, typer.Option(help="tiny, small, base or vit-base.")] = "tiny",
+    preset: Annotated[str, typer.Option(help="tiny, small, base, vit-base or paper.")] = "tiny",
     recipe: Annotated[Path | None, typer.Option(help="A TOML file laid over the preset.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, laid over both.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Short for --set run.epochs=N.")] = None,
@@ -153,9 +153,9 @@ def train(
 
 @app.command()
 def pretrain(
-    source: Annotated[str, typer.Argument(help="Photographs, labelled or not: a folder, s3:// address, or shards.")],
+    source: Annotated[str, typer.Argument(help="Photographs (every image there): a folder, s3:// address, or shards.")],
     shards: Annotated[str | None, typer.Option(help="Where the shards go; by default under VITSEG_HOME.")] = None,
-    preset: Annotated[str, typer.Option(help="tiny, small, base or vit-base.")] = "tiny",
+    preset: Annotated[str, typer.Option(help="tiny, small, base, vit-base or paper.")] = "tiny",
     recipe: Annotated[Path | None, typer.Option(help="A TOML file laid over the preset.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, laid over both.")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the samples in pixels, 256x256 by default.")] = None,
@@ -168,6 +168,8 @@ def pretrain(
     overrides = [*(set_ or []), *([f"run.epochs={epochs}"] if epochs else [])]
     command.check_recipe(preset, recipe, overrides)
     parsed = parse_size(size) if size else None
+    command.check_source(source)
+    command.check_size(parsed, preset, recipe, overrides)
     command.prepare_tracking()
     command.prepare_flow()
     from flows.pretrain import pretrain as flow
@@ -229,7 +231,7 @@ def segment(
 def retrain(
     source: Annotated[str, typer.Argument(help="Photographs and labels that may have changed.")],
     shards: Annotated[str | None, typer.Option(help="Where the shards go; by default under VITSEG_HOME.")] = None,
-    preset: Annotated[str, typer.Option(help="tiny, small, base or vit-base.")] = "tiny",
+    preset: Annotated[str, typer.Option(help="tiny, small, base, vit-base or paper.")] = "tiny",
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the samples in pixels.")] = "256x256",
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, laid over the preset.")] = None,
     nproc: Annotated[int | None, typer.Option(min=1, help="Ranks; by default one a GPU, or 1.")] = None,
@@ -238,7 +240,7 @@ def retrain(
 ) -> None:
     """Train again if the source has changed, and put the new version up for review."""
     parsed = parse_size(size)
-    command.check_recipe(preset, None, set_ or [])
+    command.check_size(parsed, preset, None, set_ or [])
     command.check_source(source)
     command.prepare_tracking()
     command.prepare_flow()
@@ -250,7 +252,7 @@ def retrain(
 
 @app.command()
 def model(
-    preset: Annotated[str, typer.Argument(help="tiny, small, base or vit-base.")],
+    preset: Annotated[str, typer.Argument(help="tiny, small, base, vit-base or paper.")],
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the images in pixels.")] = "256x256",
     classes: Annotated[int, typer.Option(min=1, help="Classes.")] = 19,
     set_: Annotated[list[str] | None, typer.Option("--set", help="model.key=value, laid over the preset.")] = None,

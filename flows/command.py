@@ -232,6 +232,16 @@ def check_init(address: str) -> str:
     return check_address(address)
 
 
+def check_size(size: tuple[int, int] | None, preset: str, file: Path | None, overrides: Sequence[str]) -> None:
+    """Refuse a wrong recipe, or a size of samples that its patches don't fill, before anything is prepared."""
+    from vitseg.config import load_recipe
+    from vitseg.model.patches import patch_grid
+
+    recipe = load_recipe(preset, file, overrides)
+    if size:
+        patch_grid(size, recipe.model.patch_size)
+
+
 def show_stack(status: Any, as_json: bool) -> None:
     """Print where the servers are; never their credentials."""
     if as_json:

@@ -38,10 +38,10 @@ def pretrain(
     nproc: int | None = None,
     resume: bool = True,
 ) -> dict[str, Any]:
-    """Train an encoder on photographs, labelled or not; an interrupted job goes on, a finished one is not done twice.
+    """Train an encoder on photographs; an interrupted job goes on, a finished one is not done twice.
 
     Args:
-        source: photographs in a folder or bucket, or a folder of shards, whose labels are ignored.
+        source: a folder or bucket of which every image is a photograph, or a folder of shards, whose labels are ignored.
         shards: where the shards of photographs go; by default under VITSEG_HOME.
         preset: `tiny`, `small`, `base` or `vit-base`.
         recipe: a TOML file laid over the preset.

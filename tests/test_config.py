@@ -229,3 +229,16 @@ def test_home_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert home() == tmp_path / "state"
     monkeypatch.delenv("VITSEG_HOME")
     assert home() == tmp_path / ".vitseg"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.patch_size=14", "model.fine_patch=7"], "must be even"),
+        (["model.patch_size=12", "model.fine_patch=4"], "not 3"),
+        (["model.patch_size=15", "model.fine_patch=0"], "must be even"),
+        (["model.patch_size=8", "model.fine_patch=3"], "must divide"),
+    ],
+)
+def test_finer_patches_that_can_not_overlap_are_refused(overrides: list[str], words: str) -> None:
+    assert words in refusal(*overrides)

@@ -219,6 +219,8 @@ def evaluate_bundle(
         raise UsageError(
             f"the model takes images of {bundle.image_size}, the shards hold {manifest.image_size} (height, width)"
         )
+    if manifest.truth == "none":
+        raise UsageError(f"{shards} holds photographs without labels: there is nothing to measure a model by")
     if [label.name for label in manifest.classes] != [label.name for label in bundle.classes]:
         raise UsageError("the model's classes are not the shards' classes")
     batches = Batches(shards, manifest, split, batch_size=batch_size, shuffle=False, drop_last=False)

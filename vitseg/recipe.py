@@ -99,7 +99,12 @@ class Architecture:
         _require(self.layer_scale >= 0, "model.layer_scale must not be negative")
         _require(bool(self.mlp_units) and min(self.mlp_units) >= 1, "model.mlp_units needs at least one width")
         _require(min(self.decoder_mlp_units, default=1) >= 1, "model.decoder_mlp_units must be positive")
-        _require(self.patch_size % (self.fine_patch or 1) == 0, "model.fine_patch must divide model.patch_size")
+        fine = self.fine_patch or self.patch_size
+        _require(self.patch_size % fine == 0, "model.fine_patch must divide model.patch_size")
+        if self.decoder == "overlap":  # squares reach half a side beyond their own, in whole pixels and finer patches
+            _require(fine % 2 == 0, f"model.fine_patch = {fine} must be even: set one that is, and divides patch_size")
+            ratio = self.patch_size // fine
+            _require(ratio == 1 or ratio % 2 == 0, f"model.patch_size must be 1, 2, 4 … times fine_patch, not {ratio}")
         _require(self.fine_width % self.fine_heads == 0, "model.fine_width must be a multiple of model.fine_heads")
 
 

@@ -17,7 +17,9 @@ from flows.stack import StackStatus
 from vitseg.data.manifest import read_manifest
 
 ROOT = Path(__file__).parents[2]
-POOLS = {"preprocess": "cpu"} | dict.fromkeys(("train", "train-node", "segment", "evaluate", "retrain"), "gpu")
+POOLS = {"preprocess": "cpu"} | dict.fromkeys(
+    ("train", "train-node", "pretrain", "segment", "evaluate", "retrain"), "gpu"
+)
 
 Deployments = dict[str, dict[str, Any]]
 
@@ -56,7 +58,7 @@ def test_each_flow_is_on_its_pool(deployments: Deployments) -> None:
 
 def test_one_training_at_a_time_and_the_others_wait(deployments: Deployments) -> None:
     limited = {name for name, row in deployments.items() if row["global_concurrency_limit"]}
-    assert limited == {"train", "retrain"}
+    assert limited == {"train", "pretrain", "retrain"}
     for name in limited:
         assert deployments[name]["global_concurrency_limit"]["limit"] == 1
         assert deployments[name]["concurrency_options"]["collision_strategy"] == "ENQUEUE"

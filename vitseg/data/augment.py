@@ -63,6 +63,8 @@ def augment(
         # As likely twice as large as half as large. One number at a time: a vectorised power may round otherwise at
         # the end of a batch than in its middle.
         scale = draws.new_tensor([low * (high / low) ** power for power in drawn[:, _SCALE].tolist()])
+        if labels.ndim == 4:
+            scale = scale.clamp(min=1)  # no pixel of a target image can say that it does not count
         wanted = recipe.rare and labels.ndim == 3
         focus = _rare_pixels(labels, pixels_per_class, draws, recipe.rare) if wanted else None
         y, x = _sources(scale, draws, focus, (images.shape[2], images.shape[3]))

@@ -32,7 +32,8 @@ CONFIG = "config.json"
 _KEYS = {"schema", "architecture", "classes", "image_size", "target", "normalisation", "sha256"}
 _CONFIG_BYTES = 1 << 20
 _HEADER_BYTES = 1 << 20  # of the weights file, over the tensors themselves
-_LARGEST = {"blocks": 512, "heads": 512}  # of a network that a bundle may ask for; widths and sides:
+# Of a network that a bundle may ask for; widths and sides:
+_LARGEST = dict.fromkeys(("blocks", "heads", "fine_blocks", "fine_heads", "fine_reach", "spiral_blocks"), 512)
 _LARGEST_SIDE = 1 << 16
 
 

@@ -6,8 +6,9 @@
     models:/NAME/VERSION        a registered version; or a bundle's folder
     runs:/ID                    what a run of `vitseg pretrain` or `vitseg train` left; or its folder
 
-What comes of it lies in the job's folder as `init.safetensors`, by the names of the network's own weights. Every rank
-reads that file, and a job that goes on no longer depends on where it came from.
+What comes of it lies in the job's folder as `init.safetensors`, by the names of the network's own weights, and every
+rank reads that file. Its hash is part of the folder's name: the same command finds its job again as long as the
+address still holds the same weights.
 """
 
 import hashlib
