@@ -50,13 +50,13 @@ def store(tmp_path: Path) -> LocalStore:
 def test_resumed_training_is_the_same_to_the_last_bit(store: LocalStore) -> None:
     straight, optimiser = pair(0)
     train(straight, optimiser, range(3))
-    write_checkpoint(store, capture(straight, optimiser, 3, STATE), keep=2)
+    write_checkpoint(store, capture(straight, [optimiser], 3, STATE), keep=2)
     train(straight, optimiser, range(3, 6))
 
     resumed, other = pair(1)
     found = newest_checkpoint(store)
     assert found is not None
-    restore(found, resumed, other)
+    restore(found, resumed, [other])
     train(resumed, other, range(found.step, 6))
 
     assert found.state == STATE
@@ -69,7 +69,7 @@ def test_resumed_training_is_the_same_to_the_last_bit(store: LocalStore) -> None
 def test_what_is_captured_does_not_change_with_training(store: LocalStore) -> None:
     model, optimiser = pair(0)
     train(model, optimiser, range(2))
-    captured = capture(model, optimiser, 2, {})
+    captured = capture(model, [optimiser], 2, {})
     before = {name: tensor.clone() for name, tensor in captured.tensors.items()}
     train(model, optimiser, range(2, 4))
     assert all(torch.equal(captured.tensors[name], before[name]) for name in before)
@@ -78,11 +78,11 @@ def test_what_is_captured_does_not_change_with_training(store: LocalStore) -> No
 
 def test_before_the_first_step_there_are_no_moments(store: LocalStore) -> None:
     model, optimiser = pair(0)
-    write_checkpoint(store, capture(model, optimiser, 0, {}), keep=1)
+    write_checkpoint(store, capture(model, [optimiser], 0, {}), keep=1)
     found = newest_checkpoint(store)
     assert found is not None
     other, fresh = pair(1)
-    restore(found, other, fresh)
+    restore(found, other, [fresh])
     assert torch.equal(other[0].weight, model[0].weight)
     assert not fresh.state
 
@@ -127,10 +127,10 @@ def test_what_was_just_written_stays_though_a_damaged_one_looks_newer(store: Loc
 def test_another_model_is_refused(store: LocalStore) -> None:
     model, optimiser = pair(0)
     train(model, optimiser, range(1))
-    captured = capture(model, optimiser, 1, {})
+    captured = capture(model, [optimiser], 1, {})
     for other in (pair(0, width=6), (nn.Linear(4, 3), torch.optim.AdamW(nn.Linear(4, 3).parameters()))):
         with pytest.raises(DataError, match="step 1 does not fit this model"):
-            restore(captured, *other)
+            restore(captured, other[0], [other[1]])
 
 
 def test_a_file_of_others_is_refused_by_name(store: LocalStore) -> None:

@@ -35,12 +35,14 @@ SECTIONS = {
 }
 FIELDS = [f"{section}.{row.name}" for section, kind in SECTIONS.items() for row in dataclasses.fields(kind)]
 OTHER_WORDS: dict[str, Any] = {
+    "model.pixels": "image",
     "model.position": "add",
     "model.normalisation": "none",
     "model.decoder": "overlap",
     "model.target": "rgb",
     "loss.rgb": "squared",
     "loss.class_weights": "balanced",
+    "optimiser.name": "muon",
     "optimiser.schedule": "constant",
     "masked.decoder_width": 64,
 }

@@ -1,13 +1,14 @@
 """Checkpoints in a folder or bucket: one safetensors object each, complete or not there at all.
 
 Name: `step-{step:08d}-{first 12 hex of its sha256}.safetensors`. It holds the weights (`model.*`), the optimiser's
-moments (`optimiser.{parameter}.*`) and, as plain JSON, everything else that resuming needs. No pickle.
+moments (`optimiser.{which}.{parameter}.*`) and, as plain JSON, everything else that resuming needs. No pickle.
 """
 
 import hashlib
 import json
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,31 +34,36 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def capture(model: nn.Module, optimiser: torch.optim.Optimizer, step: int, state: dict[str, Any]) -> Checkpoint:
+def capture(
+    model: nn.Module, optimisers: Sequence[torch.optim.Optimizer], step: int, state: dict[str, Any]
+) -> Checkpoint:
     """Copy to the CPU what a training step has left, so that training may go on while it is written."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for index, moments in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+    for which, optimiser in enumerate(optimisers):
+        for index, moments in optimiser.state_dict()["state"].items():
+            prefix = f"optimiser.{which}.{index}"
+            tensors |= {f"{prefix}.{name}": torch.as_tensor(value) for name, value in moments.items()}
     return Checkpoint(step, {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, state)
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+def restore(checkpoint: Checkpoint, model: nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> None:
     """Put a checkpoint's weights and moments back.
 
     Raises:
         DataError: the checkpoint belongs to another model.
     """
     weights = {n.removeprefix("model."): t for n, t in checkpoint.tensors.items() if n.startswith("model.")}
-    moments: dict[int, dict[str, torch.Tensor]] = {}
+    moments: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in optimisers]
     for name, tensor in checkpoint.tensors.items():
         if name.startswith("optimiser."):
-            _, index, moment = name.split(".")
-            moments.setdefault(int(index), {})[moment] = tensor
+            _, which, index, moment = name.split(".")
+            moments[int(which)].setdefault(int(index), {})[moment] = tensor
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise DataError(f"checkpoint of step {checkpoint.step} does not fit this model: {error}") from error
-    optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
+    for optimiser, state in zip(optimisers, moments, strict=True):
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
 def write_checkpoint(store: Store, checkpoint: Checkpoint, keep: int) -> str:

@@ -16,6 +16,7 @@ _WITHOUT_EFFECT = {
 
 
 _CHOICES = {
+    "pixels": ("fixed", "image"),
     "position": ("concat", "add"),
     "normalisation": ("layer", "none"),
     "decoder": ("patch", "overlap", "spiral"),
@@ -34,6 +35,9 @@ class Architecture:
 
     patch_size: int = 16
     """Side of the square patches, pixels."""
+    pixels: str = "fixed"
+    """How pixels are normalised: `fixed`, by numbers equal for all; `image`, by each photograph's own mean and deviation,
+    so that how bright a camera or a day was does not matter."""
     spatial_embedding: int = 8
     """Width of the learned embedding of a patch's position, concatenated to its projection."""
     position: str = "concat"
@@ -129,8 +133,10 @@ class DataRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserRecipe:
-    """AdamW and its schedule; learning rate and weight decay are the paper's."""
+    """The optimiser and its schedule; AdamW, learning rate and weight decay are the paper's."""
 
+    name: str = "adamw"
+    """`adamw`, or `muon`: matrices by Muon, the rest by AdamW; it learns much more from the same images."""
     learning_rate: float = 0.0015
     """Peak learning rate."""
     weight_decay: float = 0.0001
@@ -146,6 +152,7 @@ class OptimiserRecipe:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        _require(self.name in ("adamw", "muon"), "optimiser.name is adamw or muon")
         _require(self.learning_rate > 0, "optimiser.learning_rate must be positive")
         _require(self.weight_decay >= 0, "optimiser.weight_decay must not be negative")
         _require(0 <= self.warmup_share < 1, "optimiser.warmup_share is in 0 – 1")

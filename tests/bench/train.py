@@ -18,7 +18,7 @@ from vitseg.dist import World
 from vitseg.labels import palette
 from vitseg.losses import segmentation_loss
 from vitseg.model.segmenter import build_model
-from vitseg.training.optimiser import build_optimiser
+from vitseg.training.optimiser import build_optimisers
 
 STEPS = 16
 
@@ -71,14 +71,15 @@ def bare_loop(shards: str, manifest: Manifest) -> Side:
 
     def side() -> float:
         model = build_model(recipe.model, manifest.image_size, len(classes), seed=0)
-        optimiser = build_optimiser(model, recipe.optimiser)
+        optimisers = build_optimisers(model, recipe.optimiser)
         for step, batch in enumerate(batches):
             if step == WARM_UP:
                 start = time.perf_counter()
             loss, valid = segmentation_loss(model(batch.images), batch.labels, colors, recipe.model.target)
             (loss / valid).backward()
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+            for optimiser in optimisers:
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
         return size * (len(batches) - WARM_UP) / (time.perf_counter() - start)
 
     return side

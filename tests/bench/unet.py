@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitseg.model.segmenter import standardise
+
 
 class UNet(nn.Module):
     """Photographs (B, 3, H, W), 0–255 -> logits (B, K, H, W); sides are multiples of 16."""
@@ -21,8 +23,8 @@ class UNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # twice as fast on a CPU, and on a GPU with tensor cores
 
     def forward(self, images: Tensor) -> Tensor:
-        """Segment photographs, normalised as `Segmenter` does it."""
-        x = ((images.float() - 127.5) / 63.75).contiguous(memory_format=torch.channels_last)
+        """Segment photographs, normalised as the presets `tiny`, `small` and `base` do it."""
+        x = standardise(images.float()).contiguous(memory_format=torch.channels_last)
         levels = []
         for depth, block in enumerate(self.down):
             x = block(F.max_pool2d(x, 2) if depth else x)

@@ -48,6 +48,31 @@ def test_pixels_are_normalised_inside():
     assert {"mean", "std"} <= model.state_dict().keys()
 
 
+@pytest.mark.parametrize(("pixels", "tolerated"), [("image", True), ("fixed", False)])
+def test_how_bright_a_day_was_matters_only_where_pixels_are_fixed(pixels, tolerated):
+    model = build_model(dataclasses.replace(ARCH, pixels=pixels), (32, 48), 19, seed=0)
+    bright = photos().float()
+    dark = 0.4 * bright + 10
+    assert torch.allclose(model(bright), model(dark), atol=0.02 * float(model(bright).abs().max())) == tolerated
+
+
+def test_each_photograph_is_normalised_by_itself_with_its_colours_in_balance():
+    model = build_model(dataclasses.replace(ARCH, pixels="image"), (32, 48), 19, seed=0)
+    images = photos().float() * torch.tensor([1.0, 0.5])[:, None, None, None]
+    images[:, 0] *= 0.5
+    values = model.normalise(images)
+    assert torch.allclose(values.mean((1, 2, 3)), torch.zeros(2), atol=1e-4)
+    assert torch.allclose(values.std((1, 2, 3)), torch.ones(2), atol=0.05)
+    assert bool((values[:, 0].mean((1, 2)) < values[:, 1].mean((1, 2)) - 0.2).all())  # less red than green, still
+    assert torch.equal(model(images)[1], model(images[1:])[0])
+
+
+@pytest.mark.parametrize("value", [0, 7, 255])
+def test_an_image_of_one_colour_is_no_division_by_zero(value):
+    model = build_model(dataclasses.replace(ARCH, pixels="image"), (32, 48), 19, seed=0)
+    assert torch.equal(model.normalise(torch.full((1, 3, 32, 48), value, dtype=torch.uint8)), torch.zeros(1, 3, 32, 48))
+
+
 def test_equal_seeds_give_equal_weights_and_leave_the_global_generator_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)

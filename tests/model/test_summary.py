@@ -28,7 +28,7 @@ def block(d: int, inner: int, *units: int, scale: bool = False) -> list[int]:
 
 
 def overlap(features: int, projection: int, width: int, patch: int, fine: int, blocks: int, heads: int, reach: int, *,
-            scale: bool = False) -> list[int]:  # fmt: skip
+            hidden: int = 0, scale: bool = False) -> list[int]:  # fmt: skip
     """Parameters of our decoder at 19 classes; a square of twice the side has four times the cells."""
     neighbours = [
         2 * width,
@@ -42,9 +42,15 @@ def overlap(features: int, projection: int, width: int, patch: int, fine: int, b
         *([width] if scale else []),
     ]
     return [
-        linear(features, 4 * (patch // fine) ** 2 * width),  # features spread over finer tokens
+        linear(
+            features, (4 * (patch // fine) ** 2 if fine < patch else 1) * width
+        ),  # features spread over finer tokens
         linear(4 * fine**2 * 3, projection),  # the photograph, reintroduced
-        linear(projection + width, width),
+        *(
+            [linear(projection + width, hidden), linear(hidden, width)]
+            if hidden
+            else [linear(projection + width, width)]
+        ),
         *(blocks * neighbours),
         2 * width,
         linear(width, 4 * fine**2 * 19),  # 19 scores a pixel
@@ -59,15 +65,15 @@ BY_HAND = {
         *(4 * block(128, 4 * 32, 256, 128)),
         2 * 128,
         linear(128, 64),  # features
-        *overlap(64, 64, 48, patch=8, fine=4, blocks=1, heads=2, reach=2),
+        *overlap(64, 64, 128, patch=8, fine=8, blocks=1, heads=4, reach=2, hidden=256),
     ],
     "small": [
         linear(16 * 16 * 3, 248),
         16 * 16 * 8,
-        *(6 * block(256, 8 * 32, 768, 256)),
+        *(4 * block(256, 8 * 32, 768, 256)),
         2 * 256,
         linear(256, 128),
-        *overlap(128, 64, 64, patch=16, fine=4, blocks=2, heads=2, reach=3),
+        *overlap(128, 128, 256, patch=16, fine=8, blocks=2, heads=8, reach=2, hidden=512),
     ],
     "base": [
         linear(8 * 8 * 3, 504),
@@ -75,7 +81,7 @@ BY_HAND = {
         *(8 * block(512, 8 * 64, 2048, 512, scale=True)),
         2 * 512,
         linear(512, 256),
-        *overlap(256, 128, 128, patch=8, fine=4, blocks=4, heads=4, reach=3, scale=True),
+        *overlap(256, 128, 256, patch=8, fine=8, blocks=3, heads=8, reach=2, hidden=512, scale=True),
     ],
     # Layer by layer what the paper's table says, and what it leaves open: keys and values of 512 a head, and a linear
     # layer on the path around each MLP. It publishes 60,927,264; these are 60,895,432, 0.05 % fewer.

@@ -11,7 +11,7 @@ from torch import nn
 
 from vitseg.model.segmenter import build_model
 from vitseg.recipe import Architecture, OptimiserRecipe
-from vitseg.training.optimiser import build_optimiser, learning_rate
+from vitseg.training.optimiser import build_optimisers, learning_rate
 
 RECIPE = OptimiserRecipe(learning_rate=0.5, warmup_share=0.1)
 CONSTANT = dataclasses.replace(RECIPE, schedule="constant")
@@ -55,7 +55,8 @@ def test_every_step_of_every_schedule_learns(steps: int, share: float, schedule:
 @pytest.mark.parametrize("position", ["concat", "add"])
 def test_weight_matrices_decay_and_nothing_else(position: str) -> None:
     model = build_model(Architecture(position=position, patch_size=8, blocks=1), (16, 16), 3, seed=0)
-    decayed, free = build_optimiser(model, OptimiserRecipe(learning_rate=0.25, weight_decay=0.125)).param_groups
+    [optimiser] = build_optimisers(model, OptimiserRecipe(learning_rate=0.25, weight_decay=0.125))
+    decayed, free = optimiser.param_groups
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.125, 0.0)
     assert decayed["lr"] == free["lr"] == 0.25
     matrices = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
@@ -65,12 +66,38 @@ def test_weight_matrices_decay_and_nothing_else(position: str) -> None:
     assert "encoder.embedding.position" in {names[id(parameter)] for parameter in free["params"]}
 
 
-def test_decay_pulls_matrices_alone() -> None:
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_decay_pulls_matrices_alone(name: str) -> None:
     model = build_model(Architecture(patch_size=8, blocks=1), (16, 16), 3, seed=0)
     for parameter in model.parameters():
         nn.init.ones_(parameter)
         parameter.grad = torch.zeros_like(parameter)
-    build_optimiser(model, OptimiserRecipe(learning_rate=0.1, weight_decay=0.5)).step()
+    for optimiser in build_optimisers(model, OptimiserRecipe(name=name, learning_rate=0.1, weight_decay=0.5)):
+        optimiser.step()
     assert {round(parameter.mean().item(), 4) for parameter in model.parameters() if parameter.ndim < 2} == {1.0}
     assert model.encoder.embedding.position.mean().item() == 1.0
     assert model.encoder.embedding.projection.weight.mean().item() == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize("decoder", ["patch", "overlap", "spiral"])
+def test_muon_takes_the_matrices_but_for_embeddings_and_the_last(decoder: str) -> None:
+    arch = Architecture(decoder=decoder, patch_size=8, blocks=1, fine_blocks=1)
+    model = build_model(arch, (16, 16), 3, seed=0)
+    adamw, muon = build_optimisers(model, OptimiserRecipe(name="muon"))
+    [group] = muon.param_groups
+    matrices = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+    assert {id(parameter) for parameter in group["params"]} == matrices - {id(model.decoder.head.weight)}
+    both = [id(parameter) for group in (*adamw.param_groups, *muon.param_groups) for parameter in group["params"]]
+    assert sorted(both) == sorted(map(id, model.parameters()))
+
+
+def test_a_step_of_muon_turns_all_directions_about_equally() -> None:
+    model = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False))
+    before = model[0].weight.detach().clone()
+    for parameter in model.parameters():
+        parameter.grad = torch.diag(torch.tensor([100.0, 50, 10, 5, 3, 2, 1.5, 1]))
+    for optimiser in build_optimisers(model, OptimiserRecipe(name="muon", learning_rate=0.1, weight_decay=0)):
+        optimiser.step()
+    turned = torch.linalg.svdvals(before - model[0].weight.detach())
+    assert turned.max() / turned.min() < 3  # of the gradient: 100
+    assert turned.square().mean().sqrt() == pytest.approx(0.1 * 0.2 * 8**0.5, rel=0.3)  # of an update: 0.2 rates

@@ -35,6 +35,8 @@ _HEADER_BYTES = 1 << 20  # of the weights file, over the tensors themselves
 # Of a network that a bundle may ask for; widths and sides:
 _LARGEST = dict.fromkeys(("blocks", "heads", "fine_blocks", "fine_heads", "fine_reach", "spiral_blocks"), 512)
 _LARGEST_SIDE = 1 << 16
+_LATER = {"pixels": "fixed"}
+"""Keys of an architecture that older bundles lack, and what these meant."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,6 +211,7 @@ def architecture_from(values: Any) -> Architecture:
         DataError, UsageError: a key is missing or unknown, or a number out of range.
     """
     names = {field.name for field in dataclasses.fields(Architecture)}
+    values = {**_LATER, **values} if isinstance(values, dict) else values
     if not isinstance(values, dict) or values.keys() != names:
         # A missing number must not become a default: heads and head_width don't show in the shapes of weights.
         found = set(values) if isinstance(values, dict) else set()

@@ -22,7 +22,7 @@ _DECODERS: dict[str, type[Decoder]] = {"patch": PatchDecoder, "overlap": Overlap
 class PhotoNetwork(nn.Module):
     """What takes photographs and cuts them to patches.
 
-    Pixels are normalised inside, by buffers that travel with the weights: training and serving can't differ.
+    Pixels are normalised inside, by what travels with the weights: training and serving can't differ.
     """
 
     mean: Tensor
@@ -52,8 +52,19 @@ class PhotoNetwork(nn.Module):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Bring pixels (B, 3, H, W) from 0–255 to about -2 – 2."""
+        if self.architecture.pixels == "image":
+            return standardise(images.to(self.std.dtype))
         scale = 1 / (255 * self.std)
         return images.to(scale.dtype) * scale[:, None, None] - (self.mean / self.std)[:, None, None]
+
+
+def standardise(images: Tensor) -> Tensor:
+    """Bring each image of float (B, 3, H, W), 0–255, to mean 0 and deviation 1 over all its pixels and channels.
+
+    The channels together, so that colours keep their balance. An image of one colour becomes 0.
+    """
+    std, mean = torch.std_mean(images, dim=(1, 2, 3), correction=0, keepdim=True)
+    return (images - mean) / (std + 1)  # one step of 255: noise in a black image stays small
 
 
 class Segmenter(PhotoNetwork):

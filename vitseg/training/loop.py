@@ -22,7 +22,7 @@ from vitseg.losses import counted
 from vitseg.model.segmenter import Segmenter
 from vitseg.recipe import Recipe
 from vitseg.storage import Store
-from vitseg.training.optimiser import build_optimiser, learning_rate
+from vitseg.training.optimiser import build_optimisers, learning_rate
 
 
 class Recorder:
@@ -93,7 +93,7 @@ class Trainer:
             TrainingError: the loss is no longer a finite number; all ranks stop together.
         """
         run, per_epoch = self.recipe.run, self.data.steps_per_epoch
-        self.optimiser = build_optimiser(self.model, self.recipe.optimiser)
+        self.optimisers = build_optimisers(self.model, self.recipe.optimiser)
         sums = self._resume()
         replica = dist.replicate(self.model, self.world)
         for epoch in range(self.finished // per_epoch, run.epochs):
@@ -139,10 +139,11 @@ class Trainer:
                 f"loss {loss_sum} with a gradient of norm {norm.item()} at step {self.finished} (learning rate {rate:.2g}, "
                 f"samples {', '.join(batch.keys[:4])} …): lower optimiser.learning_rate or look at these samples"
             )
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
         return Sums(loss_sum, count.item(), correct, valid.item())
 
     def _inputs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -191,7 +192,7 @@ class Trainer:
     def _save(self, sums: Sums) -> None:
         if self.world.rank == 0:
             state = {"history": self.history, "sums": vars(sums)}
-            checkpoint = capture(self.model, self.optimiser, self.finished, state)
+            checkpoint = capture(self.model, self.optimisers, self.finished, state)
             write_checkpoint(self.checkpoints, checkpoint, self.recipe.run.keep_checkpoints)
 
     def _resume(self) -> Sums:
@@ -200,7 +201,7 @@ class Trainer:
         dist.check_equal(checkpoint.step if checkpoint else 0, "the newest checkpoint")
         if checkpoint is None:
             return Sums()
-        restore(checkpoint, self.model, self.optimiser)
+        restore(checkpoint, self.model, self.optimisers)
         self.finished, self.history = checkpoint.step, checkpoint.state["history"]
         return Sums(**checkpoint.state["sums"])
 

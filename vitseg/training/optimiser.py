@@ -1,21 +1,40 @@
-"""AdamW as in the paper, with the usual care: no decay on norms, biases and embeddings; warm-up and cosine by step."""
+"""The optimisers, with the usual care: no decay on norms, biases and embeddings; warm-up and cosine by step."""
 
 import math
 
-import torch
 from torch import nn
+from torch.optim import AdamW, Muon, Optimizer
 
 from vitseg.recipe import OptimiserRecipe
 
+_EMBEDDINGS = ("position", "offset_bias")
 
-def build_optimiser(model: nn.Module, recipe: OptimiserRecipe) -> torch.optim.AdamW:
-    """Return AdamW with two parameter groups: matrices decay, everything else (and embeddings) does not."""
+
+def build_optimisers(model: nn.Module, recipe: OptimiserRecipe) -> list[Optimizer]:
+    """Return what takes a step together: AdamW alone, as in the paper, or Muon for the matrices and AdamW for the rest.
+
+    Muon (https://kellerjordan.github.io/posts/muon) makes what a step adds to a matrix turn all directions equally, so
+    that the few large ones of a gradient don't drown the others; what it does to a matrix is scaled to the size of a
+    step of AdamW (https://arxiv.org/abs/2502.16982), so that one learning rate is right for both. It isn't meant for
+    embeddings and the last layer, which stay with AdamW. Embeddings, norms and biases don't decay.
+    """
+    last = [parameter for parameter in model.parameters() if parameter.ndim == 2][-1]
+    matrices: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (decayed if parameter.ndim >= 2 and not name.endswith(("position", "offset_bias")) else free).append(parameter)
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=next(model.parameters()).is_cuda)
+        if parameter.ndim < 2 or name.endswith(_EMBEDDINGS):
+            free.append(parameter)
+        elif recipe.name == "muon" and parameter.ndim == 2 and parameter is not last:
+            matrices.append(parameter)
+        else:
+            decayed.append(parameter)
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    groups = [{"params": decayed, "weight_decay": decay}, {"params": free, "weight_decay": 0.0}]
+    optimisers: list[Optimizer] = [AdamW(groups, lr=rate, fused=next(model.parameters()).is_cuda)]
+    if matrices:
+        optimisers.append(Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    return optimisers
 
 
 def learning_rate(recipe: OptimiserRecipe, step: int, steps: int) -> float:

@@ -1,0 +1,60 @@
+"""How good a perfect model could look: what bilinear resizing and JPEG did to the labels of a source of pairs.
+
+True class ids are drawn in their colours, resized and saved as the published labels were (JPEG with the very tables of
+each file), and read again by the nearest colour. The mIoU of what was drawn against what is then read is a ceiling: it
+is what a model would get that knew the truth. BENCH_SOURCE names the source.
+"""
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tests.bench.measure import Figure, say
+from vitseg.data.colors import ColorDecoder
+from vitseg.labels import CITYSCAPES, IGNORE_INDEX, palette, train_classes
+from vitseg.metrics import Scores, confusion_matrix
+
+_GOOD = 0.5  # what well-trained convolutional nets reach at this size: below that, labels would be the limit
+_ENLARGED = 4  # the published photographs are 1024 pixels high, the pairs 256
+
+
+def figures(_folder: Path) -> Iterator[Figure]:
+    source = os.environ.get("BENCH_SOURCE", "")
+    files = sorted((Path(source) / "val").glob("*.jpg")) if source else []
+    if not files:
+        say("ceiling: BENCH_SOURCE must name a folder of pairs (val/1.jpg: photo and label side by side)")
+        return
+    for name, factor in (("JPEG", 1), ("bilinear resizing and JPEG", _ENLARGED)):
+        classes = len(train_classes())
+        total = torch.zeros(classes, classes, dtype=torch.int64)
+        for file in files:
+            total += _round_trip(file, factor)
+        scores = Scores.from_confusion(total)
+        say(f"{name}: a perfect model's mIoU {scores.miou:.4f}, pixel accuracy {scores.pixel_accuracy:.4f}")
+        figure = f"ceiling: mIoU that {name} of the labels leaves"
+        yield Figure(figure, round(scores.miou, 4), goal=_GOOD, better="higher", rounds=1)
+
+
+def _round_trip(file: Path, factor: int) -> torch.Tensor:
+    """Count, in one file, what is read again (rows) of what was drawn (columns)."""
+    with Image.open(file) as pair:
+        tables = pair.quantization
+        width, height = pair.size
+        label = np.asarray(pair.convert("RGB").crop((width // 2, 0, width, height)))
+    colors, decoder = palette(train_classes()), ColorDecoder(CITYSCAPES)
+    drawn = decoder.decode(label)
+    image = Image.fromarray(colors[drawn])
+    if factor > 1:
+        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+        image = image.resize((label.shape[1], label.shape[0]), Image.Resampling.BILINEAR)
+    saved = io.BytesIO()
+    image.save(saved, "JPEG", qtables=tables, subsampling="4:2:0")
+    read = decoder.decode(np.asarray(Image.open(saved).convert("RGB")))
+    read = np.where(drawn == IGNORE_INDEX, IGNORE_INDEX, read)  # there a model may say what it likes
+    sure = np.where(drawn == IGNORE_INDEX, 0, drawn)
+    return confusion_matrix(torch.from_numpy(read), torch.from_numpy(sure), len(train_classes()))
