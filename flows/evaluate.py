@@ -26,6 +26,6 @@ def evaluate(model: str, shards: str, split: str = "val") -> dict[str, Any]:
         evaluation = evaluate_bundle(load_bundle(folder), shards, split, progress=show)
     result = {**evaluation.to_json(), "model": version.uri, "split": split}
     rows = [{"class": name, "IoU": iou} for name, iou in result["per_class_iou"].items() if iou is not None]
-    quality = f"mIoU {result['miou']}" if evaluation.classes else f"PSNR {result['psnr']} dB"
+    quality = f"mIoU {result['miou']}" if evaluation.classes else f"PSNR {evaluation.psnr:.2f} dB"
     create_table_artifact(rows, key="per-class-iou", description=f"{version.uri}: {quality}")
     return result

@@ -27,7 +27,7 @@ def retrain(
     Args:
         source: photographs and labels.
         shards: where the shards go; by default under VITSEG_HOME.
-        preset: `tiny`, `small` or `base`.
+        preset: `tiny`, `small`, `base`, `vit-base` or `paper`.
         size: height and width of the samples, pixels.
         overrides: `section.key=value` laid over the preset.
         nproc: ranks; by default one a GPU, or 1.

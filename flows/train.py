@@ -49,7 +49,7 @@ def train(
 
     Args:
         shards: address of the folder that holds manifest.json.
-        preset: `tiny`, `small` or `base`.
+        preset: `tiny`, `small`, `base`, `vit-base` or `paper`.
         recipe: a TOML file laid over the preset.
         overrides: `section.key=value` laid over both.
         nproc: ranks on each node; by default one a GPU, or 1.
@@ -194,10 +194,10 @@ def run_parameters(recipe: Recipe) -> dict[str, Any]:
 
 def _fitting(recipe: Recipe, shards: str) -> Recipe:
     """Return the recipe with target `rgb` where the data set has pairs of images and no classes."""
-    if recipe.model.target == "rgb" or read_manifest(shards).truth != "images":
+    if read_manifest(shards).truth != "images":
         return recipe
-    note("this data set has pairs of images and no classes: training with model.target=rgb")
-    return replace(recipe, model=replace(recipe.model, target="rgb"))
+    note("this data set has pairs of images and no classes: model.target=rgb, and model.pixels=fixed to see brightness")
+    return replace(recipe, model=replace(recipe.model, target="rgb", pixels="fixed"))
 
 
 def _lost(state: Any) -> bool:

@@ -133,6 +133,16 @@ def test_another_model_is_refused(store: LocalStore) -> None:
             restore(captured, other[0], [other[1]])
 
 
+def test_moments_of_another_kind_of_optimiser_are_refused(store: LocalStore) -> None:
+    model, optimiser = pair(0)
+    train(model, optimiser, range(1))
+    captured = capture(model, [optimiser], 1, {})
+    for number in ("7.0", "0"):  # of one optimiser more; of an older version
+        tensors = {name.replace("optimiser.0.0", f"optimiser.{number}"): t for name, t in captured.tensors.items()}
+        with pytest.raises(DataError, match="step 1 does not fit this model"):
+            restore(Checkpoint(1, tensors, {}), model, [optimiser])
+
+
 def test_a_file_of_others_is_refused_by_name(store: LocalStore) -> None:
     data = save({"weight": torch.zeros(2)})
     key = f"step-00000001-{hashlib.sha256(data).hexdigest()[:12]}.safetensors"

@@ -54,13 +54,13 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimisers: Sequence[torch
     """
     weights = {n.removeprefix("model."): t for n, t in checkpoint.tensors.items() if n.startswith("model.")}
     moments: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in optimisers]
-    for name, tensor in checkpoint.tensors.items():
-        if name.startswith("optimiser."):
-            _, which, index, moment = name.split(".")
-            moments[int(which)].setdefault(int(index), {})[moment] = tensor
     try:
+        for name, tensor in checkpoint.tensors.items():
+            if name.startswith("optimiser."):
+                _, which, index, moment = name.split(".")
+                moments[int(which)].setdefault(int(index), {})[moment] = tensor
         model.load_state_dict(weights)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, IndexError) as error:
         raise DataError(f"checkpoint of step {checkpoint.step} does not fit this model: {error}") from error
     for optimiser, state in zip(optimisers, moments, strict=True):
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

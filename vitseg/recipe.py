@@ -117,7 +117,8 @@ class DataRecipe:
     """How samples become batches."""
 
     batch_size: int = 16
-    """Images an optimiser step, over all ranks together: the result does not depend on the number of ranks."""
+    """Images an optimiser step, over all ranks together: the result does not depend on the number of ranks, but for
+    rounding, of which Muon, which computes in bfloat16, makes more than AdamW."""
     shuffle_shards: int = 16
     """Shards that are open at once; samples are shuffled among them."""
     flip: bool = True
@@ -189,7 +190,8 @@ class AugmentRecipe:
     scale: tuple[float, ...] = (1.0, 1.0)
     """Smallest and largest factor by which an image is enlarged before its size is cut out of it again."""
     color: float = 0.0
-    """Largest relative change of brightness, contrast and saturation, 0–1; the label keeps its ids."""
+    """Largest relative change of brightness, contrast and saturation, 0–1; the label keeps its ids. Of brightness and
+    contrast little is left for a model with `pixels` = `image`, which does not see them anyway."""
     rare: float = 0.0
     """Share of crops, 0–1, that are placed around a pixel of a rare class."""
 

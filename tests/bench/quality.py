@@ -2,6 +2,7 @@
 
 On generated scenes by default, which takes minutes; BENCH_SOURCE names a source of real photographs, BENCH_IMAGES
 how many images each contender sees, BENCH_SEEDS how many seeds, and BENCH_FOLDER where curves and panels are left.
+Contenders that are there already are not trained again: begin with an empty folder after changing one.
 """
 
 import json

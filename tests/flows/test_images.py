@@ -88,7 +88,11 @@ def test_noisy_photographs_become_cleaner_ones(sqlite: str, tmp_path: Path, monk
     # What follows is asked of the same functions in this process, for each command takes seconds to start.
     from flows import registry_cli
     from flows.segment import segment
+    from vitseg.model.bundle import load_bundle
+    from vitseg.registry import versions
 
+    # How bright the noisy image is is part of what is asked for.
+    assert load_bundle(versions.open_model(model)[1]).architecture.pixels == "fixed"
     again = segment(str(photographs), str(dest), model)
     assert (again["ok"], again["skipped"], again["failed"]) == (0, 4, 0)
     answers: list[dict[str, Any]] = []
@@ -107,6 +111,8 @@ def test_noisy_photographs_become_cleaner_ones(sqlite: str, tmp_path: Path, monk
 
 def test_pictures_of_masks_are_refused_for_images(sqlite: str, tmp_path: Path) -> None:
     from flows.segment import segment
+    from vitseg.model.bundle import load_bundle
+    from vitseg.registry import versions
     from tests.training.conftest import small_recipe
     from vitseg.model.bundle import save_bundle
     from vitseg.model.segmenter import build_model

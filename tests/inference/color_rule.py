@@ -1,7 +1,7 @@
 """A model with an exact rule: the class of a pixel is its strongest colour channel."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -28,7 +28,11 @@ class ColorRule:
     delay: float = 0.0
     """Seconds a prediction."""
 
-    def predict(self, images: torch.Tensor) -> torch.Tensor:
+    moments: list[tuple[float, float] | None] = field(default_factory=list)
+    """Of the photographs whose windows it was shown, one for each call."""
+
+    def predict(self, images: torch.Tensor, moments: tuple[float, float] | None = None) -> torch.Tensor:
+        self.moments.append(moments)
         assert images.dtype == torch.uint8
         assert tuple(images.shape[1:]) == (3, *self.image_size)
         time.sleep(self.delay)

@@ -168,6 +168,19 @@ def test_tiles_keep_what_shrinking_loses(folders, rule):
     assert np.argwhere(read_ids(dest / "x.png.png") == 2).tolist() == [[40, 50]]
 
 
+def test_every_tile_is_seen_in_the_light_of_its_photograph(folders, rule):
+    source, dest = folders
+    image = halves(61, 43)
+    put(source, "x.png", encode(image))
+    run(source, dest)
+    assert rule.moments == [None]
+    run(source, dest, tile=True)
+    pixels = np.asarray(image, np.float64)
+    assert len(rule.moments) > 5
+    for moments in rule.moments[1:]:
+        assert moments == pytest.approx((pixels.mean(), pixels.std()))
+
+
 def test_a_second_run_makes_nothing_again(folders, rule):
     source, dest = folders
     for number in range(6):

@@ -147,6 +147,7 @@ def test_a_patch_is_flattened_as_ours_are(theirs):
         ({"patch_size": 8}, "--set model.patch_size=4"),
         ({"encoder_projection": 32}, "--set model.encoder_projection=24"),
         ({"blocks": 3}, "--set model.blocks=2"),
+        ({"pixels": "image"}, "--set model.pixels=fixed"),
         ({"heads": 6, "head_width": 4}, "--set model.heads=3 --set model.head_width=8"),
         ({"mlp_units": (48, 24)}, "--set model.mlp_units=[40,24]"),
         ({"position": "concat", "class_token": False}, "--set model.position=add --set model.class_token=true"),

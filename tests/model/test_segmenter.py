@@ -6,6 +6,7 @@ import torch
 
 from vitseg.config import load_recipe, presets
 from vitseg.errors import DataError, UsageError
+from vitseg.inference.predict import pixel_moments
 from vitseg.labels import palette, train_classes
 from vitseg.losses import segmentation_loss
 from vitseg.model.segmenter import Segmenter, build_model, class_scores
@@ -65,6 +66,14 @@ def test_each_photograph_is_normalised_by_itself_with_its_colours_in_balance():
     assert torch.allclose(values.std((1, 2, 3)), torch.ones(2), atol=0.05)
     assert bool((values[:, 0].mean((1, 2)) < values[:, 1].mean((1, 2)) - 0.2).all())  # less red than green, still
     assert torch.equal(model(images)[1], model(images[1:])[0])
+
+
+def test_windows_are_normalised_as_the_photograph_they_are_from():
+    model = build_model(dataclasses.replace(ARCH, pixels="image"), (32, 48), 19, seed=0)
+    whole, photo = photos(1), photos(1)[0].permute(1, 2, 0).numpy()
+    windows = model.normalise(whole[..., 8:16, 8:24], pixel_moments(photo))
+    assert torch.allclose(windows, model.normalise(whole)[..., 8:16, 8:24], atol=1e-5)
+    assert not torch.allclose(windows, model.normalise(whole[..., 8:16, 8:24]), atol=1e-2)
 
 
 @pytest.mark.parametrize("value", [0, 7, 255])

@@ -1,4 +1,4 @@
-"""AdamW's two groups of parameters, and the learning rate of each step."""
+"""Which parameter is whose, what a step of Muon does, and the learning rate of each step."""
 
 import dataclasses
 import itertools

@@ -18,8 +18,6 @@ from torch.nn import functional as F
 from vitseg.labels import IGNORE_INDEX
 from vitseg.recipe import AugmentRecipe
 
-GREY = 128
-"""What a photo that does not fill its frame is surrounded with; its label there is 255."""
 _TEMPERATURE = 0.01
 _STREAM = 3  # beside the streams of `order`, which are keyed by epoch
 _SCALE, _Y, _X, _RARE, _CLASS, _PIXEL, _BRIGHTNESS, _CONTRAST, _SATURATION, _DRAWS = range(10)
@@ -150,7 +148,9 @@ def _sources(scale: Tensor, draws: Tensor, focus: Tensor | None, size: tuple[int
 
 
 def _resample(pixels: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Read images float32 (B, 3, H, W) at the grid of y (B, H) and x (B, W), bilinearly; grey where there are none.
+    """Read images float32 (B, 3, H, W) at the grid of y (B, H) and x (B, W), bilinearly; their own mean where there are none.
+
+    Where a photo does not fill its frame its label is 255, and its mean stays what it is without the frame.
 
     Down to a scale of a half every source pixel still counts.
     """
@@ -158,7 +158,13 @@ def _resample(pixels: Tensor, y: Tensor, x: Tensor) -> Tensor:
     across = (2 * x / width - 1).float()[:, None, :].expand(-1, height, -1)
     down = (2 * y / height - 1).float()[:, :, None].expand(-1, -1, width)
     read = F.grid_sample(pixels, torch.stack([across, down], dim=-1), padding_mode="border", align_corners=False)
-    return read.where(_inside(y, x, (height, width))[:, None], GREY)
+    return read.where(_inside(y, x, (height, width))[:, None], _mean(pixels))
+
+
+def _mean(pixels: Tensor) -> Tensor:
+    """Return the mean of each image (B, 3, H, W), (B, 1, 1, 1): of whole numbers, so that it is exact in any batch."""
+    total = pixels.round().to(torch.int64).sum(dim=(1, 2, 3), keepdim=True)
+    return total.float() / pixels[0].numel()
 
 
 def _nearest(labels: Tensor, y: Tensor, x: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ from vitseg.inference.predict import (
     Prediction,
     paint_resized,
     paint_tiled,
+    pixel_moments,
     predict_resized,
     predict_tiled,
 )
@@ -149,7 +150,8 @@ def _predictions(
             started = time.perf_counter()
             photo = photo_of(task, job)
             slide = predict_tiled if bundle.classes else paint_tiled
-            prediction = slide(network, photo, bundle.image_size, job.batch_size)
+            whole = functools.partial(network, moments=pixel_moments(photo))
+            prediction = slide(whole, photo, bundle.image_size, job.batch_size)
             yield place, task, prediction, task.seconds + time.perf_counter() - started
         return
     scores = network(torch.from_numpy(np.stack([task.pixels for _, task in batch])))

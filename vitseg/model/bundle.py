@@ -56,11 +56,12 @@ class Bundle:
     extra: dict[str, Any]
     """What else the trainer noted, such as the fingerprint of the data set."""
 
-    def predict(self, images: Tensor) -> Tensor:
+    def predict(self, images: Tensor, moments: tuple[float, float] | None = None) -> Tensor:
         """Return float32 class scores (B, K, H, W) of photographs uint8 (B, 3, H, W); the argmax is the class.
 
         Scores are logits for target `classes`, and minus the distance to each class's colour (0–1 scale) for
-        `rgb`. Images go to the device of the model, where the scores stay.
+        `rgb`. Images go to the device of the model, where the scores stay. Of windows, `moments` are mean and
+        deviation of the photograph they are from.
 
         Raises:
             DataError: the images are not of the size of the model.
@@ -68,14 +69,14 @@ class Bundle:
         assert self.classes, "a model without classes has no scores: see colors"
         colors = torch.from_numpy(self.palette[: len(self.classes)])
         with torch.inference_mode():
-            output = self.model(images.to(self.model.mean.device))
+            output = self.model(images.to(self.model.mean.device), moments=moments)
             return class_scores(output, colors, self.architecture.target)
 
-    def colors(self, images: Tensor) -> Tensor:
-        """Return the colour images, float32 (B, 3, H, W) in 0–1, that a model of target `rgb` makes of photographs."""
+    def colors(self, images: Tensor, moments: tuple[float, float] | None = None) -> Tensor:
+        """Return the colour images, float32 (B, 3, H, W) in 0–1, that a model of target `rgb` makes; see `predict`."""
         assert self.architecture.target == "rgb", "a model of target classes gives scores: see predict"
         with torch.inference_mode():
-            return self.model(images.to(self.model.mean.device)).float()
+            return self.model(images.to(self.model.mean.device), moments=moments).float()
 
     def answer(self, images: Tensor) -> Tensor:
         """Return what people see of photographs uint8 (B, 3, H, W): train ids, uint8 (B, H, W).
@@ -108,13 +109,17 @@ def save_bundle(
     _check_classes(classes, model.classes)
     weights = save({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
     digest = hashlib.sha256(weights).hexdigest()
+    fixed = {
+        "mean": model.mean.tolist(),
+        "std": model.std.tolist(),
+    }  # not what `pixels` = `image` does: see architecture
     config = {
         "schema": SCHEMA,
         "architecture": dataclasses.asdict(model.architecture),
         "classes": [label.to_json() for label in classes],
         "image_size": list(model.image_size),
         "target": model.architecture.target,
-        "normalisation": {"mean": model.mean.tolist(), "std": model.std.tolist()},
+        "normalisation": fixed,
         "sha256": digest,
     }
     assert not config.keys() & (extra or {}).keys(), "extra keys must not replace those of the format"

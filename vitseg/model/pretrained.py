@@ -172,7 +172,7 @@ def _check_fit(found: Mapping[str, Tensor], arch: Architecture, heads: int | Non
     hidden = found["blocks.0.mlp.layers.0.weight"].shape[0]
     attention = found["blocks.0.attention.output.weight"].shape[-1]
     wanted: dict[str, Any] = {
-        "patch_size": patch_size, "position": "add", "class_token": "class_token" in found,
+        "patch_size": patch_size, "pixels": "fixed", "position": "add", "class_token": "class_token" in found,
         "encoder_projection": width, "blocks": blocks, "mlp_units": (hidden, width), "normalisation": "layer",
         "skip_projection": False, "layer_scale": 0.0,
     }  # fmt: skip

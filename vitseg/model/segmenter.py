@@ -36,7 +36,7 @@ class PhotoNetwork(nn.Module):
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN))
         self.register_buffer("std", torch.tensor(PIXEL_STD))
 
-    def cut(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def cut(self, images: Tensor, moments: tuple[float, float] | None = None) -> tuple[Tensor, tuple[int, int]]:
         """Normalise photographs (B, 3, H, W), 0–255, and cut them: patches (B, N, P·P·3) and their grid.
 
         Raises:
@@ -48,22 +48,33 @@ class PhotoNetwork(nn.Module):
             raise DataError(
                 f"the model takes images (3, {patch_size}·n, {patch_size}·m), not {tuple(images.shape[1:])}"
             )
-        return patchify(self.normalise(images), patch_size), (height // patch_size, width // patch_size)
+        return patchify(self.normalise(images, moments), patch_size), (height // patch_size, width // patch_size)
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """Bring pixels (B, 3, H, W) from 0–255 to about -2 – 2."""
+    def normalise(self, images: Tensor, moments: tuple[float, float] | None = None) -> Tensor:
+        """Bring pixels (B, 3, H, W) from 0–255 to mean 0 and deviation 1, roughly or exactly: see `Architecture.pixels`.
+
+        Args:
+            images: the photographs, or windows of one.
+            moments: mean and deviation of the photograph that these are windows of.
+        """
         if self.architecture.pixels == "image":
-            return standardise(images.to(self.std.dtype))
+            return standardise(images.to(self.std.dtype), moments)
         scale = 1 / (255 * self.std)
         return images.to(scale.dtype) * scale[:, None, None] - (self.mean / self.std)[:, None, None]
 
 
-def standardise(images: Tensor) -> Tensor:
+def standardise(images: Tensor, moments: tuple[float, float] | None = None) -> Tensor:
     """Bring each image of float (B, 3, H, W), 0–255, to mean 0 and deviation 1 over all its pixels and channels.
 
-    The channels together, so that colours keep their balance. An image of one colour becomes 0.
+    The channels together, so that colours keep their balance. An image of one grey becomes 0. `moments`, mean and
+    deviation, replace those of each image.
     """
-    std, mean = torch.std_mean(images, dim=(1, 2, 3), correction=0, keepdim=True)
+    mean: Tensor | float
+    std: Tensor | float
+    if moments is None:
+        std, mean = torch.std_mean(images, dim=(1, 2, 3), correction=0, keepdim=True)
+    else:
+        mean, std = moments
     return (images - mean) / (std + 1)  # one step of 255: noise in a black image stays small
 
 
@@ -90,16 +101,20 @@ class Segmenter(PhotoNetwork):
         self.channels = classes if arch.target == "classes" else 3
         self.decoder: Decoder = _DECODERS[arch.decoder](arch, self.channels)
         self.apply(initialise)
-        # Nearly nothing is claimed before anything is learned: all classes equal, or mid-grey.
-        nn.init.trunc_normal_(self.decoder.head.weight, std=0.02)
+        # Nearly nothing is claimed before anything is learned: all classes equal, or mid-grey. Ours claims so little that
+        # chance draws no combs into each patch later on, where two classes are nearly as likely.
+        nn.init.trunc_normal_(self.decoder.head.weight, std=0.002 if arch.decoder == "overlap" else 0.02)
 
-    def forward(self, images: Tensor, truth: Tensor | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor, truth: Tensor | None = None, moments: tuple[float, float] | None = None
+    ) -> Tensor:
         """Segment photographs (B, 3, H, W), uint8 or float, 0–255.
 
         Args:
             images: the photographs.
             truth: in training, if `wants_truth`: what ought to come out, (B, K, H, W) one-hot or (B, 3, H, W) 0–1;
                 never in evaluation. An argument, not an attribute: DDP passes on what goes through forward.
+            moments: mean and deviation of the photograph that these are windows of, 0–255.
 
         Returns:
             Target `classes`: logits (B, K, H, W); one class is binary, its logit is that of the thing. Target `rgb`:
@@ -108,7 +123,7 @@ class Segmenter(PhotoNetwork):
         Raises:
             DataError: a side of the images is no multiple of the patch size.
         """
-        patches, grid = self.cut(images)
+        patches, grid = self.cut(images, moments)
         tokens = self.encoder(patches, grid)
         features = self.features(tokens[:, -patches.shape[1] :])  # without a class token, which comes first
         pixels = self.decoder(features, patches, grid, *(() if truth is None else (truth,)))

@@ -6,6 +6,6 @@ worker.py      what one rank runs
 loop.py        the training loop
 initial.py     what a training starts from instead of chance (`--init`); hub.py fetches it from the Hugging Face hub
 masked.py      the other task: pretraining by masked autoencoding; panels.py draws what it sees
-optimiser.py   AdamW, its parameter groups and the learning rate of each step
+optimiser.py   AdamW or Muon, groups of parameters and the learning rate of each step
 recorder.py    rank 0's events: one line each on standard output, metrics and panels to the tracking server
 """

@@ -18,7 +18,7 @@ def build_optimisers(model: nn.Module, recipe: OptimiserRecipe) -> list[Optimize
     step of AdamW (https://arxiv.org/abs/2502.16982), so that one learning rate is right for both. It isn't meant for
     embeddings and the last layer, which stay with AdamW. Embeddings, norms and biases don't decay.
     """
-    last = [parameter for parameter in model.parameters() if parameter.ndim == 2][-1]
+    last = next((parameter for parameter in reversed(list(model.parameters())) if parameter.ndim == 2), None)
     matrices: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []

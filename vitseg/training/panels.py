@@ -12,7 +12,7 @@ from vitseg.data.loader import Batch
 from vitseg.errors import VitsegError
 from vitseg.evaluation import Task
 from vitseg.model.masked import MaskedAutoencoder, normalise_patches, visible_patches
-from vitseg.model.patches import unpatchify
+from vitseg.model.patches import patchify, unpatchify
 from vitseg.pictures import panel_sheet
 from vitseg.recipe import Recipe
 from vitseg.registry.tracking import log_picture
@@ -56,14 +56,12 @@ def draw_panels(model: MaskedAutoencoder, batch: Batch, recipe: Recipe) -> Image
     model.eval()
     drawn = model(images, visible).float()
     model.train(was_training)
-    patches, grid = model.cut(images)
+    size = model.architecture.patch_size
+    patches, grid = patchify(images.float() / 255, size), model.grid
     _, mean, deviation = normalise_patches(patches)
     hidden = model.hidden(visible)[..., None]
-    columns = (patches, patches.where(~hidden, 0), patches.where(~hidden, drawn * deviation + mean))
-    size = model.architecture.patch_size
-    pixels = [
-        (unpatchify(column, grid, size) * model.std[:, None, None] + model.mean[:, None, None]) for column in columns
-    ]
+    columns = (patches, patches.where(~hidden, 0.5), patches.where(~hidden, drawn * deviation + mean))
+    pixels = [unpatchify(column, grid, size) for column in columns]
     table = rearrange(torch.stack(pixels), "column b c h w -> b h column w c").clamp(0, 1).mul(255).byte().cpu().numpy()
     gap = max(2, table.shape[3] // 40)
     white = np.pad(table, ((0, 0), (0, gap), (0, 0), (0, gap), (0, 0)), constant_values=255)
