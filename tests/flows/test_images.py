@@ -111,8 +111,6 @@ def test_noisy_photographs_become_cleaner_ones(sqlite: str, tmp_path: Path, monk
 
 def test_pictures_of_masks_are_refused_for_images(sqlite: str, tmp_path: Path) -> None:
     from flows.segment import segment
-    from vitseg.model.bundle import load_bundle
-    from vitseg.registry import versions
     from tests.training.conftest import small_recipe
     from vitseg.model.bundle import save_bundle
     from vitseg.model.segmenter import build_model

@@ -25,8 +25,8 @@ from vitseg.training.worker import train_rank
 
 SIZE = (32, 64)
 ARCH = small_recipe().model
-VIT = small_recipe("model.pixels=fixed",
-    "model.position=add", "model.class_token=true", "model.mlp_units=[32,24]", "model.patch_size=16",
+VIT = small_recipe(
+    "model.pixels=fixed", "model.position=add", "model.class_token=true", "model.mlp_units=[32,24]", "model.patch_size=16",
 ).model  # fmt: skip
 
 
