@@ -50,15 +50,16 @@ def segmentation_loss(
     if target == "classes":
         logits = class_logits(output)
         weights = None if weights is None else weights.to(logits)
-        total = F.cross_entropy(
+        each = F.cross_entropy(
             # One row a pixel: no copy where the output is channels_last, as the model's is.
             logits.movedim(1, -1).flatten(0, -2),
             labels.flatten().long(),
             weight=weights,
             ignore_index=IGNORE_INDEX,
             label_smoothing=recipe.label_smoothing,
-            reduction="sum",
+            reduction="none",  # with "sum", CUDA adds up millions of rows in a single block
         )
+        total = each.sum()
         return (total + recipe.dice * _dice_loss(logits, labels, weights) if recipe.dice else total), count
     error = output - true_colors(labels, palette, output.dtype)
     error = (error.square() if recipe.rgb == "squared" else error.abs()).mean(dim=1)

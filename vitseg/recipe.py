@@ -84,6 +84,8 @@ class Architecture:
     """Decoder `overlap`: heads of these blocks."""
     fine_reach: int = 2
     """Decoder `overlap`: how many steps away on the finer grid a neighbour may be."""
+    square_width: int = 64
+    """Decoder `overlap`: width of what a finer token has to say when it writes its square."""
     spiral_blocks: int = 2
     """Decoder `spiral`: number of its blocks."""
     target: str = "classes"

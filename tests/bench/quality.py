@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
-from tests.bench.contest import CONTENDERS, SHOWN
+from tests.bench.contest import FOUR, SHOWN
 from tests.bench.measure import Figure, pack_scenes, say
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import read_manifest
@@ -39,14 +39,12 @@ def figures(folder: Path) -> Iterator[Figure]:
     keep = Path(os.environ.get("BENCH_FOLDER", folder / "quality"))
     keep.mkdir(parents=True, exist_ok=True)
     seeds = int(os.environ.get("BENCH_SEEDS", "2"))
-    shards = _shards(folder, os.environ.get("BENCH_SOURCE", ""))
+    shards = shards_of(folder, os.environ.get("BENCH_SOURCE", ""))
     images = int(os.environ.get("BENCH_IMAGES", "768"))
-    jobs = [(name, seed) for seed in range(seeds) for name in sorted(CONTENDERS, reverse=True)]
+    jobs = [(name, seed) for seed in range(seeds) for name in sorted(FOUR, reverse=True)]
     with ThreadPoolExecutor(2) as pool:  # one thread each
         list(pool.map(lambda job: _contend(shards, *job, images, keep), jobs))
-    found = {
-        name: [json.loads((keep / f"{name}-{seed}.json").read_text()) for seed in range(seeds)] for name in CONTENDERS
-    }
+    found = {name: [json.loads((keep / f"{name}-{seed}.json").read_text()) for seed in range(seeds)] for name in FOUR}
     draw_curves(found).save(keep / "curves.png")
     draw_panels(shards, keep).save(keep / "panels.png")
     for name, runs in found.items():
@@ -107,7 +105,7 @@ def draw_panels(shards: str, folder: Path) -> Image.Image:
     shown = Batches(shards, manifest, "val", batch_size=SHOWN, shuffle=False, drop_last=False)
     batch = next(iter(shown.epoch(0)))
     colors = palette(manifest.classes)
-    columns = {"truth": batch.labels.numpy()} | {name: np.load(folder / f"{name}-0.npy") for name in CONTENDERS}
+    columns = {"truth": batch.labels.numpy()} | {name: np.load(folder / f"{name}-0.npy") for name in FOUR}
     cells = []
     for index in range(len(batch.images)):
         cells.append((batch.keys[index], Image.fromarray(batch.images[index].permute(1, 2, 0).numpy())))
@@ -115,7 +113,7 @@ def draw_panels(shards: str, folder: Path) -> Image.Image:
     return contact_sheet(cells, columns=len(columns) + 1, width=256)
 
 
-def _shards(folder: Path, source: str) -> str:
+def shards_of(folder: Path, source: str) -> str:
     if not source:
         return pack_scenes(folder, train=192, val=48, side=256)[0]
     shards = str(folder / "real")

@@ -28,8 +28,8 @@ def block(d: int, inner: int, *units: int, scale: bool = False) -> list[int]:
 
 
 def overlap(features: int, projection: int, width: int, patch: int, fine: int, blocks: int, heads: int, reach: int, *,
-            hidden: int = 0, scale: bool = False) -> list[int]:  # fmt: skip
-    """Parameters of our decoder at 19 classes; a square of twice the side has four times the cells."""
+            square: int, hidden: int, scale: bool = False) -> list[int]:  # fmt: skip
+    """Parameters of our decoder at 19 classes; a square of three times the side has nine times the cells."""
     neighbours = [
         2 * width,
         linear(width, 3 * width),
@@ -43,17 +43,15 @@ def overlap(features: int, projection: int, width: int, patch: int, fine: int, b
     ]
     return [
         linear(
-            features, (4 * (patch // fine) ** 2 if fine < patch else 1) * width
+            features, (9 * (patch // fine) ** 2 if fine < patch else 1) * width
         ),  # features spread over finer tokens
         linear(4 * fine**2 * 3, projection),  # the photograph, reintroduced
-        *(
-            [linear(projection + width, hidden), linear(hidden, width)]
-            if hidden
-            else [linear(projection + width, width)]
-        ),
+        linear(projection + width, hidden),
+        linear(hidden, width),
         *(blocks * neighbours),
         2 * width,
-        linear(width, 4 * fine**2 * 19),  # 19 scores a pixel
+        linear(width, square),
+        linear(square, 9 * fine**2 * 19),  # 19 scores a pixel
     ]
 
 
@@ -65,7 +63,7 @@ BY_HAND = {
         *(4 * block(128, 4 * 32, 256, 128)),
         2 * 128,
         linear(128, 64),  # features
-        *overlap(64, 64, 128, patch=8, fine=8, blocks=1, heads=4, reach=2, hidden=256),
+        *overlap(64, 64, 128, patch=8, fine=8, blocks=1, heads=4, reach=2, square=64, hidden=256),
     ],
     "small": [
         linear(16 * 16 * 3, 248),
@@ -73,7 +71,7 @@ BY_HAND = {
         *(4 * block(256, 8 * 32, 768, 256)),
         2 * 256,
         linear(256, 128),
-        *overlap(128, 128, 256, patch=16, fine=8, blocks=2, heads=8, reach=2, hidden=512),
+        *overlap(128, 128, 256, patch=16, fine=8, blocks=2, heads=8, reach=2, square=128, hidden=512),
     ],
     "base": [
         linear(8 * 8 * 3, 504),
@@ -81,7 +79,7 @@ BY_HAND = {
         *(8 * block(512, 8 * 64, 2048, 512, scale=True)),
         2 * 512,
         linear(512, 256),
-        *overlap(256, 128, 256, patch=8, fine=8, blocks=3, heads=8, reach=2, hidden=512, scale=True),
+        *overlap(256, 128, 256, patch=8, fine=8, blocks=3, heads=8, reach=2, square=128, hidden=512, scale=True),
     ],
     # Layer by layer what the paper's table says, and what it leaves open: keys and values of 512 a head, and a linear
     # layer on the path around each MLP. It publishes 60,927,264; these are 60,895,432, 0.05 % fewer.

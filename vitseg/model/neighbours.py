@@ -38,15 +38,17 @@ class NeighbourhoodAttention(nn.Module):
         block = 2 * self.reach
         fill = (0, 0, 0, -width % block, 0, -height % block)  # to whole blocks
         query, key, value = self.qkv(F.pad(tokens, fill)).chunk(3, dim=-1)
-        query = rearrange(query, "b (y p) (x q) (h d) -> b (y x) h (p q) d", p=block, q=block, h=self.heads)
+        query = rearrange(query, "b (y p) (x q) (h d) -> (b y x) h (p q) d", p=block, q=block, h=self.heads)
         key, value = (
-            rearrange(squares(part, block), "b y x k (h d) -> b (y x) h k d", h=self.heads) for part in (key, value)
+            rearrange(squares(part, block), "b y x k (h d) -> (b y x) h k d", h=self.heads) for part in (key, value)
         )
         real = F.pad(tokens.new_ones(1, height, width, 1), fill)
         real = rearrange(squares(real, block), "1 y x k 1 -> (y x) 1 1 k")
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self._bias(query) + (1 - real) * _NEVER)
+        bias = self._bias(query) + (1 - real.to(query.dtype)) * _NEVER
+        # Blocks of all images in one dimension: fused attention takes no more than four.
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.repeat(len(tokens), 1, 1, 1))
         rows = -(-height // block)
-        mixed = rearrange(mixed, "b (y x) h (p q) d -> b (y p) (x q) (h d)", y=rows, p=block)
+        mixed = rearrange(mixed, "(b y x) h (p q) d -> b (y p) (x q) (h d)", b=len(tokens), y=rows, p=block)
         return self.output(mixed[:, :height, :width])
 
     def _bias(self, like: Tensor) -> Tensor:

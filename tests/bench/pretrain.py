@@ -1,0 +1,74 @@
+"""What a start from one's own photographs is worth: `small` after masked pretraining on them, and from nothing.
+
+Both learn from equally many labelled images. BENCH_SOURCE names a source of real photographs, BENCH_IMAGES how many
+labelled images each sees, BENCH_PRETRAIN how many the pretraining sees, and BENCH_SEEDS how many seeds.
+"""
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from tests.bench.contest import Race, contend
+from tests.bench.measure import Figure, say
+from tests.bench.quality import shards_of
+from vitseg import dist
+from vitseg.config import load_recipe
+from vitseg.data.manifest import read_manifest
+from vitseg.evaluation import Task
+from vitseg.model.masked import build_masked
+from vitseg.storage import open_store
+from vitseg.training.loop import Recorder
+from vitseg.training.masked import MaskedTrainer
+from vitseg.training.worker import batches_of
+
+
+class MaskedRace(Race, MaskedTrainer):
+    """A pretraining from its start to its end, without checkpoints."""
+
+
+class Progress(Recorder):
+    """Says how far a pretraining is."""
+
+    def epoch(self, row: dict[str, float]) -> None:
+        if "val/loss" in row:
+            say(f"pretraining, epoch {row['epoch']}: loss {row['train/loss']:.4f}, validation {row['val/loss']:.4f}")
+
+
+def figures(folder: Path) -> Iterator[Figure]:
+    shards = shards_of(folder, os.environ.get("BENCH_SOURCE", ""))
+    images, looked = int(os.environ.get("BENCH_IMAGES", "768")), int(os.environ.get("BENCH_PRETRAIN", "3840"))
+    ratios = []
+    for seed in range(seeds := int(os.environ.get("BENCH_SEEDS", "2"))):
+        start = pretrain(shards, seed, looked)
+        scores = []
+        for name, init in (("small", None), ("small-pretrained", start)):
+            contend(shards, name, seed, images, folder, init=init)
+            scores.append(json.loads((folder / f"{name}-{seed}.json").read_text())["final"]["miou"])
+        say(f"seed {seed}: mIoU from nothing {scores[0]:.4f}, pretrained {scores[1]:.4f}")
+        ratios.append(scores[1] / scores[0])
+    yield Figure(
+        "quality: validation mIoU of small after masked pretraining / from nothing, equal labelled images",
+        round(statistics.median(ratios), 4), goal=1.0, better="higher", rounds=seeds,
+    )  # fmt: skip
+
+
+def pretrain(shards: str, seed: int, images: int, extra: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
+    """Return the encoder that a masked autoencoder learned from about so many of the training photographs."""
+    manifest = read_manifest(shards)
+    epochs = max(1, round(images / manifest.splits["train"].samples))
+    settings = [f"run.epochs={epochs}", f"run.evaluate_epochs={-(-epochs // 8)}", f"run.seed={seed}", *extra]
+    recipe, world = load_recipe("small", overrides=settings), dist.start()
+    model = build_masked(recipe.model, manifest.image_size, recipe.masked, seed).to(world.device)
+    task = Task("masked", 0, torch.zeros(256, 3, dtype=torch.uint8, device=world.device))
+    data, validation = batches_of(shards, manifest, recipe, world)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as nothing:
+        MaskedRace(recipe, world, model, task, data, validation, open_store(nothing), Progress()).run()
+    say(f"pretraining: {epochs} epochs in {(time.perf_counter() - started) / 60:.2f} min")
+    return {name: tensor.cpu() for name, tensor in model.encoder_bundle().tensors.items()}

@@ -1,0 +1,165 @@
+"""What a GPU changes: nothing but speed. Skipped where there is none."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.bench.measure import pack_scenes
+from vitseg import dist
+from vitseg.config import load_recipe
+from vitseg.data.augment import augment
+from vitseg.data.loader import Batches
+from vitseg.data.manifest import Manifest
+from vitseg.evaluation import evaluate_batches
+from vitseg.losses import segmentation_loss
+from vitseg.model.masked import build_masked
+from vitseg.model.neighbours import NeighbourhoodAttention
+from vitseg.model.segmenter import build_model
+from vitseg.recipe import Recipe
+from vitseg.storage import open_store
+from vitseg.training.loop import Recorder, Trainer
+from vitseg.training.masked import MaskedTrainer
+from vitseg.training.worker import batches_of, task_of
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+CPU, GPU = dist.World(0, 1, torch.device("cpu")), dist.World(0, 1, torch.device("cuda", 0))
+EIGHT = ["run.epochs=12", "data.batch_size=8", "run.evaluate_epochs=1000", "run.panel_epochs=1000"]
+
+Data = tuple[str, Manifest]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    """Pack 16 scenes to learn from and 4 to measure by, of 64×64 pixels."""
+    return pack_scenes(tmp_path_factory.mktemp("cuda"), train=16, val=4, side=64)
+
+
+def make_trainer(data: Data, recipe: Recipe, world: dist.World, folder: Path) -> Trainer:
+    shards, manifest = data
+    model = build_model(recipe.model, manifest.image_size, len(manifest.classes), recipe.run.seed).to(world.device)
+    task = task_of(manifest, recipe, world.device)
+    batches = batches_of(shards, manifest, recipe, world)
+    return Trainer(recipe, world, model, task, *batches, open_store(folder), Recorder())
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small", "base", "vit-base", "paper"])
+def test_a_preset_says_what_it_says_on_a_cpu(preset: str) -> None:
+    model = build_model(load_recipe(preset).model, (64, 96), 19, 0).eval()
+    torch.nn.init.normal_(model.decoder.head.weight, std=0.1)  # or it says nearly nothing
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    with torch.inference_mode():
+        there = model(images)
+        here = model.cuda()(images.cuda()).cpu()
+    assert (here - there).norm() / there.norm() < 1e-4
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
+def test_attention_among_neighbours_has_the_same_gradients(half: bool) -> None:
+    torch.manual_seed(0)
+    layer, tokens = NeighbourhoodAttention(64, 8, 2), torch.randn(2, 13, 9, 64)
+    torch.nn.init.normal_(layer.offset_bias)
+    found = []
+    for device in ("cpu", "cuda"):
+        layer = layer.to(device)
+        with torch.autocast(device, torch.bfloat16, enabled=half and device == "cuda"):
+            mixed = layer(tokens.to(device))
+        (mixed.float() * torch.arange(64, device=device)).sum().backward()
+        found.append(
+            [mixed.detach().float().cpu(), *(parameter.grad.float().cpu() for parameter in layer.parameters())]
+        )
+        layer.zero_grad(set_to_none=True)
+    for there, here in zip(*found, strict=True):
+        assert (here - there).norm() / there.norm() < (2e-2 if half else 1e-4)
+
+
+def test_augmentation_makes_the_same_images(data: Data) -> None:
+    shards, manifest = data
+    batch = next(iter(Batches(shards, manifest, "train", batch_size=8).epoch(0)))
+    recipe = load_recipe("small").augment
+    for step in range(8):
+        pairs = [
+            augment(
+                batch.images.to(device), batch.labels.to(device), recipe,
+                manifest.splits["train"].pixels_per_class, seed=0, step=step, rows=range(8),
+            )
+            for device in ("cpu", "cuda")
+        ]  # fmt: skip
+        (images, labels), (photos, truth) = pairs
+        assert torch.equal(labels, truth.cpu())
+        assert (images.int() - photos.cpu().int()).abs().max() <= 1  # a rounding
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["model.decoder=overlap"],
+        ["model.decoder=patch", "optimiser.name=adamw"],
+        ["model.decoder=spiral"],
+        ["model.target=rgb"],
+        ["loss.class_weights=balanced", "loss.dice=1", "optimiser.accumulate=2"],
+    ],
+    ids=lambda settings: "+".join(settings),
+)
+def test_training_learns_and_goes_on_where_it_was_cut(data: Data, tmp_path: Path, settings: list[str]) -> None:
+    recipe = load_recipe("small", overrides=[*EIGHT, "run.evaluate_epochs=12", *settings])
+    straight = make_trainer(data, recipe, GPU, tmp_path / "straight").run()
+    assert straight[-1]["train/loss"] < 0.8 * straight[0]["train/loss"]
+    cut = make_trainer(data, recipe, GPU, tmp_path / "cut")
+    with pytest.raises(KeyboardInterrupt):
+        cut.recorder = Cut(after=5)
+        cut.run()
+    resumed = make_trainer(data, recipe, GPU, tmp_path / "cut").run()
+    assert len(resumed) == len(straight)
+    # The same steps; sums on a GPU may be added up in another order each time.
+    assert resumed[-1]["train/loss"] == pytest.approx(straight[-1]["train/loss"], rel=0.05)
+
+
+class Cut(Recorder):
+    """Fails after some epochs, as a power cut would."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def epoch(self, row: dict[str, float]) -> None:
+        if row["epoch"] > self.after:
+            raise KeyboardInterrupt
+
+
+def test_masked_pretraining_learns(data: Data, tmp_path: Path) -> None:
+    shards, manifest = data
+    recipe = load_recipe("small", overrides=EIGHT)
+    model = build_masked(recipe.model, manifest.image_size, recipe.masked, 0).to(GPU.device)
+    task = task_of(manifest, recipe, GPU.device)
+    batches = batches_of(shards, manifest, recipe, GPU)
+    history = MaskedTrainer(recipe, GPU, model, task, *batches, open_store(tmp_path), Recorder()).run()
+    assert history[-1]["train/loss"] < history[0]["train/loss"]
+
+
+def test_an_evaluation_counts_what_it_counts_on_a_cpu(data: Data, tmp_path: Path) -> None:
+    recipe = load_recipe("tiny", overrides=EIGHT)
+    trainer = make_trainer(data, recipe, GPU, tmp_path)
+    trainer.run()
+    found = []
+    for world in (GPU, CPU):
+        task = task_of(data[1], recipe, world.device)
+        model = trainer.model.to(world.device)
+        found.append(evaluate_batches(model, trainer.validation.epoch(0), task, patches=(8,)))
+    assert found[0].confusion.sum() == found[1].confusion.sum()
+    assert (found[0].confusion - found[1].confusion).abs().sum() <= 0.001 * found[1].confusion.sum()
+    assert found[0].to_json()["seam_ratio_truth"] == found[1].to_json()["seam_ratio_truth"]
+    assert found[0].loss == pytest.approx(found[1].loss, rel=1e-3)
+
+
+def test_losses_agree() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 5, 32, 32), torch.randint(0, 6, (2, 32, 32), dtype=torch.uint8)
+    labels[labels == 5] = 255
+    colors = torch.randint(0, 256, (256, 3), dtype=torch.uint8)
+    recipe = load_recipe("tiny", overrides=["loss.dice=1", "loss.label_smoothing=0.1"]).loss
+    there, here = (
+        segmentation_loss(logits.to(device), labels.to(device), colors.to(device), "classes", recipe, None)
+        for device in ("cpu", "cuda")
+    )
+    torch.testing.assert_close(here[0].cpu(), there[0], rtol=1e-5, atol=0)
+    assert here[1].cpu() == there[1]
