@@ -43,7 +43,7 @@ format: $(READY) ## put the code into shape
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(READY) ## measure; ONLY=preprocess|loader|train|segment|quality|ceiling for one part
+bench: $(READY) ## measure; ONLY=preprocess|loader|train|segment|quality|pretrain|ceiling for one part
 	@$(BIN)/python -m tests.bench $(ONLY)
 
 constraints: $(READY) ## resolve infra/constraints.txt anew from pyproject.toml

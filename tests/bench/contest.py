@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tests.bench.lines import line_shares
 from tests.bench.unet import UNet
 from vitseg import dist
 from vitseg.config import load_recipe
@@ -109,7 +110,10 @@ def contend(
     final = evaluate_batches(model, validation.epoch(0), task, patches=(8, 16)).to_json()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     result = {"name": name, "seed": seed, "parameters": parameters, "device": device_name(), "rows": watch.rows}
-    (folder / f"{name}-{seed}.json").write_text(json.dumps({**result, "recipe": recipe.to_json(), "final": final}))
+    result |= {"recipe": recipe.to_json(), "final": final}
+    if recipe.model.target == "classes":
+        result["lines"] = line_shares(model, shards)
+    (folder / f"{name}-{seed}.json").write_text(json.dumps(result))
     shown = Batches(shards, manifest, "val", batch_size=SHOWN, shuffle=False, drop_last=False)
     with torch.inference_mode():
         ids = task.predict(model.eval()(next(iter(shown.epoch(0))).images.to(world.device)))

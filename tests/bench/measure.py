@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vitseg.data.manifest import Manifest
 from vitseg.data.plan import make_plan
 from vitseg.data.shards import commit, write_shard
@@ -96,7 +98,10 @@ def versions() -> dict[str, Any]:
     """Return what the figures depend on."""
     found: dict[str, Any] = {"python": platform.python_version()}
     found |= {name: importlib.metadata.version(name) for name in ("torch", "prefect", "mlflow", "webdataset", "pillow")}
-    return {**found, "machine": {"processor": _processor(), "cores": len(os.sched_getaffinity(0))}}
+    machine = {"processor": _processor(), "cores": len(os.sched_getaffinity(0))}
+    if torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
+    return {**found, "machine": machine}
 
 
 def _processor() -> str:

@@ -2,6 +2,7 @@
 
 On generated scenes by default, which takes minutes; BENCH_SOURCE names a source of real photographs, BENCH_IMAGES
 how many images each contender sees, BENCH_SEEDS how many seeds, and BENCH_FOLDER where curves and panels are left.
+From ten epochs on all see images augmented as `small` wants it.
 Contenders that are there already are not trained again: begin with an empty folder after changing one.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from PIL import Image
@@ -42,14 +44,18 @@ def figures(folder: Path) -> Iterator[Figure]:
     shards = shards_of(folder, os.environ.get("BENCH_SOURCE", ""))
     images = int(os.environ.get("BENCH_IMAGES", "768"))
     jobs = [(name, seed) for seed in range(seeds) for name in sorted(FOUR, reverse=True)]
-    with ThreadPoolExecutor(2) as pool:  # one thread each
+    with ThreadPoolExecutor(1 if torch.cuda.is_available() else 2) as pool:  # one core each; a GPU has one at a time
         list(pool.map(lambda job: _contend(shards, *job, images, keep), jobs))
     found = {name: [json.loads((keep / f"{name}-{seed}.json").read_text()) for seed in range(seeds)] for name in FOUR}
     draw_curves(found).save(keep / "curves.png")
     draw_panels(shards, keep).save(keep / "panels.png")
     for name, runs in found.items():
         final = [{key: run["final"][key] for key in ("miou", "pixel_accuracy")} for run in runs]
+        worst = [round(max(map(max, run["lines"])), 3) for run in runs if "lines" in run]
         say(f"{name}: {runs[0]['parameters']:,} parameters, {runs[0]['rows'][-1]['minutes']} min, {final}")
+        say(
+            f"    seam ratios {runs[0]['final']['seam_ratio']}, most changes at one line of a patch, over the mean: {worst}"
+        )
     say(f"curves and panels: {keep}")
     yield from _ratios(found, seeds)
 
@@ -77,11 +83,12 @@ def at_end_of_shorter(ours: Curve, other: Curve, axis: str) -> float:
 
 
 def draw_curves(found: dict[str, list[dict[str, Any]]]) -> Image.Image:
-    """Draw validation mIoU over images seen (left) and over minutes of one core (right), a line a seed."""
+    """Draw validation mIoU over images seen (left) and over minutes (right), a line a seed."""
+    device = found["small"][0]["device"]
     figure = Canvas(figsize=(11, 4.2), dpi=110, facecolor="white", layout="constrained")
     canvas = FigureCanvasAgg(figure)
     for axes, axis, title in zip(
-        figure.subplots(1, 2, sharey=True), ("images", "minutes"), ("images seen", "minutes of one core"), strict=True
+        figure.subplots(1, 2, sharey=True), ("images", "minutes"), ("images seen", f"minutes of {device}"), strict=True
     ):
         for name, runs in found.items():
             for number, run in enumerate(runs):

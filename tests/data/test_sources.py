@@ -180,6 +180,25 @@ def test_photos_without_labels_are_every_image_and_one_in_twenty_validates(tmp_p
     assert read_classes(open_store(tmp_path), "photos") == ()
 
 
+@pytest.mark.parametrize(
+    ("photo", "label"),
+    [
+        ("leftImg8bit/train/ulm/u_leftImg8bit.png", "gtFine/train/ulm/u_gtFine_labelIds.png"),
+        ("cityscapes/leftImg8bit/train/ulm/u_leftImg8bit.png", "cityscapes/gtCoarse/train/ulm/u_gtCoarse_color.png"),
+        ("train/images/a.jpg", "train/masks/a.png"),
+        ("train/images/masks.jpg", "train/targets/a.png"),
+        ("masks/a.jpg", "masks/masks/a.jpg"),
+    ],
+)
+def test_labels_of_other_layouts_are_no_photos(tmp_path, photo, label):
+    for name in (photo, label):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    samples, skipped = split_up(open_store(tmp_path), "photos")
+    assert [sample.image.key for sample in samples] == [photo]
+    assert skipped == {label: "lies where labels do: no photograph"}
+
+
 def test_a_single_photo_trains(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"x")
     assert [sample.split for sample in split_up(open_store(tmp_path), "photos")[0]] == ["train"]

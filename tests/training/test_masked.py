@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.conftest import small_recipe
+from tests.training.conftest import AUGMENT, small_recipe
 from vitseg.data.manifest import read_manifest
 from vitseg.data.photographs import write_photographs
 from vitseg.data.plan import make_plan
@@ -64,7 +64,7 @@ def test_photographs_are_whole_shards(photo_shards: str) -> None:
 def test_two_ranks_and_a_restart_compute_what_one_does(
     photo_shards: str, tmp_path: Path, sqlite: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs = {name: make_job(tmp_path / name, photo_shards) for name in ("alone", "shared", "cut")}
+    jobs = {name: make_job(tmp_path / name, photo_shards, *AUGMENT) for name in ("alone", "shared", "cut")}
     train_rank(jobs["alone"].folder, ALONE)
     heard: list[str] = []
     run_ranks(jobs["shared"].folder, Nodes(nproc=2), on_event=lambda event: heard.append(event["event"]), on_line=print)
@@ -102,6 +102,25 @@ def test_it_learns_and_training_starts_from_it(shards: str, tmp_path: Path, sqli
         assert initial.taken.startswith("the encoder, nothing of the decoder; new are")
     pictures = [path.path for path in tracking.MlflowClient().list_artifacts(job.run_id, "panels")]
     assert pictures == ["panels/epoch-0030.png"]
+
+
+def test_photographs_are_augmented_as_the_recipe_says(photo_shards: str, tmp_path: Path, sqlite: str) -> None:
+    slow = ["run.epochs=1", "optimiser.learning_rate=1e-12"]
+    kinds = {
+        "plain": [],
+        "same": ["augment.rare=0.5"],
+        "scaled": ["augment.scale=[1.0, 2.0]"],
+        "coloured": ["augment.color=0.5"],
+    }
+    found = {}
+    for name, values in kinds.items():
+        job = make_job(tmp_path / name, photo_shards, *slow, *values)
+        train_rank(job.folder, ALONE)
+        found[name] = losses(job)
+    assert found["same"] == found["plain"]  # without labels there is no rare class
+    for name in ("scaled", "coloured"):
+        assert found[name][0] != pytest.approx(found["plain"][0], abs=1e-5)
+        assert found[name][1] == pytest.approx(found["plain"][1], abs=1e-5)  # validation sees photographs as they are
 
 
 def test_validation_always_hides_the_same_patches(photo_shards: str, tmp_path: Path, sqlite: str) -> None:

@@ -5,7 +5,7 @@
     pairs        {split}/{n}.jpg: photo left, colour label right, one image twice as wide as high
     folders      {split}/images/*, {split}/masks/* with equal stems, and a classes.json
     images       {split}/images/*, {split}/targets/* with equal stems: pairs of images, without classes
-    photos       any images, wherever they lie, without labels: for pretraining
+    photos       any images, wherever they lie, without labels: for pretraining; labels of the other layouts are left out
 
 Only listings are read here; nothing is opened but `classes.json`.
 """
@@ -28,6 +28,7 @@ CLASSES = "classes.json"
 
 _CITYSCAPES_PHOTO = re.compile(r"leftImg8bit/(?P<split>[^/]+)/[^/]+/(?P<stem>[^/]+)_leftImg8bit\.png")
 _CITYSCAPES_LABEL = re.compile(r"gtFine/(?P<split>[^/]+)/[^/]+/(?P<stem>[^/]+)_gtFine_(?P<kind>labelIds|color)\.png")
+_LABELS_ALONE = re.compile(r"(.*/)?(gtFine|gtCoarse)/.+|[^/]+/(masks|targets)/.+")  # no photograph, whatever it shows
 _PAIR = re.compile(r"(?P<split>[^/]+)/(?P<stem>[^/]+)\.(jpe?g|png)", re.IGNORECASE)
 _FOLDERS = re.compile(
     r"(?P<split>[^/]+)/(?P<part>images|masks|targets)/(?P<stem>.+)\.(jpe?g|png|webp|bmp|tiff?)", re.IGNORECASE
@@ -195,11 +196,14 @@ def _collect_folders(store: Store, labels: str) -> tuple[Found, Found, list[Skip
 
 
 def _collect_photos(store: Store) -> tuple[Found, Found, list[SkippedSource]]:
-    """Take every image for a photo; one in twenty, by the hash of its key, validates."""
-    found = [info for info in store.list() if _match(_PHOTO, info) and not info.key.startswith("_vitseg/")]
+    """Take every image for a photo; one in twenty, by the hash of its key, validates. Labels become rows."""
+    images = [info for info in store.list() if _match(_PHOTO, info) and not info.key.startswith("_vitseg/")]
+    labels = [info for info in images if _LABELS_ALONE.fullmatch(info.key)]
+    found = [info for info in images if not _LABELS_ALONE.fullmatch(info.key)]
     found.sort(key=lambda info: hashlib.sha256(info.key.encode("utf-8", "surrogateescape")).digest())
     held_back = max(1, len(found) // _VAL_SHARE) if len(found) > 1 else 0
-    return {("val" if i < held_back else "train", info.key): info for i, info in enumerate(found)}, {}, []
+    skipped = [SkippedSource(info.key, "lies where labels do: no photograph") for info in labels]
+    return {("val" if i < held_back else "train", info.key): info for i, info in enumerate(found)}, {}, skipped
 
 
 def _match(pattern: re.Pattern[str], info: ObjectInfo) -> re.Match[str] | None:

@@ -32,7 +32,8 @@ class MaskedTrainer(Trainer):
 
     def _inputs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         visible = self._visible(batch, self.finished)
-        return batch.images.to(self.world.device, non_blocking=True), visible.to(self.world.device)
+        photos = Batch(batch.images, batch.images, batch.keys)  # what changes with a photo is nothing but the photo
+        return super()._inputs(photos)[0], visible.to(self.world.device)
 
     def _visible(self, batch: Batch, step: int) -> torch.Tensor:
         masked, seed = self.recipe.masked, self.recipe.run.seed
