@@ -153,7 +153,9 @@ def train(
 
 @app.command()
 def pretrain(
-    source: Annotated[str, typer.Argument(help="Photographs (every image there): a folder, s3:// address, or shards.")],
+    source: Annotated[
+        str, typer.Argument(help="Photographs (all images but labels): a folder, s3:// address, or shards.")
+    ],
     shards: Annotated[str | None, typer.Option(help="Where the shards go; by default under VITSEG_HOME.")] = None,
     preset: Annotated[str, typer.Option(help="tiny, small, base, vit-base or paper.")] = "tiny",
     recipe: Annotated[Path | None, typer.Option(help="A TOML file laid over the preset.")] = None,

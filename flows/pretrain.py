@@ -41,7 +41,8 @@ def pretrain(
     """Train an encoder on photographs; an interrupted job goes on, a finished one is not done twice.
 
     Args:
-        source: a folder or bucket of which every image is a photograph, or a folder of shards, whose labels are ignored.
+        source: a folder or bucket of photographs, where labels are told by their folders and left out; or a folder of
+            shards, whose labels are ignored.
         shards: where the shards of photographs go; by default under VITSEG_HOME.
         preset: `tiny`, `small`, `base` or `vit-base`.
         recipe: a TOML file laid over the preset.

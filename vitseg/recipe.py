@@ -84,8 +84,8 @@ class Architecture:
     """Decoder `overlap`: heads of these blocks."""
     fine_reach: int = 2
     """Decoder `overlap`: how many steps away on the finer grid a neighbour may be."""
-    square_width: int = 64
-    """Decoder `overlap`: width of what a finer token has to say when it writes its square."""
+    narrow_width: int = 64
+    """Decoder `overlap`: width to which finer tokens are narrowed before each writes its square of pixels."""
     spiral_blocks: int = 2
     """Decoder `spiral`: number of its blocks."""
     target: str = "classes"
@@ -107,10 +107,10 @@ class Architecture:
         _require(min(self.decoder_mlp_units, default=1) >= 1, "model.decoder_mlp_units must be positive")
         fine = self.fine_patch or self.patch_size
         _require(self.patch_size % fine == 0, "model.fine_patch must divide model.patch_size")
-        if self.decoder == "overlap":  # squares reach half a side beyond their own, in whole pixels and finer patches
+        if (
+            self.decoder == "overlap"
+        ):  # what is seen of the photograph reaches half a finer patch further, in whole pixels
             _require(fine % 2 == 0, f"model.fine_patch = {fine} must be even: set one that is, and divides patch_size")
-            ratio = self.patch_size // fine
-            _require(ratio == 1 or ratio % 2 == 0, f"model.patch_size must be 1, 2, 4 … times fine_patch, not {ratio}")
         _require(self.fine_width % self.fine_heads == 0, "model.fine_width must be a multiple of model.fine_heads")
 
 
@@ -119,8 +119,8 @@ class DataRecipe:
     """How samples become batches."""
 
     batch_size: int = 16
-    """Images an optimiser step, over all ranks together: the result does not depend on the number of ranks, but for
-    rounding, of which Muon, which computes in bfloat16, makes more than AdamW."""
+    """Images an optimiser step, over all ranks together: the result does not depend on the number of ranks, but for what
+    dropout and stochastic depth leave out, and for rounding, of which Muon, in bfloat16, makes more than AdamW."""
     shuffle_shards: int = 16
     """Shards that are open at once; samples are shuffled among them."""
     flip: bool = True
@@ -190,7 +190,8 @@ class AugmentRecipe:
     """Random changes of photo and label together, in training only."""
 
     scale: tuple[float, ...] = (1.0, 1.0)
-    """Smallest and largest factor by which an image is enlarged before its size is cut out of it again."""
+    """Smallest and largest factor by which an image is enlarged before its size is cut out of it again; below 1 it
+    becomes smaller than its frame, which pairs of images and pretraining leave out."""
     color: float = 0.0
     """Largest relative change of brightness, contrast and saturation, 0–1; the label keeps its ids. Of brightness and
     contrast little is left for a model with `pixels` = `image`, which does not see them anyway."""

@@ -1,4 +1,4 @@
-"""One contender's training, watched: `python -m tests.bench.contest SHARDS NAME SEED IMAGES FOLDER`.
+"""One contender's training, watched: `python -m tests.bench.contest SHARDS NAME SEED IMAGES FOLDER [KEY=VALUE …]`.
 
 Same data, order, augmentation, batches, schedule and evaluator for all; network, target and optimiser differ.
 What comes out: NAME-SEED.json (a row a validation: images seen, minutes, scores) and the class ids it gives for the
@@ -16,19 +16,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from tests.bench.lines import line_shares
+from tests.bench.lines import PATCH, line_shares
 from tests.bench.unet import UNet
 from vitseg import dist
 from vitseg.config import load_recipe
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest, read_manifest
-from vitseg.evaluation import Task, evaluate_batches
-from vitseg.labels import palette
+from vitseg.evaluation import evaluate_batches
 from vitseg.model.segmenter import build_model
 from vitseg.recipe import Recipe
 from vitseg.storage import open_store
 from vitseg.training.loop import Recorder, Sums, Trainer
-from vitseg.training.worker import batches_of
+from vitseg.training.worker import batches_of, task_of
 
 # Each with the optimiser that suits it best: Muon does not help the paper's decoder, and torch's takes no convolutions.
 # Learning rates: the best of two to six by the training loss after one epoch of images half as large. That is 0.008 for the
@@ -98,10 +97,10 @@ def contend(
     world = dist.start()
     model = network(name, recipe, manifest)
     if init:
-        model.load_state_dict(init, strict=False)
+        surplus = model.load_state_dict(init, strict=False).unexpected_keys
+        assert not surplus, surplus
     model = model.to(world.device)
-    colors = torch.from_numpy(palette(manifest.classes)).to(world.device)
-    task = Task(recipe.model.target, len(manifest.classes), colors)
+    task = task_of(manifest, recipe, world.device)
     data, validation = batches_of(shards, manifest, recipe, world)
     clock = time.perf_counter if world.device.type == "cuda" else time.process_time
     watch = Minutes(f"{name}-{seed}", recipe.data.batch_size, clock)
@@ -111,9 +110,10 @@ def contend(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     result = {"name": name, "seed": seed, "parameters": parameters, "device": device_name(), "rows": watch.rows}
     result |= {"recipe": recipe.to_json(), "final": final}
-    if recipe.model.target == "classes":
-        result["lines"] = line_shares(model, shards)
     (folder / f"{name}-{seed}.json").write_text(json.dumps(result))
+    if recipe.model.target == "classes" and min(manifest.image_size) % PATCH == 0:
+        result["lines"] = line_shares(model, shards)
+        (folder / f"{name}-{seed}.json").write_text(json.dumps(result))
     shown = Batches(shards, manifest, "val", batch_size=SHOWN, shuffle=False, drop_last=False)
     with torch.inference_mode():
         ids = task.predict(model.eval()(next(iter(shown.epoch(0))).images.to(world.device)))

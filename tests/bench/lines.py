@@ -9,31 +9,32 @@ from torch import nn
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import read_manifest
 
-SHIFTS = range(0, 16, 3)
+PATCH = 16
+"""Side of the patches, pixels; finer ones divide it."""
+SHIFTS = range(0, PATCH, 3)
 
 
 @torch.inference_mode()
-def line_shares(model: nn.Module, shards: str, patch: int = 16, images: int = 50) -> list[list[float]]:
+def line_shares(model: nn.Module, shards: str, images: int = 50) -> list[list[float]]:
     """Return, for rows and columns, how often the class changes after each of a patch's lines, over the mean of all.
 
     Args:
         model: gives scores (B, K, H, W); put into evaluation mode.
         shards: whose validation photographs are looked at.
-        patch: side of the patches, pixels.
         images: how many photographs.
     """
     device = next(model.parameters()).device
     batch = next(
         iter(Batches(shards, read_manifest(shards), "val", batch_size=images, shuffle=False, drop_last=False).epoch(0))
     )
-    side = min(batch.images.shape[-2:]) - patch
-    changes = torch.zeros(2, patch, dtype=torch.float64)
+    side = min(batch.images.shape[-2:]) - PATCH
+    changes = torch.zeros(2, PATCH, dtype=torch.float64)
     model.eval()
     for shift in SHIFTS:
         cut = batch.images[:, :, shift : shift + side, shift : shift + side]
         ids = torch.cat([model(some.to(device)).argmax(1).cpu() for some in cut.split(25)])
         for axis in (1, 2):
             differ = ids.narrow(axis, 1, side - 1) != ids.narrow(axis, 0, side - 1)
-            share = differ.double().mean((0, 3 - axis))[patch : side - patch]  # without the photograph's own borders
-            changes[axis - 1] += share.view(-1, patch).sum(0)
+            share = differ.double().mean((0, 3 - axis))[PATCH : side - PATCH]  # without the photograph's own borders
+            changes[axis - 1] += share.view(-1, PATCH).sum(0)
     return (changes / changes.mean(1, keepdim=True).clamp(min=1e-12)).tolist()

@@ -253,3 +253,12 @@ def test_no_number_of_the_architecture_is_guessed(folder):
     del config["architecture"]["heads"]
     (folder / "config.json").write_text(json.dumps(config))
     refused(folder, "heads")
+
+
+def test_bundles_from_before_a_key_was_there_mean_what_they_meant(folder):
+    before = load_bundle(folder).predict(photos())
+    config = json.loads((folder / "config.json").read_text())
+    for key in ("pixels", "narrow_width"):
+        del config["architecture"][key]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert torch.equal(load_bundle(folder).predict(photos()), before)

@@ -103,6 +103,16 @@ def test_output_is_as_large_as_the_image_for_every_finer_patch(fine_patch):
     assert pixels.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_a_patch_may_be_three_finer_ones():
+    arch = dataclasses.replace(ARCH, patch_size=12, fine_patch=4)
+    assert OverlapDecoder(arch, channels=3)(torch.rand(2, 6, 5), torch.rand(2, 6, 12 * 12 * 3), (2, 3)).shape == (
+        2,
+        3,
+        24,
+        36,
+    )
+
+
 def test_both_features_and_the_photograph_count():
     torch.manual_seed(0)
     decoder = OverlapDecoder(ARCH, channels=3)

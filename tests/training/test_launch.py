@@ -1,6 +1,8 @@
 """Real ranks under a real agent: they compute together what one computes alone, and none is ever left behind."""
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -117,3 +119,13 @@ def test_several_nodes_need_a_place_to_meet() -> None:
         Nodes(nproc=0)
     options = Nodes(nproc=4, nnodes=2, rendezvous="node-0:29400").arguments("job-7", "unused")
     assert {"--nnodes=2", "--nproc-per-node=4", "node-0:29400", "job-7"} <= set(options)
+
+
+def test_a_rank_leaves_without_closing_the_interpreter(tmp_path: Path) -> None:
+    """Threads of torch that are still there would meet it, and abort a rank that is done: rarely, so look at the way out."""
+    code = (
+        "import atexit, runpy, sys; atexit.register(print, 'closed'); "
+        f"sys.argv[1:] = [{str(tmp_path)!r}]; runpy.run_module('vitseg.training.worker', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, "no job.json" in done.stdout, "closed" in done.stdout) == (2, True, False)

@@ -8,11 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.optim import Muon
 
 from vitseg.model.segmenter import build_model
 from vitseg.recipe import Architecture, OptimiserRecipe
-from vitseg.training.muon import StackedMuon
 from vitseg.training.optimiser import build_optimisers, learning_rate
 
 RECIPE = OptimiserRecipe(learning_rate=0.5, warmup_share=0.1)
@@ -103,26 +101,3 @@ def test_a_step_of_muon_turns_all_directions_about_equally() -> None:
     turned = torch.linalg.svdvals(before - model[0].weight.detach())
     assert turned.max() / turned.min() < 3  # of the gradient: 100
     assert turned.square().mean().sqrt() == pytest.approx(0.1 * 0.2 * 8**0.5, rel=0.3)  # of an update: 0.2 rates
-
-
-def test_stacked_matrices_take_the_steps_of_torchs_muon() -> None:
-    torch.manual_seed(0)
-    shapes = [(24, 8), (8, 24), (24, 8), (16, 16), (24, 8), (8, 24), (5, 5)]
-    start = [torch.randn(shape) for shape in shapes]
-    gradients = [[torch.randn(shape) for shape in shapes] for _ in range(4)]
-    ends, states = [], []
-    for kind in (Muon, StackedMuon):
-        parameters = [nn.Parameter(matrix.clone()) for matrix in start]
-        optimiser = kind(parameters, lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-        for step, now in enumerate(gradients):
-            for number, (parameter, gradient) in enumerate(zip(parameters, now, strict=True)):
-                parameter.grad = None if (step, number) == (1, 2) else gradient  # this one rests for a step
-            optimiser.step()
-        ends.append(parameters)
-        states.append(optimiser.state_dict()["state"])
-    for theirs, ours, before in zip(*ends, start, strict=True):
-        moved = (theirs - before).norm()
-        assert (ours - theirs).norm() < 0.01 * moved  # of bfloat16's rounding
-    for number, state in states[0].items():
-        assert state.keys() == states[1][number].keys()
-        torch.testing.assert_close(state["momentum_buffer"], states[1][number]["momentum_buffer"])

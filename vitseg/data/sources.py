@@ -28,7 +28,9 @@ CLASSES = "classes.json"
 
 _CITYSCAPES_PHOTO = re.compile(r"leftImg8bit/(?P<split>[^/]+)/[^/]+/(?P<stem>[^/]+)_leftImg8bit\.png")
 _CITYSCAPES_LABEL = re.compile(r"gtFine/(?P<split>[^/]+)/[^/]+/(?P<stem>[^/]+)_gtFine_(?P<kind>labelIds|color)\.png")
-_LABELS_ALONE = re.compile(r"(.*/)?(gtFine|gtCoarse)/.+|[^/]+/(masks|targets)/.+")  # no photograph, whatever it shows
+_BESIDE_PHOTOS = re.compile(  # labels: what they belong to, in lower case, is there too
+    r"(?P<root>(?:.*/)?)(?:(?P<official>gtfine|gtcoarse)/.+|(?P<split>[^/]+)/(?:masks|targets)/.+)"
+)
 _PAIR = re.compile(r"(?P<split>[^/]+)/(?P<stem>[^/]+)\.(jpe?g|png)", re.IGNORECASE)
 _FOLDERS = re.compile(
     r"(?P<split>[^/]+)/(?P<part>images|masks|targets)/(?P<stem>.+)\.(jpe?g|png|webp|bmp|tiff?)", re.IGNORECASE
@@ -196,14 +198,21 @@ def _collect_folders(store: Store, labels: str) -> tuple[Found, Found, list[Skip
 
 
 def _collect_photos(store: Store) -> tuple[Found, Found, list[SkippedSource]]:
-    """Take every image for a photo; one in twenty, by the hash of its key, validates. Labels become rows."""
-    images = [info for info in store.list() if _match(_PHOTO, info) and not info.key.startswith("_vitseg/")]
-    labels = [info for info in images if _LABELS_ALONE.fullmatch(info.key)]
-    found = [info for info in images if not _LABELS_ALONE.fullmatch(info.key)]
+    """Take every image for a photo, but for labels of the other layouts; one in twenty, by its key's hash, validates."""
+    found = [info for info in store.list() if _match(_PHOTO, info) and not info.key.startswith("_vitseg/")]
+    folders = {str(parent).lower() for info in found for parent in PurePosixPath(info.key).parents}
+    found = [info for info in found if not _lies_beside_photos(info.key.lower(), folders)]
     found.sort(key=lambda info: hashlib.sha256(info.key.encode("utf-8", "surrogateescape")).digest())
     held_back = max(1, len(found) // _VAL_SHARE) if len(found) > 1 else 0
-    skipped = [SkippedSource(info.key, "lies where labels do: no photograph") for info in labels]
-    return {("val" if i < held_back else "train", info.key): info for i, info in enumerate(found)}, {}, skipped
+    return {("val" if i < held_back else "train", info.key): info for i, info in enumerate(found)}, {}, []
+
+
+def _lies_beside_photos(key: str, folders: set[str]) -> bool:
+    """Say whether an image, by its key, is the label of photographs in one of these folders."""
+    match = _BESIDE_PHOTOS.fullmatch(key)
+    if match is None:
+        return False
+    return match["root"] + ("leftimg8bit" if match["official"] else f"{match['split']}/images") in folders
 
 
 def _match(pattern: re.Pattern[str], info: ObjectInfo) -> re.Match[str] | None:

@@ -35,7 +35,7 @@ _HEADER_BYTES = 1 << 20  # of the weights file, over the tensors themselves
 # Of a network that a bundle may ask for; widths and sides:
 _LARGEST = dict.fromkeys(("blocks", "heads", "fine_blocks", "fine_heads", "fine_reach", "spiral_blocks"), 512)
 _LARGEST_SIDE = 1 << 16
-_LATER = {"pixels": "fixed"}
+_LATER = {"pixels": "fixed", "narrow_width": 64}
 """Keys of an architecture that older bundles lack, and what these meant."""
 
 

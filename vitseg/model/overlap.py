@@ -33,8 +33,8 @@ class OverlapDecoder(nn.Module):
         self.mlp = Mlp(width + arch.decoder_projection, (*arch.decoder_mlp_units, width), arch.dropout)
         self.blocks = nn.ModuleList(NeighbourhoodBlock(arch) for _ in range(arch.fine_blocks))
         self.norm = layer_norm(arch, width)
-        self.narrow = nn.Linear(width, arch.square_width)
-        self.head = OverlapLinear(arch.square_width, channels, self.fine_patch)
+        self.narrow = nn.Linear(width, arch.narrow_width)
+        self.head = OverlapLinear(arch.narrow_width, channels, self.fine_patch)
 
     def forward(self, features: Tensor, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """Combine what is known about each patch with the photograph, at the finer grid."""
@@ -51,11 +51,11 @@ class OverlapLinear(nn.Linear):
     """Tokens on a grid (B, h, w, D) -> cells on a grid `side` times as fine (B, h·side, w·side, channels).
 
     Each token writes a square of three times `side`; a cell is the weighted mean of what the nine tokens around it say.
-    The weights are those of a quadratic B-spline (https://doi.org/10.1090/qam/15914): they add up to 1, and the more a
-    token is worth in a cell, the evener it gives way to the next. So where two tokens disagree, the place at which one
-    outweighs the other is as likely to be anywhere: with a Hann window it would gather at the border of their patches. And
-    they reach 0 without a kink. Straight lines do not: a network learned to say much where they make little of it, and
-    class borders gathered where those squares ended, in the middle of patches.
+    The weights are those of a quadratic B-spline (https://doi.org/10.1090/qam/15914): they add up to 1, and from a token to
+    another that says something else they change, taken over all patches, as fast at each line of a patch. So the place at
+    which one outweighs the other is as likely to be any: with a Hann window it would gather at the border of patches. And
+    they reach 0 without a kink. Straight lines do not: networks learned to say much where those made little of it, and
+    class borders gathered where such squares ended, in the middle of patches.
 
     All this is one matrix product, because the weights can be multiplied into the matrix. With `side` 1 nothing
     overlaps: an ordinary linear layer.
@@ -69,7 +69,7 @@ class OverlapLinear(nn.Linear):
         """Write cells; beyond the border, the outermost tokens are repeated."""
         if self.side == 1:
             return super().forward(tokens)
-        weights = _spline(self.side).to(self.weight)
+        weights = _spline(self.side, self.weight)
         matrix = rearrange(self.weight, "(nine cells c) d -> nine cells c d", nine=9, c=self.channels)
         matrix = rearrange(matrix * weights[..., None, None], "nine cells c d -> (cells c) (nine d)")
         offsets = rearrange(self.bias, "(nine cells c) -> nine cells c", nine=9, c=self.channels)
@@ -85,8 +85,10 @@ def _nine_around(grid: Tensor) -> Tensor:
     return torch.cat([padded[:, y : y + height, x : x + width] for y in range(3) for x in range(3)], dim=-1)
 
 
-def _spline(side: int) -> Tensor:
+def _spline(side: int, like: Tensor) -> Tensor:
     """Return weights (9, side²) of the nine tokens around a square of cells; in each cell they add up to 1."""
-    place = (torch.arange(side) + 0.5) / side - 0.5  # of a cell, from the middle of its patch, in patches
+    place = (
+        torch.arange(side, device=like.device) + 0.5
+    ) / side - 0.5  # of a cell, from the middle of its patch, in patches
     line = torch.stack(((0.5 - place) ** 2 / 2, 0.75 - place**2, (0.5 + place) ** 2 / 2))
-    return torch.einsum("ap,bq->abpq", line, line).reshape(9, side**2)
+    return torch.einsum("ap,bq->abpq", line, line).reshape(9, side**2).to(like)

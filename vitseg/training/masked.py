@@ -32,7 +32,7 @@ class MaskedTrainer(Trainer):
 
     def _inputs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         visible = self._visible(batch, self.finished)
-        photos = Batch(batch.images, batch.images, batch.keys)  # what changes with a photo is nothing but the photo
+        photos = Batch(batch.images, batch.images, batch.keys)  # labels, if any, must not matter: not for crops either
         return super()._inputs(photos)[0], visible.to(self.world.device)
 
     def _visible(self, batch: Batch, step: int) -> torch.Tensor:
