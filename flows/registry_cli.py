@@ -52,9 +52,9 @@ def compare(
     name: ModelName = "vitseg",
     json: Json = False,
 ) -> None:
-    """Measure two versions now, on the same validation images."""
+    """Measure two versions now, on the same validation images: what changed, and whether that may be chance."""
     prepare_flow()
-    from flows.evaluate import evaluate
+    from flows import compare as flow
     from vitseg.errors import UsageError
     from vitseg.registry.versions import get_version
 
@@ -62,11 +62,8 @@ def compare(
     data = shards or second.tags.get("shards", "")
     if not data:
         raise UsageError(f"{second.uri} does not say what it was trained on: name --shards")
-    results = {version.version: evaluate(version.uri, data) for version in (first, second)}
-    keys = ("miou", "pixel_accuracy", "mean_absolute_error", "psnr")
-    pairs = {key: (results[second.version][key], results[first.version][key]) for key in keys}
-    delta = {key: b - a if None not in (a, b) else None for key, (b, a) in pairs.items()}
-    answer({"shards": data, "a": results[first.version], "b": results[second.version], "delta": delta}, json)
+    result = flow.compare(first.uri, second.uri, data)
+    answer(result if json else flow.in_words(result), json)
 
 
 @registry_app.command()

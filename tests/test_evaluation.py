@@ -182,6 +182,17 @@ def test_the_loss_of_training_is_validated_with_its_own_count(bundles: dict[str,
     assert found.loss == pytest.approx(float(wanted), rel=1e-5)
 
 
+def test_matrices_of_single_images_add_up_to_that_of_all(bundles: dict[str, Bundle], shards: str) -> None:
+    found = evaluate_bundle(bundles["classes"], shards, batch_size=4, keep_images=True)
+    assert found.images is not None
+    assert len(found.images) == found.samples == 6
+    assert torch.equal(found.images.sum(0), found.confusion)
+    one = evaluate_bundle(bundles["classes"], shards, batch_size=1, keep_images=True)
+    assert torch.equal(one.images, found.images)  # in the order of the samples, whatever the batch
+    assert found.images_per_second > 0
+    assert evaluate_bundle(bundles["classes"], shards).images is None
+
+
 def test_progress_and_the_mode_of_the_model(bundles: dict[str, Bundle], shards: str) -> None:
     seen: list[tuple[int, int]] = []
     evaluate_bundle(bundles["classes"], shards, "val", 4, progress=lambda done, total: seen.append((done, total)))

@@ -4,6 +4,7 @@ Sums of ranks add up to exactly what one process counts, so validation may be sp
 """
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -42,6 +43,10 @@ class Evaluation:
     seams: Mapping[int, SeamCounts] = field(default_factory=dict)
     truth_seams: Mapping[int, SeamCounts] = field(default_factory=dict)
     mean_squared_error: float = math.nan
+    images: torch.Tensor | None = None
+    """Confusion matrices, one an image, int64 (N, K, K), where they were asked for: of this rank's images."""
+    images_per_second: float = math.nan
+    """Of forward passes alone, without reading and counting."""
 
     @property
     def scores(self) -> Scores:
@@ -139,6 +144,7 @@ def evaluate_batches(
     task: Task,
     progress: Callable[[int], None] | None = None,
     patches: Sequence[int] = (),
+    keep_images: bool = False,
 ) -> Evaluation:
     """Run a model over this rank's batches and add up over all ranks.
 
@@ -148,21 +154,30 @@ def evaluate_batches(
         task: what the model was made for.
         progress: called with the number of images after each batch.
         patches: sides of patches, pixels, whose seams are counted.
+        keep_images: keep the confusion matrix of each image, too.
     """
     device = task.colors.device
     confusion = torch.zeros(task.classes, task.classes, dtype=torch.int64, device=device)
     seams = torch.zeros(2, len(patches), 2, 2, 2, dtype=torch.int64, device=device)  # of predictions, of labels
     # loss, what divides it, valid pixels, two errors, strongest channels that agree, samples
     sums = torch.zeros(7, dtype=torch.float64, device=device)
+    kept: list[torch.Tensor] = []
+    seconds = 0.0
     was_training = model.training
     model.eval()
     for batch in batches:
         images, labels = batch.images.to(device), batch.labels.to(device)
+        start = time.perf_counter()
         output = model(images)
+        if keep_images and device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds += time.perf_counter() - start
         loss, count = task.loss(output, labels)
         if task.classes:
             predictions = task.predict(output)
             confusion += confusion_matrix(labels, predictions, task.classes)
+            if keep_images:
+                kept += [confusion_matrix(*pair, task.classes).cpu() for pair in zip(labels, predictions, strict=True)]
             for i, patch in enumerate(patches):
                 seams[:, i] += torch.stack([seam_counts(ids, patch).counts for ids in (predictions, labels)])
         shown = output.float() if task.target == "rgb" else task.paint(predictions)
@@ -191,6 +206,8 @@ def evaluate_batches(
         seams=of_predictions,
         truth_seams=of_labels,
         mean_squared_error=squared / pixels,
+        images=torch.stack(kept) if kept else None,
+        images_per_second=samples / seconds if keep_images and seconds else math.nan,
     )
 
 
@@ -206,6 +223,7 @@ def evaluate_bundle(
     split: str = "val",
     batch_size: int = 8,
     progress: Callable[[int, int], None] | None = None,
+    keep_images: bool = False,
 ) -> Evaluation:
     """Evaluate a bundle on a split of a data set; its loss is the plain one, whatever it was trained with.
 
@@ -237,7 +255,9 @@ def evaluate_bundle(
     task = Task(bundle.architecture.target, len(bundle.classes), colors)
     try:
         sides = patch_sides(bundle.architecture)
-        found = evaluate_batches(bundle.model.to(device), batches.epoch(0), task, progress=count, patches=sides)
+        found = evaluate_batches(
+            bundle.model.to(device), batches.epoch(0), task, progress=count, patches=sides, keep_images=keep_images
+        )
     finally:
         bundle.model.to("cpu")
     return replace(found, classes=tuple(label.name for label in bundle.classes))

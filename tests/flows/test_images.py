@@ -100,13 +100,15 @@ def test_noisy_photographs_become_cleaner_ones(sqlite: str, tmp_path: Path, monk
     version = trained.json["version"]
     registry_cli.list_()
     registry_cli.show(version)
+    registry_cli.compare(version, version, shards="", json=True)
     registry_cli.compare(version, version, shards="")
-    listed, shown, compared = answers
+    listed, shown, compared, said = answers
     assert "PSNR" in listed["version 1"]
     assert shown["miou"] is None
     assert shown["psnr"] == pytest.approx(metrics["psnr"], abs=1e-3)
     assert "PSNR" in shown["description"]
-    assert (compared["delta"]["miou"], compared["delta"]["psnr"]) == (None, 0)
+    assert (compared["delta"]["miou"], compared["delta"]["psnr"], compared["differences"]) == (None, 0, {})
+    assert said["psnr"].endswith(" dB")
 
 
 def test_pictures_of_masks_are_refused_for_images(sqlite: str, tmp_path: Path) -> None:

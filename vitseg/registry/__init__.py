@@ -3,5 +3,6 @@
 tracking.py   runs: parameters, metrics (queued, so that a slow server holds up nobody), pictures
 versions.py   bundles become registered versions and come back, checked by their hash
 review.py     what a person decides: list, show, compare, promote, reject, roll back
+comparison.py two models on the same images: differences with intervals
 flavor.py     what MLflow itself calls to load a version (`mlflow.pyfunc`)
 """
