@@ -5,7 +5,8 @@ environment.py            which servers a command uses
 stack.py                  the embedded servers: servers.py how each is started, processes.py, credentials.py
 preprocess.py             sources → shards
 train.py                  shards → version
-evaluate.py               version, shards → metrics; compare.py two versions on the same images
+evaluate.py               version, shards → metrics; compare.py two versions on the same images;
+                          assess.py a version against gate and champion
 segment.py                photographs → masks
 retrain.py                what the schedule runs
 demo.py                   the whole way: whole_way.py the flow, demo_report.py its page

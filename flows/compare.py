@@ -1,5 +1,6 @@
 """Flow: two models on the same images, now → how they differ, and how sure that is."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from prefect import flow
@@ -8,9 +9,19 @@ from prefect.artifacts import create_table_artifact
 from flows.console import note, progress
 from vitseg.data.manifest import read_manifest
 from vitseg.evaluation import Evaluation, evaluate_bundle
-from vitseg.model.bundle import load_bundle
+from vitseg.model.bundle import Bundle, load_bundle
 from vitseg.registry import versions
 from vitseg.registry.comparison import Difference, differences, holdout_digest
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model and how it did."""
+
+    uri: str
+    bundle: Bundle
+    evaluation: Evaluation
+
 
 _MEANS = ("miou", "pixel_accuracy", "mean_absolute_error", "psnr")
 
@@ -25,27 +36,20 @@ def compare(a: str, b: str, shards: str, split: str = "val") -> dict[str, Any]:
         shards: address of the folder that holds manifest.json.
         split: split of the data set.
     """
-    models, found = [], []
-    for address in (a, b):
-        version, folder = versions.open_model(address)
-        note(f"evaluating {version.uri} on {split} of {shards}")
-        with progress("evaluating", unit="images") as show:
-            found.append(evaluate_bundle(load_bundle(folder), shards, split, progress=show, keep_images=True))
-        models.append(version.uri)
-    first, second = found
-    numbers = [_numbers(one, model, split) for one, model in zip(found, models, strict=True)]
+    first, second = measure(a, shards, split), measure(b, shards, split)
+    numbers = [_numbers(one, split) for one in (first, second)]
     pairs = {key: (numbers[0][key], numbers[1][key]) for key in _MEANS}
-    rows = _rows(first, second)
+    rows = rows_of(first.evaluation, second.evaluation)
     if rows:
         table = [{"metric": name, **vars(row)} for name, row in rows.items()]
         create_table_artifact(
-            table, key="comparison", description=f"{models[1]} against {models[0]}, {split} of {shards}"
+            table, key="comparison", description=f"{second.uri} against {first.uri}, {split} of {shards}"
         )
     return {
         "shards": shards,
         "split": split,
         "holdout": holdout_digest(read_manifest(shards), split),
-        "images": first.samples,
+        "images": first.evaluation.samples,
         "a": numbers[0],
         "b": numbers[1],
         "delta": {
@@ -55,14 +59,25 @@ def compare(a: str, b: str, shards: str, split: str = "val") -> dict[str, Any]:
     }
 
 
-def _numbers(found: Evaluation, model: str, split: str) -> dict[str, Any]:
-    return {**found.to_json(), "model": model, "split": split, "images_per_second": found.images_per_second}
+def measure(address: str, shards: str, split: str) -> Measured:
+    """Measure one model now, image by image."""
+    version, folder = versions.open_model(address)
+    note(f"evaluating {version.uri} on {split} of {shards}")
+    bundle = load_bundle(folder)
+    with progress("evaluating", unit="images") as show:
+        return Measured(version.uri, bundle, evaluate_bundle(bundle, shards, split, progress=show, keep_images=True))
 
 
-def _rows(first: Evaluation, second: Evaluation) -> dict[str, Difference]:
+def rows_of(first: Evaluation, second: Evaluation) -> dict[str, Difference]:
+    """Return the differences of two evaluations of the same images; none where there are no classes to count."""
     if first.images is None or second.images is None:
-        return {}  # images are learned from images: there are no classes to count
+        return {}
     return differences(first.images, second.images, first.classes)
+
+
+def _numbers(one: Measured, split: str) -> dict[str, Any]:
+    speed = one.evaluation.images_per_second
+    return {**one.evaluation.to_json(), "model": one.uri, "split": split, "images_per_second": speed}
 
 
 def in_words(result: dict[str, Any]) -> dict[str, str]:

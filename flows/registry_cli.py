@@ -67,12 +67,46 @@ def compare(
 
 
 @registry_app.command()
+def assess(
+    version: VersionNumber,
+    shards: Annotated[str, typer.Option(help="Data set to measure on; by default the version's own.")] = "",
+    gate: Annotated[str, typer.Option(help="A TOML file of rules; what it leaves out keeps its default.")] = "",
+    name: ModelName = "vitseg",
+    json: Json = False,
+) -> None:
+    """Measure a version against the gate's rules and the champion, now, and write the page that a reviewer reads."""
+    prepare_flow()
+    from flows.assess import assess as flow
+    from vitseg.storage import canonical
+
+    result = flow(name, version, canonical(shards) if shards else None, gate or None)
+    if json:
+        answer(result, json)
+        return
+    rules = {
+        f"{'passed' if rule['passed'] else 'FAILED'}: {rule['rule']}": f"wanted {rule['wanted']}, found {rule['found']}"
+        for rule in result["rules"]
+    }
+    against = (
+        f"version {result['compared_to']}, the champion" if result["compared_to"] != "none" else "nothing: the first"
+    )
+    answer({"gate": result["gate"], "compared with": against, "holdout": result["holdout"], **rules}, json)
+
+
+@registry_app.command()
 def promote(
     version: VersionNumber, reviewer: Reviewer, reason: Reason, name: ModelName = "vitseg", json: Json = False
 ) -> None:
-    """Make a version the champion."""
+    """Make a version the champion; one that was never assessed is assessed first, by the default rules."""
     from vitseg.registry import review
+    from vitseg.registry.versions import get_version
 
+    found = get_version(name, version)
+    if found.tags.get("review") == "pending" and "gate" not in found.tags and review.CHAMPION not in found.aliases:
+        prepare_flow()
+        from flows.assess import assess
+
+        assess(name, version)
     answer(_row(review.promote(name, version, reviewer, reason)), json)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows.assess import assess
 from flows.console import note
 from flows.preprocess import preprocess
 from flows.train import train
@@ -40,10 +41,17 @@ def retrain(
     )
     if trained is not None:
         if trained.tags.get("review") == "pending" and not trained.aliases:
-            review.propose(trained)  # the run that trained it ended before it could
+            _put_up(name, trained.version)  # the run that trained it ended before it could
         note(f"nothing new in {source}: {trained.uri} was trained on the same data")
         return {"changed": False, "preprocess": prepared, "version": trained.version, "model_uri": trained.uri}
     result = train(place, preset, overrides=list(overrides), nproc=nproc, name=name)
-    review.propose(versions.get_version(name, result["version"]))
-    note(f"{result['model_uri']} is up for review: vitseg registry promote {result['version']} --reviewer … --reason …")
-    return {"changed": True, "preprocess": prepared, "train": result, "version": result["version"]}
+    gate = _put_up(name, result["version"])
+    note(f"{result['model_uri']} {gate} the gate and is up for review: vitseg registry show {result['version']}")
+    return {"changed": True, "preprocess": prepared, "train": result, "version": result["version"], "gate": gate}
+
+
+def _put_up(name: str, version: str) -> str:
+    """Assess a version, unless that is done, and make it the challenger; return what the gate said."""
+    gate = versions.get_version(name, version).tags.get("gate") or assess(name, version)["gate"]
+    review.propose(versions.get_version(name, version))
+    return gate

@@ -36,7 +36,7 @@ def load_recipe(preset: str = "tiny", file: str | Path | None = None, overrides:
         raise UsageError(f"preset {preset!r} does not exist: choose {', '.join(presets())}")
     values: dict[str, Any] = tomllib.loads((resources.files("vitseg") / "recipes" / f"{preset}.toml").read_text())
     if file is not None:
-        _merge(values, _read_toml(Path(file)))
+        _merge(values, read_toml(Path(file)))
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals or name.count(".") != 1:
@@ -52,16 +52,22 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
     Raises:
         UsageError: an unknown key, or a value of the wrong type or range.
     """
-    return _build(Recipe, values, "")
+    return build(Recipe, values)
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, what: str = "recipe") -> dict[str, Any]:
+    """Read a user's TOML file; `what` it is called in messages.
+
+    Raises:
+        NotFoundError: it can't be read.
+        UsageError: it is not TOML.
+    """
     try:
         return tomllib.loads(path.read_text())
     except OSError as error:
-        raise NotFoundError(f"recipe {path} can't be read: {error.strerror}") from error
+        raise NotFoundError(f"{what} {path} can't be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"recipe {path} is not TOML: {error}") from error
+        raise UsageError(f"{what} {path} is not TOML: {error}") from error
 
 
 def _literal(text: str) -> Any:
@@ -79,30 +85,36 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
             base[key] = value
 
 
-def _build(kind: Any, values: Any, where: str) -> Any:
+def build(kind: Any, values: Any, what: str = "recipe", where: str = "") -> Any:
+    """Build a dataclass, and those within it, from nested plain data; `what` it is called in messages.
+
+    Raises:
+        UsageError: an unknown key, or a value of the wrong type or range.
+    """
     if not isinstance(values, Mapping):
-        raise UsageError(f"recipe: {where.rstrip('.')} is a section, not a value")
+        raise UsageError(f"{what}: {where.rstrip('.')} is a section, not a value")
     hints = typing.get_type_hints(kind)
     for key in values:
         if key not in hints:
             near = difflib.get_close_matches(key, hints, n=1)
             hint = f"did you mean {where}{near[0]}?" if near else f"it knows {', '.join(sorted(hints))}"
-            raise UsageError(f"recipe: unknown key {where}{key}: {hint}")
+            raise UsageError(f"{what}: unknown key {where}{key}: {hint}")
     built = {}
     for key, value in values.items():
+        name = where + key
         nested = dataclasses.is_dataclass(hints[key])
-        built[key] = _build(hints[key], value, f"{where}{key}.") if nested else _convert(hints[key], value, where + key)
+        built[key] = build(hints[key], value, what, f"{name}.") if nested else _convert(hints[key], value, what, name)
     return kind(**built)
 
 
-def _convert(kind: Any, value: Any, name: str) -> Any:
+def _convert(kind: Any, value: Any, what: str, name: str) -> Any:
     if isinstance(kind, types.GenericAlias) and isinstance(value, list | tuple):
-        return tuple(_convert(typing.get_args(kind)[0], item, name) for item in value)
+        return tuple(_convert(typing.get_args(kind)[0], item, what, name) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:
         wanted = getattr(kind, "__name__", str(kind))
-        raise UsageError(f"recipe: {name} = {value!r} is not of type {wanted}")
+        raise UsageError(f"{what}: {name} = {value!r} is not of type {wanted}")
     return value
 
 

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from flows.stack import StackStatus
 from tests.training.conftest import SMALL
 from vitseg.dist import World
-from vitseg.errors import VitsegError
+from vitseg.errors import UsageError, VitsegError
+from vitseg.registry.gate import AlwaysRules, Gate
 
 OVERRIDES = [*SMALL, "run.epochs=1"]
 
@@ -72,3 +74,27 @@ def test_only_new_data_is_trained_and_put_up_for_review(
     new = run()
     assert (new["changed"], new["version"], challenger(), len(trainings)) == (True, "2", "2", 2)
     assert new["train"]["epochs"] == 1
+
+    first = versions.get_version("scheduled", "2")
+    assert (first.tags["gate"], first.tags["compared_to"]) == ("passed", "none")
+    assert first.description.startswith("# Gate passed")
+    assert "# As trained" in first.description
+    review.promote("scheduled", "2", "ada", "the first one")
+    next((source / "leftImg8bit" / "train").rglob("*.png")).unlink()
+    with pytest.MonkeyPatch.context() as strict:
+        from flows import assess
+
+        strict.setattr(assess, "read_gate", lambda file: Gate(always=AlwaysRules(miou=0.99)))
+        assert run()["gate"] == "failed"
+    third = versions.get_version("scheduled", "3")
+    assert (third.tags["gate"], third.tags["compared_to"], challenger()) == ("failed", "2", "3")
+    assert third.description.startswith("# Gate FAILED")
+    assert "| miou |" in third.description  # beside the champion, with its interval
+    assert [file.path for file in MlflowClient().list_artifacts(third.run_id, "review")] == ["review/examples.png"]
+    with pytest.raises(UsageError, match="did not pass the gate"):
+        review.promote("scheduled", "3", "ada", "looks nice")
+    assert assess.assess("scheduled", "3")["gate"] == "passed"  # by rules that ask for less
+    assert versions.get_version("scheduled", "3").description.count("# As trained") == 1
+    assert review.promote("scheduled", "3", "ada", "good enough").aliases == ("champion",)
+    with pytest.raises(UsageError, match="is the champion already"):
+        assess.assess("scheduled", "3")

@@ -1,5 +1,6 @@
 """The page of a version: what a reviewer reads, and the pictures it links to."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,15 @@ from tests.registry.conftest import write_bundle
 from tests.training.conftest import small_recipe
 from vitseg.data.loader import Batch
 from vitseg.data.manifest import Manifest, ShardInfo, Split
+from vitseg.evaluation import Evaluation
 from vitseg.metrics import Scores
 from vitseg.model.bundle import Bundle, load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
+from vitseg.registry.comparison import Difference
 from vitseg.registry.flavor import _load_pyfunc
-from vitseg.registry.page import PAGE_WIDTH, draw_run, version_page
+from vitseg.registry.gate import Ruling
+from vitseg.registry.page import MAX_PAGE, PAGE_WIDTH, draw_run, review_page, version_page
+from vitseg.registry.versions import Version
 
 
 @pytest.fixture
@@ -90,3 +95,44 @@ def test_mlflow_gets_images_of_a_model_without_classes(tmp_path: Path) -> None:
     wanted = load_bundle(tmp_path).answer(torch.from_numpy(photos).permute(0, 3, 1, 2))
     np.testing.assert_array_equal(found, wanted.permute(0, 2, 3, 1))
     assert _load_pyfunc(str(tmp_path)).predict(np.zeros((1, 40, 52, 3), np.uint8)).shape == (1, 40, 52, 3)
+
+
+FLOOR = Ruling("mIoU", "≥ 0.3", "0.516", passed=True)
+FOUND = Evaluation(MATRIX, 0.1, 0.1, 0.9, 6, ("road", "sidewalk", "building", "wall"))
+
+
+def page_of(candidate: Version, champion: Version | None, *rulings: Ruling, picture: str = "") -> str:
+    row = Difference(0.5, 0.516, 0.016, 0.004, 0.03)
+    rows = {"miou": row, "iou/wall": Difference(None, None, None, None, None)} if champion else {}
+    return review_page(candidate, champion, rulings, rows, FOUND, "val of s3://b/shards", "ab12" * 4, picture)
+
+
+def test_a_reviewer_reads_verdict_comparison_pictures_and_commands_first() -> None:
+    candidate = Version("streets", "4", "0" * 64, description="**mIoU 0.516**, as it was trained")
+    slow = Ruling("time an image takes", "≤ 2", "3.10", passed=False)
+    page = page_of(candidate, Version("streets", "3", "1" * 64), FLOOR, slow, picture="get-artifact?x")
+    order = [
+        "# Gate FAILED", "6 images, val of s3://b/shards", "ab12" * 4, "version 3", "| mIoU | ≥ 0.3 | 0.516 | passed |",
+        "| time an image takes | ≤ 2 | 3.10 | **failed** |", "| miou | 0.500 | 0.516 | **+0.016** | +0.004 to +0.030 |",
+        "](get-artifact?x)", "vitseg registry promote 4 --name streets --reviewer YOU --reason WHY",
+        "vitseg registry reject 4", "vitseg registry rollback", "# As trained", "as it was trained",
+    ]  # fmt: skip
+    places = [page.index(text) for text in order]
+    assert places == sorted(places)
+    assert "wall" not in page.partition("# As trained")[0]  # it is nowhere
+
+
+def test_the_first_version_has_nothing_beside_it_and_a_new_review_replaces_the_last() -> None:
+    candidate = Version("streets", "1", "0" * 64, description="trained so")
+    first = page_of(candidate, None, FLOOR)
+    assert first.startswith("# Gate passed")
+    assert "no champion yet" in first
+    assert "rollback" not in first
+    again = page_of(dataclasses.replace(candidate, description=first), Version("streets", "3", "1" * 64), FLOOR)
+    assert again.count("# Gate") == again.count("# As trained") == 1
+    assert again.endswith("trained so")
+
+
+def test_what_the_database_has_no_room_for_is_cut_off_the_end() -> None:
+    candidate = Version("streets", "1", "0" * 64, description="x" * 2 * MAX_PAGE)
+    assert len(page_of(candidate, None, FLOOR)) == MAX_PAGE

@@ -9,8 +9,8 @@ from mlflow.exceptions import MlflowException
 from tests.registry.conftest import ARTIFACTS, Register
 from vitseg.errors import NotFoundError, RegistryError, UsageError
 from vitseg.registry import review
-from vitseg.registry.review import list_versions, promote, propose, reject, rollback
-from vitseg.registry.versions import alias_version, get_version
+from vitseg.registry.review import list_versions, propose, record_assessment, reject, rollback
+from vitseg.registry.versions import Version, alias_version, get_version
 
 WHY = ("ada", "sees kerbs")
 
@@ -18,6 +18,18 @@ WHY = ("ada", "sees kerbs")
 def holder(alias: str) -> str | None:
     found = alias_version("vitseg", alias)
     return found and found.version
+
+
+def assessed(version: str, passed: bool = True) -> None:
+    """Write what the gate would say now, against the champion of now."""
+    record_assessment(get_version("vitseg", version), passed, alias_version("vitseg", "champion"), "d" * 16, "# Gate")
+
+
+def promote(name: str, version: str, reviewer: str, reason: str) -> Version:
+    """Promote after an assessment that passed."""
+    if "champion" not in get_version(name, version).aliases:
+        assessed(version)
+    return review.promote(name, version, reviewer, reason)
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
@@ -76,12 +88,12 @@ def test_a_decision_needs_a_name_a_reason_and_a_version(register: Register) -> N
     version = register(0)
     for reviewer, reason in (("", "good"), ("ada", " ")):
         with pytest.raises(UsageError, match="--reviewer"):
-            promote("vitseg", "1", reviewer, reason)
+            review.promote("vitseg", "1", reviewer, reason)
         with pytest.raises(UsageError, match="--reviewer"):
             reject("vitseg", "1", reviewer, reason)
         with pytest.raises(UsageError, match="--reviewer"):
             rollback("vitseg", reviewer, reason)
-    for decide in (promote, reject):
+    for decide in (review.promote, reject):
         with pytest.raises(NotFoundError, match="registry list"):
             decide("vitseg", "2", *WHY)
     assert get_version("vitseg", "1") == version
@@ -106,7 +118,8 @@ def test_the_champion_moves_last(register: Register, step: str) -> None:
     register(1)
     promote("vitseg", "2", *WHY)
     propose(get_version("vitseg", "1"))
-    for decide in (lambda: promote("vitseg", "1", *WHY), lambda: rollback("vitseg", *WHY)):
+    assessed("1")
+    for decide in (lambda: review.promote("vitseg", "1", *WHY), lambda: rollback("vitseg", *WHY)):
         with pytest.MonkeyPatch.context() as broken, pytest.raises(RegistryError):
             fail_at(broken, step)
             decide()
@@ -133,3 +146,51 @@ def test_an_alias_that_somebody_else_moves_meanwhile(register: Register, monkeyp
     )
     with pytest.raises(RegistryError, match="somebody moved it"):
         promote("vitseg", "2", *WHY)
+
+
+def test_what_was_not_assessed_or_did_not_pass_is_not_promoted(register: Register) -> None:
+    register(0)
+    with pytest.raises(UsageError, match="never assessed: `vitseg registry assess 1"):
+        review.promote("vitseg", "1", *WHY)
+    assessed("1", passed=False)
+    with pytest.raises(UsageError, match="did not pass the gate"):
+        review.promote("vitseg", "1", *WHY)
+    assert holder("champion") is None
+    assert get_version("vitseg", "1").tags["review"] == "pending"
+    assessed("1")
+    assert review.promote("vitseg", "1", *WHY).aliases == ("champion",)
+
+
+def test_a_comparison_with_another_champion_is_stale(register: Register) -> None:
+    for seed in range(3):
+        register(seed)
+    assessed("2")
+    assessed("3")
+    promote("vitseg", "1", *WHY)
+    with pytest.raises(UsageError, match="champion none, but that is 1 by now"):
+        review.promote("vitseg", "2", *WHY)
+    assessed("2")
+    review.promote("vitseg", "2", *WHY)
+    with pytest.raises(UsageError, match="is 2 by now"):
+        review.promote("vitseg", "3", *WHY)
+    rollback("vitseg", *WHY)
+    assert holder("champion") == "1"
+
+
+def test_an_assessment_cut_off_before_its_verdict_promotes_nothing(register: Register) -> None:
+    register(0)
+    real, said = MlflowClient.set_model_version_tag, []
+
+    def cut(self: MlflowClient, name: str, version: str, key: str, value: str) -> None:
+        if (key, value) == ("gate", "passed"):
+            raise MlflowException("HTTPConnectionPool: Max retries exceeded")
+        said.append(key)
+        real(self, name, version, key, value)
+
+    assessed("1")  # an earlier one that passed
+    with pytest.MonkeyPatch.context() as broken, pytest.raises(RegistryError):
+        broken.setattr(MlflowClient, "set_model_version_tag", cut)
+        assessed("1")
+    assert said[0] == "gate"
+    with pytest.raises(UsageError, match="did not pass"):
+        review.promote("vitseg", "1", *WHY)

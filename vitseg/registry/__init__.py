@@ -3,6 +3,7 @@
 tracking.py   runs: parameters, metrics (queued, so that a slow server holds up nobody), pictures
 versions.py   bundles become registered versions and come back, checked by their hash
 review.py     what a person decides: list, show, compare, promote, reject, roll back
-comparison.py two models on the same images: differences with intervals
+comparison.py two models on the same images: differences with intervals; gate.py the rules a version must keep
+page.py       what a reviewer reads; examples.py the images worth a look
 flavor.py     what MLflow itself calls to load a version (`mlflow.pyfunc`)
 """

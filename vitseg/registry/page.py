@@ -11,14 +11,19 @@ from PIL import Image
 
 from vitseg.data.loader import Batch
 from vitseg.data.manifest import Manifest
+from vitseg.evaluation import Evaluation
 from vitseg.metrics import Scores
 from vitseg.model.bundle import Bundle
 from vitseg.pictures import confusion, curves, iou_bars, panel, panel_sheet
 from vitseg.recipe import Recipe
+from vitseg.registry.comparison import Difference
+from vitseg.registry.gate import Ruling, passed
+from vitseg.registry.versions import Version
 from vitseg.seams import SeamRatios, seam_text
 
 MAX_PAGE = 5000
 """Characters that MLflow's database keeps of a description."""
+_TRAINED = "\n\n# As trained\n\n"  # what comes before it is the last review's
 PAGE_WIDTH = 800
 """Pixels that MLflow's page shows of a picture on a common screen; what is wider is cut off, not shrunk."""
 
@@ -85,3 +90,72 @@ def version_page(
         ]
     )
     return page[:MAX_PAGE]
+
+
+def review_page(
+    candidate: Version,
+    champion: Version | None,
+    rulings: Sequence[Ruling],
+    rows: Mapping[str, Difference],
+    found: Evaluation,
+    where: str,
+    holdout: str,
+    picture: str,
+) -> str:
+    """Return the page that a reviewer decides by, in Markdown: verdict, comparison, pictures, commands, then the version's own.
+
+    Args:
+        candidate: the version; what an earlier review put before its page is replaced.
+        champion: what it was compared with.
+        rulings: the gate's.
+        rows: differences of champion (A) and candidate (B), by metric.
+        found: how the candidate did.
+        where: split and address of the images.
+        holdout: their digest.
+        picture: address of the examples; empty: there are none.
+    """
+    verdict = "passed" if passed(tuple(rulings)) else "FAILED"
+    against = (
+        f"against the champion, version {champion.version}" if champion else "there is no champion yet: floors alone"
+    )
+    decide = f"--name {candidate.name} --reviewer YOU --reason WHY"
+    lines = [
+        f"# Gate {verdict}",
+        f"Measured on {found.samples} images, {where} (holdout `{holdout}`); {against}.",
+        "",
+        "| rule | wanted | found | |",
+        "|---|---|---|---|",
+        *(
+            f"| {_cell(ruling.rule)} | {ruling.wanted} | {_cell(ruling.found)} | {'passed' if ruling.passed else '**failed**'} |"
+            for ruling in rulings
+        ),
+        "",
+        *_comparison(rows),
+        *([f"![images worth a look]({picture})", ""] if picture else []),
+        "Decide:",
+        "",
+        f"    vitseg registry promote {candidate.version} {decide}",
+        f"    vitseg registry reject {candidate.version} {decide}",
+        *(
+            [f"    vitseg registry rollback {decide}    # afterwards, to version {champion.version}"]
+            if champion
+            else []
+        ),
+    ]
+    trained = candidate.description.rpartition(_TRAINED)[2]
+    return ("\n".join(lines) + _TRAINED + trained)[:MAX_PAGE]
+
+
+def _comparison(rows: Mapping[str, Difference]) -> list[str]:
+    if not rows:
+        return []
+    lines = ["| | champion | this version | Δ | 95 % interval |", "|---|---|---|---|---|"]
+    for name, row in rows.items():
+        if row.delta is not None:
+            sides = f"{row.a:.3f} | {row.b:.3f} | {'**' if row.sure else ''}{row.delta:+.3f}{'**' if row.sure else ''}"
+            lines.append(f"| {_cell(name)} | {sides} | {row.low:+.3f} to {row.high:+.3f} |")
+    return [*lines, "", "Bold: more than chance explains.", ""]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "/").replace("\n", " ")

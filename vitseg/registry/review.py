@@ -13,6 +13,8 @@ from vitseg.registry.versions import Version, alias_version, fetch, get_version
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+PASSED = "passed"
+NOBODY = "none"
 
 
 def list_versions(name: str) -> list[Version]:
@@ -33,7 +35,8 @@ def promote(name: str, version: str, reviewer: str, reason: str) -> Version:
     """Make a version the champion: its weights are checked, who and why is written down, the alias moves last.
 
     Raises:
-        UsageError: reviewer or reason is missing, or the version was rejected.
+        UsageError: reviewer or reason is missing; the version was rejected, never assessed or did not pass the gate; or
+            the champion is no longer the one it was compared with.
         RegistryError: the weights don't match their hash, or the alias did not move.
     """
     _named(reviewer, reason)
@@ -45,7 +48,8 @@ def promote(name: str, version: str, reviewer: str, reason: str) -> Version:
     fetch(candidate)
     previous = alias_version(name, CHAMPION)
     if previous is None or previous.version != candidate.version:
-        tags = {"previous_champion": previous.version if previous else "none"}
+        _check_assessment(candidate, previous)
+        tags = {"previous_champion": previous.version if previous else NOBODY}
         _tag(candidate, {**tags, **_decision("approved", reviewer, reason)})
         _move_champion(candidate)
     _withdraw(candidate)
@@ -77,8 +81,8 @@ def rollback(name: str, reviewer: str, reason: str) -> Version:
     current = alias_version(name, CHAMPION)
     if current is None:
         raise UsageError(f"{name} has no champion to roll back from")
-    before = current.tags.get("previous_champion", "none")
-    if before == "none":
+    before = current.tags.get("previous_champion", NOBODY)
+    if before == NOBODY:
         raise UsageError(f"{current.uri} is the first champion: there is none before it")
     target = get_version(name, before)
     if target.tags.get("review") == "rejected":
@@ -89,6 +93,31 @@ def rollback(name: str, reviewer: str, reason: str) -> Version:
     _tag(current, {"rolled_back_by": reviewer, "rolled_back_reason": reason, "rolled_back_at": _now()})
     _move_champion(target)
     return get_version(name, before)
+
+
+def record_assessment(version: Version, passed: bool, champion: Version | None, holdout: str, page: str) -> None:
+    """Write what the gate said, and against which champion; the verdict last, for it is what a promotion asks for."""
+    tags = {"compared_to": champion.version if champion else NOBODY, "holdout": holdout, "assessed_at": _now()}
+    with registry_errors(f"writing the page of {version.uri}"):
+        MlflowClient().update_model_version(version.name, version.version, page)
+    _tag(version, {"gate": "unknown", **tags})
+    _tag(version, {"gate": PASSED if passed else "failed"})
+
+
+def _check_assessment(candidate: Version, champion: Version | None) -> None:
+    again = f"`vitseg registry assess {candidate.version} --name {candidate.name}`"
+    verdict = candidate.tags.get("gate")
+    if verdict is None:
+        raise UsageError(f"{candidate.uri} was never assessed: {again}")
+    if verdict != PASSED:
+        raise UsageError(
+            f"{candidate.uri} did not pass the gate (`vitseg registry show {candidate.version}`): train another"
+        )
+    then, now = candidate.tags.get("compared_to"), champion.version if champion else NOBODY
+    if then != now:
+        raise UsageError(
+            f"{candidate.uri} was compared with champion {then}, but that is {now} by now: {again} once more"
+        )
 
 
 def _named(reviewer: str, reason: str) -> None:

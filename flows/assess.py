@@ -1,0 +1,73 @@
+"""Flow: a version against the rules and the champion, now, on one holdout → its verdict and its page in the registry."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from flows.compare import Measured, measure, rows_of
+from flows.console import note
+from vitseg.data.manifest import read_manifest
+from vitseg.errors import UsageError
+from vitseg.registry import review, tracking, versions
+from vitseg.registry.comparison import holdout_digest
+from vitseg.registry.examples import draw_examples, worth_a_look
+from vitseg.registry.gate import judge, passed, read_gate
+from vitseg.registry.page import review_page
+
+_PICTURE = "review/examples.png"
+
+
+@flow(name="assess", flow_run_name="assess {name} {version}")
+def assess(
+    name: str, version: str, shards: str | None = None, gate: str | None = None, split: str = "val"
+) -> dict[str, Any]:
+    """Measure a version and the champion on the same images, apply the gate, and write the page that a reviewer reads.
+
+    Args:
+        name: registered model.
+        version: its number.
+        shards: data set to measure on; by default the one the version was trained on.
+        gate: a TOML file of rules; by default those of `vitseg.registry.gate`.
+        split: split of the data set.
+    """
+    candidate = versions.get_version(name, version)
+    champion = versions.alias_version(name, review.CHAMPION)
+    if champion and champion.version == candidate.version:
+        raise UsageError(f"{candidate.uri} is the champion already: there is nothing to decide")
+    data = shards or candidate.tags.get("shards", "")
+    if not data:
+        raise UsageError(f"{candidate.uri} does not say what it was trained on: name --shards")
+    rules = read_gate(Path(gate) if gate else None)
+    ours = measure(candidate.uri, data, split)
+    theirs = measure(champion.uri, data, split) if champion else None
+    rows = rows_of(theirs.evaluation, ours.evaluation) if theirs else {}
+    rulings = judge(rules, ours.evaluation, theirs.evaluation if theirs else None, rows)
+    holdout = holdout_digest(read_manifest(data), split)
+    picture = _draw(data, split, ours, theirs, candidate.run_id)
+    page = review_page(candidate, champion, rulings, rows, ours.evaluation, f"{split} of {data}", holdout, picture)
+    review.record_assessment(candidate, passed(rulings), champion, holdout, page)
+    create_markdown_artifact(page, key="assessment", description=candidate.uri)
+    verdict = "passed" if passed(rulings) else "failed"
+    note(f"{candidate.uri} {verdict} the gate: vitseg registry show {version}")
+    return {
+        "version": version,
+        "model_uri": candidate.uri,
+        "gate": verdict,
+        "rules": [vars(ruling) for ruling in rulings],
+        "compared_to": champion.version if champion else "none",
+        "shards": data,
+        "holdout": holdout,
+        "differences": {metric: {**vars(row), "sure": row.sure} for metric, row in rows.items()},
+    }
+
+
+def _draw(shards: str, split: str, ours: Measured, theirs: Measured | None, run_id: str) -> str:
+    """Put pictures of the images worth a look into the version's run; return where, or nothing if there are none."""
+    if ours.evaluation.images is None or not run_id:
+        return ""
+    chosen = worth_a_look(ours.evaluation.images, theirs.evaluation.images if theirs else None)
+    models = [*([("champion", theirs.bundle)] if theirs else []), ("this version", ours.bundle)]
+    tracking.log_picture(run_id, draw_examples(shards, split, chosen, models), _PICTURE)
+    return f"get-artifact?run_uuid={run_id}&path={_PICTURE}"

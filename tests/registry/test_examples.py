@@ -1,0 +1,44 @@
+"""Which images a reviewer is shown."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tests.training.conftest import small_recipe
+from vitseg.data.manifest import read_manifest
+from vitseg.model.bundle import load_bundle, save_bundle
+from vitseg.model.segmenter import build_model
+from vitseg.registry.examples import draw_examples, worth_a_look
+
+
+def right(*shares: float) -> torch.Tensor:
+    return torch.stack([torch.tensor([[round(100 * share), 100 - round(100 * share)], [0, 0]]) for share in shares])
+
+
+def test_the_worst_images_come_first_then_those_that_lost_most() -> None:
+    ours, theirs = right(0.9, 0.2, 0.7, 0.5, 0.95), right(0.95, 0.1, 0.99, 0.5, 0.94)
+    assert worth_a_look(ours, None, 2) == {1: "20% right", 3: "50% right"}
+    assert worth_a_look(ours, theirs, 2) == {
+        1: "20% right", 3: "50% right", 2: "70% right, was 99%", 0: "90% right, was 95%",
+    }  # fmt: skip
+    assert list(worth_a_look(ours, ours, 1)) == [1]  # nothing lost anything
+    assert list(worth_a_look(right(0.5), right(0.6), 3)) == [0]
+
+
+def test_a_row_holds_photo_truth_and_each_model(shards: str, tmp_path: Path) -> None:
+    manifest = read_manifest(shards)
+    bundles = []
+    for seed in (0, 1):
+        model = build_model(small_recipe().model, manifest.image_size, len(manifest.classes), seed)
+        model.decoder.head.bias.data[seed :: len(manifest.classes)] += 100.0  # one class everywhere
+        save_bundle(tmp_path / str(seed), model, manifest.classes)
+        bundles.append(load_bundle(tmp_path / str(seed)))
+    sheet = np.asarray(
+        draw_examples(shards, "val", {4: "10% right", 0: "20% right"}, [("champion", bundles[0]), ("this", bundles[1])])
+    )
+    for bundle, seed in zip(bundles, (0, 1), strict=True):
+        painted = (sheet == bundle.palette[seed]).all(-1)
+        columns = np.flatnonzero(painted.sum(0) > 0.6 * painted.sum(0).max())
+        assert columns.min() > (2 + seed) * sheet.shape[1] / 4 - 5  # its own column, the third or fourth
+        assert painted.any(1).sum() > 100  # two rows of images
