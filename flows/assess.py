@@ -46,7 +46,10 @@ def assess(
     rulings = judge(rules, ours.evaluation, theirs.evaluation if theirs else None, rows)
     holdout = holdout_digest(read_manifest(data), split)
     picture = _draw(data, split, ours, theirs, candidate.run_id)
-    page = review_page(candidate, champion, rulings, rows, ours.evaluation, f"{split} of {data}", holdout, picture)
+    beside = theirs.evaluation if theirs else None
+    page = review_page(
+        candidate, champion, rulings, rows, ours.evaluation, beside, f"{split} of {data}", holdout, picture
+    )
     review.record_assessment(candidate, passed(rulings), champion, holdout, page)
     create_markdown_artifact(page, key="assessment", description=candidate.uri)
     verdict = "passed" if passed(rulings) else "failed"

@@ -89,7 +89,7 @@ def test_only_new_data_is_trained_and_put_up_for_review(
     third = versions.get_version("scheduled", "3")
     assert (third.tags["gate"], third.tags["compared_to"], challenger()) == ("failed", "2", "3")
     assert third.description.startswith("# Gate FAILED")
-    assert "| miou |" in third.description  # beside the champion, with its interval
+    assert "| mIoU&ensp; | 0." in third.description  # beside the champion, with its interval
     assert [file.path for file in MlflowClient().list_artifacts(third.run_id, "review")] == ["review/examples.png"]
     with pytest.raises(UsageError, match="did not pass the gate"):
         review.promote("scheduled", "3", "ada", "looks nice")

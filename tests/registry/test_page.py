@@ -20,6 +20,7 @@ from vitseg.registry.flavor import _load_pyfunc
 from vitseg.registry.gate import Ruling
 from vitseg.registry.page import MAX_PAGE, PAGE_WIDTH, draw_run, review_page, version_page
 from vitseg.registry.versions import Version
+from vitseg.seams import SeamCounts
 
 
 @pytest.fixture
@@ -98,13 +99,17 @@ def test_mlflow_gets_images_of_a_model_without_classes(tmp_path: Path) -> None:
 
 
 FLOOR = Ruling("mIoU", "≥ 0.3", "0.516", passed=True)
-FOUND = Evaluation(MATRIX, 0.1, 0.1, 0.9, 6, ("road", "sidewalk", "building", "wall"))
+SEAM = {8: SeamCounts(torch.tensor([[[700, 70], [100, 14]], [[700, 70], [100, 5]]]))}  # 1.4 and 0.5
+FOUND = Evaluation(
+    MATRIX, 0.1, 0.1, 0.9, 6, ("road", "sidewalk", "building", "wall"), seams=SEAM, images_per_second=9.5
+)
 
 
 def page_of(candidate: Version, champion: Version | None, *rulings: Ruling, picture: str = "") -> str:
     row = Difference(0.5, 0.516, 0.016, 0.004, 0.03)
     rows = {"miou": row, "iou/wall": Difference(None, None, None, None, None)} if champion else {}
-    return review_page(candidate, champion, rulings, rows, FOUND, "val of s3://b/shards", "ab12" * 4, picture)
+    beside = dataclasses.replace(FOUND, images_per_second=8.0) if champion else None
+    return review_page(candidate, champion, rulings, rows, FOUND, beside, "val of s3://b/shards", "ab12" * 4, picture)
 
 
 def test_a_reviewer_reads_verdict_comparison_pictures_and_commands_first() -> None:
@@ -112,8 +117,10 @@ def test_a_reviewer_reads_verdict_comparison_pictures_and_commands_first() -> No
     slow = Ruling("time an image takes", "≤ 2", "3.10", passed=False)
     page = page_of(candidate, Version("streets", "3", "1" * 64), FLOOR, slow, picture="get-artifact?x")
     order = [
-        "# Gate FAILED", "6 images, val of s3://b/shards", "ab12" * 4, "version 3", "| mIoU | ≥ 0.3 | 0.516 | passed |",
-        "| time an image takes | ≤ 2 | 3.10 | **failed** |", "| miou | 0.500 | 0.516 | **+0.016** | +0.004 to +0.030 |",
+        "# Gate FAILED", "6 images, val of s3://b/shards", "ab12" * 4, "version 3",
+        "| mIoU&ensp; | ≥ 0.3&ensp; | 0.516&ensp; | passed&ensp; |",
+        "**failed**", "Beside the champion", "| mIoU&ensp; | 0.500&ensp; | 0.516&ensp; | **+0.016**&ensp; | +0.004 to +0.030",
+        "| seam ratio, worst&ensp; | 0.50&ensp; | 0.50&ensp; |", "| images/s&ensp; | 8.00&ensp; | 9.50&ensp; | +1.50",
         "](get-artifact?x)", "vitseg registry promote 4 --name streets --reviewer YOU --reason WHY",
         "vitseg registry reject 4", "vitseg registry rollback", "# As trained", "as it was trained",
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 MLflow's page of a version shows the description and tags, no metrics and no pictures: so the description holds them.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,8 +20,9 @@ from vitseg.recipe import Recipe
 from vitseg.registry.comparison import Difference
 from vitseg.registry.gate import Ruling, passed
 from vitseg.registry.versions import Version
-from vitseg.seams import SeamRatios, seam_text
+from vitseg.seams import SeamRatios, seam_ratios, seam_text
 
+_TITLES = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
 MAX_PAGE = 5000
 """Characters that MLflow's database keeps of a description."""
 _TRAINED = "\n\n# As trained\n\n"  # what comes before it is the last review's
@@ -98,6 +100,7 @@ def review_page(
     rulings: Sequence[Ruling],
     rows: Mapping[str, Difference],
     found: Evaluation,
+    beside: Evaluation | None,
     where: str,
     holdout: str,
     picture: str,
@@ -110,6 +113,7 @@ def review_page(
         rulings: the gate's.
         rows: differences of champion (A) and candidate (B), by metric.
         found: how the candidate did.
+        beside: how the champion did.
         where: split and address of the images.
         holdout: their digest.
         picture: address of the examples; empty: there are none.
@@ -123,39 +127,56 @@ def review_page(
         f"# Gate {verdict}",
         f"Measured on {found.samples} images, {where} (holdout `{holdout}`); {against}.",
         "",
-        "| rule | wanted | found | |",
-        "|---|---|---|---|",
+        *_table(["rule", "wanted", "found", ""]),
         *(
-            f"| {_cell(ruling.rule)} | {ruling.wanted} | {_cell(ruling.found)} | {'passed' if ruling.passed else '**failed**'} |"
+            _row([ruling.rule, ruling.wanted, ruling.found, "passed" if ruling.passed else "**failed**"])
             for ruling in rulings
         ),
         "",
-        *_comparison(rows),
+        *_comparison(rows, found, beside),
         *([f"![images worth a look]({picture})", ""] if picture else []),
         "Decide:",
         "",
         f"    vitseg registry promote {candidate.version} {decide}",
         f"    vitseg registry reject {candidate.version} {decide}",
-        *(
-            [f"    vitseg registry rollback {decide}    # afterwards, to version {champion.version}"]
-            if champion
-            else []
-        ),
+        *([f"    vitseg registry rollback {decide}"] if champion else []),
     ]
     trained = candidate.description.rpartition(_TRAINED)[2]
     return ("\n".join(lines) + _TRAINED + trained)[:MAX_PAGE]
 
 
-def _comparison(rows: Mapping[str, Difference]) -> list[str]:
-    if not rows:
+def _comparison(rows: Mapping[str, Difference], found: Evaluation, beside: Evaluation | None) -> list[str]:
+    if not rows or beside is None:
         return []
-    lines = ["| | champion | this version | Δ | 95 % interval |", "|---|---|---|---|---|"]
+    lines = [
+        "Beside the champion, by IoU of each class:",
+        "",
+        *_table(["", "champion", "this version", "Δ", "95 % interval"]),
+    ]
     for name, row in rows.items():
         if row.delta is not None:
-            sides = f"{row.a:.3f} | {row.b:.3f} | {'**' if row.sure else ''}{row.delta:+.3f}{'**' if row.sure else ''}"
-            lines.append(f"| {_cell(name)} | {sides} | {row.low:+.3f} to {row.high:+.3f} |")
+            mark = "**" if row.sure else ""
+            delta = f"{mark}{row.delta:+.3f}{mark}"
+            title = _TITLES.get(name, name.removeprefix("iou/"))
+            lines.append(_row([title, f"{row.a:.3f}", f"{row.b:.3f}", delta, f"{row.low:+.3f} to {row.high:+.3f}"]))
+    for title, before, after in (
+        ("seam ratio, worst", _worst_seam(beside), _worst_seam(found)),
+        ("images/s", beside.images_per_second, found.images_per_second),
+    ):
+        lines.append(_row([title, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}", ""]))
     return [*lines, "", "Bold: more than chance explains.", ""]
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "/").replace("\n", " ")
+def _worst_seam(found: Evaluation) -> float:
+    """Return the seam ratio that is furthest from 1, in proportion; NaN where there is none."""
+    ratios = [ratio for sides in seam_ratios(found.seams).values() for ratio in sides.values() if ratio]
+    return max(ratios, key=lambda ratio: abs(math.log(ratio)), default=math.nan)
+
+
+def _table(titles: Sequence[str]) -> list[str]:
+    return [_row(titles), "|---" * len(titles) + "|"]
+
+
+def _row(cells: Sequence[str]) -> str:
+    """Return a row of a table; MLflow leaves no room between columns."""
+    return "| " + " | ".join(cell.replace("|", "/").replace("\n", " ") + "&ensp;" for cell in cells) + " |"
