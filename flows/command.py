@@ -25,6 +25,7 @@ from vitseg.errors import UsageError, VitsegError
 
 SOME_FAILED = 4
 STOPPED = 130
+_STOPPED_WORDS = "stopped: the same command goes on from here"
 _SIZE = re.compile(r"(\d+)x(\d+)$")
 
 
@@ -45,12 +46,15 @@ def run(app: typer.Typer) -> None:
         app()
     except SystemExit as stop:
         code = stop.code
+        if code == STOPPED:  # typer has caught a Ctrl-C, and says nothing
+            reason = _STOPPED_WORDS
+            sys.stderr.write(f"{reason}\n")
     except VitsegError as error:
         Console(stderr=True, highlight=False).print("[bold red]error:[/bold red]", end=" ")
         sys.stderr.write(f"{error}\n")
         code, reason = error.exit_code, str(error)
     except KeyboardInterrupt:
-        reason = "stopped: the same command goes on from here"
+        reason = _STOPPED_WORDS
         sys.stderr.write(f"{reason}\n")
         code = STOPPED
     except httpx.TransportError as error:
@@ -177,6 +181,7 @@ def prepare_flow() -> None:
         secret = f"vitseg:{secrets.token_urlsafe(24)}"
         os.environ["PREFECT_SERVER_API_AUTH_STRING"] = os.environ["PREFECT_API_AUTH_STRING"] = secret
         guard.end_children_with_this()
+        guard.keep_server_from_the_terminal()
 
 
 def prepare_tracking() -> None:

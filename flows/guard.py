@@ -5,10 +5,12 @@ a pipe, which breaks when the command is gone, and then ends every process that 
 environment: Prefect's temporary server, above all.
 """
 
+import functools
 import os
 import secrets
 import subprocess
 import sys
+import types
 
 import psutil
 
@@ -22,6 +24,19 @@ def end_children_with_this() -> None:
     os.environ[MARK] = secrets.token_hex(8)
     command = [sys.executable, "-m", "flows.guard", os.environ[MARK]]
     _watchers.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
+
+
+def keep_server_from_the_terminal() -> None:
+    """Have Prefect start its temporary server in a session of its own.
+
+    A terminal's Ctrl-C reaches every process of the command's group. The server would be gone at once, and the flow, which
+    has to tell it that it was stopped, would look for it for a minute. Like this it ends after the command, or by the watcher.
+    """
+    from prefect.server.api import server
+
+    apart = types.SimpleNamespace(**vars(subprocess))
+    apart.Popen = functools.partial(subprocess.Popen, start_new_session=True)
+    server.subprocess = apart  # type: ignore[assignment]
 
 
 def end_marked(mark: str) -> None:

@@ -2,13 +2,16 @@
 
 import os
 import shutil
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from flows.guard import MARK
-from tests.flows.command_line import kill_when
+from tests.flows.command_line import COMMAND, kill_when
 from tests.training.conftest import SMALL
 
 
@@ -51,4 +54,33 @@ def test_training_listens_on_loopback_only_and_leaves_nothing(
     kill_when(ranks_are_training, "train", shards, *recipe, "--nproc", "2", "--name", "killed")
     assert addresses == {"127.0.0.1"}
     _, alive = psutil.wait_procs(marked(home), timeout=30)
+    assert not alive, f"left behind: {[process.cmdline() for process in alive]}"
+
+
+def test_ctrl_c_in_a_terminal_is_one_line_soon(shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal sends it to all processes of the group, and Prefect's temporary server must not be one of them."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "MLFLOW_", "PREFECT_"))]:
+        monkeypatch.delenv(name)
+    shards = shutil.copytree(shards, tmp_path / "shards", ignore=shutil.ignore_patterns("_vitseg"))
+    monkeypatch.setenv("VITSEG_HOME", str(tmp_path / "home"))
+    recipe = [part for value in SMALL for part in ("--set", value)] + ["--set", "run.epochs=2000"]
+    process = subprocess.Popen(
+        [*COMMAND, "train", shards, *recipe, "--name", "stopped", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not any((Path(shards) / "_vitseg" / "training").rglob("step-*")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "it never trained"
+        time.sleep(0.1)
+    start = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 130, err
+    assert out.count("\n") == 1
+    assert "the same command goes on from here" in out
+    assert err.count("stopped: the same command goes on from here") == 1
+    assert "Traceback" not in err
+    assert time.monotonic() - start < 40  # a flow that looks for its server takes 80 s
+    _, alive = psutil.wait_procs(marked(tmp_path / "home"), timeout=30)
     assert not alive, f"left behind: {[process.cmdline() for process in alive]}"

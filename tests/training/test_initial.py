@@ -161,7 +161,7 @@ def test_what_can_run_code_is_never_read(tmp_path: Path) -> None:
     ("address", "kind", "hint"),
     [
         ("nowhere", NotFoundError, "hf:OWNER/NAME"),
-        ("nowhere.safetensors", NotFoundError, "no weights"),
+        ("nowhere.safetensors", NotFoundError, "does not exist"),
         ("hf:only-a-name", UsageError, "hf:OWNER/NAME"),
         ("models:/nobody/7", NotFoundError, "nobody/7"),
         ("runs:/" + "0" * 32, NotFoundError, "0000"),

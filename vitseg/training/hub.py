@@ -1,6 +1,9 @@
 """Published weights from the Hugging Face hub, over https, into its own cache; needs the extra `vitseg[hf]`."""
 
+import contextlib
+import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from vitseg.errors import AccessError, NotFoundError, StorageError, UsageError
@@ -48,6 +51,18 @@ def download(address: str) -> dict[str, Path]:
     return files
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the hub's own talk of failures and retries off the terminal: what comes of them is told in one line."""
+    log = logging.getLogger("huggingface_hub")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
 def _file(address: str, repo: str, name: str, revision: str | None) -> Path | None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
@@ -59,7 +74,8 @@ def _file(address: str, repo: str, name: str, revision: str | None) -> Path | No
     )
 
     try:
-        return Path(hf_hub_download(repo, name, revision=revision))
+        with _quiet():
+            return Path(hf_hub_download(repo, name, revision=revision))
     except LocalEntryNotFoundError as error:
         if name != WEIGHTS:
             return None  # offline, with weights in the cache that came without it

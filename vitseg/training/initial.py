@@ -141,6 +141,8 @@ class _Target:
         if address.endswith(".safetensors"):
             parent, _, name = address.rpartition("/")
             store = open_store(parent or ".")
+            if store.stat(name) is None:
+                raise NotFoundError(f"--init {address} does not exist: check the address")
             return self._published(lambda wanted: _read(store, name if wanted == WEIGHTS else wanted))
         return self._folder(address)
 
