@@ -43,13 +43,11 @@ def assess(
     ours = measure(candidate.uri, data, split)
     theirs = measure(champion.uri, data, split) if champion else None
     rows = rows_of(theirs.evaluation, ours.evaluation) if theirs else {}
-    rulings = judge(rules, ours.evaluation, theirs.evaluation if theirs else None, rows)
+    rulings = judge(rules, ours.result, theirs.result if theirs else None, rows)
     holdout = holdout_digest(read_manifest(data), split)
     picture = _draw(data, split, ours, theirs, candidate.run_id)
-    beside = theirs.evaluation if theirs else None
-    page = review_page(
-        candidate, champion, rulings, rows, ours.evaluation, beside, f"{split} of {data}", holdout, picture
-    )
+    beside = theirs.result if theirs else None
+    page = review_page(candidate, champion, rulings, rows, ours.result, beside, f"{split} of {data}", holdout, picture)
     review.record_assessment(candidate, passed(rulings), champion, holdout, page)
     create_markdown_artifact(page, key="assessment", description=candidate.uri)
     verdict = "passed" if passed(rulings) else "failed"

@@ -11,7 +11,8 @@ from vitseg.data.manifest import read_manifest
 from vitseg.evaluation import Evaluation, evaluate_bundle
 from vitseg.model.bundle import Bundle, load_bundle
 from vitseg.registry import versions
-from vitseg.registry.comparison import Difference, differences, holdout_digest
+from vitseg.registry.comparison import Difference, Result, differences, holdout_digest
+from vitseg.seams import seam_ratios, worst_seam
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,13 @@ class Measured:
     uri: str
     bundle: Bundle
     evaluation: Evaluation
+
+    @property
+    def result(self) -> Result:
+        """What the registry's gate and page ask for."""
+        found = self.evaluation
+        worst = worst_seam(seam_ratios(found.seams))
+        return Result(found.classes, found.samples, found.images, found.psnr, found.images_per_second, worst)
 
 
 _MEANS = ("miou", "pixel_accuracy", "mean_absolute_error", "psnr")

@@ -1,12 +1,14 @@
 """Seam ratios, counted by hand, and the same however the images are cut into parts."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vitseg.errors import DataError
-from vitseg.seams import SeamCounts, seam_counts, seam_ratios, seam_text
+from vitseg.seams import SeamCounts, seam_counts, seam_ratios, seam_text, worst_seam
 
 
 def random_ids(images: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -89,3 +91,9 @@ def test_what_is_no_stack_of_class_maps_is_refused() -> None:
         seam_counts(torch.zeros(4, 4), 2)
     with pytest.raises(DataError, match="at least 1 pixel"):
         seam_counts(torch.zeros(1, 4, 4), 0)
+
+
+def test_the_worst_ratio_is_the_furthest_from_one_either_way() -> None:
+    assert worst_seam({"8": {"rows": 1.5, "columns": 0.5}, "16": {"rows": None, "columns": 1.1}}) == 0.5
+    assert worst_seam({"8": {"rows": 1.5, "columns": 0.9}}) == 1.5
+    assert math.isnan(worst_seam({"8": {"rows": None, "columns": None}}))

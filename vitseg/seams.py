@@ -5,6 +5,7 @@ ratio* is the share of neighbouring pixels whose class differs across a border, 
 1 where borders are nothing special, as in the labels. Counts of images, batches and ranks add up exactly.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -75,6 +76,12 @@ def seam_counts(ids: Tensor, patch: int) -> SeamCounts:
 def seam_ratios(counts: Mapping[int, SeamCounts]) -> dict[str, dict[str, float | None]]:
     """Return the ratios of several sides of patches, by side."""
     return {str(patch): one.ratios() for patch, one in counts.items()}
+
+
+def worst_seam(ratios: SeamRatios) -> float:
+    """Return the ratio that is furthest from 1, in proportion; NaN where there is none."""
+    found = [ratio for sides in ratios.values() for ratio in sides.values() if ratio]
+    return max(found, key=lambda ratio: abs(math.log(ratio)), default=math.nan)
 
 
 def seam_text(ratios: SeamRatios, truth: SeamRatios) -> str:

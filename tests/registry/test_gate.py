@@ -1,5 +1,6 @@
 """The gate: rules from a file, applied to what was measured."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -7,18 +8,15 @@ import torch
 
 from tests.registry.test_comparison import CLASSES, images
 from vitseg.errors import NotFoundError, UsageError
-from vitseg.evaluation import Evaluation
-from vitseg.registry.comparison import differences
+from vitseg.registry.comparison import Result, differences
 from vitseg.registry.gate import AlwaysRules, ChampionRules, Gate, judge, passed, read_gate
 
 
-def measured(matrices: torch.Tensor, speed: float = 10.0) -> Evaluation:
-    return Evaluation(
-        matrices.sum(0), 0.5, 0.1, 0.9, len(matrices), CLASSES, images=matrices, images_per_second=speed
-    )  # fmt: skip
+def measured(matrices: torch.Tensor, speed: float = 10.0) -> Result:
+    return Result(CLASSES, len(matrices), matrices, 12.0, speed)
 
 
-def verdict(gate: Gate, candidate: Evaluation, champion: Evaluation | None = None) -> dict[str, bool]:
+def verdict(gate: Gate, candidate: Result, champion: Result | None = None) -> dict[str, bool]:
     rows = differences(champion.images, candidate.images, CLASSES) if champion else {}
     return {ruling.rule.split(",")[0]: ruling.passed for ruling in judge(gate, candidate, champion, rows)}
 
@@ -51,7 +49,7 @@ def test_a_class_that_is_never_found_is_the_worst_and_one_that_is_not_there_is_n
     [(GOOD, BAD, True, True), (CLOSE, GOOD, True, False), (GOOD, GOOD, True, False), (BAD, GOOD, False, False)],
     ids=["better", "as good", "itself", "worse"],
 )
-def test_chance_decides_nothing(candidate: Evaluation, champion: Evaluation, not_worse: bool, better: bool) -> None:
+def test_chance_decides_nothing(candidate: Result, champion: Result, not_worse: bool, better: bool) -> None:
     for wanted, allowed in (("not worse", not_worse), ("better", better)):
         gate = Gate(champion=ChampionRules(miou=wanted))
         assert verdict(gate, candidate, champion)["mIoU against the champion"] is allowed
@@ -77,14 +75,14 @@ def test_slower_than_allowed() -> None:
 
 
 def test_models_without_classes_are_judged_by_their_errors() -> None:
-    def one(error: float) -> Evaluation:
-        return Evaluation(torch.zeros(0, 0), 0.1, 0.1, 0.0, 5, mean_squared_error=error, images_per_second=10.0)
+    def one(psnr: float) -> Result:
+        return Result((), 5, None, psnr, 10.0)
 
-    assert passed(judge(Gate(always=AlwaysRules(psnr=19)), one(0.01), None, {}))
-    assert not passed(judge(Gate(always=AlwaysRules(psnr=21)), one(0.01), None, {}))
-    assert passed(judge(Gate(), one(0.0105), one(0.01), {}))
-    assert not passed(judge(Gate(), one(0.02), one(0.01), {}))
-    assert passed(judge(Gate(), one(0.0), one(0.0), {}))
+    assert passed(judge(Gate(always=AlwaysRules(psnr=19)), one(20), None, {}))
+    assert not passed(judge(Gate(always=AlwaysRules(psnr=21)), one(20), None, {}))
+    assert passed(judge(Gate(), one(19.8), one(20), {}))
+    assert not passed(judge(Gate(), one(17), one(20), {}))
+    assert passed(judge(Gate(), one(math.inf), one(math.inf), {}))  # of images that are equal
 
 
 def test_what_is_no_number_never_passes() -> None:

@@ -11,16 +11,14 @@ from tests.registry.conftest import write_bundle
 from tests.training.conftest import small_recipe
 from vitseg.data.loader import Batch
 from vitseg.data.manifest import Manifest, ShardInfo, Split
-from vitseg.evaluation import Evaluation
 from vitseg.metrics import Scores
 from vitseg.model.bundle import Bundle, load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
-from vitseg.registry.comparison import Difference
+from vitseg.registry.comparison import Difference, Result
 from vitseg.registry.flavor import _load_pyfunc
 from vitseg.registry.gate import Ruling
 from vitseg.registry.page import MAX_PAGE, PAGE_WIDTH, draw_run, review_page, version_page
 from vitseg.registry.versions import Version
-from vitseg.seams import SeamCounts
 
 
 @pytest.fixture
@@ -99,10 +97,7 @@ def test_mlflow_gets_images_of_a_model_without_classes(tmp_path: Path) -> None:
 
 
 FLOOR = Ruling("mIoU", "≥ 0.3", "0.516", passed=True)
-SEAM = {8: SeamCounts(torch.tensor([[[700, 70], [100, 14]], [[700, 70], [100, 5]]]))}  # 1.4 and 0.5
-FOUND = Evaluation(
-    MATRIX, 0.1, 0.1, 0.9, 6, ("road", "sidewalk", "building", "wall"), seams=SEAM, images_per_second=9.5
-)
+FOUND = Result(("road", "sidewalk", "building", "wall"), 6, MATRIX[None], 12.0, 9.5, worst_seam=0.5)
 
 
 def page_of(candidate: Version, champion: Version | None, *rulings: Ruling, picture: str = "") -> str:

@@ -22,6 +22,29 @@ _COVERED = 0.95
 
 
 @dataclass(frozen=True)
+class Result:
+    """How one model did on the images of a comparison."""
+
+    classes: tuple[str, ...]
+    """Names; none: the model gives images."""
+    samples: int
+    """Images it was measured on."""
+    images: Tensor | None
+    """Confusion matrices, one an image, int64 (N, K, K); None without classes."""
+    psnr: float
+    """Decibels, of the colours."""
+    images_per_second: float
+    """Of forward passes."""
+    worst_seam: float = math.nan
+    """The seam ratio furthest from 1."""
+
+    @property
+    def confusion(self) -> Tensor:
+        """Confusion matrix of all images, int64 (K, K)."""
+        return torch.zeros(0, 0, dtype=torch.int64) if self.images is None else self.images.sum(0)
+
+
+@dataclass(frozen=True)
 class Difference:
     """A metric of two models, and B minus A with its 95 % interval; None where a class occurs nowhere."""
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from vitseg.config import build, read_toml
 from vitseg.errors import UsageError
-from vitseg.evaluation import Evaluation
-from vitseg.registry.comparison import Difference
+from vitseg.metrics import Scores
+from vitseg.registry.comparison import Difference, Result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +86,7 @@ def read_gate(file: Path | None) -> Gate:
     return gate
 
 
-def judge(
-    gate: Gate, candidate: Evaluation, champion: Evaluation | None, rows: Mapping[str, Difference]
-) -> tuple[Ruling, ...]:
+def judge(gate: Gate, candidate: Result, champion: Result | None, rows: Mapping[str, Difference]) -> tuple[Ruling, ...]:
     """Apply the rules.
 
     Args:
@@ -99,7 +97,7 @@ def judge(
     """
     if not candidate.classes:
         return _judge_images(gate, candidate, champion)
-    scores = candidate.scores
+    scores = Scores.from_confusion(candidate.confusion)
     seen = {
         name: iou or 0.0
         for name, iou, pixels in zip(
@@ -123,7 +121,7 @@ def passed(rulings: tuple[Ruling, ...]) -> bool:
     return all(ruling.passed for ruling in rulings)
 
 
-def _judge_images(gate: Gate, candidate: Evaluation, champion: Evaluation | None) -> tuple[Ruling, ...]:
+def _judge_images(gate: Gate, candidate: Result, champion: Result | None) -> tuple[Ruling, ...]:
     rulings = [_floor("PSNR", gate.always.psnr, candidate.psnr)]
     if champion is not None:
         lost = 0.0 if candidate.psnr == champion.psnr else champion.psnr - candidate.psnr
@@ -156,6 +154,6 @@ def _classes(most: float, rows: Mapping[str, Difference]) -> Ruling:
     return Ruling("IoU lost by a class", f"surely ≤ {most:g}", found, fallen[worst] >= -most)
 
 
-def _speed(most: float, candidate: Evaluation, champion: Evaluation) -> Ruling:
+def _speed(most: float, candidate: Result, champion: Result) -> Ruling:
     times = champion.images_per_second / candidate.images_per_second
     return Ruling("time an image takes, over the champion's", f"≤ {most:g}", f"{times:.2f}", times <= most)

@@ -3,7 +3,6 @@
 MLflow's page of a version shows the description and tags, no metrics and no pictures: so the description holds them.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,15 +11,14 @@ from PIL import Image
 
 from vitseg.data.loader import Batch
 from vitseg.data.manifest import Manifest
-from vitseg.evaluation import Evaluation
 from vitseg.metrics import Scores
 from vitseg.model.bundle import Bundle
 from vitseg.pictures import confusion, curves, iou_bars, panel, panel_sheet
 from vitseg.recipe import Recipe
-from vitseg.registry.comparison import Difference
+from vitseg.registry.comparison import Difference, Result
 from vitseg.registry.gate import Ruling, passed
 from vitseg.registry.versions import Version
-from vitseg.seams import SeamRatios, seam_ratios, seam_text
+from vitseg.seams import SeamRatios, seam_text
 
 _TITLES = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
 MAX_PAGE = 5000
@@ -99,8 +97,8 @@ def review_page(
     champion: Version | None,
     rulings: Sequence[Ruling],
     rows: Mapping[str, Difference],
-    found: Evaluation,
-    beside: Evaluation | None,
+    found: Result,
+    beside: Result | None,
     where: str,
     holdout: str,
     picture: str,
@@ -145,7 +143,7 @@ def review_page(
     return ("\n".join(lines) + _TRAINED + trained)[:MAX_PAGE]
 
 
-def _comparison(rows: Mapping[str, Difference], found: Evaluation, beside: Evaluation | None) -> list[str]:
+def _comparison(rows: Mapping[str, Difference], found: Result, beside: Result | None) -> list[str]:
     if not rows or beside is None:
         return []
     lines = [
@@ -160,17 +158,11 @@ def _comparison(rows: Mapping[str, Difference], found: Evaluation, beside: Evalu
             title = _TITLES.get(name, name.removeprefix("iou/"))
             lines.append(_row([title, f"{row.a:.3f}", f"{row.b:.3f}", delta, f"{row.low:+.3f} to {row.high:+.3f}"]))
     for title, before, after in (
-        ("seam ratio, worst", _worst_seam(beside), _worst_seam(found)),
+        ("seam ratio, worst", beside.worst_seam, found.worst_seam),
         ("images/s", beside.images_per_second, found.images_per_second),
     ):
         lines.append(_row([title, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}", ""]))
     return [*lines, "", "Bold: more than chance explains.", ""]
-
-
-def _worst_seam(found: Evaluation) -> float:
-    """Return the seam ratio that is furthest from 1, in proportion; NaN where there is none."""
-    ratios = [ratio for sides in seam_ratios(found.seams).values() for ratio in sides.values() if ratio]
-    return max(ratios, key=lambda ratio: abs(math.log(ratio)), default=math.nan)
 
 
 def _table(titles: Sequence[str]) -> list[str]:
