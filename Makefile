@@ -27,11 +27,11 @@ $(READY): pyproject.toml infra/constraints.txt
 	@$(BIN)/pip install --quiet --no-deps $(CITYSCAPES) >> $(VENV)/install.log 2>&1 || { tail -n 20 $(VENV)/install.log; exit 1; }
 	@touch $@
 
-demo: $(READY) ## the whole way on generated street scenes: pictures, report, four minutes
+demo: $(READY) ## the whole way on generated street scenes: pictures, report, three minutes
 	@$(BIN)/vitseg demo
 
 # Two workers, a file at a time and in this order: many tests wait for servers, and the longest files come early.
-test: $(READY) ## the whole test suite, with real servers and real processes; eight minutes
+test: $(READY) ## the whole test suite, with real servers and real processes; seven minutes
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY) ## ruff and mypy
