@@ -102,7 +102,11 @@ def promote(
     from vitseg.registry.versions import get_version
 
     found = get_version(name, version)
-    if found.tags.get("review") == "pending" and "gate" not in found.tags and review.CHAMPION not in found.aliases:
+    if (
+        found.tags.get("review") == "pending"
+        and review.verdict_of(found) is None
+        and review.CHAMPION not in found.aliases
+    ):
         prepare_flow()
         from flows.assess import assess
 

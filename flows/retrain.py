@@ -52,6 +52,6 @@ def retrain(
 
 def _put_up(name: str, version: str) -> str:
     """Assess a version, unless that is done, and make it the challenger; return what the gate said."""
-    gate = versions.get_version(name, version).tags.get("gate") or assess(name, version)["gate"]
+    gate = review.verdict_of(versions.get_version(name, version)) or assess(name, version)["gate"]
     review.propose(versions.get_version(name, version))
     return gate

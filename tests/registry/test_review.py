@@ -192,5 +192,5 @@ def test_an_assessment_cut_off_before_its_verdict_promotes_nothing(register: Reg
         broken.setattr(MlflowClient, "set_model_version_tag", cut)
         assessed("1")
     assert said[0] == "gate"
-    with pytest.raises(UsageError, match="did not pass"):
+    with pytest.raises(UsageError, match="never assessed"):
         review.promote("vitseg", "1", *WHY)

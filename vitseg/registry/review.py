@@ -13,7 +13,7 @@ from vitseg.registry.versions import Version, alias_version, fetch, get_version
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
-PASSED = "passed"
+PASSED, FAILED = "passed", "failed"
 NOBODY = "none"
 
 
@@ -101,12 +101,18 @@ def record_assessment(version: Version, passed: bool, champion: Version | None, 
     with registry_errors(f"writing the page of {version.uri}"):
         MlflowClient().update_model_version(version.name, version.version, page)
     _tag(version, {"gate": "unknown", **tags})
-    _tag(version, {"gate": PASSED if passed else "failed"})
+    _tag(version, {"gate": PASSED if passed else FAILED})
+
+
+def verdict_of(version: Version) -> str | None:
+    """Return what the gate said of a version; None where nobody asked it, or an assessment was cut off."""
+    found = version.tags.get("gate")
+    return found if found in (PASSED, FAILED) else None
 
 
 def _check_assessment(candidate: Version, champion: Version | None) -> None:
     again = f"`vitseg registry assess {candidate.version} --name {candidate.name}`"
-    verdict = candidate.tags.get("gate")
+    verdict = verdict_of(candidate)
     if verdict is None:
         raise UsageError(f"{candidate.uri} was never assessed: {again}")
     if verdict != PASSED:
