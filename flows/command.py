@@ -10,6 +10,7 @@ import secrets
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -25,6 +26,7 @@ from vitseg.errors import UsageError, VitsegError
 
 SOME_FAILED = 4
 STOPPED = 130
+_GRACE_SECONDS = 20  # between a signal and the end, for what has to be told to servers and ranks
 _STOPPED_WORDS = "stopped: the same command goes on from here"
 _SIZE = re.compile(r"(\d+)x(\d+)$")
 
@@ -36,6 +38,7 @@ def run(app: typer.Typer) -> None:
         _output = _reserve_stdout()
     wants_json = "--json" in sys.argv
     _quiet_libraries()
+    signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)  # so that what a command started is stopped with it
     code: Any = 0
     reason = "wrong usage: standard error says what, and `vitseg COMMAND --help` what there is"
@@ -82,7 +85,20 @@ def _leave(code: int | None) -> NoReturn:
 
 
 def _stop(number: int, frame: object) -> None:
+    last = threading.Timer(_GRACE_SECONDS, _leave_now)
+    last.daemon = True
+    last.start()
     raise KeyboardInterrupt
+
+
+def _leave_now() -> None:
+    """End this process though something in it still waits; its children watch it and end too."""
+    sys.stderr.write(f"{_STOPPED_WORDS}\n")
+    if "--json" in sys.argv and not _answered:
+        _output.write(json_module.dumps({"error": _STOPPED_WORDS, "exit_code": STOPPED}) + "\n")
+    _output.flush()
+    sys.stderr.flush()
+    os._exit(STOPPED)
 
 
 def _quiet_libraries() -> None:
