@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from flows import command
+from flows import checks, command
 from flows.command import answer, parse_size
 from flows.registry_cli import registry_app
 from vitseg.data.sources import LAYOUTS
@@ -111,8 +111,8 @@ def preprocess(
 ) -> None:
     """Turn labelled photographs into shards and a manifest. Exit code 4: some sources were left out."""
     parsed = parse_size(size)
-    command.check_choices("--layout", [layout], ["auto", *LAYOUTS])
-    command.check_source(source)
+    checks.choices("--layout", [layout], ["auto", *LAYOUTS])
+    checks.source(source)
     command.prepare_flow()
     from flows.preprocess import preprocess as flow
     from flows.runners import make_runner
@@ -139,10 +139,10 @@ def train(
 ) -> None:
     """Train, evaluate and register a model; killed, the same command goes on where it was."""
     overrides = [*(set_ or []), *([f"run.epochs={epochs}"] if epochs else [])]
-    command.check_recipe(preset, recipe, overrides)
+    checks.recipe(preset, recipe, overrides)
     Nodes(nproc or 1, nnodes, rendezvous)  # refuses what makes no sense
-    command.check_shards(shards)
-    start = command.check_init(init)
+    checks.shards(shards)
+    start = checks.init(init)
     command.prepare_tracking()
     command.prepare_flow()
     from flows.train import train as flow
@@ -168,10 +168,10 @@ def pretrain(
 ) -> None:
     """Train an encoder on photographs without labels: a start for `vitseg train --init`."""
     overrides = [*(set_ or []), *([f"run.epochs={epochs}"] if epochs else [])]
-    command.check_recipe(preset, recipe, overrides)
+    checks.recipe(preset, recipe, overrides)
     parsed = parse_size(size) if size else None
-    command.check_source(source)
-    command.check_size(parsed, preset, recipe, overrides)
+    checks.source(source)
+    checks.size(parsed, preset, recipe, overrides)
     command.prepare_tracking()
     command.prepare_flow()
     from flows.pretrain import pretrain as flow
@@ -189,8 +189,8 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Measure any model on any split."""
-    command.check_shards(shards)
-    command.check_model(model)
+    checks.shards(shards)
+    checks.model(model)
     command.prepare_tracking()
     command.prepare_flow()
     from flows.evaluate import evaluate as flow
@@ -215,10 +215,10 @@ def segment(
 ) -> None:
     """Write a mask for every photograph; done ones are skipped. Exit code 4: some could not be read."""
     wanted = [name for name in also.split(",") if name]
-    command.check_choices("--ids", [ids], ["train", "label"])
-    command.check_choices("--also", wanted, list(PICTURES))
+    checks.choices("--ids", [ids], ["train", "label"])
+    checks.choices("--also", wanted, list(PICTURES))
     list_source(canonical(source), canonical(dest))
-    command.check_model(model)
+    checks.model(model)
     command.prepare_tracking()
     command.prepare_flow()
     from flows.runners import make_runner
@@ -242,8 +242,8 @@ def retrain(
 ) -> None:
     """Train again if the source has changed, and put the new version up for review."""
     parsed = parse_size(size)
-    command.check_size(parsed, preset, None, set_ or [])
-    command.check_source(source)
+    checks.size(parsed, preset, None, set_ or [])
+    checks.source(source)
     command.prepare_tracking()
     command.prepare_flow()
     from flows.retrain import retrain as flow

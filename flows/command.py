@@ -12,7 +12,6 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn, TextIO
 from urllib.parse import urlsplit
 
@@ -203,64 +202,6 @@ def prepare_flow() -> None:
 def prepare_tracking() -> None:
     """Make MLflow's own database where no server is named; the first time takes some seconds."""
     environment.prepare_tracking()
-
-
-def check_source(address: str) -> None:
-    """Refuse an address under which there is nothing, before any server is started."""
-    from vitseg.errors import NotFoundError
-    from vitseg.storage import open_store
-
-    store = open_store(address)
-    if next(iter(store.list()), None) is None:
-        raise NotFoundError(f"{store.root} is empty or does not exist")
-
-
-def check_shards(address: str) -> None:
-    """Refuse an address without a readable manifest."""
-    from vitseg.data.manifest import read_manifest
-
-    read_manifest(address)
-
-
-def check_model(address: str) -> None:
-    """Refuse a model folder that is not there, or an address of no known form; registries are asked later."""
-    from vitseg.errors import NotFoundError
-
-    if not address.startswith("models:") and not Path(address).is_dir():
-        raise NotFoundError(f"{address} is no folder: name a bundle folder, models:/NAME@alias or models:/NAME/VERSION")
-
-
-def check_choices(option: str, wanted: Sequence[str], choices: Sequence[str]) -> None:
-    """Refuse a word that an option does not know."""
-    for word in wanted:
-        if word not in choices:
-            raise UsageError(f"{option} {word!r} does not exist: choose {', '.join(choices)}")
-
-
-def check_recipe(preset: str, file: Path | None, overrides: Sequence[str]) -> None:
-    """Refuse a wrong recipe before any server is started."""
-    from vitseg.config import load_recipe
-
-    load_recipe(preset, file, overrides)
-
-
-def check_init(address: str) -> str:
-    """Refuse an `--init` that can't be before any server is started; return it as it means the same everywhere."""
-    if not address:
-        return ""
-    from vitseg.training.initial import check_address  # imports torch
-
-    return check_address(address)
-
-
-def check_size(size: tuple[int, int] | None, preset: str, file: Path | None, overrides: Sequence[str]) -> None:
-    """Refuse a wrong recipe, or a size of samples that its patches don't fill, before anything is prepared."""
-    from vitseg.config import load_recipe
-    from vitseg.model.patches import patch_grid
-
-    recipe = load_recipe(preset, file, overrides)
-    if size:
-        patch_grid(size, recipe.model.patch_size)
 
 
 def show_stack(status: Any, as_json: bool) -> None:
