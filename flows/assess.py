@@ -14,14 +14,15 @@ from vitseg.registry import review, tracking, versions
 from vitseg.registry.comparison import holdout_digest
 from vitseg.registry.examples import draw_examples, worth_a_look
 from vitseg.registry.gate import judge, passed, read_gate
-from vitseg.registry.page import review_page
+from vitseg.registry.record import read_record
+from vitseg.registry.review_page import Assessment, for_other_pages, review_page
 
 _PICTURE = "review/examples.png"
 
 
 @flow(name="assess", flow_run_name="assess {name} {version}")
 def assess(
-    name: str, version: str, shards: str | None = None, gate: str | None = None, split: str = "val"
+    name: str, version: str, shards: str | None = None, gate: str | None = None, split: str = "val", to: str = ""
 ) -> dict[str, Any]:
     """Measure a version and the champion on the same images, apply the gate, and write the page that a reviewer reads.
 
@@ -31,10 +32,11 @@ def assess(
         shards: data set to measure on; by default the one the version was trained on.
         gate: a TOML file of rules; by default those of `vitseg.registry.gate`.
         split: split of the data set.
+        to: registered model whose champion it is set beside, if that is not `name`: the one it may be promoted to.
     """
     candidate = versions.get_version(name, version)
-    champion = versions.alias_version(name, review.CHAMPION)
-    if champion and champion.version == candidate.version:
+    champion = versions.alias_version(to or name, review.CHAMPION)
+    if champion and review.is_same(champion, candidate):
         raise UsageError(f"{candidate.uri} is the champion already: there is nothing to decide")
     data = shards or candidate.tags.get("shards", "")
     if not data:
@@ -45,11 +47,24 @@ def assess(
     rows = rows_of(theirs.evaluation, ours.evaluation) if theirs else {}
     rulings = judge(rules, ours.result, theirs.result if theirs else None, rows)
     holdout = holdout_digest(read_manifest(data), split)
-    picture = _draw(data, split, ours, theirs, candidate.run_id)
-    beside = theirs.result if theirs else None
-    page = review_page(candidate, champion, rulings, rows, ours.result, beside, f"{split} of {data}", holdout, picture)
+    page = review_page(
+        Assessment(
+            candidate=candidate,
+            champion=champion,
+            rulings=rulings,
+            rows=rows,
+            found=ours.result,
+            beside=theirs.result if theirs else None,
+            where=f"{split} of {data}",
+            holdout=holdout,
+            record=read_record(candidate.run_id),
+            before=read_record(champion.run_id) if champion else None,
+            picture=_draw(data, split, ours, theirs, candidate.run_id),
+            approved=to,
+        )
+    )
     review.record_assessment(candidate, passed(rulings), champion, holdout, page)
-    create_markdown_artifact(page, key="assessment", description=candidate.uri)
+    create_markdown_artifact(for_other_pages(page, candidate.uri, ""), key="assessment", description=candidate.uri)
     verdict = "passed" if passed(rulings) else "failed"
     note(f"{candidate.uri} {verdict} the gate: vitseg registry show {version}")
     return {
@@ -57,7 +72,7 @@ def assess(
         "model_uri": candidate.uri,
         "gate": verdict,
         "rules": [vars(ruling) for ruling in rulings],
-        "compared_to": champion.version if champion else "none",
+        "compared_to": review.short(champion, candidate),
         "shards": data,
         "holdout": holdout,
         "differences": {metric: {**vars(row), "sure": row.sure} for metric, row in rows.items()},

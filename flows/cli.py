@@ -12,10 +12,10 @@ from typing import Annotated
 import typer
 
 from flows import checks, command
+from flows.choices import Ids, Layout, Picture, Start
 from flows.command import answer, parse_size
 from flows.registry_cli import registry_app
-from vitseg.data.sources import LAYOUTS
-from vitseg.inference.job import PICTURES
+from flows.stack_cli import stack_app
 from vitseg.inference.plan import list_source
 from vitseg.storage import canonical
 from vitseg.training.launch import Nodes
@@ -24,7 +24,6 @@ app = typer.Typer(
     name="vitseg", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
     help="Segment street photographs with a Vision Transformer that uses no convolution: shards, training, review, masks.",
 )  # fmt: skip
-stack_app = typer.Typer(no_args_is_help=True, help="The embedded servers: S3, MLflow and Prefect, on loopback only.")
 app.add_typer(stack_app, name="stack")
 app.add_typer(registry_app, name="registry")
 
@@ -52,31 +51,6 @@ def demo(
     result = flow(str(workdir))
     short = {"mIoU": result["evaluate"]["miou"], "model": result["train"]["model_uri"], "masks": str(workdir / "masks")}
     answer(result if json else {**short, "report": result["report"]}, json)
-
-
-@stack_app.command("up")
-def stack_up(json: Json = False) -> None:
-    """Start the servers, or find them running."""
-    from flows import stack
-
-    command.show_stack(stack.up(progress=command.say), json)
-
-
-@stack_app.command("down")
-def stack_down(json: Json = False) -> None:
-    """Stop the servers; their data stays."""
-    from flows import stack
-
-    stopped = stack.down()
-    answer({"stopped": list(stopped)}, json)
-
-
-@stack_app.command("status")
-def stack_status(json: Json = False) -> None:
-    """Say which servers run, and where."""
-    from flows import stack
-
-    command.show_stack(stack.status(), json)
 
 
 @app.command()
@@ -111,14 +85,14 @@ def preprocess(
 ) -> None:
     """Turn labelled photographs into shards and a manifest. Exit code 4: some sources were left out."""
     parsed = parse_size(size)
-    checks.choices("--layout", [layout], ["auto", *LAYOUTS])
+    chosen = checks.choice("--layout", layout, Layout)
     checks.source(source)
     command.prepare_flow()
     from flows.preprocess import preprocess as flow
     from flows.runners import make_runner
 
     run = flow.with_options(task_runner=make_runner(runner, workers))
-    result = run(canonical(source), canonical(dest), layout=layout, size=parsed, shard_samples=shard_samples)
+    result = run(canonical(source), canonical(dest), layout=chosen, size=parsed, shard_samples=shard_samples)
     answer(result, json, some_failed=result["skipped"] > 0)
 
 
@@ -139,7 +113,7 @@ def train(
 ) -> None:
     """Train, evaluate and register a model; killed, the same command goes on where it was."""
     overrides = [*(set_ or []), *([f"run.epochs={epochs}"] if epochs else [])]
-    checks.recipe(preset, recipe, overrides)
+    chosen = checks.recipe(preset, recipe, overrides)
     Nodes(nproc or 1, nnodes, rendezvous)  # refuses what makes no sense
     checks.shards(shards)
     start = checks.init(init)
@@ -148,7 +122,7 @@ def train(
     from flows.train import train as flow
 
     file = str(recipe) if recipe else None
-    answer(flow(canonical(shards), preset, file, overrides, nproc, nnodes, rendezvous, name, resume, start), json)
+    answer(flow(canonical(shards), chosen, file, overrides, nproc, nnodes, rendezvous, name, resume, start), json)
 
 
 @app.command()
@@ -168,17 +142,16 @@ def pretrain(
 ) -> None:
     """Train an encoder on photographs without labels: a start for `vitseg train --init`."""
     overrides = [*(set_ or []), *([f"run.epochs={epochs}"] if epochs else [])]
-    checks.recipe(preset, recipe, overrides)
     parsed = parse_size(size) if size else None
+    chosen = checks.size(parsed, preset, recipe, overrides)
     checks.source(source)
-    checks.size(parsed, preset, recipe, overrides)
     command.prepare_tracking()
     command.prepare_flow()
     from flows.pretrain import pretrain as flow
 
     file = str(recipe) if recipe else None
     place = shards and canonical(shards)
-    answer(flow(canonical(source), place, preset, file, overrides, parsed, nproc, resume), json)
+    answer(flow(canonical(source), place, chosen, file, overrides, parsed, nproc, resume), json)
 
 
 @app.command()
@@ -214,9 +187,8 @@ def segment(
     json: Json = False,
 ) -> None:
     """Write a mask for every photograph; done ones are skipped. Exit code 4: some could not be read."""
-    wanted = [name for name in also.split(",") if name]
-    checks.choices("--ids", [ids], ["train", "label"])
-    checks.choices("--also", wanted, list(PICTURES))
+    wanted = [checks.choice("--also", name, Picture) for name in also.split(",") if name]
+    kind = checks.choice("--ids", ids, Ids)
     list_source(canonical(source), canonical(dest))
     checks.model(model)
     command.prepare_tracking()
@@ -225,7 +197,7 @@ def segment(
     from flows.segment import segment as flow
 
     run = flow.with_options(task_runner=make_runner(runner, workers))
-    result = run(canonical(source), canonical(dest), model, ids, wanted, tile, batch_size, chunk, dry_run)
+    result = run(canonical(source), canonical(dest), model, kind, wanted, tile, batch_size, chunk, dry_run)
     answer(result, json, some_failed=result.get("failed", 0) > 0)
 
 
@@ -238,17 +210,26 @@ def retrain(
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, laid over the preset.")] = None,
     nproc: Annotated[int | None, typer.Option(min=1, help="Ranks; by default one a GPU, or 1.")] = None,
     name: ModelName = "vitseg",
+    start: Annotated[str, typer.Option(help="Weights to start from: chance or champion.")] = "chance",
+    gate: Annotated[str, typer.Option(help="A TOML file of rules; what it leaves out keeps its default.")] = "",
+    to: Annotated[str, typer.Option(help="Registered model that versions are promoted to, if not --name.")] = "",
+    auto_promote: Annotated[
+        bool, typer.Option("--auto-promote", help="Make a version that passes the gate the champion, unasked.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Train again if the source has changed, and put the new version up for review."""
     parsed = parse_size(size)
-    checks.size(parsed, preset, None, set_ or [])
+    begin = checks.choice("--start", start, Start)
+    checks.gate(gate)
+    chosen = checks.size(parsed, preset, None, set_ or [])
     checks.source(source)
     command.prepare_tracking()
     command.prepare_flow()
     from flows.retrain import retrain as flow
 
-    result = flow(canonical(source), shards and canonical(shards), preset, parsed, set_ or [], nproc, name)
+    place, rules = shards and canonical(shards), gate or None
+    result = flow(canonical(source), place, chosen, parsed, set_ or [], nproc, name, begin, rules, to, auto_promote)
     answer(result, json, some_failed=result["preprocess"]["skipped"] > 0)
 
 
@@ -262,6 +243,17 @@ def model(
 ) -> None:
     """Show a preset layer by layer: parameters, tokens, FLOPs an image."""
     command.show_model(preset, parse_size(size), classes, set_ or [], json)
+
+
+@app.command()
+def deploy(
+    file: Annotated[Path, typer.Option(help="What is deployed.")] = Path("infra/prefect.yaml"), json: Json = False
+) -> None:
+    """Register pools, deployments and automations with the Prefect server; again, after an update."""
+    checks.server()
+    from flows.deploy import deploy as register
+
+    answer(register(file), json)
 
 
 @app.command()

@@ -32,12 +32,12 @@ _SIZE = re.compile(r"(\d+)x(\d+)$")
 
 def run(app: typer.Typer) -> None:
     """Run the app with its environment, and turn every way to fail into one line and an exit code."""
-    global _output
+    global _output, _told
     if len(sys.argv) > 1 and "--help" not in sys.argv:
         _output = _reserve_stdout()
     wants_json = "--json" in sys.argv
     _quiet_libraries()
-    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGINT, _stop)  # by its own handler: what a script starts with `&` inherits SIGINT ignored
     signal.signal(signal.SIGTERM, _stop)  # so that what a command started is stopped with it
     code: Any = 0
     reason = "wrong usage: standard error says what, and `vitseg COMMAND --help` what there is"
@@ -64,6 +64,7 @@ def run(app: typer.Typer) -> None:
         Console(stderr=True, highlight=False).print("[bold red]error:[/bold red]", end=" ")
         sys.stderr.write(f"{reason}: start it (`vitseg stack up`), and the same command goes on from here\n")
         code = 1
+    _told = True
     if code and wants_json and not _answered:
         _output.write(json_module.dumps({"error": reason, "exit_code": code}) + "\n")
     _output.flush()
@@ -92,9 +93,10 @@ def _stop(number: int, frame: object) -> None:
 
 def _leave_now() -> None:
     """End this process though something in it still waits; its children watch it and end too."""
-    sys.stderr.write(f"{_STOPPED_WORDS}\n")
-    if "--json" in sys.argv and not _answered:
-        _output.write(json_module.dumps({"error": _STOPPED_WORDS, "exit_code": STOPPED}) + "\n")
+    if not _told:
+        sys.stderr.write(f"{_STOPPED_WORDS}\n")
+        if "--json" in sys.argv and not _answered:
+            _output.write(json_module.dumps({"error": _STOPPED_WORDS, "exit_code": STOPPED}) + "\n")
     _output.flush()
     sys.stderr.flush()
     os._exit(STOPPED)
@@ -122,8 +124,14 @@ def _reserve_stdout() -> TextIO:
     return output
 
 
+def give_stdout_back() -> None:
+    """Undo `_reserve_stdout`, for another program that takes this process's place."""
+    os.dup2(_output.fileno(), 1)
+
+
 _output: TextIO = sys.stdout
 _answered = False
+_told = False  # how the command ended is on standard error, and on standard output with `--json`
 
 
 def answer(result: dict[str, Any], as_json: bool, *, some_failed: bool = False) -> None:

@@ -8,6 +8,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.futures import as_completed
 from prefect.tasks import exponential_backoff
 
+from flows.choices import Layout
 from flows.console import note, progress
 from flows.runners import make_runner, may_pass
 from vitseg.data.manifest import Manifest
@@ -32,14 +33,14 @@ def make_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecord
 
 @flow(name="preprocess", task_runner=make_runner("thread"), flow_run_name="preprocess {source}")
 def preprocess(
-    source: str, dest: str, layout: str = "auto", size: tuple[int, int] = (256, 256), shard_samples: int = 256
+    source: str, dest: str, layout: Layout = "auto", size: tuple[int, int] = (256, 256), shard_samples: int = 256
 ) -> dict[str, Any]:
     """Turn labelled photographs into shards; done work is found and left alone.
 
     Args:
         source: folder, `s3://` or other fsspec address of the photographs and labels.
         dest: folder or `s3://` address for shards and manifest.json.
-        layout: `auto`, `cityscapes`, `pairs`, `folders` or `images`.
+        layout: how they lie in folders; `auto` finds out.
         size: height and width of the samples, pixels.
         shard_samples: samples a shard.
     """

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from prefect import flow, task
 
+from flows.choices import Preset
 from flows.console import note
 from flows.preprocess import preprocess
 from flows.train import run_parameters, run_training
@@ -31,7 +32,7 @@ from vitseg.training.masked import encoder_folder
 def pretrain(
     source: str,
     shards: str | None = None,
-    preset: str = "tiny",
+    preset: Preset = "tiny",
     recipe: str | None = None,
     overrides: Sequence[str] = (),
     size: tuple[int, int] | None = None,
@@ -44,7 +45,7 @@ def pretrain(
         source: a folder or bucket of photographs, where labels are told by their folders and left out; or a folder of
             shards, whose labels are ignored.
         shards: where the shards of photographs go; by default under VITSEG_HOME.
-        preset: `tiny`, `small`, `base` or `vit-base`.
+        preset: architecture and recipe; `paper` has another encoder.
         recipe: a TOML file laid over the preset.
         overrides: `section.key=value` laid over both.
         size: height and width of the samples, pixels; by default 256×256. Shards have a size already.

@@ -14,6 +14,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on sta
 ModelName = Annotated[str, typer.Option("--name", help="Name of the registered model.")]
 VersionNumber = Annotated[str, typer.Argument(help="Version number.")]
 Reviewer = Annotated[str, typer.Option(help="Who decides.")]
+To = Annotated[str, typer.Option(help="Registered model that it is promoted to; by default it stays in --name.")]
 Reason = Annotated[str, typer.Option(help="Why, for those who come after.")]
 
 
@@ -71,6 +72,7 @@ def assess(
     version: VersionNumber,
     shards: Annotated[str, typer.Option(help="Data set to measure on; by default the version's own.")] = "",
     gate: Annotated[str, typer.Option(help="A TOML file of rules; what it leaves out keeps its default.")] = "",
+    to: To = "",
     name: ModelName = "vitseg",
     json: Json = False,
 ) -> None:
@@ -79,7 +81,7 @@ def assess(
     from flows.assess import assess as flow
     from vitseg.storage import canonical
 
-    result = flow(name, version, canonical(shards) if shards else None, gate or None)
+    result = flow(name, version, canonical(shards) if shards else None, gate or None, to=to)
     if json:
         answer(result, json)
         return
@@ -88,30 +90,25 @@ def assess(
         for rule in result["rules"]
     }
     against = (
-        f"version {result['compared_to']}, the champion" if result["compared_to"] != "none" else "nothing: the first"
+        f"the champion, version {result['compared_to']}" if result["compared_to"] != "none" else "nothing: the first"
     )
     answer({"gate": result["gate"], "compared with": against, "holdout": result["holdout"], **rules}, json)
 
 
 @registry_app.command()
 def promote(
-    version: VersionNumber, reviewer: Reviewer, reason: Reason, name: ModelName = "vitseg", json: Json = False
+    version: VersionNumber,
+    reviewer: Reviewer,
+    reason: Reason,
+    to: To = "",
+    name: ModelName = "vitseg",
+    json: Json = False,
 ) -> None:
     """Make a version the champion; one that was never assessed is assessed first, by the default rules."""
-    from vitseg.registry import review
-    from vitseg.registry.versions import get_version
+    prepare_flow()
+    from flows.review import promote as decide
 
-    found = get_version(name, version)
-    if (
-        found.tags.get("review") == "pending"
-        and review.verdict_of(found) is None
-        and review.CHAMPION not in found.aliases
-    ):
-        prepare_flow()
-        from flows.assess import assess
-
-        assess(name, version)
-    answer(_row(review.promote(name, version, reviewer, reason)), json)
+    answer(_row(decide(name, version, reviewer, reason, to)), json)
 
 
 @registry_app.command()

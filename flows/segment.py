@@ -9,6 +9,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.futures import as_completed
 from prefect.tasks import exponential_backoff
 
+from flows.choices import Ids, Picture
 from flows.console import note, progress
 from flows.runners import make_runner, may_pass
 from vitseg.inference.chunk import segment_chunk
@@ -24,8 +25,8 @@ def segment(
     source: str,
     dest: str,
     model: str,
-    ids: str = "train",
-    also: Sequence[str] = (),
+    ids: Ids = "train",
+    also: Sequence[Picture] = (),
     tile: bool = False,
     batch_size: int = 8,
     chunk: int = 64,
@@ -37,8 +38,8 @@ def segment(
         source: folder, `s3://` or other fsspec address of photographs.
         dest: folder or `s3://` address for masks, ledger and summary.
         model: `models:/NAME@alias`, `models:/NAME/VERSION` or a bundle folder; resolved once.
-        ids: `train` or `label`, the class ids in the masks.
-        also: more pictures: any of `color`, `overlay`, `confidence`.
+        ids: the class ids in the masks.
+        also: more pictures.
         tile: slide the model over the full resolution instead of shrinking the image.
         batch_size: images a forward pass.
         chunk: images a task.

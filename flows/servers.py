@@ -212,6 +212,7 @@ class Prefect:
         return {
             "PREFECT_HOME": str(site.folder / self.name),
             "PREFECT_SERVER_API_AUTH_STRING": site.credentials["prefect_auth"],
+            "PREFECT_UI_API_URL": f"{site.url(self.name)}/api",  # where its pages look; by default port 4200
         }
 
     def problem(self, site: Site) -> str | None:

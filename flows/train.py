@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from prefect import flow, task
+from prefect import flow, runtime, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
+from flows.choices import Preset
 from flows.console import note, progress
 from vitseg.config import load_recipe
 from vitseg.data.loader import Batches
@@ -23,7 +25,7 @@ from vitseg.evaluation import Evaluation, evaluate_bundle
 from vitseg.labels import logit_count
 from vitseg.model.bundle import Bundle, load_bundle
 from vitseg.recipe import Recipe
-from vitseg.registry import tracking, versions
+from vitseg.registry import record, tracking, versions
 from vitseg.registry.page import draw_run, version_page
 from vitseg.seams import seam_ratios
 from vitseg.storage import canonical, open_store
@@ -35,7 +37,7 @@ from vitseg.training.launch import Nodes, run_ranks
 @flow(name="train", flow_run_name="train {preset} on {shards}")
 def train(
     shards: str,
-    preset: str = "tiny",
+    preset: Preset = "tiny",
     recipe: str | None = None,
     overrides: Sequence[str] = (),
     nproc: int | None = None,
@@ -49,7 +51,7 @@ def train(
 
     Args:
         shards: address of the folder that holds manifest.json.
-        preset: `tiny`, `small`, `base`, `vit-base` or `paper`.
+        preset: architecture and recipe.
         recipe: a TOML file laid over the preset.
         overrides: `section.key=value` laid over both.
         nproc: ranks on each node; by default one a GPU, or 1.
@@ -71,7 +73,7 @@ def train(
     start = time.monotonic()
     try:
         run_training(job, nodes)
-        return register(job, name, time.monotonic() - start)
+        return register(job, name, time.monotonic() - start, nodes.nproc * nodes.nnodes)
     except BaseException:
         with contextlib.suppress(VitsegError):  # a tracking server that is away must not hide the reason
             tracking.end_run(job.run_id, "FAILED")
@@ -143,7 +145,7 @@ def run_training(job: Job, nodes: Nodes) -> None:
 
 
 @task
-def register(job: Job, name: str, seconds: float) -> dict[str, Any]:
+def register(job: Job, name: str, seconds: float, world_size: int) -> dict[str, Any]:
     """Evaluate the trained bundle, register it, and check what the registry gives back."""
     manifest = read_manifest(job.shards)
     with tempfile.TemporaryDirectory() as temporary:
@@ -169,6 +171,7 @@ def register(job: Job, name: str, seconds: float) -> dict[str, Any]:
             seams,
             evaluation.flat(),
         )
+        record.write_record(job.run_id, _record(job, manifest, world_size))
         note("registering")
         version = versions.register(folder, name=name, run_id=job.run_id, tags=_tags(job, evaluation), description=page)
         _check_version(version, bundle, shown.images, Path(temporary) / "cache")
@@ -225,6 +228,22 @@ def _fetch_bundle(job: Job, folder: Path) -> Path:
 
 def _first_images(job: Job, manifest: Manifest) -> Any:
     return next(iter(Batches(job.shards, manifest, "val", batch_size=6, shuffle=False, drop_last=False).epoch(0)))
+
+
+def _record(job: Job, manifest: Manifest, world_size: int) -> record.Record:
+    seconds, attempts = tracking.run_age(job.run_id)
+    return record.Record(
+        shards=job.shards,
+        recipe=job.recipe.digest(),
+        seed=job.recipe.run.seed,
+        init=job.init,
+        world_size=world_size,
+        seconds=round(seconds, 1),
+        attempts=attempts,
+        flow_run=str(runtime.flow_run.ui_url if os.environ.get("PREFECT_API_URL") else runtime.flow_run.name),
+        **record.data_of(manifest),
+        **record.machine(),
+    )
 
 
 def _tags(job: Job, evaluation: Evaluation) -> dict[str, str]:

@@ -5,19 +5,25 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flows.stack import StackStatus
+from tests.flows.command_line import vitseg
+from tests.training.conftest import small_recipe
 from vitseg.data.manifest import read_manifest
+from vitseg.model.bundle import save_bundle
+from vitseg.model.segmenter import build_model
+from vitseg.registry import review, tracking, versions
 
 ROOT = Path(__file__).parents[2]
-POOLS = {"preprocess": "cpu"} | dict.fromkeys(
+POOLS = {"preprocess": "cpu", "review": "cpu"} | dict.fromkeys(
     ("train", "train-node", "pretrain", "segment", "evaluate", "retrain"), "gpu"
 )
 
@@ -45,10 +51,13 @@ def api(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
 
 @pytest.fixture(scope="module")
 def deployments(stack: StackStatus) -> Deployments:
-    """Register everything as the comment in infra/prefect.yaml says; return deployments by name."""
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda name: prefect("work-pool", "create", name, "--type", "process"), ("cpu", "gpu")))
-    prefect("--no-prompt", "deploy", "--all", "--prefect-file", "infra/prefect.yaml")
+    """Register everything, twice; return deployments by name."""
+    for again in (False, True):
+        done = vitseg("deploy", "--file", str(ROOT / "infra" / "prefect.yaml"), "--json")
+        assert done.code == 0, done.err
+        assert done.json["pools"] == ["cpu", "gpu"]
+        assert done.json["new_pools"] == ([] if again else ["cpu", "gpu"])
+        assert set(done.json["deployments"]) == set(POOLS)
     return {row["name"]: row for row in api("POST", "/deployments/filter")}
 
 
@@ -105,3 +114,75 @@ def test_a_worker_runs_preprocess_to_its_end(deployments: Deployments, scenes: P
         "train": (24, 3),
         "val": (6, 1),
     }
+
+
+def test_what_was_killed_does_not_hold_its_place_for_ever(deployments: Deployments) -> None:
+    names = [row["name"] for row in api("POST", "/automations/filter")]
+    assert names.count("a run that sends no heartbeat has crashed") == 1
+    assert len(names) == 2  # the other one starts a review
+
+
+def test_the_form_offers_words_and_says_what_each_parameter_is(deployments: Deployments) -> None:
+    for name, words in (
+        ("train", {"preset"}),
+        ("segment", {"ids"}),
+        ("preprocess", {"layout"}),
+        ("retrain", {"start"}),
+    ):
+        fields = deployments[name]["parameter_openapi_schema"]["properties"]
+        assert all(field.get("description") for field in fields.values()), name
+        for word in words:
+            assert len(fields[word]["enum"]) >= 2
+
+
+def test_a_version_up_for_review_waits_for_a_person_and_takes_no_worker(
+    deployments: Deployments, shards: str, tmp_path: Path
+) -> None:
+    """What `retrain` tells starts `review`, on a worker; the form's answer promotes, as the command would."""
+    from flows.retrain import PROPOSED  # imports Prefect, which must know the server by then
+
+    version = register(shards, tmp_path, "reviewed")
+    payload = json.dumps({"name": "reviewed", "version": version.version, "gate": "", "to": ""})
+    prefect("event", "emit", PROPOSED, "--resource-id", "vitseg.model.reviewed", "--payload", payload)
+    runs = wait_for(lambda: api("POST", "/flow_runs/filter", {"flows": {"name": {"any_": ["review"]}}}))
+    assert [(run["parameters"]["name"], run["parameters"]["version"]) for run in runs] == [("reviewed", "1")]
+    run = f"/flow_runs/{runs[0]['id']}"
+    log = prefect("worker", "start", "--pool", "cpu", "--type", "process", "--run-once", folder=tmp_path)
+    found = api("GET", run)
+    assert found["state"]["name"] == "Suspended", log
+    assert versions.get_version("reviewed", "1").tags["gate"] == "passed"
+    form = api("POST", f"{run}/input/filter", {"prefix": "suspended-decision"})
+    shown = json.dumps(form)
+    assert "# Gate passed" in shown
+    assert versions.alias_version("reviewed", review.CHAMPION) is None
+
+    said = {"version": "1", "decision": "promote", "reviewer": "ada", "reason": "the first one"}
+    for missing in ("reviewer", "decision"):
+        refused = api("POST", f"{run}/resume", {"run_input": {**said, missing: ""}})
+        assert refused["status"] == "REJECT", refused
+    assert api("POST", f"{run}/resume", {"run_input": said})["status"] == "ACCEPT"
+    log = prefect("worker", "start", "--pool", "cpu", "--type", "process", "--run-once", folder=tmp_path)
+    assert api("GET", run)["state_type"] == "COMPLETED", log
+    champion = versions.get_version("reviewed", "1")
+    assert (champion.aliases, champion.tags["reviewer"]) == (("champion",), "ada")
+
+
+def register(shards: str, folder: Path, name: str) -> versions.Version:
+    """Put a bundle with weights of chance into the registry."""
+    manifest = read_manifest(shards)
+    save_bundle(
+        folder / "bundle",
+        build_model(small_recipe().model, manifest.image_size, len(manifest.classes), 0),
+        manifest.classes,
+    )
+    run_id = tracking.start_run("by hand", {}, {})
+    tags = {"review": "pending", "shards": shards}
+    return versions.register(folder / "bundle", name=name, run_id=run_id, tags=tags, description="by hand")
+
+
+def wait_for(found: Callable[[], Any], seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.5)
+    return value

@@ -70,6 +70,11 @@ def test_all_servers_are_ready(stack: StackStatus) -> None:
     assert stack_module.status() == stack
 
 
+def test_prefects_pages_know_where_its_server_is(stack: StackStatus) -> None:
+    api = os.environ["PREFECT_API_URL"]
+    assert json.loads(answer(api.removesuffix("/api") + "/ui-settings")[1])["api_url"] == api
+
+
 def test_clients_find_and_use_the_servers_by_environment(stack: StackStatus) -> None:
     store = open_store("s3://vitseg/clients")
     store.write("a.txt", b"hello")

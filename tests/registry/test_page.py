@@ -1,6 +1,5 @@
 """The page of a version: what a reviewer reads, and the pictures it links to."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,8 @@ from vitseg.data.manifest import Manifest, ShardInfo, Split
 from vitseg.metrics import Scores
 from vitseg.model.bundle import Bundle, load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
-from vitseg.registry.comparison import Difference, Result
 from vitseg.registry.flavor import _load_pyfunc
-from vitseg.registry.gate import Ruling
-from vitseg.registry.page import MAX_PAGE, PAGE_WIDTH, draw_run, review_page, version_page
-from vitseg.registry.versions import Version
+from vitseg.registry.page import PAGE_WIDTH, draw_run, version_page
 
 
 @pytest.fixture
@@ -94,47 +90,3 @@ def test_mlflow_gets_images_of_a_model_without_classes(tmp_path: Path) -> None:
     wanted = load_bundle(tmp_path).answer(torch.from_numpy(photos).permute(0, 3, 1, 2))
     np.testing.assert_array_equal(found, wanted.permute(0, 2, 3, 1))
     assert _load_pyfunc(str(tmp_path)).predict(np.zeros((1, 40, 52, 3), np.uint8)).shape == (1, 40, 52, 3)
-
-
-FLOOR = Ruling("mIoU", "≥ 0.3", "0.516", passed=True)
-FOUND = Result(("road", "sidewalk", "building", "wall"), 6, MATRIX[None], 12.0, 9.5, worst_seam=0.5)
-
-
-def page_of(candidate: Version, champion: Version | None, *rulings: Ruling, picture: str = "") -> str:
-    row = Difference(0.5, 0.516, 0.016, 0.004, 0.03)
-    rows = {"miou": row, "iou/wall": Difference(None, None, None, None, None)} if champion else {}
-    beside = dataclasses.replace(FOUND, images_per_second=8.0) if champion else None
-    return review_page(candidate, champion, rulings, rows, FOUND, beside, "val of s3://b/shards", "ab12" * 4, picture)
-
-
-def test_a_reviewer_reads_verdict_comparison_pictures_and_commands_first() -> None:
-    candidate = Version("streets", "4", "0" * 64, description="**mIoU 0.516**, as it was trained")
-    slow = Ruling("time an image takes", "≤ 2", "3.10", passed=False)
-    page = page_of(candidate, Version("streets", "3", "1" * 64), FLOOR, slow, picture="get-artifact?x")
-    order = [
-        "# Gate FAILED", "6 images, val of s3://b/shards", "ab12" * 4, "version 3",
-        "| mIoU&ensp; | ≥ 0.3&ensp; | 0.516&ensp; | passed&ensp; |",
-        "**failed**", "Beside the champion", "| mIoU&ensp; | 0.500&ensp; | 0.516&ensp; | **+0.016**&ensp; | +0.004 to +0.030",
-        "| seam ratio, worst&ensp; | 0.50&ensp; | 0.50&ensp; |", "| images/s&ensp; | 8.00&ensp; | 9.50&ensp; | +1.50",
-        "](get-artifact?x)", "vitseg registry promote 4 --name streets --reviewer YOU --reason WHY",
-        "vitseg registry reject 4", "vitseg registry rollback", "# As trained", "as it was trained",
-    ]  # fmt: skip
-    places = [page.index(text) for text in order]
-    assert places == sorted(places)
-    assert "wall" not in page.partition("# As trained")[0]  # it is nowhere
-
-
-def test_the_first_version_has_nothing_beside_it_and_a_new_review_replaces_the_last() -> None:
-    candidate = Version("streets", "1", "0" * 64, description="trained so")
-    first = page_of(candidate, None, FLOOR)
-    assert first.startswith("# Gate passed")
-    assert "no champion yet" in first
-    assert "rollback" not in first
-    again = page_of(dataclasses.replace(candidate, description=first), Version("streets", "3", "1" * 64), FLOOR)
-    assert again.count("# Gate") == again.count("# As trained") == 1
-    assert again.endswith("trained so")
-
-
-def test_what_the_database_has_no_room_for_is_cut_off_the_end() -> None:
-    candidate = Version("streets", "1", "0" * 64, description="x" * 2 * MAX_PAGE)
-    assert len(page_of(candidate, None, FLOOR)) == MAX_PAGE

@@ -31,8 +31,19 @@ def propose(version: Version) -> None:
         MlflowClient().set_registered_model_alias(version.name, CHALLENGER, version.version)
 
 
-def promote(name: str, version: str, reviewer: str, reason: str) -> Version:
+def promote(name: str, version: str, reviewer: str, reason: str, to: str = "") -> Version:
     """Make a version the champion: its weights are checked, who and why is written down, the alias moves last.
+
+    Args:
+        name: registered model.
+        version: its number.
+        reviewer: who decides.
+        reason: why.
+        to: another registered model, which inference reads and trainers can't write: the version is copied there and
+            becomes its champion. "": the champion is one of `name` itself.
+
+    Returns:
+        the version that is the champion now.
 
     Raises:
         UsageError: reviewer or reason is missing; the version was rejected, never assessed or did not pass the gate; or
@@ -46,14 +57,19 @@ def promote(name: str, version: str, reviewer: str, reason: str) -> Version:
             f"{candidate.uri} was rejected by {candidate.tags.get('reviewer')}: train a new version instead"
         )
     fetch(candidate)
-    previous = alias_version(name, CHAMPION)
-    if previous is None or previous.version != candidate.version:
+    previous = alias_version(to or name, CHAMPION)
+    promoted = previous
+    if previous is None or not is_same(previous, candidate):
         _check_assessment(candidate, previous)
+        promoted = _copy(candidate, to) if to and to != name else candidate
         tags = {"previous_champion": previous.version if previous else NOBODY}
-        _tag(candidate, {**tags, **_decision("approved", reviewer, reason)})
-        _move_champion(candidate)
+        _tag(promoted, {**tags, **_decision("approved", reviewer, reason)})
+        _move_champion(promoted)
+    assert promoted is not None
+    if promoted.name != name:
+        _tag(candidate, _decision("approved", reviewer, reason))
     _withdraw(candidate)
-    return get_version(name, version)
+    return get_version(promoted.name, promoted.version)
 
 
 def reject(name: str, version: str, reviewer: str, reason: str) -> Version:
@@ -97,7 +113,7 @@ def rollback(name: str, reviewer: str, reason: str) -> Version:
 
 def record_assessment(version: Version, passed: bool, champion: Version | None, holdout: str, page: str) -> None:
     """Write what the gate said, and against which champion; the verdict last, for it is what a promotion asks for."""
-    tags = {"compared_to": champion.version if champion else NOBODY, "holdout": holdout, "assessed_at": _now()}
+    tags = {"compared_to": short(champion, version), "holdout": holdout, "assessed_at": _now()}
     with registry_errors(f"writing the page of {version.uri}"):
         MlflowClient().update_model_version(version.name, version.version, page)
     _tag(version, {"gate": "unknown", **tags})
@@ -119,11 +135,39 @@ def _check_assessment(candidate: Version, champion: Version | None) -> None:
         raise UsageError(
             f"{candidate.uri} did not pass the gate (`vitseg registry show {candidate.version}`): train another"
         )
-    then, now = candidate.tags.get("compared_to"), champion.version if champion else NOBODY
-    if then != now:
+    then, now = candidate.tags.get("compared_to"), short(champion, candidate)
+    if is_stale(candidate, champion):
         raise UsageError(
             f"{candidate.uri} was compared with champion {then}, but that is {now} by now: {again} once more"
         )
+
+
+def is_stale(candidate: Version, champion: Version | None) -> bool:
+    """Say whether a version was compared with another champion than this one."""
+    return candidate.tags.get("compared_to") != short(champion, candidate)
+
+
+def short(champion: Version | None, beside: Version) -> str:
+    """Name a champion: return `3`, or `approved/3` where the champion is another model's; `none` where there is none."""
+    if champion is None:
+        return NOBODY
+    return champion.version if champion.name == beside.name else f"{champion.name}/{champion.version}"
+
+
+def is_same(version: Version, candidate: Version) -> bool:
+    """Say whether a version is the candidate itself, or a copy of it in another registered model."""
+    return (version.run_id, version.sha256) == (candidate.run_id, candidate.sha256)
+
+
+def _copy(candidate: Version, to: str) -> Version:
+    """Return the candidate's copy in another model; one that was made before a crash is used."""
+    known = next((version for version in list_versions(to) if is_same(version, candidate)), None)
+    if known is None:
+        with registry_errors(f"copying {candidate.uri} to {to}"):
+            copied = MlflowClient().copy_model_version(candidate.uri, to)
+        known = get_version(to, str(copied.version))
+    fetch(known)
+    return known
 
 
 def _named(reviewer: str, reason: str) -> None:

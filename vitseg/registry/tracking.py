@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import mlflow
 import requests
 from mlflow import MlflowClient, get_tracking_uri
 from mlflow.entities import Metric, Param
@@ -27,6 +28,8 @@ from vitseg.storage import without_secrets
 log = logging.getLogger(__name__)
 
 EXPERIMENT = "vitseg"
+ATTEMPTS = "vitseg.attempts"
+MAX_TEXT_BYTES = 2**20
 _FLUSH_SECONDS = 2.0
 _DELIVERY_TRIES = 4
 _REFUSED = re.compile(r"error code 40[13]\b|^40[13] Client Error")  # no bare number: ids and ports hold it too
@@ -107,9 +110,19 @@ def end_run(run_id: str, status: str = "FINISHED") -> None:
 
 
 def resume_run(run_id: str) -> None:
-    """Mark a run as RUNNING again."""
+    """Mark a run as RUNNING, and count how often it was."""
     with registry_errors("resuming a run"):
-        MlflowClient().update_run(run_id, status="RUNNING")
+        client = MlflowClient()
+        client.update_run(run_id, status="RUNNING")
+        attempts = int(client.get_run(run_id).data.tags.get(ATTEMPTS, "0"))
+        client.set_tag(run_id, ATTEMPTS, str(attempts + 1))
+
+
+def run_age(run_id: str) -> tuple[float, int]:
+    """Return the seconds since a run was created, and how often it was started."""
+    with registry_errors("reading a run"):
+        run = MlflowClient().get_run(run_id)
+    return time.time() - run.info.start_time / 1000, int(run.data.tags.get(ATTEMPTS, "1"))
 
 
 def log_values(run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
@@ -122,6 +135,22 @@ def log_text(run_id: str, text: str, name: str) -> None:
     """Store a text as an artifact of the run."""
     with registry_errors("storing a text"):
         MlflowClient().log_text(run_id, text, name)
+
+
+def read_text(run_id: str, name: str) -> str:
+    """Return a text that is an artifact of the run.
+
+    Raises:
+        NotFoundError: the run has none of this name.
+    """
+    with registry_errors(f"reading {name} of run {run_id}"):
+        folder = name.rpartition("/")[0] or None
+        found = next((file for file in MlflowClient().list_artifacts(run_id, folder) if file.path == name), None)
+        if found is None:
+            raise NotFoundError(f"run {run_id} has no {name}")
+        if (found.file_size or 0) > MAX_TEXT_BYTES:
+            raise RegistryError(f"{name} of run {run_id} has {found.file_size} bytes: that is none of ours")
+        return mlflow.artifacts.load_text(f"runs:/{run_id}/{name}")
 
 
 def log_picture(run_id: str, picture: Image.Image, name: str) -> None:

@@ -1,0 +1,209 @@
+"""The page that a reviewer decides by: verdict, comparison, pictures, commands, data, making, limits, in Markdown.
+
+It is the description of a version, for that is all that MLflow's page of a version shows.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vitseg.registry.comparison import Difference, Result
+from vitseg.registry.gate import Ruling, passed
+from vitseg.registry.page import MAX_PAGE
+from vitseg.registry.record import Record
+from vitseg.registry.versions import Version
+
+_TITLES = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
+_TRAINED = "\n\n# As trained\n\n"  # what comes before it is the last review's
+_PICTURE = re.compile(r"!\[[^\]]*\]\([^)]*\)\n*")
+_SPACE = "&ensp;"
+_FEW_IMAGES = 10
+_WIDE = 0.02
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What a review page tells of one version; `champion`, `beside` and `rows` are empty where there is no champion."""
+
+    candidate: Version
+    champion: Version | None
+    rulings: tuple[Ruling, ...]
+    rows: Mapping[str, Difference]
+    """Differences of champion (A) and candidate (B), by metric."""
+    found: Result
+    """How the candidate did."""
+    beside: Result | None
+    """How the champion did."""
+    where: str
+    """Split and address of the images."""
+    holdout: str
+    """Their digest."""
+    record: Record | None = None
+    """How the candidate came to be; None: it does not say."""
+    before: Record | None = None
+    """How the champion came to be."""
+    picture: str = ""
+    """Address of the examples; "": there are none."""
+    approved: str = ""
+    """Name of the model that it is promoted to, where that is another one."""
+
+
+def review_page(of: Assessment) -> str:
+    """Return the page; what an earlier review put before the version's own description is replaced.
+
+    MLflow keeps 5000 characters: what has no room is cut off the end, where the version's own description stands.
+    """
+    verdict = "passed" if passed(of.rulings) else "FAILED"
+    against = f"against the champion, {of.champion.uri}" if of.champion else "there is no champion yet: floors alone"
+    lines = [
+        f"# Gate {verdict}",
+        f"Measured on {of.found.samples} images, {of.where} (holdout `{of.holdout}`); {against}.",
+        "",
+        *_table(["rule", "wanted", "found", ""]),
+        *(_row([rule.rule, rule.wanted, rule.found, "passed" if rule.passed else "**failed**"]) for rule in of.rulings),
+        "",
+        *_comparison(of),
+        *([f"![images worth a look]({of.picture})", ""] if of.picture else []),
+        *_commands(of),
+        *(_data(of.record, of.before) if of.record else []),
+        *(_making(of.record, of.candidate) if of.record else []),
+        *_limits(of),
+    ]
+    trained = of.candidate.description.rpartition(_TRAINED)[2]
+    page = "\n".join(lines).rstrip() + _TRAINED + trained
+    return page if len(page) <= MAX_PAGE else page[:MAX_PAGE].rpartition("\n")[0] or page[:MAX_PAGE]
+
+
+def for_other_pages(page: str, uri: str, server: str) -> str:
+    """Return the review of a page as others than MLflow show it: a link to MLflow instead of its pictures, no odd spaces.
+
+    Args:
+        page: a version's description.
+        uri: `models:/NAME/VERSION`.
+        server: address of MLflow; where that is a database, there is nothing to link to.
+    """
+    text = _PICTURE.sub("", page.rpartition(_TRAINED)[0] or page).replace(_SPACE, "")
+    if not server.startswith("http"):
+        return text
+    name, _, version = uri.removeprefix("models:/").partition("/")
+    link = f"{server.rstrip('/')}/?workflowType=machine_learning#/models/{name}/versions/{version}"
+    return f"[{uri} in MLflow, with pictures]({link})\n\n{text}"
+
+
+def _comparison(of: Assessment) -> list[str]:
+    if not of.rows or of.beside is None:
+        return []
+    lines = ["Beside the champion, by IoU of each class (bold: more than chance explains):", ""]
+    lines += _table(["", "champion", "this version", "Δ", "95 % interval"])
+    for name, row in of.rows.items():
+        if row.delta is not None:
+            mark = "**" if row.sure else ""
+            title = _TITLES.get(name, name.removeprefix("iou/"))
+            delta = f"{mark}{row.delta:+.3f}{mark}"
+            lines.append(_row([title, f"{row.a:.3f}", f"{row.b:.3f}", delta, f"{row.low:+.3f} to {row.high:+.3f}"]))
+    for title, before, after in (
+        ("seam ratio, worst", of.beside.worst_seam, of.found.worst_seam),
+        ("images/s", of.beside.images_per_second, of.found.images_per_second),
+    ):
+        lines.append(_row([title, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}", ""]))
+    return [*lines, ""]
+
+
+def _commands(of: Assessment) -> list[str]:
+    who = "--reviewer YOU --reason WHY"
+    to = f" --to {of.approved}" if of.approved else ""
+    name, version = of.candidate.name, of.candidate.version
+    commands = [
+        f"promote {version} --name {name}{to} {who}",
+        f"reject {version} --name {name} {who}",
+        *([f"rollback --name {of.approved or name} {who}"] if of.champion else []),
+    ]
+    return ["Decide:", "", *(f"    vitseg registry {command}" for command in commands), ""]
+
+
+def _data(record: Record, before: Record | None) -> list[str]:
+    known = before.splits if before else {}
+    same = before is not None and before.fingerprint == record.fingerprint
+    lines = ["# Data", f"Fingerprint `{record.fingerprint[:16]}`" + (", the champion's too." if same else "."), ""]
+    lines += _table(["split", "images", "champion's", "digest", ""])
+    for name in [*record.splits, *(gone for gone in known if gone not in record.splits)]:
+        ours, theirs = record.splits.get(name), known.get(name)
+        equal = "" if before is None else ("the same" if ours and theirs and ours.digest == theirs.digest else "new")
+        counts = [f"{split.samples:,}" if split else "–" for split in (ours, theirs)]
+        lines.append(_row([name, *counts, f"`{ours.digest if ours else '–'}`", equal]))
+    return [*lines, "", *_shares(record, None if same else before)]
+
+
+def _shares(record: Record, before: Record | None) -> list[str]:
+    """Say how much of the labelled pixels each class has, and how that differs from the champion's data."""
+    if not record.classes or "train" not in record.splits:
+        return []
+    ours = record.splits["train"]
+    theirs = before.splits.get("train") if before and before.classes == record.classes else None
+    words = []
+    for index, name in enumerate(record.classes):
+        change = ours.share(index) - theirs.share(index) if theirs else 0.0
+        words.append(f"{name} {ours.share(index):.1%}" + (f" ({100 * change:+.1f})" if abs(change) >= 0.0005 else ""))
+    differs = " (points more than in the champion's)" if theirs else ""
+    return [f"Share of labelled pixels in train{differs}: {', '.join(words)}.", ""]
+
+
+def _making(record: Record, candidate: Version) -> list[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    ranks = "1 rank" if record.world_size == 1 else f"{record.world_size} ranks"
+    cut = f", started {record.attempts} times" if record.attempts > 1 else ""
+    flow_run = f"[flow run]({record.flow_run})" if record.flow_run.startswith("http") else f"flow run {record.flow_run}"
+    start = f"from `{record.init}`" if record.init else "from chance"
+    return [
+        "# Making",
+        f"Recipe `{record.recipe}`, seed {record.seed}, {start}, {ranks} on {record.device}, "
+        f"{_duration(record.seconds)}{cut}; {flow_run}, run `{candidate.run_id}`. "
+        f"Code {f'`{record.commit[:12]}{record.commit[40:]}`' if record.commit else 'of no known commit'}, {versions}. "
+        f"Weights `{candidate.sha256[:16]}`.",
+        "",
+    ]
+
+
+def _limits(of: Assessment) -> list[str]:
+    """Say what the numbers above don't tell."""
+    found = []
+    if of.found.images is not None and of.found.classes:
+        images = (of.found.images.sum(2) > 0).sum(0).tolist()
+        counts = dict(zip(of.found.classes, images, strict=True))
+        absent = [name for name, count in counts.items() if not count]
+        few = [f"{name} ({count})" for name, count in counts.items() if 0 < count < _FEW_IMAGES]
+        if of.found.samples < _FEW_IMAGES:
+            few = ["all classes: there are not more"]
+        if absent:
+            found.append(f"not in the holdout, so not measured: {', '.join(absent)}")
+        if few:
+            found.append(f"in few images of the holdout, so hardly measured: {', '.join(few)}")
+    miou = of.rows.get("miou")
+    if miou and miou.low is not None and miou.high is not None and miou.high - miou.low > 2 * _WIDE:
+        found.append(
+            f"{of.found.samples} images tell mIoU only to ±{(miou.high - miou.low) / 2:.3f}: a larger holdout helps"
+        )
+    if of.record:
+        height, width = of.record.image_size
+        found.append(f"trained at {width}×{height}: other photographs are brought to that size, or segmented in tiles")
+        if of.record.skipped:
+            found.append(f"{of.record.skipped} sources could not be used: manifest.json says why")
+    if of.before and of.holdout not in {split.digest for name, split in of.before.splits.items() if name != "train"}:
+        found.append("the champion was not held out from these very images: it may have been trained on some")
+    return ["# Known limits", *(f"- {limit}" for limit in found), ""] if found else []
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _table(titles: Sequence[str]) -> list[str]:
+    return [_row(titles), "|---" * len(titles) + "|"]
+
+
+def _row(cells: Sequence[str]) -> str:
+    """Return a row of a table; MLflow leaves no room between columns."""
+    clean = (re.sub(r"\s+", " ", cell.replace("|", "/")) for cell in cells)
+    return "| " + " | ".join(f"{cell}{_SPACE}" if cell else "" for cell in clean) + " |"
