@@ -22,7 +22,7 @@ $(READY): pyproject.toml infra/constraints.txt
 	@echo "installing into $(VENV): two to five minutes, once"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --upgrade 'pip>=25.3' 2>&1 | grep -v '^WARNING: Location' || true
-	@$(BIN)/pip install --quiet --constraint infra/constraints.txt --editable '.[local,dev,dask]' \
+	@$(BIN)/pip install --quiet --constraint infra/constraints.txt --editable '.[local,dev,dask,team]' \
 		> $(VENV)/install.log 2>&1 || { tail -n 20 $(VENV)/install.log; exit 1; }
 	@$(BIN)/pip install --quiet --no-deps $(CITYSCAPES) >> $(VENV)/install.log 2>&1 || { tail -n 20 $(VENV)/install.log; exit 1; }
 	@touch $@

@@ -125,6 +125,34 @@ def train(
     answer(flow(canonical(shards), chosen, file, overrides, nproc, nnodes, rendezvous, name, resume, start), json)
 
 
+@app.command("train-node")
+def train_node(
+    shards: Shards,
+    nnodes: Annotated[int, typer.Option(min=2, help="Nodes, all together.")],
+    rendezvous: Annotated[str, typer.Option(help="HOST:PORT of the first node, where all meet.")],
+    preset: Annotated[str, typer.Option(help="tiny, small, base, vit-base or paper.")] = "tiny",
+    recipe: Annotated[Path | None, typer.Option(help="A TOML file laid over the preset.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, laid over both.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Short for --set run.epochs=N.")] = None,
+    nproc: Annotated[int | None, typer.Option(min=1, help="Ranks here; by default one a GPU, or 1.")] = None,
+    init: Annotated[str, typer.Option(help="Weights to start from, as the first node is told.")] = "",
+    name: Annotated[str, typer.Option(help="The first node's business.")] = "vitseg",
+    resume: Annotated[bool, typer.Option(help="The first node's business.")] = True,
+    json: Json = False,
+) -> None:
+    """Give one more node to a training: what `vitseg train` is told on the first, this is told on the others."""
+    overrides = [*(set_ or []), *([f"run.epochs={epochs}"] if epochs else [])]
+    chosen = checks.recipe(preset, recipe, overrides)
+    Nodes(nproc or 1, nnodes, rendezvous)  # refuses what makes no sense
+    checks.shards(shards)
+    start = checks.init(init)
+    command.prepare_flow()
+    from flows.train_node import train_node as flow
+
+    flow(canonical(shards), nnodes, rendezvous, chosen, str(recipe) if recipe else None, overrides, nproc, start)
+    answer({"shards": canonical(shards), "nodes": nnodes}, json)
+
+
 @app.command()
 def pretrain(
     source: Annotated[

@@ -1,5 +1,6 @@
 """`vitseg registry …`: what a reviewer types."""
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -127,6 +128,29 @@ def rollback(reviewer: Reviewer, reason: Reason, name: ModelName = "vitseg", jso
     from vitseg.registry import review
 
     answer(_row(review.rollback(name, reviewer, reason)), json)
+
+
+@registry_app.command()
+def team(
+    candidates: Annotated[
+        str, typer.Option(help="Model that training registers with (`--name`).")
+    ] = "vitseg-candidates",
+    approved: Annotated[str, typer.Option(help="Model that inference reads (`--to`).")] = "vitseg",
+    trainer: Annotated[str, typer.Option(help="User that trains; TRAINER_PASSWORD is their password.")] = "trainer",
+    reviewer: Annotated[
+        str, typer.Option(help="User that approves; REVIEWER_PASSWORD is their password.")
+    ] = "reviewer",
+    json: Json = False,
+) -> None:
+    """Make two models and two MLflow users, so that who trains can't approve; again, to change passwords."""
+    from vitseg.registry.team import User, make_team
+
+    users = (
+        User(trainer, os.environ.get("TRAINER_PASSWORD", "")),
+        User(reviewer, os.environ.get("REVIEWER_PASSWORD", "")),
+    )
+    make_team(candidates, approved, *users)
+    answer({"candidates": candidates, "approved": approved, "trainer": trainer, "reviewer": reviewer}, json)
 
 
 def _row(version: Any) -> dict[str, Any]:

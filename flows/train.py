@@ -29,7 +29,7 @@ from vitseg.registry import record, tracking, versions
 from vitseg.registry.page import draw_run, version_page
 from vitseg.seams import seam_ratios
 from vitseg.storage import canonical, open_store
-from vitseg.training.initial import FILE, fit_initial
+from vitseg.training.initial import FILE, Initial, fit_initial
 from vitseg.training.job import Job, check, finish_job, forget_job, job_folder, read_job, write_job
 from vitseg.training.launch import Nodes, run_ranks
 
@@ -63,7 +63,7 @@ def train(
     """
     shards = canonical(shards)
     nodes = Nodes(nproc or max(1, torch.cuda.device_count()), nnodes, rendezvous)
-    resolved = _fitting(load_recipe(preset, recipe, overrides), shards)
+    resolved = fitting(load_recipe(preset, recipe, overrides), shards)
     job = plan_job(shards, resolved, nodes, name, resume, init)
     if job.result:
         note(
@@ -80,22 +80,13 @@ def train(
         raise
 
 
-@flow(name="train-node")
-def train_node(job: str, nproc: int, nnodes: int, rendezvous: str) -> None:
-    """Give one more node to a job that a `train` flow run started."""
-    run_ranks(job, Nodes(nproc, nnodes, rendezvous), on_event=lambda event: None, on_line=get_run_logger().info)
-
-
 @task
 def plan_job(shards: str, recipe: Recipe, nodes: Nodes, name: str, resume: bool, init: str = "") -> Job:
     """Find or make the job of this data, recipe and start, with a run on the tracking server."""
     manifest = read_manifest(shards)
-    fingerprint = manifest.fingerprint
-    check(Job("", shards, fingerprint, recipe), manifest, nodes.nproc * nodes.nnodes)
-    start = fit_initial(init, recipe.model, manifest.image_size, logit_count(manifest.classes)) if init else None
-    sha256 = start.sha256 if start else ""
-    folder = job_folder(shards, fingerprint, recipe, sha256)
-    fresh = Job(folder, shards, fingerprint, recipe, init=start.address if start else "", init_sha256=sha256)
+    check(Job("", shards, manifest.fingerprint, recipe), manifest, nodes.nproc * nodes.nnodes)
+    fresh, start = find_job(shards, recipe, init)
+    folder = fresh.folder
     job = replace(read_job(folder) or fresh, recipe=recipe) if resume else fresh
     if job.result and versions.is_version_of(name, job.result["model_uri"]):
         return job
@@ -106,7 +97,7 @@ def plan_job(shards: str, recipe: Recipe, nodes: Nodes, name: str, resume: bool,
         return job
     params = run_parameters(recipe)
     if start:
-        params |= {"init": start.address, "init.sha256": sha256}
+        params |= {"init": start.address, "init.sha256": start.sha256}
         note(f"starting from {start.address}: {start.taken}")
     tags = {"vitseg.job": folder, "vitseg.shards": shards, "vitseg.fingerprint": manifest.fingerprint}
     run_id = tracking.start_run(f"{name} {job.folder.rpartition('/')[2]}", params, tags)
@@ -132,7 +123,7 @@ def run_training(job: Job, nodes: Nodes) -> None:
     )
     if nodes.nnodes > 1:
         note(
-            f"waiting at {nodes.rendezvous} for {nodes.nnodes - 1} more nodes: run the flow train-node there, job {job.folder}"
+            f"waiting at {nodes.rendezvous} for {nodes.nnodes - 1} more: run `vitseg train-node` there with the same options"
         )
     with progress("training", steps, "steps") as show:
 
@@ -190,12 +181,21 @@ def register(job: Job, name: str, seconds: float, world_size: int) -> dict[str, 
     return result
 
 
+def find_job(shards: str, recipe: Recipe, init: str) -> tuple[Job, Initial | None]:
+    """Return the job of this data, recipe and start, as it is before anything was done for it, and the start."""
+    manifest = read_manifest(shards)
+    start = fit_initial(init, recipe.model, manifest.image_size, logit_count(manifest.classes)) if init else None
+    address, sha256 = (start.address, start.sha256) if start else ("", "")
+    folder = job_folder(shards, manifest.fingerprint, recipe, sha256)
+    return Job(folder, shards, manifest.fingerprint, recipe, init=address, init_sha256=sha256), start
+
+
 def run_parameters(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as a run's parameters: `section.key`."""
     return {f"{section}.{key}": value for section, keys in recipe.to_json().items() for key, value in keys.items()}
 
 
-def _fitting(recipe: Recipe, shards: str) -> Recipe:
+def fitting(recipe: Recipe, shards: str) -> Recipe:
     """Return the recipe with target `rgb` where the data set has pairs of images and no classes."""
     if read_manifest(shards).truth != "images":
         return recipe

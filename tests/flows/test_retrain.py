@@ -100,3 +100,55 @@ def test_only_new_data_is_trained_and_put_up_for_review(
     assert review.promote("scheduled", "3", "ada", "good enough").aliases == ("champion",)
     with pytest.raises(UsageError, match="is the champion already"):
         assess.assess("scheduled", "3")
+
+
+def test_it_starts_from_the_champion_and_promotes_by_itself_only_if_told(
+    trainings: list[str], scenes: Path, tmp_path: Path
+) -> None:
+    from flows.retrain import retrain
+    from vitseg.registry import review, versions
+    from vitseg.registry.record import read_record
+
+    source = tmp_path / "source"
+    shutil.copytree(scenes, source)
+    rules = tmp_path / "gate.toml"
+    rules.write_text("[champion]\nslower = 100\nclass_drop = 1.0\n")  # a busy machine decides nothing here
+
+    def run(**options: Any) -> dict[str, Any]:
+        place = str(tmp_path / "shards")
+        options |= {"name": "unasked", "to": "approved", "start": "champion", "gate": str(rules)}
+        return retrain(str(source), place, size=(32, 64), overrides=OVERRIDES, **options)
+
+    first = run(auto_promote=True)
+    assert (first["gate"], first["champion"]) == ("passed", "models:/approved/1")
+    assert versions.alias_version("unasked", review.CHALLENGER) is None
+    record = read_record(versions.get_version("unasked", "1").run_id)
+    assert record is not None
+    assert (record.init, record.world_size, record.attempts) == ("", 1, 1)  # there was no champion to start from
+    assert record.fingerprint == first["preprocess"]["fingerprint"]
+
+    next((source / "leftImg8bit" / "train").rglob("*.png")).unlink()
+    second = run()
+    assert (second["changed"], second["champion"], len(trainings)) == (True, "", 2)
+    challenger = versions.alias_version("unasked", review.CHALLENGER)
+    assert challenger is not None
+    assert challenger.version == second["version"]
+    assert challenger.tags["compared_to"] == "approved/1"
+    record = read_record(challenger.run_id)
+    assert record is not None
+    assert record.init == "models:/approved/1"
+    for text in (
+        "models:/approved/1",
+        "--to approved",
+        "| train&ensp; | 23&ensp; | 24&ensp; |",
+        "# Making",
+        "# Known limits",
+    ):
+        assert text in challenger.description
+
+    told = run(auto_promote=True)  # the same data again: what passed meanwhile is promoted
+    assert (told["changed"], told["champion"], len(trainings)) == (False, "models:/approved/2", 2)
+    champion = versions.alias_version("approved", review.CHAMPION)
+    assert champion is not None
+    assert (champion.tags["previous_champion"], champion.tags["reviewer"]) == ("1", "retrain")
+    assert review.rollback("approved", "ada", "misses night").version == "1"

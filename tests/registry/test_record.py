@@ -41,7 +41,7 @@ def test_what_was_written_is_read(sqlite: str, shards: str) -> None:
 def test_a_record_that_was_tampered_with_is_told(sqlite: str, text: str) -> None:
     run_id = tracking.start_run("recorded", {}, {})
     tracking.log_text(run_id, text, "record.json")
-    with pytest.raises(DataError, match="record.json of run"):
+    with pytest.raises(DataError, match=r"record\.json of run"):
         read_record(run_id)
 
 

@@ -138,7 +138,11 @@ UNREACHABLE = "HTTPConnectionPool(host='127.0.0.1', port=14013): Max retries exc
     [
         (MlflowException(UNREACHABLE), RegistryError, "vitseg stack up"),
         (MlflowException("API request failed with error code 401 != 200. Body: 'who?'"), AccessError, "_USERNAME"),
-        (MlflowException("API request failed with error code 403 != 200. Body: 'no'"), AccessError, "_USERNAME"),
+        (
+            MlflowException("API request failed with error code 403 != 200. Body: 'no'"),
+            AccessError,
+            "this user may not",
+        ),
         (MlflowException("Model Version (name=vitseg, version=403) not found"), RegistryError, "version=403"),
         (MlflowException("Run 'ab401c' is gone"), RegistryError, "ab401c"),
         (requests.HTTPError("500 Server Error: INTERNAL SERVER ERROR for url: /artifacts"), RegistryError, "500"),

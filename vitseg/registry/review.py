@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from vitseg.errors import RegistryError, UsageError
 from vitseg.registry.tracking import registry_errors
-from vitseg.registry.versions import Version, alias_version, fetch, get_version
+from vitseg.registry.versions import Version, alias_version, fetch, get_version, make_model
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -164,7 +164,11 @@ def _copy(candidate: Version, to: str) -> Version:
     known = next((version for version in list_versions(to) if is_same(version, candidate)), None)
     if known is None:
         with registry_errors(f"copying {candidate.uri} to {to}"):
-            copied = MlflowClient().copy_model_version(candidate.uri, to)
+            client = MlflowClient()
+            make_model(client, to)
+            copied = client.create_model_version(
+                to, candidate.uri, candidate.run_id, tags=dict(candidate.tags), description=candidate.description
+            )
         known = get_version(to, str(copied.version))
     fetch(known)
     return known

@@ -46,7 +46,9 @@ def registry_errors(doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MlflowException, requests.RequestException) as error:
+    except (MlflowException, requests.RequestException) as raised:
+        # MLflow says of a copy that was refused only that it failed: why stands beneath.
+        error = raised.__cause__ if isinstance(raised.__cause__, RestException) else raised
         text = str(error).strip().split("\n")[0]
         code = getattr(error, "error_code", "")
         server = without_secrets(os.environ.get("MLFLOW_TRACKING_URI", "MLflow"))
@@ -54,7 +56,10 @@ def registry_errors(doing: str) -> Iterator[None]:
             raise NotFoundError(f"{doing} failed: {text}") from error
         if isinstance(error, RestException) and code in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
             raise AccessError(f"{server} refuses: {doing} ({text})") from error
-        if _REFUSED.search(text):
+        refused = _REFUSED.search(text)
+        if refused and "403" in refused[0]:
+            raise AccessError(f"{server} refuses: {doing}: this user may not") from error
+        if refused:
             raise AccessError(
                 f"{server} refuses these credentials: check MLFLOW_TRACKING_USERNAME and _PASSWORD"
             ) from error
@@ -67,21 +72,24 @@ def start_run(name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> 
     """Create a run in the experiment `vitseg` and return its id."""
     with registry_errors("creating a run"):
         client = MlflowClient()
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        if experiment is None:
-            # A server knows where artifacts go; a bare database would put them wherever the command was started.
-            place = (home() / "mlflow" / "artifacts").as_uri() if get_tracking_uri().startswith("sqlite:") else None
-            tags_ = {"mlflow.experimentKind": "custom_model_development"}
-            with contextlib.suppress(MlflowException):  # another job was first
-                client.create_experiment(EXPERIMENT, artifact_location=place, tags=tags_)
-            experiment = client.get_experiment_by_name(EXPERIMENT)
-        if experiment is None:
-            raise RegistryError(
-                f"experiment {EXPERIMENT!r} can't be created: it may have been deleted; restore it in MLflow"
-            )
-        run_id = client.create_run(experiment.experiment_id, run_name=name, tags=dict(tags)).info.run_id
+        run_id = client.create_run(make_experiment(client), run_name=name, tags=dict(tags)).info.run_id
         client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
     return run_id
+
+
+def make_experiment(client: MlflowClient) -> str:
+    """Return the id of the experiment `vitseg`, which is made where there is none."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        # A server knows where artifacts go; a bare database would put them wherever the command was started.
+        place = (home() / "mlflow" / "artifacts").as_uri() if get_tracking_uri().startswith("sqlite:") else None
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        with contextlib.suppress(MlflowException):  # another job was first
+            client.create_experiment(EXPERIMENT, artifact_location=place, tags=tags)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        raise RegistryError(f"experiment {EXPERIMENT!r} can't be made: it may have been deleted; restore it in MLflow")
+    return str(experiment.experiment_id)
 
 
 def run_exists(run_id: str) -> bool:

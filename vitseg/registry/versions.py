@@ -64,7 +64,7 @@ def register(bundle_folder: Path, *, name: str, run_id: str, tags: Mapping[str, 
             model_type="semantic-segmentation" if bundle.classes else "image-to-image",
             pip_requirements=["vitseg", "torch", "safetensors"],
         )
-        _make_model(client, name)
+        make_model(client, name)
         registered = client.create_model_version(
             name, model.model_uri, run_id, tags={**tags, "sha256": bundle.sha256}, description=description,
             model_id=model.model_id,
@@ -72,7 +72,8 @@ def register(bundle_folder: Path, *, name: str, run_id: str, tags: Mapping[str, 
     return get_version(name, str(registered.version))
 
 
-def _make_model(client: MlflowClient, name: str) -> None:
+def make_model(client: MlflowClient, name: str) -> None:
+    """Make a registered model, unless it is there."""
     try:
         client.create_registered_model(name)
     except MlflowException as error:

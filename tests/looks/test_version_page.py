@@ -1,0 +1,52 @@
+"""A version's page as a reviewer sees it: MLflow, a real server, in a real browser."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from flows.stack import StackStatus
+from tests.looks.browser import CHROMIUM, mlflow, signed_in
+from tests.registry.conftest import CLASSES, write_bundle
+from vitseg.registry import tracking, versions
+from vitseg.registry.comparison import Result
+from vitseg.registry.gate import Ruling
+from vitseg.registry.review import record_assessment
+from vitseg.registry.review_page import Assessment, review_page
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
+
+
+def test_everything_a_reviewer_needs_is_on_the_page_and_drawn(stack: StackStatus, tmp_path: Path) -> None:
+    run_id = tracking.start_run("looked at", {}, {})
+    tracking.log_picture(run_id, Image.new("RGB", (400, 100), (200, 30, 30)), "review/examples.png")
+    tags = {"review": "pending"}
+    made = versions.register(
+        write_bundle(tmp_path / "b"), name="looks", run_id=run_id, tags=tags, description="as it was trained"
+    )
+    found = Result(tuple(label.name for label in CLASSES), 60, torch.eye(4, dtype=torch.int64)[None], 12.0, 9.5, 1.1)
+    picture = f"get-artifact?run_uuid={run_id}&path=review/examples.png"
+    rulings = (Ruling("mIoU", "≥ 0.3", "0.516", passed=True), Ruling("PSNR", "≥ 9", "8", passed=False))
+    of = Assessment(made, None, rulings, {}, found, None, "val of s3://b/shards", "ab12" * 4, picture=picture)
+    record_assessment(made, False, None, "ab12" * 4, review_page(of))
+
+    address, user, password = mlflow()
+    with signed_in(user, password) as page:
+        page.goto(f"{address}/?workflowType=machine_learning#/models/looks/versions/1")
+        page.get_by_role("heading", name="Gate FAILED").wait_for()
+        rows = [" ".join(row.split()) for row in page.locator("table").first.locator("tr").all_inner_texts()]
+        assert rows == ["rule wanted found", "mIoU ≥ 0.3 0.516 passed", "PSNR ≥ 9 8 failed"]
+        image = page.locator("img[src*='review/examples.png']")
+        image.wait_for()
+        page.wait_for_function("image => image.complete", arg=image.element_handle())
+        assert image.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [400, 100]
+        text = page.inner_text("body")
+        for wanted in (
+            "vitseg registry promote 1 --name looks --reviewer YOU",
+            "Known limits",
+            "as it was trained",
+            "pending",
+        ):
+            assert wanted in text
+        assert "&ensp;" not in text
