@@ -13,7 +13,7 @@ from vitseg.errors import UsageError
 from vitseg.registry import review, tracking, versions
 from vitseg.registry.comparison import holdout_digest
 from vitseg.registry.examples import draw_examples, worth_a_look
-from vitseg.registry.gate import judge, passed, read_gate
+from vitseg.registry.gate import Gate, judge, passed, read_gate, rules_from, rules_text
 from vitseg.registry.record import read_record
 from vitseg.registry.review_page import Assessment, for_other_pages, review_page
 
@@ -30,7 +30,7 @@ def assess(
         name: registered model.
         version: its number.
         shards: data set to measure on; by default the one the version was trained on.
-        gate: a TOML file of rules; by default those of `vitseg.registry.gate`.
+        gate: a TOML file of rules; by default those that it was judged by before, or else those of `vitseg.registry.gate`.
         split: split of the data set.
         to: registered model whose champion it is set beside, if that is not `name`: the one it may be promoted to.
     """
@@ -41,7 +41,7 @@ def assess(
     data = shards or candidate.tags.get("shards", "")
     if not data:
         raise UsageError(f"{candidate.uri} does not say what it was trained on: name --shards")
-    rules = read_gate(Path(gate) if gate else None)
+    rules = _rules(candidate, gate)
     ours = measure(candidate.uri, data, split)
     theirs = measure(champion.uri, data, split) if champion else None
     rows = rows_of(theirs.evaluation, ours.evaluation) if theirs else {}
@@ -63,10 +63,10 @@ def assess(
             approved=to,
         )
     )
-    review.record_assessment(candidate, passed(rulings), champion, holdout, page)
+    review.record_assessment(candidate, passed(rulings), champion, holdout, page, rules_text(rules))
     create_markdown_artifact(for_other_pages(page, candidate.uri, ""), key="assessment", description=candidate.uri)
     verdict = "passed" if passed(rulings) else "failed"
-    note(f"{candidate.uri} {verdict} the gate: vitseg registry show {version}")
+    note(f"{candidate.uri} {verdict} the gate: `{review.command('show', candidate)}`")
     return {
         "version": version,
         "model_uri": candidate.uri,
@@ -77,6 +77,21 @@ def assess(
         "holdout": holdout,
         "differences": {metric: {**vars(row), "sure": row.sure} for metric, row in rows.items()},
     }
+
+
+def assessed(version: versions.Version, gate: str | None = None, to: str = "") -> versions.Version:
+    """Return a version with a verdict against the champion of now: the one it has, or a new one."""
+    champion = versions.alias_version(to or version.name, review.CHAMPION)
+    if champion and review.is_same(champion, version):
+        return version
+    if review.verdict_of(version) is None or review.is_stale(version, champion):
+        assess(version.name, version.version, gate=gate, to=to)
+    return versions.get_version(version.name, version.version)
+
+
+def _rules(candidate: versions.Version, file: str | None) -> Gate:
+    known = candidate.tags.get(review.RULES)
+    return rules_from(known) if known and not file else read_gate(Path(file) if file else None)
 
 
 def _draw(shards: str, split: str, ours: Measured, theirs: Measured | None, run_id: str) -> str:

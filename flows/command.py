@@ -27,6 +27,13 @@ SOME_FAILED = 4
 STOPPED = 130
 _GRACE_SECONDS = 20  # between a signal and the end, for what has to be told to servers and ranks
 _STOPPED_WORDS = "stopped: the same command goes on from here"
+_QUIET = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 _SIZE = re.compile(r"(\d+)x(\d+)$")
 
 
@@ -107,12 +114,9 @@ def _quiet_libraries() -> None:
 
     A flow that fails is told here in one line; Prefect would print its traceback too.
     """
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "vitseg")
-    os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
 
@@ -124,9 +128,12 @@ def _reserve_stdout() -> TextIO:
     return output
 
 
-def give_stdout_back() -> None:
-    """Undo `_reserve_stdout`, for another program that takes this process's place."""
+def make_way() -> None:
+    """Undo `_reserve_stdout` and `_quiet_libraries`, for another program that takes this process's place."""
     os.dup2(_output.fileno(), 1)
+    for name, value in _QUIET.items():
+        if os.environ.get(name) == value:
+            del os.environ[name]
 
 
 _output: TextIO = sys.stdout

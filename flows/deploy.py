@@ -1,6 +1,7 @@
 """Registers with a Prefect server what it should run: pools, the deployments of infra/prefect.yaml, automations.
 
-Everything here may be done again: what is there is left alone or brought up to date, never doubled.
+Everything here may be done again: nothing is doubled, and a schedule that somebody switched on or off stays so. All else of
+a deployment, its parameters too, is what the file says.
 """
 
 import subprocess
@@ -12,13 +13,15 @@ import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.events.schemas.automations import AutomationCore
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from pydantic import ValidationError
 
 from flows.console import note
-from vitseg.errors import NotFoundError, UsageError, VitsegError
+from vitseg.errors import AccessError, NotFoundError, UsageError, VitsegError
 
 _AUTOMATIONS = "automations.yaml"
 _SECONDS = 300
+_NO_REASON = "An exception occurred."  # what the last line of Prefect's command says where the one before says more
 
 
 def deploy(file: Path) -> dict[str, Any]:
@@ -28,27 +31,38 @@ def deploy(file: Path) -> dict[str, Any]:
         file: the deployments; automations lie beside it.
 
     Raises:
-        NotFoundError: the file does not exist.
-        VitsegError: the server refused it.
+        NotFoundError: a file does not exist.
+        UsageError: a file does not say what it should.
+        AccessError: the server refuses these credentials.
+        VitsegError: it refused something else.
     """
-    plan = _read(file)["deployments"]
-    automations = _read(file.parent / _AUTOMATIONS)["automations"]
-    with get_client(sync_client=True) as client:
-        pools = sorted({deployment["work_pool"]["name"] for deployment in plan})
-        made = [name for name in pools if _make_pool(client, name)]
-        _register(file)
-        for values in automations:
-            _put_automation(client, AutomationCore.model_validate(values))
+    try:
+        pools = {row["name"]: row["work_pool"]["name"] for row in _read(file, "deployments")}
+        automations = [AutomationCore.model_validate(row) for row in _read(file.parent / _AUTOMATIONS, "automations")]
+    except (KeyError, TypeError, ValidationError) as error:
+        raise UsageError(f"{file.parent}: a deployment or automation is not complete ({_one_line(error)})") from error
+    try:
+        with get_client(sync_client=True) as client:
+            made = [name for name in sorted(set(pools.values())) if _make_pool(client, name)]
+            switches = _switches(client)
+            _register(file)
+            _switch_back(client, switches)
+            for automation in automations:
+                _put_automation(client, automation)
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code in (401, 403):
+            raise AccessError("the Prefect server refuses these credentials: check PREFECT_API_AUTH_STRING") from error
+        raise VitsegError(f"the Prefect server refuses: {_one_line(error)}") from error
     note("a run can be started in Prefect's UI, or by `prefect deployment run NAME/NAME`; each pool needs a worker")
     return {
-        "deployments": [deployment["name"] for deployment in plan],
-        "pools": pools,
+        "deployments": list(pools),
+        "pools": sorted(set(pools.values())),
         "new_pools": made,
-        "automations": [values["name"] for values in automations],
+        "automations": [automation.name for automation in automations],
     }
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path, key: str) -> list[dict[str, Any]]:
     try:
         found = yaml.safe_load(file.read_text())
     except FileNotFoundError as error:
@@ -56,10 +70,10 @@ def _read(file: Path) -> dict[str, Any]:
             f"{file} does not exist: run this in a checkout of vitseg, or name yours with --file"
         ) from error
     except yaml.YAMLError as error:
-        raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{file} holds no deployments")
-    return found
+        raise UsageError(f"{file} is not YAML: {_one_line(error)}") from error
+    if not isinstance(found, dict) or not isinstance(found.get(key), list):
+        raise UsageError(f"{file} holds no {key}")
+    return found[key]
 
 
 def _make_pool(client: SyncPrefectClient, name: str) -> bool:
@@ -74,10 +88,32 @@ def _make_pool(client: SyncPrefectClient, name: str) -> bool:
 
 def _register(file: Path) -> None:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise VitsegError(f"the Prefect server took more than {_SECONDS} s to register {file}: try again") from error
     if done.returncode:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise VitsegError(f"{file} could not be registered: {' '.join(last)}")
+        lines = [line.strip() for line in (done.stderr + done.stdout).splitlines()]
+        said = [line for line in lines if line and line != _NO_REASON]
+        raise VitsegError(f"{file} could not be registered: {' '.join(said[-1:])}")
+
+
+def _switches(client: SyncPrefectClient) -> dict[tuple[str, str], bool]:
+    """Return which schedules are switched on, by the names of deployment and schedule."""
+    return {
+        (deployment.name, schedule.slug): schedule.active
+        for deployment in client.read_deployments()
+        for schedule in deployment.schedules
+        if schedule.slug
+    }
+
+
+def _switch_back(client: SyncPrefectClient, switches: dict[tuple[str, str], bool]) -> None:
+    for deployment in client.read_deployments():
+        for schedule in deployment.schedules:
+            before = switches.get((deployment.name, schedule.slug or ""), schedule.active)
+            if before != schedule.active:
+                client.update_deployment_schedule(deployment.id, schedule.id, active=before)
 
 
 def _put_automation(client: SyncPrefectClient, automation: AutomationCore) -> None:
@@ -86,3 +122,7 @@ def _put_automation(client: SyncPrefectClient, automation: AutomationCore) -> No
         client.update_automation(known[0].id, automation)
     else:
         client.create_automation(automation)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

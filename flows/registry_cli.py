@@ -16,6 +16,8 @@ ModelName = Annotated[str, typer.Option("--name", help="Name of the registered m
 VersionNumber = Annotated[str, typer.Argument(help="Version number.")]
 Reviewer = Annotated[str, typer.Option(help="Who decides.")]
 To = Annotated[str, typer.Option(help="Registered model that it is promoted to; by default it stays in --name.")]
+Gate = Annotated[str, typer.Option(help="A TOML file of rules; by default those it was judged by before.")]
+Data = Annotated[str, typer.Option("--shards", help="Data set to measure on; by default the version's own.")]
 Reason = Annotated[str, typer.Option(help="Why, for those who come after.")]
 
 
@@ -71,8 +73,8 @@ def compare(
 @registry_app.command()
 def assess(
     version: VersionNumber,
-    shards: Annotated[str, typer.Option(help="Data set to measure on; by default the version's own.")] = "",
-    gate: Annotated[str, typer.Option(help="A TOML file of rules; what it leaves out keeps its default.")] = "",
+    shards: Data = "",
+    gate: Gate = "",
     to: To = "",
     name: ModelName = "vitseg",
     json: Json = False,
@@ -102,14 +104,18 @@ def promote(
     reviewer: Reviewer,
     reason: Reason,
     to: To = "",
+    gate: Gate = "",
+    shards: Data = "",
     name: ModelName = "vitseg",
     json: Json = False,
 ) -> None:
-    """Make a version the champion; one that was never assessed is assessed first, by the default rules."""
+    """Make a version the champion, if it passes the gate; it is measured first if it never was, or is promoted elsewhere."""
     prepare_flow()
     from flows.review import promote as decide
+    from vitseg.storage import canonical
 
-    answer(_row(decide(name, version, reviewer, reason, to)), json)
+    data = canonical(shards) if shards else None
+    answer(_row(decide(name, version, reviewer, reason, to, gate or None, data)), json)
 
 
 @registry_app.command()

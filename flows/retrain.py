@@ -1,19 +1,22 @@
 """Flow: what the schedule runs. New data → shards → a new version, put up for review; no new data → nothing."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
 from prefect.events import emit_event
 
-from flows.assess import assess
+from flows.assess import assessed
 from flows.choices import Preset, Start
 from flows.console import note
 from flows.preprocess import preprocess
 from flows.review import promote
-from flows.train import train
-from vitseg.config import home
+from flows.train import fitting, train
+from vitseg.config import home, load_recipe
 from vitseg.registry import review, versions
+from vitseg.registry.gate import read_gate
+from vitseg.storage import canonical
 
 PROPOSED = "vitseg.version.proposed"
 """Event that tells that a version is up for review; automations can send a message, or start the flow `review`."""
@@ -33,7 +36,7 @@ def retrain(
     to: str = "",
     auto_promote: bool = False,
 ) -> dict[str, Any]:
-    """Train again if the source has changed, and put the new version up for review as `challenger`.
+    """Train again if the source or the recipe has changed, and put the new version up for review as `challenger`.
 
     Args:
         source: photographs and labels.
@@ -44,28 +47,32 @@ def retrain(
         nproc: ranks; by default one a GPU, or 1.
         name: registered model.
         start: weights to start from; where there is no champion yet, chance.
-        gate: a TOML file of rules; by default those of `vitseg.registry.gate`.
+        gate: a TOML file of rules, where this runs; by default those of `vitseg.registry.gate`.
         to: registered model that versions are promoted to, if that is not `name`.
         auto_promote: make a version that passes the gate the champion, without asking a person.
     """
-    place = shards or str(home() / "shards" / name)
+    read_gate(Path(gate) if gate else None)  # a mistake in it is told now, not after the training
+    place = canonical(shards or str(home() / "shards" / name))
     prepared = preprocess(source, place, size=size)
-    trained = next(
-        (v for v in review.list_versions(name) if v.tags.get("data_fingerprint") == prepared["fingerprint"]), None
-    )
-    if trained is None:
+    recipe = fitting(load_recipe(preset, None, overrides), place).digest()
+    version = _trained(name, prepared["fingerprint"], recipe)
+    result = None
+    if version is None:
         result = train(place, preset, overrides=list(overrides), nproc=nproc, name=name, init=_start(start, to or name))
-        trained = versions.get_version(name, result["version"])
-    elif not _has_to_go_on(trained, auto_promote):
-        note(f"nothing new in {source}: {trained.uri} was trained on the same data")
-        return {"changed": False, "preprocess": prepared, "version": trained.version, "model_uri": trained.uri}
-    else:
-        result = None
-    verdict = _put_up(trained, gate, to)
+        version = versions.get_version(name, result["version"])
+    elif not _has_to_go_on(version, auto_promote):
+        note(f"nothing new in {source}: {version.uri} was trained on the same data")
+        return {"changed": False, "preprocess": prepared, "version": version.version, "model_uri": version.uri}
+    version = assessed(version, gate, to)
+    verdict = review.verdict_of(version)
     champion = ""
     if auto_promote and verdict == review.PASSED:
-        champion = promote(name, trained.version, "retrain", "passed the gate (auto_promote)", to).uri
-    answer = {"preprocess": prepared, "version": trained.version, "model_uri": trained.uri, "gate": verdict}
+        reason = "passed the gate (auto_promote)"
+        champion = promote(name, version.version, "retrain", reason, to, gate).uri
+        note(f"{champion} is the champion: {reason}")
+    else:
+        _put_up(version, str(verdict), to)
+    answer = {"preprocess": prepared, "version": version.version, "model_uri": version.uri, "gate": verdict}
     return {"changed": result is not None, **answer, "train": result, "champion": champion}
 
 
@@ -75,21 +82,27 @@ def _start(start: str, name: str) -> str:
     return champion.uri if champion else ""
 
 
+def _trained(name: str, fingerprint: str, recipe: str) -> versions.Version | None:
+    """Return the newest version of this data and this recipe: another one is somebody's experiment."""
+    for version in review.list_versions(name):
+        if (version.tags.get("data_fingerprint"), version.tags.get("recipe")) == (fingerprint, recipe):
+            return version
+    return None
+
+
 def _has_to_go_on(version: versions.Version, auto_promote: bool) -> bool:
     """Say whether the run that trained a version ended before it was put up, or promoted."""
-    if version.tags.get("review") != "pending":
+    if version.tags.get("review") != review.PENDING:
         return False
     return not version.aliases or (auto_promote and review.verdict_of(version) == review.PASSED)
 
 
-def _put_up(version: versions.Version, gate: str | None, to: str) -> str:
-    """Assess a version, unless that is done, make it the challenger and tell; return what the gate said."""
-    verdict = review.verdict_of(version) or assess(version.name, version.version, gate=gate, to=to)["gate"]
-    review.propose(versions.get_version(version.name, version.version))
-    note(f"{version.uri} {verdict} the gate and is up for review: vitseg registry show {version.version}")
+def _put_up(version: versions.Version, verdict: str, to: str) -> None:
+    """Tell that a version is up for review, and make it the challenger: last, for without that it is told again."""
+    note(f"{version.uri} {verdict} the gate and is up for review: `{review.command('show', version)}`")
     emit_event(
         PROPOSED,
         resource={"prefect.resource.id": f"vitseg.model.{version.name}", "prefect.resource.name": version.uri},
         payload={"name": version.name, "version": version.version, "gate": verdict, "to": to},
     )
-    return str(verdict)
+    review.propose(version)

@@ -49,7 +49,7 @@ def stack_run(words: Annotated[list[str], typer.Argument(metavar="COMMAND...", h
     if not all(server.running for server in stack.status().servers):
         raise NotFoundError("the servers don't run: start them with `vitseg stack up`")
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    command.give_stdout_back()
+    command.make_way()
     try:
         os.execvp(words[0], words)  # noqa: S606 - this is what the command is for
     except OSError as error:

@@ -253,6 +253,7 @@ def _tags(job: Job, evaluation: Evaluation) -> dict[str, str]:
         **{name: f"{metrics[name]:.4f}" for name in shown},
         "data_fingerprint": job.fingerprint,
         "shards": job.shards,
+        "recipe": job.recipe.digest(),
         "review": "pending",
     }
 

@@ -43,12 +43,12 @@ def api(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
     login = base64.b64encode(os.environ["PREFECT_API_AUTH_STRING"].encode()).decode()
     request = urllib.request.Request(
         os.environ["PREFECT_API_URL"] + path,
-        json.dumps(body or {}).encode() if method == "POST" else None,
+        None if method == "GET" else json.dumps(body or {}).encode(),
         {"Content-Type": "application/json", "Authorization": f"Basic {login}"},
         method=method,
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)
+        return json.loads(answer.read() or "null")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,11 @@ def deployments(stack: StackStatus) -> Deployments:
         assert done.json["pools"] == ["cpu", "gpu"]
         assert done.json["new_pools"] == ([] if again else ["cpu", "gpu"])
         assert set(done.json["deployments"]) == set(POOLS)
-    return {row["name"]: row for row in api("POST", "/deployments/filter")}
+        found = {row["name"]: row for row in api("POST", "/deployments/filter")}
+        (weekly,) = found["retrain"]["schedules"]
+        assert weekly["active"] is again  # somebody must switch it on, and it stays so
+        api("PATCH", f"/deployments/{found['retrain']['id']}/schedules/{weekly['id']}", {"active": not again})
+    return found
 
 
 def test_each_flow_is_on_its_pool(deployments: Deployments) -> None:
@@ -83,7 +87,6 @@ def test_retrain_has_a_weekly_schedule_that_somebody_must_switch_on(deployments:
     assert hour.isdigit()
     assert weekday.isdigit()
     assert (day, month) == ("*", "*")
-    assert not schedule["active"]
 
 
 def test_no_path_of_this_machine_is_stored(deployments: Deployments) -> None:
@@ -116,6 +119,18 @@ def test_a_worker_runs_preprocess_to_its_end(deployments: Deployments, scenes: P
         "train": (24, 3),
         "val": (6, 1),
     }
+
+
+def test_what_cannot_be_deployed_is_told_in_one_line(deployments: Deployments, tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("name: nothing")
+    for arguments, env, hint in (
+        ([], {"PREFECT_API_AUTH_STRING": "vitseg:wrong"}, "refuses these credentials"),
+        (["--file", str(tmp_path / "empty.yaml")], {}, "holds no deployments"),
+        (["--file", str(tmp_path / "none.yaml")], {}, "does not exist"),
+    ):
+        done = vitseg("deploy", *arguments, env=env)
+        assert (done.code != 0, done.err.count("\n")) == (True, 1), done.err
+        assert hint in done.err
 
 
 def test_what_was_killed_does_not_hold_its_place_for_ever(deployments: Deployments) -> None:

@@ -11,8 +11,7 @@ from mlflow import MlflowClient
 from flows.stack import StackStatus
 from tests.training.conftest import SMALL
 from vitseg.dist import World
-from vitseg.errors import UsageError, VitsegError
-from vitseg.registry.gate import AlwaysRules, Gate
+from vitseg.errors import NotFoundError, UsageError, VitsegError
 
 OVERRIDES = [*SMALL, "run.epochs=1"]
 
@@ -45,8 +44,9 @@ def test_only_new_data_is_trained_and_put_up_for_review(
     source = tmp_path / "source"
     shutil.copytree(scenes, source)
 
-    def run() -> dict[str, Any]:
-        return retrain(str(source), str(tmp_path / "shards"), size=(32, 64), overrides=OVERRIDES, name="scheduled")
+    def run(gate: Path | None = None) -> dict[str, Any]:
+        place, rules = str(tmp_path / "shards"), gate and str(gate)
+        return retrain(str(source), place, size=(32, 64), overrides=OVERRIDES, name="scheduled", gate=rules)
 
     def challenger() -> str | None:
         found = versions.alias_version("scheduled", review.CHALLENGER)
@@ -81,11 +81,12 @@ def test_only_new_data_is_trained_and_put_up_for_review(
     assert "# As trained" in first.description
     review.promote("scheduled", "2", "ada", "the first one")
     next((source / "leftImg8bit" / "train").rglob("*.png")).unlink()
-    with pytest.MonkeyPatch.context() as strict:
-        from flows import assess
+    from flows import assess
 
-        strict.setattr(assess, "read_gate", lambda file: Gate(always=AlwaysRules(miou=0.99)))
-        assert run()["gate"] == "failed"
+    strict, rules = tmp_path / "strict.toml", tmp_path / "gate.toml"
+    strict.write_text("[always]\nmiou = 0.99\n")
+    rules.write_text("[champion]\nslower = 100\nclass_drop = 1.0\n")  # a busy machine decides nothing here
+    assert run(strict)["gate"] == "failed"
     third = versions.get_version("scheduled", "3")
     assert (third.tags["gate"], third.tags["compared_to"], challenger()) == ("failed", "2", "3")
     assert third.description.startswith("# Gate FAILED")
@@ -93,8 +94,7 @@ def test_only_new_data_is_trained_and_put_up_for_review(
     assert [file.path for file in MlflowClient().list_artifacts(third.run_id, "review")] == ["review/examples.png"]
     with pytest.raises(UsageError, match="did not pass the gate"):
         review.promote("scheduled", "3", "ada", "looks nice")
-    rules = tmp_path / "gate.toml"
-    rules.write_text("[champion]\nslower = 100\nclass_drop = 1.0\n")  # a busy machine decides nothing here
+    assert assess.assess("scheduled", "3")["gate"] == "failed"  # by the rules that it was judged by before
     assert assess.assess("scheduled", "3", gate=str(rules))["gate"] == "passed"
     assert versions.get_version("scheduled", "3").description.count("# As trained") == 1
     assert review.promote("scheduled", "3", "ada", "good enough").aliases == ("champion",)
@@ -105,7 +105,7 @@ def test_only_new_data_is_trained_and_put_up_for_review(
 def test_it_starts_from_the_champion_and_promotes_by_itself_only_if_told(
     trainings: list[str], scenes: Path, tmp_path: Path
 ) -> None:
-    from flows.retrain import retrain
+    from flows.retrain import _trained, retrain
     from vitseg.registry import review, versions
     from vitseg.registry.record import read_record
 
@@ -116,11 +116,14 @@ def test_it_starts_from_the_champion_and_promotes_by_itself_only_if_told(
 
     def run(**options: Any) -> dict[str, Any]:
         place = str(tmp_path / "shards")
-        options |= {"name": "unasked", "to": "approved", "start": "champion", "gate": str(rules)}
+        options = {"name": "unasked", "to": "approved", "start": "champion", "gate": str(rules), **options}
         return retrain(str(source), place, size=(32, 64), overrides=OVERRIDES, **options)
 
+    with pytest.raises(NotFoundError, match=r"nowhere\.toml"):  # before anything is trained
+        run(gate="nowhere.toml")
     first = run(auto_promote=True)
     assert (first["gate"], first["champion"]) == ("passed", "models:/approved/1")
+    assert _trained("unasked", first["preprocess"]["fingerprint"], "somebody's experiment") is None
     assert versions.alias_version("unasked", review.CHALLENGER) is None
     record = read_record(versions.get_version("unasked", "1").run_id)
     assert record is not None

@@ -194,3 +194,36 @@ def test_an_assessment_cut_off_before_its_verdict_promotes_nothing(register: Reg
     assert said[0] == "gate"
     with pytest.raises(UsageError, match="never assessed"):
         review.promote("vitseg", "1", *WHY)
+
+
+def test_a_copy_in_another_model_is_made_once_and_stays_rejected(register: Register) -> None:
+    for seed in (0, 1):
+        record_assessment(register(seed), True, None, "d" * 16, "# Gate")
+    first = review.promote("vitseg", "1", *WHY, to="approved")
+    assert (first.uri, first.aliases, first.tags["previous_champion"]) == ("models:/approved/1", ("champion",), "none")
+    assert review.promote("vitseg", "1", *WHY, to="approved").uri == first.uri
+    with pytest.raises(UsageError, match=r"compared with champion none, but that is approved/1 by now.*--to approved"):
+        review.promote("vitseg", "2", *WHY, to="approved")
+    champion = alias_version("approved", "champion")
+    record_assessment(get_version("vitseg", "2"), True, champion, "d" * 16, "# Gate")
+    assert review.promote("vitseg", "2", *WHY, to="approved").tags["previous_champion"] == "1"
+    assert get_version("vitseg", "2").tags["review"] == "approved"
+
+    rollback("approved", "ada", "misses night")
+    reject("approved", "2", "eve", "blurs people")
+    with pytest.raises(UsageError, match="rejected by eve"):
+        review.promote("vitseg", "2", *WHY, to="approved")
+    now = alias_version("approved", "champion")
+    assert now is not None
+    assert now.version == "1"
+
+
+def test_an_approval_is_said_when_it_is_true(register: Register, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(0)
+    assessed("1")
+    with monkeypatch.context() as cut:
+        fail_at(cut, "set_registered_model_alias")
+        with pytest.raises(RegistryError):
+            review.promote("vitseg", "1", *WHY)
+    assert get_version("vitseg", "1").tags["review"] == "pending"  # so that who promotes by itself goes on
+    assert review.promote("vitseg", "1", *WHY).tags["review"] == "approved"

@@ -2,9 +2,9 @@
 
 import dataclasses
 
+import pytest
 import torch
 
-from vitseg.labels import train_classes
 from vitseg.registry.comparison import Difference, Result
 from vitseg.registry.gate import Ruling
 from vitseg.registry.page import MAX_PAGE
@@ -105,7 +105,8 @@ def test_what_the_numbers_do_not_tell_is_said() -> None:
     assert "may have been trained on some" not in page  # its own holdout was the same
     assert "hardly measured: all classes" in page_of(CHAMPION, FLOOR)
     other = page_of(CHAMPION, FLOOR, record=RECORD, before=BEFORE, holdout="f" * 16)
-    assert "the champion was not held out from these very images" in other
+    for who in ("the champion", "this version"):
+        assert f"{who} was not held out from these very images" in other
 
 
 def test_the_first_version_has_nothing_beside_it_and_a_new_review_replaces_the_last() -> None:
@@ -120,28 +121,36 @@ def test_the_first_version_has_nothing_beside_it_and_a_new_review_replaces_the_l
 
 
 def test_a_decision_for_another_model_names_it() -> None:
-    page = page_of(CHAMPION, FLOOR, approved="approved-streets")
+    page = page_of(dataclasses.replace(CHAMPION, name="approved-streets"), FLOOR, approved="approved-streets")
     assert "promote 4 --name streets --to approved-streets --reviewer" in page
     assert "rollback --name approved-streets --reviewer" in page
 
 
-def test_all_of_a_full_review_fits_and_what_does_not_is_cut_between_lines() -> None:
-    names = tuple(label.name for label in train_classes())
+@pytest.mark.parametrize("count", [19, 30, 60, 150])
+def test_all_of_a_full_review_fits_and_what_does_not_is_cut_between_lines(count: int) -> None:
+    names = tuple(f"class number {index}" for index in range(count))
     pixels = tuple(range(1000, 1000 + 97 * len(names), 97))
     splits = {name: SplitRecord(2975, "d" * 16, pixels) for name in ("train", "val")}
     older = {name: SplitRecord(2500, "e" * 16, pixels[::-1]) for name in ("train", "val")}
-    rows = dict.fromkeys(["miou", "pixel_accuracy", *(f"iou/{name}" for name in names)], ROW)
-    rulings = (FLOOR,) * 5
+    chance = dataclasses.replace(ROW, low=-0.01)
+    rows = {"miou": ROW, "pixel_accuracy": chance} | {f"iou/{name}": chance for name in names}
+    rows[f"iou/{names[-1]}"] = dataclasses.replace(ROW, delta=-0.2, low=-0.3, high=-0.1)
     found = dataclasses.replace(FOUND, classes=names, images=torch.eye(len(names), dtype=torch.int64)[None])
     page = page_of(
-        CHAMPION, *rulings, rows=rows, found=found, beside=found, picture="get-artifact?run_uuid=" + "f" * 60,
+        CHAMPION, *(FLOOR,) * 5, rows=rows, found=found, beside=found, picture="get-artifact?run_uuid=" + "f" * 60,
         record=dataclasses.replace(RECORD, classes=names, splits=splits),
         before=dataclasses.replace(RECORD, classes=names, splits=older),
-        candidate=dataclasses.replace(CANDIDATE, description="0123456789\n" * MAX_PAGE),
+        candidate=dataclasses.replace(CANDIDATE, description="0123456789\n" * MAX_PAGE), approved="approved-streets",
     )  # fmt: skip
-    assert MAX_PAGE - 20 < len(page) <= MAX_PAGE
+    assert MAX_PAGE - 500 < len(page) <= MAX_PAGE
     assert page.endswith("0123456789")
-    assert "# As trained" in page
+    wanted = ("| mIoU", "| images/s", f"| {names[-1]}&ensp; |", "rollback", "# Data", "# Making", "# Known limits")
+    for part in wanted:
+        assert part in page
+    assert page.partition("# As trained")[2].count("0123456789") > 10
+    again = page_of(CHAMPION, FLOOR, candidate=dataclasses.replace(CANDIDATE, description=page))
+    assert again.endswith("0123456789")
+    assert again.count("# Gate") == 1
 
 
 def test_other_pages_get_a_link_instead_of_pictures_that_only_mlflow_has() -> None:

@@ -12,13 +12,14 @@
 What a file leaves out keeps its default, which asks for little: the floors are yours to set.
 """
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from vitseg.config import build, read_toml
-from vitseg.errors import UsageError
+from vitseg.errors import DataError, UsageError
 from vitseg.metrics import Scores
 from vitseg.registry.comparison import Difference, Result
 
@@ -82,6 +83,25 @@ def read_gate(file: Path | None) -> Gate:
         NotFoundError: the file does not exist.
     """
     gate = build(Gate, read_toml(file, "gate") if file else {}, "gate")
+    assert isinstance(gate, Gate)
+    return gate
+
+
+def rules_text(gate: Gate) -> str:
+    """Return rules as a tag of the version that they judged, for whoever judges it again."""
+    return json.dumps(asdict(gate), separators=(",", ":"))
+
+
+def rules_from(text: str) -> Gate:
+    """Return the rules that `rules_text` wrote.
+
+    Raises:
+        DataError: it is something else.
+    """
+    try:
+        gate = build(Gate, json.loads(text), "gate")
+    except (ValueError, UsageError) as error:
+        raise DataError(f"the rules that a version was judged by can't be read ({error}): name a file") from error
     assert isinstance(gate, Gate)
     return gate
 

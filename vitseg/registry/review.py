@@ -14,7 +14,10 @@ from vitseg.registry.versions import Version, alias_version, fetch, get_version,
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 PASSED, FAILED = "passed", "failed"
+PENDING, APPROVED, REJECTED = "pending", "approved", "rejected"
 NOBODY = "none"
+RULES = "rules"
+"""Tag: the rules that a version was judged by."""
 
 
 def list_versions(name: str) -> list[Version]:
@@ -52,7 +55,7 @@ def promote(name: str, version: str, reviewer: str, reason: str, to: str = "") -
     """
     _named(reviewer, reason)
     candidate = get_version(name, version)
-    if candidate.tags.get("review") == "rejected":
+    if candidate.tags.get("review") == REJECTED:
         raise UsageError(
             f"{candidate.uri} was rejected by {candidate.tags.get('reviewer')}: train a new version instead"
         )
@@ -62,12 +65,12 @@ def promote(name: str, version: str, reviewer: str, reason: str, to: str = "") -
     if previous is None or not is_same(previous, candidate):
         _check_assessment(candidate, previous)
         promoted = _copy(candidate, to) if to and to != name else candidate
-        tags = {"previous_champion": previous.version if previous else NOBODY}
-        _tag(promoted, {**tags, **_decision("approved", reviewer, reason)})
+        _tag(promoted, {"previous_champion": previous.version if previous else NOBODY, **_by(reviewer, reason)})
         _move_champion(promoted)
     assert promoted is not None
-    if promoted.name != name:
-        _tag(candidate, _decision("approved", reviewer, reason))
+    for decided in {promoted.uri: promoted, candidate.uri: candidate}.values():
+        if decided.tags.get("review") != APPROVED:  # said last: a promotion that was cut off is still to be done
+            _tag(decided, {**(_by(reviewer, reason) if decided is not promoted else {}), "review": APPROVED})
     _withdraw(candidate)
     return get_version(promoted.name, promoted.version)
 
@@ -82,7 +85,7 @@ def reject(name: str, version: str, reviewer: str, reason: str) -> Version:
     candidate = get_version(name, version)
     if CHAMPION in candidate.aliases:
         raise UsageError(f"{candidate.uri} is the champion: roll back first (`vitseg registry rollback`)")
-    _tag(candidate, _decision("rejected", reviewer, reason))
+    _tag(candidate, {**_by(reviewer, reason), "review": REJECTED})
     _withdraw(candidate)
     return get_version(name, version)
 
@@ -101,7 +104,7 @@ def rollback(name: str, reviewer: str, reason: str) -> Version:
     if before == NOBODY:
         raise UsageError(f"{current.uri} is the first champion: there is none before it")
     target = get_version(name, before)
-    if target.tags.get("review") == "rejected":
+    if target.tags.get("review") == REJECTED:
         raise UsageError(
             f"{target.uri} was the champion before, but {target.tags.get('reviewer')} rejected it: promote another one"
         )
@@ -111,12 +114,17 @@ def rollback(name: str, reviewer: str, reason: str) -> Version:
     return get_version(name, before)
 
 
-def record_assessment(version: Version, passed: bool, champion: Version | None, holdout: str, page: str) -> None:
-    """Write what the gate said, and against which champion; the verdict last, for it is what a promotion asks for."""
-    tags = {"compared_to": short(champion, version), "holdout": holdout, "assessed_at": _now()}
+def record_assessment(
+    version: Version, passed: bool, champion: Version | None, holdout: str, page: str, rules: str = ""
+) -> None:
+    """Write what the gate said, by which rules, and against which champion; the verdict is what a promotion asks for.
+
+    An older one is taken back first and the new one written last: cut off in between, the version was never assessed.
+    """
+    tags = {"compared_to": short(champion, version), "holdout": holdout, "assessed_at": _now(), RULES: rules}
+    _tag(version, {"gate": "unknown", **tags})
     with registry_errors(f"writing the page of {version.uri}"):
         MlflowClient().update_model_version(version.name, version.version, page)
-    _tag(version, {"gate": "unknown", **tags})
     _tag(version, {"gate": PASSED if passed else FAILED})
 
 
@@ -127,14 +135,13 @@ def verdict_of(version: Version) -> str | None:
 
 
 def _check_assessment(candidate: Version, champion: Version | None) -> None:
-    again = f"`vitseg registry assess {candidate.version} --name {candidate.name}`"
+    to = champion.name if champion and champion.name != candidate.name else ""
+    again = f"`{command('assess', candidate, to)}`"
     verdict = verdict_of(candidate)
     if verdict is None:
         raise UsageError(f"{candidate.uri} was never assessed: {again}")
     if verdict != PASSED:
-        raise UsageError(
-            f"{candidate.uri} did not pass the gate (`vitseg registry show {candidate.version}`): train another"
-        )
+        raise UsageError(f"{candidate.uri} did not pass the gate (`{command('show', candidate)}`): train another")
     then, now = candidate.tags.get("compared_to"), short(champion, candidate)
     if is_stale(candidate, champion):
         raise UsageError(
@@ -162,6 +169,8 @@ def is_same(version: Version, candidate: Version) -> bool:
 def _copy(candidate: Version, to: str) -> Version:
     """Return the candidate's copy in another model; one that was made before a crash is used."""
     known = next((version for version in list_versions(to) if is_same(version, candidate)), None)
+    if known and known.tags.get("review") == REJECTED:
+        raise UsageError(f"{known.uri}, a copy of {candidate.uri}, was rejected by {known.tags.get('reviewer')}")
     if known is None:
         with registry_errors(f"copying {candidate.uri} to {to}"):
             client = MlflowClient()
@@ -174,13 +183,18 @@ def _copy(candidate: Version, to: str) -> Version:
     return known
 
 
+def command(verb: str, version: Version, to: str = "") -> str:
+    """Return what a person types to do something with a version."""
+    return f"vitseg registry {verb} {version.version} --name {version.name}" + (f" --to {to}" if to else "")
+
+
 def _named(reviewer: str, reason: str) -> None:
     if not reviewer.strip() or not reason.strip():
         raise UsageError("a decision needs --reviewer NAME and --reason TEXT")
 
 
-def _decision(review: str, reviewer: str, reason: str) -> dict[str, str]:
-    return {"review": review, "reviewer": reviewer, "review_reason": reason, "reviewed_at": _now()}
+def _by(reviewer: str, reason: str) -> dict[str, str]:
+    return {"reviewer": reviewer, "review_reason": reason, "reviewed_at": _now()}
 
 
 def _now() -> str:

@@ -11,6 +11,7 @@ from vitseg.registry.comparison import Difference, Result
 from vitseg.registry.gate import Ruling, passed
 from vitseg.registry.page import MAX_PAGE
 from vitseg.registry.record import Record
+from vitseg.registry.review import command
 from vitseg.registry.versions import Version
 
 _TITLES = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
@@ -18,6 +19,9 @@ _TRAINED = "\n\n# As trained\n\n"  # what comes before it is the last review's
 _PICTURE = re.compile(r"!\[[^\]]*\]\([^)]*\)\n*")
 _SPACE = "&ensp;"
 _FEW_IMAGES = 10
+_MOST_WORDS = 20
+_ROOM_FOR_TRAINED = 300
+_ROOM_FOR_A_LINE = 80
 _WIDE = 0.02
 
 
@@ -51,18 +55,20 @@ class Assessment:
 def review_page(of: Assessment) -> str:
     """Return the page; what an earlier review put before the version's own description is replaced.
 
-    MLflow keeps 5000 characters: what has no room is cut off the end, where the version's own description stands.
+    MLflow keeps 5000 characters: of many classes, those that changed most are shown, and the version's own description is
+    cut off at its end.
     """
     verdict = "passed" if passed(of.rulings) else "FAILED"
     against = f"against the champion, {of.champion.uri}" if of.champion else "there is no champion yet: floors alone"
-    lines = [
+    head = [
         f"# Gate {verdict}",
         f"Measured on {of.found.samples} images, {of.where} (holdout `{of.holdout}`); {against}.",
         "",
         *_table(["rule", "wanted", "found", ""]),
         *(_row([rule.rule, rule.wanted, rule.found, "passed" if rule.passed else "**failed**"]) for rule in of.rulings),
         "",
-        *_comparison(of),
+    ]
+    tail = [
         *([f"![images worth a look]({of.picture})", ""] if of.picture else []),
         *_commands(of),
         *(_data(of.record, of.before) if of.record else []),
@@ -70,8 +76,9 @@ def review_page(of: Assessment) -> str:
         *_limits(of),
     ]
     trained = of.candidate.description.rpartition(_TRAINED)[2]
-    page = "\n".join(lines).rstrip() + _TRAINED + trained
-    return page if len(page) <= MAX_PAGE else page[:MAX_PAGE].rpartition("\n")[0] or page[:MAX_PAGE]
+    room = MAX_PAGE - len("\n".join([*head, *tail])) - len(_TRAINED) - min(len(trained), _ROOM_FOR_TRAINED)
+    page = "\n".join([*head, *_comparison(of, room), *tail]).rstrip() + _TRAINED + trained
+    return page if len(page) <= MAX_PAGE else page[:MAX_PAGE].rpartition("\n")[0]
 
 
 def for_other_pages(page: str, uri: str, server: str) -> str:
@@ -90,35 +97,47 @@ def for_other_pages(page: str, uri: str, server: str) -> str:
     return f"[{uri} in MLflow, with pictures]({link})\n\n{text}"
 
 
-def _comparison(of: Assessment) -> list[str]:
+def _comparison(of: Assessment, room: int) -> list[str]:
+    """Return the table of champion and version; of the classes those that fit into `room` characters."""
     if not of.rows or of.beside is None:
         return []
     lines = ["Beside the champion, by IoU of each class (bold: more than chance explains):", ""]
     lines += _table(["", "champion", "this version", "Δ", "95 % interval"])
-    for name, row in of.rows.items():
-        if row.delta is not None:
-            mark = "**" if row.sure else ""
-            title = _TITLES.get(name, name.removeprefix("iou/"))
-            delta = f"{mark}{row.delta:+.3f}{mark}"
-            lines.append(_row([title, f"{row.a:.3f}", f"{row.b:.3f}", delta, f"{row.low:+.3f} to {row.high:+.3f}"]))
+    lines += [_difference(title, of.rows[name]) for name, title in _TITLES.items() if name in of.rows]
     for title, before, after in (
         ("seam ratio, worst", of.beside.worst_seam, of.found.worst_seam),
         ("images/s", of.beside.images_per_second, of.found.images_per_second),
     ):
         lines.append(_row([title, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}", ""]))
+    classes = {name: row for name, row in of.rows.items() if name not in _TITLES and row.delta is not None}
+    words = {name: _difference(name.removeprefix("iou/"), row) for name, row in classes.items()}
+    room -= len("\n".join(lines)) + 2 * _ROOM_FOR_A_LINE
+    shown = set()
+    for name in sorted(classes, key=lambda name: (not classes[name].sure, -abs(classes[name].delta or 0))):
+        room -= len(words[name]) + 1
+        if room > 0:
+            shown.add(name)
+    lines += [words[name] for name in words if name in shown]
+    if len(shown) < len(words):
+        lines += ["", f"{len(words) - len(shown)} more classes changed less: `vitseg registry compare` shows them."]
     return [*lines, ""]
+
+
+def _difference(title: str, row: Difference) -> str:
+    mark = "**" if row.sure else ""
+    return _row(
+        [title, f"{row.a:.3f}", f"{row.b:.3f}", f"{mark}{row.delta:+.3f}{mark}", f"{row.low:+.3f} to {row.high:+.3f}"]
+    )
 
 
 def _commands(of: Assessment) -> list[str]:
     who = "--reviewer YOU --reason WHY"
-    to = f" --to {of.approved}" if of.approved else ""
-    name, version = of.candidate.name, of.candidate.version
     commands = [
-        f"promote {version} --name {name}{to} {who}",
-        f"reject {version} --name {name} {who}",
-        *([f"rollback --name {of.approved or name} {who}"] if of.champion else []),
+        f"{command('promote', of.candidate, of.approved)} {who}",
+        f"{command('reject', of.candidate)} {who}",
+        *([f"vitseg registry rollback --name {of.champion.name} {who}"] if of.champion else []),
     ]
-    return ["Decide:", "", *(f"    vitseg registry {command}" for command in commands), ""]
+    return ["Decide:", "", *(f"    {line}" for line in commands), ""]
 
 
 def _data(record: Record, before: Record | None) -> list[str]:
@@ -145,7 +164,7 @@ def _shares(record: Record, before: Record | None) -> list[str]:
         change = ours.share(index) - theirs.share(index) if theirs else 0.0
         words.append(f"{name} {ours.share(index):.1%}" + (f" ({100 * change:+.1f})" if abs(change) >= 0.0005 else ""))
     differs = " (points more than in the champion's)" if theirs else ""
-    return [f"Share of labelled pixels in train{differs}: {', '.join(words)}.", ""]
+    return [f"Share of labelled pixels in train{differs}: {_listed(words)}.", ""]
 
 
 def _making(record: Record, candidate: Version) -> list[str]:
@@ -175,9 +194,9 @@ def _limits(of: Assessment) -> list[str]:
         if of.found.samples < _FEW_IMAGES:
             few = ["all classes: there are not more"]
         if absent:
-            found.append(f"not in the holdout, so not measured: {', '.join(absent)}")
+            found.append(f"not in the holdout, so not measured: {_listed(absent)}")
         if few:
-            found.append(f"in few images of the holdout, so hardly measured: {', '.join(few)}")
+            found.append(f"in few images of the holdout, so hardly measured: {_listed(few)}")
     miou = of.rows.get("miou")
     if miou and miou.low is not None and miou.high is not None and miou.high - miou.low > 2 * _WIDE:
         found.append(
@@ -188,9 +207,15 @@ def _limits(of: Assessment) -> list[str]:
         found.append(f"trained at {width}×{height}: other photographs are brought to that size, or segmented in tiles")
         if of.record.skipped:
             found.append(f"{of.record.skipped} sources could not be used: manifest.json says why")
-    if of.before and of.holdout not in {split.digest for name, split in of.before.splits.items() if name != "train"}:
-        found.append("the champion was not held out from these very images: it may have been trained on some")
+    for who, record in (("this version", of.record), ("the champion", of.before)):
+        if record and of.holdout not in {split.digest for name, split in record.splits.items() if name != "train"}:
+            found.append(f"{who} was not held out from these very images: it may have been trained on some")
     return ["# Known limits", *(f"- {limit}" for limit in found), ""] if found else []
+
+
+def _listed(words: Sequence[str]) -> str:
+    rest = f" and {len(words) - _MOST_WORDS} more" if len(words) > _MOST_WORDS else ""
+    return ", ".join(words[:_MOST_WORDS]) + rest
 
 
 def _duration(seconds: float) -> str:

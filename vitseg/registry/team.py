@@ -41,12 +41,17 @@ def make_team(candidates: str, approved: str, trainer: User, reviewer: User) -> 
         raise UsageError("who trains can't approve: name two models and two users")
     if not trainer.password or not reviewer.password:
         raise UsageError("TRAINER_PASSWORD and REVIEWER_PASSWORD must be set: at least 12 characters each")
+    server = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not server.startswith("http"):
+        raise UsageError(
+            "users are a matter of an MLflow server: name yours in MLFLOW_TRACKING_URI, or `vitseg stack up`"
+        )
     with registry_errors("making the team"):
         client = MlflowClient()
         experiment = make_experiment(client)
         for name in (candidates, approved):
             make_model(client, name)
-        auth = get_app_client("basic-auth", tracking_uri=os.environ["MLFLOW_TRACKING_URI"])
+        auth = get_app_client("basic-auth", tracking_uri=server)
         for user in (trainer, reviewer):
             _make_user(auth, user)
             _grant(auth, user, _EXPERIMENT, experiment, _EDIT)

@@ -1,0 +1,52 @@
+"""What the form and the command decide, by the same function; the form itself is tested with the deployments."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.stack import StackStatus
+from tests.training.conftest import small_recipe
+from vitseg.data.manifest import read_manifest
+from vitseg.errors import UsageError
+from vitseg.model.bundle import save_bundle
+from vitseg.model.segmenter import build_model
+from vitseg.registry import review, tracking, versions
+
+
+@pytest.fixture
+def candidate(stack: StackStatus, sqlite: str, shards: str, tmp_path: Path) -> versions.Version:
+    """A version with weights of chance."""
+    manifest = read_manifest(shards)
+    model = build_model(small_recipe().model, manifest.image_size, len(manifest.classes), seed=0)
+    save_bundle(tmp_path / "bundle", model, manifest.classes)
+    run_id = tracking.start_run("by hand", {}, {})
+    tags = {"review": "pending", "shards": shards}
+    return versions.register(tmp_path / "bundle", name="candidates", run_id=run_id, tags=tags, description="by hand")
+
+
+def test_what_failed_by_strict_rules_is_not_promoted_by_others(candidate: versions.Version, tmp_path: Path) -> None:
+    from flows.assess import assess
+    from flows.review import promote
+
+    strict, lax = tmp_path / "strict.toml", tmp_path / "lax.toml"
+    strict.write_text("[always]\nmiou = 0.99\n")
+    lax.write_text("[always]\nmiou = 0.0\n")
+    assert assess("candidates", "1", gate=str(strict))["gate"] == "failed"
+    for to in ("", "approved"):
+        with pytest.raises(UsageError, match="did not pass the gate"):
+            promote("candidates", "1", "ada", "looks nice", to)
+    assert versions.alias_version("approved", review.CHAMPION) is None
+
+    # What a candidate says of itself its trainer wrote: for another model it is measured anew, by the reviewer's rules.
+    review.record_assessment(candidate, True, None, "d" * 16, "# Gate passed, they say")
+    with pytest.raises(UsageError, match="did not pass the gate"):
+        promote("candidates", "1", "ada", "they say it passed", "approved", str(strict))
+    assert promote("candidates", "1", "ada", "good enough", "approved", str(lax)).uri == "models:/approved/1"
+    assert promote("candidates", "1", "ada", "again", "approved").uri == "models:/approved/1"
+
+
+def test_the_form_is_a_deployments(stack: StackStatus) -> None:
+    from flows.review import review as flow
+
+    with pytest.raises(UsageError, match="vitseg deploy"):
+        flow("nothing", "1")
