@@ -48,10 +48,10 @@ def prefect() -> tuple[str, str, str]:
 def main(server: str, path: str, file: str, width: str = "1200", height: str = "900", click: str = "") -> None:
     address, user, password = {"mlflow": mlflow, "prefect": prefect}[server]()
     with signed_in(user, password, (int(width), int(height))) as page:
-        page.goto(address + path, wait_until="networkidle")
+        page.goto(address + path)
         if click:
             page.get_by_role("button", name=click).first.click()
-        page.wait_for_timeout(3000)  # pages that draw while nothing is loaded
+        page.wait_for_timeout(8000)  # these pages are never idle
         page.screenshot(path=file)
 
 
