@@ -22,6 +22,14 @@ from vitseg.errors import UsageError, VitsegError
 HOST = "127.0.0.1"
 REFUSED = "it refuses the stored credentials"
 BUCKETS = ("vitseg", "mlflow")
+_USERS = "auth.ini"
+# The last line: a password is hashed once a minute, not with each request, which would take half of the time of all of them.
+_USERS_TEXT = """[mlflow]
+default_permission = READ
+database_uri = sqlite:///basic_auth.db
+authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+auth_cache_ttl_seconds = 60
+"""
 
 
 @dataclass(frozen=True)
@@ -159,6 +167,7 @@ class Mlflow:
     def prepare(self, site: Site) -> None:
         """See `Server.prepare`."""
         prepare_database(site.folder / self.name / "tracking.db")
+        (site.folder / self.name / _USERS).write_text(_USERS_TEXT)
 
     def command(self, site: Site) -> list[str]:
         """See `Server.command`; one worker, for SQLite takes one writer."""
@@ -171,6 +180,7 @@ class Mlflow:
     def environment(self, site: Site) -> dict[str, str]:
         """See `Server.environment`; job execution would add 8 processes that nothing here uses."""
         return {
+            "MLFLOW_AUTH_CONFIG_PATH": _USERS,
             "MLFLOW_AUTH_ADMIN_USERNAME": site.credentials["mlflow_username"],
             "MLFLOW_AUTH_ADMIN_PASSWORD": site.credentials["mlflow_password"],
             "MLFLOW_FLASK_SERVER_SECRET_KEY": site.credentials["mlflow_session_key"],

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,12 +16,14 @@ from vitseg.registry.gate import Ruling
 from vitseg.registry.review import record_assessment
 from vitseg.registry.review_page import Assessment, review_page
 
+RED = (200, 30, 30)
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
 
 
 def test_everything_a_reviewer_needs_is_on_the_page_and_drawn(stack: StackStatus, tmp_path: Path) -> None:
     run_id = tracking.start_run("looked at", {}, {})
-    tracking.log_picture(run_id, Image.new("RGB", (400, 100), (200, 30, 30)), "review/examples.png")
+    tracking.log_picture(run_id, Image.new("RGB", (400, 100), RED), "review/examples.png")
     tags = {"review": "pending"}
     made = versions.register(
         write_bundle(tmp_path / "b"), name="looks", run_id=run_id, tags=tags, description="as it was trained"
@@ -50,3 +53,8 @@ def test_everything_a_reviewer_needs_is_on_the_page_and_drawn(stack: StackStatus
         ):
             assert wanted in text
         assert "&ensp;" not in text
+        image.scroll_into_view_if_needed()
+        page.screenshot(path=tmp_path / "page.png")
+    shown = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).astype(int)
+    drawn = (np.abs(shown - RED).max(2) < 8).sum()
+    assert 0.9 < drawn / (400 * 100) < 1.1  # all of the picture, in its own size
