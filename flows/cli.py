@@ -258,7 +258,8 @@ def retrain(
 
     place, rules = shards and canonical(shards), gate or None
     result = flow(canonical(source), place, chosen, parsed, set_ or [], nproc, name, begin, rules, to, auto_promote)
-    answer(result, json, some_failed=result["preprocess"]["skipped"] > 0)
+    short = {key: result.get(key) for key in ("changed", "model_uri", "gate", "champion")}
+    answer(result if json else short, json, some_failed=result["preprocess"]["skipped"] > 0)
 
 
 @app.command()

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn, TextIO
 from urllib.parse import urlsplit
@@ -70,6 +71,10 @@ def run(app: typer.Typer) -> None:
         reason = f"the Prefect server at {os.environ.get('PREFECT_API_URL')} does not answer ({type(error).__name__})"
         Console(stderr=True, highlight=False).print("[bold red]error:[/bold red]", end=" ")
         sys.stderr.write(f"{reason}: start it (`vitseg stack up`), and the same command goes on from here\n")
+        code = 1
+    except Exception as error:  # noqa: BLE001 - a mistake of ours is still told as an answer, below its traceback
+        reason = f"{type(error).__name__}: {error}: this is a mistake in vitseg; what is above says where"
+        traceback.print_exc()
         code = 1
     _told = True
     if code and wants_json and not _answered:

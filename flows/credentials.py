@@ -11,6 +11,11 @@ from vitseg.errors import AccessError
 _FILE = "credentials.json"
 
 
+def exist(folder: Path) -> bool:
+    """Say whether credentials are stored in the stack's folder."""
+    return (folder / _FILE).exists()
+
+
 def read(folder: Path) -> dict[str, str]:
     """Return the credentials stored in the stack's folder.
 
@@ -27,7 +32,7 @@ def read(folder: Path) -> dict[str, str]:
 
 def read_or_make(folder: Path) -> dict[str, str]:
     """Return the stored credentials, or make new ones: 256 random bits a secret."""
-    if not (folder / _FILE).exists():
+    if not exist(folder):
         made = {
             "s3_access_key": "vitseg" + secrets.token_hex(8),
             "s3_secret_key": secrets.token_urlsafe(32),

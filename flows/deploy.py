@@ -21,7 +21,10 @@ from vitseg.errors import AccessError, NotFoundError, UsageError, VitsegError
 
 _AUTOMATIONS = "automations.yaml"
 _SECONDS = 300
-_NO_REASON = "An exception occurred."  # what the last line of Prefect's command says where the one before says more
+_NO_REASON = (
+    "An exception occurred.",
+    "For further information",
+)  # the ends of what Prefect's command says of its reasons
 
 
 def deploy(file: Path) -> dict[str, Any]:
@@ -94,8 +97,8 @@ def _register(file: Path) -> None:
         raise VitsegError(f"the Prefect server took more than {_SECONDS} s to register {file}: try again") from error
     if done.returncode:
         lines = [line.strip() for line in (done.stderr + done.stdout).splitlines()]
-        said = [line for line in lines if line and line != _NO_REASON]
-        raise VitsegError(f"{file} could not be registered: {' '.join(said[-1:])}")
+        said = [line for line in lines if line and not line.startswith(_NO_REASON)]
+        raise VitsegError(f"{file} could not be registered: {'; '.join(said[-3:])}")
 
 
 def _switches(client: SyncPrefectClient) -> dict[tuple[str, str], bool]:

@@ -104,11 +104,13 @@ def _offer_stack() -> tuple[str, ...]:
     state = stack.read_state()
     running = {name for name, record in state.items() if stack.is_running(name, record)}
     lost = tuple(name for name, record in state.items() if record["pid"] is not None and name not in running)
-    if not running:
+    # One that stopped by itself keeps its place: a command must fail for it, not find another bucket or registry.
+    wanted = running | set(lost)
+    if not wanted or (not running and not credentials.exist(stack.folder())):
         return lost
     keys = credentials.read(stack.folder())
     site = Site(stack.folder(), {name: record["ports"] for name, record in state.items()}, keys)
-    if "s3" in running:
+    if "s3" in wanted:
         _offer(
             {
                 "AWS_ENDPOINT_URL_S3": site.url("s3"),
@@ -119,16 +121,12 @@ def _offer_stack() -> tuple[str, ...]:
         )
         if "AWS_ENDPOINT_URL_S3" in _OURS:
             _offer({"AWS_REGION": "us-east-1"})
-    if "mlflow" in running:
-        _offer(
-            {
-                "MLFLOW_TRACKING_URI": site.url("mlflow"),
-                "MLFLOW_TRACKING_USERNAME": keys["mlflow_username"],
-                "MLFLOW_TRACKING_PASSWORD": keys["mlflow_password"],
-            },
-            unless=_MLFLOW,
-        )
-    if "prefect" in running:
+    if "mlflow" in wanted:
+        _offer({"MLFLOW_TRACKING_URI": site.url("mlflow")}, unless=("MLFLOW_TRACKING_TOKEN",))
+        if "MLFLOW_TRACKING_URI" in _OURS:  # the user may sign in there as somebody else
+            login = {"USERNAME": keys["mlflow_username"], "PASSWORD": keys["mlflow_password"]}
+            _offer({f"MLFLOW_TRACKING_{part}": value for part, value in login.items()})
+    if "prefect" in wanted:
         api = site.url("prefect") + "/api"
         _offer({"PREFECT_API_URL": api, "PREFECT_API_AUTH_STRING": keys["prefect_auth"]}, unless=_PREFECT)
     return lost

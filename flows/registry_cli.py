@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flows import checks
 from flows.command import answer, prepare_flow, prepare_tracking
 
 registry_app = typer.Typer(
@@ -80,6 +81,7 @@ def assess(
     json: Json = False,
 ) -> None:
     """Measure a version against the gate's rules and the champion, now, and write the page that a reviewer reads."""
+    checks.gate(gate)
     prepare_flow()
     from flows.assess import assess as flow
     from vitseg.storage import canonical
@@ -110,6 +112,7 @@ def promote(
     json: Json = False,
 ) -> None:
     """Make a version the champion, if it passes the gate; it is measured first if it never was, or is promoted elsewhere."""
+    checks.gate(gate)
     prepare_flow()
     from flows.review import promote as decide
     from vitseg.storage import canonical
@@ -165,13 +168,19 @@ def _row(version: Any) -> dict[str, Any]:
         "uri": version.uri,
         "aliases": list(version.aliases),
         "review": version.tags.get("review", ""),
-        "miou": float(version.tags["miou"]) if "miou" in version.tags else None,
-        "pixel_accuracy": float(version.tags["pixel_accuracy"]) if "pixel_accuracy" in version.tags else None,
-        "psnr": float(version.tags["psnr"]) if "psnr" in version.tags else None,
+        **{name: _number(version.tags.get(name)) for name in ("miou", "pixel_accuracy", "psnr")},
         "run_id": version.run_id,
         "sha256": version.sha256,
         "created": version.created,
     }
+
+
+def _number(text: str | None) -> float | None:
+    """Read a tag, which anybody who may edit the version can have written."""
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -1,6 +1,9 @@
 """Flow: what the schedule runs. New data → shards → a new version, put up for review; no new data → nothing."""
 
-from collections.abc import Sequence
+import contextlib
+import fcntl
+import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,28 +55,46 @@ def retrain(
         auto_promote: make a version that passes the gate the champion, without asking a person.
     """
     read_gate(Path(gate) if gate else None)  # a mistake in it is told now, not after the training
-    place = canonical(shards or str(home() / "shards" / name))
-    prepared = preprocess(source, place, size=size)
-    recipe = fitting(load_recipe(preset, None, overrides), place).digest()
-    version = _trained(name, prepared["fingerprint"], recipe)
-    result = None
-    if version is None:
-        result = train(place, preset, overrides=list(overrides), nproc=nproc, name=name, init=_start(start, to or name))
-        version = versions.get_version(name, result["version"])
-    elif not _has_to_go_on(version, auto_promote):
-        note(f"nothing new in {source}: {version.uri} was trained on the same data")
-        return {"changed": False, "preprocess": prepared, "version": version.version, "model_uri": version.uri}
-    version = assessed(version, gate, to)
-    verdict = review.verdict_of(version)
-    champion = ""
-    if auto_promote and verdict == review.PASSED:
-        reason = "passed the gate (auto_promote)"
-        champion = promote(name, version.version, "retrain", reason, to, gate).uri
-        note(f"{champion} is the champion: {reason}")
-    else:
-        _put_up(version, str(verdict), to)
-    answer = {"preprocess": prepared, "version": version.version, "model_uri": version.uri, "gate": verdict}
-    return {"changed": result is not None, **answer, "train": result, "champion": champion}
+    review.check_target(to)
+    with _alone(name):
+        place = canonical(shards or str(home() / "shards" / name))
+        prepared = preprocess(source, place, size=size)
+        recipe = fitting(load_recipe(preset, None, overrides), place).digest()
+        version = _trained(name, prepared["fingerprint"], recipe)
+        result = None
+        if version is None:
+            result = train(
+                place, preset, overrides=list(overrides), nproc=nproc, name=name, init=_start(start, to or name)
+            )
+            version = versions.get_version(name, result["version"])
+        elif not _has_to_go_on(version, auto_promote):
+            note(f"nothing new in {source}: {version.uri} was trained on the same data")
+            return {"changed": False, "preprocess": prepared, "version": version.version, "model_uri": version.uri}
+        version = assessed(version, gate, to)
+        verdict = review.verdict_of(version)
+        champion = ""
+        if auto_promote and verdict == review.PASSED:
+            reason = "passed the gate (auto_promote)"
+            champion = promote(name, version.version, "retrain", reason, to, gate).uri
+            note(f"{champion} is the champion: {reason}")
+        else:
+            _put_up(version, str(verdict), to)
+        answer = {"preprocess": prepared, "version": version.version, "model_uri": version.uri, "gate": verdict}
+        return {"changed": result is not None, **answer, "train": result, "champion": champion}
+
+
+@contextlib.contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """Wait until no other retraining of this model runs here; elsewhere it is the deployment's limit that sees to that."""
+    file = home() / "locks" / f"retrain-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as lock:  # the system gives it back however this process ends
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note(f"another retraining of {name} runs here: waiting for its end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _start(start: str, name: str) -> str:

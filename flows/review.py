@@ -9,7 +9,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.context import FlowRunContext
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
-from pydantic import Field
+from pydantic import Field, create_model
 
 from flows.assess import assess, assessed
 from flows.console import note
@@ -26,7 +26,7 @@ _SOMETHING = r"\S"
 class Decision(RunInput):
     """The form."""
 
-    version: str = Field(description="The version that the page above describes.")
+    version: str
     decision: Literal["promote", "reject"]
     reviewer: str = Field(pattern=_SOMETHING, description="Who decides.")
     reason: str = Field(pattern=_SOMETHING, description="Why, for those who come after.")
@@ -52,19 +52,35 @@ def review(
     found = _wanted(name, version)
     if not _was_asked():  # who answers now has read the page as it was then
         if found.tags.get("review") != registry.PENDING:
-            note(f"{found.uri} is {found.tags.get('review')} already")
-            return {"decision": None, "version": found.version, "model_uri": found.uri, "reviewer": None}
+            return _as_it_is(found)
         found = assessed(found, gate, to)
         create_markdown_artifact(_page(found), key="review", description=found.uri)
         note(f"{found.uri} waits for a decision: resume this flow run, or `{registry.command('promote', found, to)} …`")
-    form = Decision.with_initial_data(description=_page(found), version=found.version)
-    said = suspend_flow_run(wait_for_input=form, timeout=round(timedelta(days=days).total_seconds()), key=_QUESTION)
+    said = suspend_flow_run(
+        wait_for_input=_form(found), timeout=round(timedelta(days=days).total_seconds()), key=_QUESTION
+    )
+    found = get_version(name, said.version)
+    if found.tags.get("review") != registry.PENDING:
+        return _as_it_is(found)  # on the command line, say, while this waited
     if said.decision == "reject":
-        decided = registry.reject(name, said.version, said.reviewer, said.reason)
+        decided = registry.reject(name, found.version, said.reviewer, said.reason)
     else:
-        decided = promote(name, said.version, said.reviewer, said.reason, to, gate)
+        decided = promote(name, found.version, said.reviewer, said.reason, to, gate)
     note(f"{decided.uri}: {decided.tags['review']} by {said.reviewer}")
     return {"decision": said.decision, "version": decided.version, "model_uri": decided.uri, "reviewer": said.reviewer}
+
+
+def _form(found: Version) -> type[Decision]:
+    """Return the form for one version: no other can be named in it."""
+    only = Field(found.version, pattern=f"^{found.version}$", description="The version that the page above describes.")
+    one = create_model("Decision", __base__=Decision, version=(str, only))
+    return one.with_initial_data(description=_page(found))
+
+
+def _as_it_is(found: Version) -> dict[str, Any]:
+    reviewer = found.tags.get("reviewer")
+    note(f"{found.uri} is {found.tags.get('review')} already, by {reviewer}: nothing is left to decide")
+    return {"decision": None, "version": found.version, "model_uri": found.uri, "reviewer": reviewer}
 
 
 def promote(
@@ -82,6 +98,7 @@ def promote(
     promote to: for that it is measured anew, now, by this process; by the rules and on the data that are given here, or
     else by those that it names.
     """
+    registry.check_target(to)
     found = get_version(name, version)
     champion = alias_version(to or name, registry.CHAMPION)
     known = bool(champion and registry.is_same(champion, found)) or found.tags.get("review") == registry.REJECTED

@@ -91,7 +91,8 @@ def plan_job(shards: str, recipe: Recipe, nodes: Nodes, name: str, resume: bool,
     if job.result and versions.is_version_of(name, job.result["model_uri"]):
         return job
     if job.run_id and tracking.run_exists(job.run_id):
-        note(f"going on with an unfinished job in {folder}")
+        done = f"trained already, in {folder}: registering it as {name}"
+        note(done if job.result else f"going on with an unfinished job in {folder}")
         job = replace(job, result={})
         write_job(job)
         return job

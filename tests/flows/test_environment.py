@@ -1,5 +1,6 @@
 """Commands find their servers, and never override what the user has set."""
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import environment
+from flows import credentials, environment
 from flows import stack as stack_module
 from flows.environment import enter, prepare_tracking
 from flows.stack import StackStatus
@@ -86,10 +87,26 @@ def test_what_the_user_has_set_stays(stack: StackStatus, clean: pytest.MonkeyPat
 def test_servers_that_vanished_are_named(clean: pytest.MonkeyPatch, tmp_path: Path) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
-    (tmp_path / "home" / "stack").mkdir(parents=True)
-    text = f'{{"s3": {{"pid": {gone.pid}, "ports": {{}}}}, "mlflow": {{"pid": null, "ports": {{}}}}}}'
-    (tmp_path / "home" / "stack" / "state.json").write_text(text)
-    assert enter().lost == ("s3",)
+    folder = tmp_path / "home" / "stack"
+    folder.mkdir(parents=True)
+    ports = {"s3": 1, "mlflow": 2, "prefect": 3}
+    state = {name: {"pid": gone.pid, "ports": {"http": port}} for name, port in ports.items()}
+    state["s3"]["pid"] = None  # `stack down` was told to stop this one
+    (folder / "state.json").write_text(json.dumps(state))
+    assert enter().lost == ("mlflow", "prefect")
+    credentials.read_or_make(folder)
+    found = enter()
+    # Commands must fail for want of these, and never find another registry instead.
+    assert (found.tracking, found.prefect, found.s3) == ("http://127.0.0.1:2", "http://127.0.0.1:3/api", None)
+
+
+def test_somebody_else_may_sign_in_to_the_stacks_mlflow(stack: StackStatus, clean: pytest.MonkeyPatch) -> None:
+    clean.setenv("VITSEG_HOME", str(Path(stack.credentials).parent.parent))
+    clean.setenv("MLFLOW_TRACKING_USERNAME", "reviewer")
+    clean.setenv("MLFLOW_TRACKING_PASSWORD", "looks-at-pictures")
+    assert enter().tracking == stack_module.status().servers[1].url
+    assert os.environ["MLFLOW_TRACKING_USERNAME"] == "reviewer"
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "looks-at-pictures"
 
 
 def test_a_proxy_of_the_user_is_bypassed_on_loopback(clean: pytest.MonkeyPatch) -> None:

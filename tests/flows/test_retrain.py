@@ -121,6 +121,9 @@ def test_it_starts_from_the_champion_and_promotes_by_itself_only_if_told(
 
     with pytest.raises(NotFoundError, match=r"nowhere\.toml"):  # before anything is trained
         run(gate="nowhere.toml")
+    with pytest.raises(UsageError, match="no registered model 'approved'"):  # a slip must not make a second champion
+        run(auto_promote=True)
+    versions.make_model(MlflowClient(), "approved")
     first = run(auto_promote=True)
     assert (first["gate"], first["champion"]) == ("passed", "models:/approved/1")
     assert _trained("unasked", first["preprocess"]["fingerprint"], "somebody's experiment") is None

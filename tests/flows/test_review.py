@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from flows.stack import StackStatus
 from tests.training.conftest import small_recipe
@@ -32,6 +33,9 @@ def test_what_failed_by_strict_rules_is_not_promoted_by_others(candidate: versio
     strict.write_text("[always]\nmiou = 0.99\n")
     lax.write_text("[always]\nmiou = 0.0\n")
     assert assess("candidates", "1", gate=str(strict))["gate"] == "failed"
+    with pytest.raises(UsageError, match="no registered model 'aproved'"):
+        promote("candidates", "1", "ada", "looks nice", "aproved")
+    versions.make_model(MlflowClient(), "approved")
     for to in ("", "approved"):
         with pytest.raises(UsageError, match="did not pass the gate"):
             promote("candidates", "1", "ada", "looks nice", to)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.registry.test_comparison import CLASSES, images
-from vitseg.errors import NotFoundError, UsageError
+from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.registry.comparison import Result, differences
-from vitseg.registry.gate import AlwaysRules, ChampionRules, Gate, judge, passed, read_gate
+from vitseg.registry.gate import AlwaysRules, ChampionRules, Gate, judge, passed, read_gate, rules_from, rules_text
 
 
 def measured(matrices: torch.Tensor, speed: float = 10.0) -> Result:
@@ -109,3 +109,27 @@ def test_rules_come_from_a_file(tmp_path: Path) -> None:
         assert words in str(caught.value)
     with pytest.raises(NotFoundError, match=r"gate .*none\.toml"):
         read_gate(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("[always]\nmiou = 30", r"always\.miou is an IoU and lies between 0 and 1, not 30"),
+        ("[always]\nworst_class = -1", "always.worst_class"),
+        ("[champion]\nclass_drop = -3", "champion.class_drop"),
+        ("[champion]\npsnr_drop = -1", "psnr_drop"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(tmp_path: Path, text: str, hint: str) -> None:
+    (tmp_path / "gate.toml").write_text(text)
+    with pytest.raises(UsageError, match=hint):
+        read_gate(tmp_path / "gate.toml")
+
+
+def test_rules_travel_as_a_tag(tmp_path: Path) -> None:
+    (tmp_path / "gate.toml").write_text('[always]\nmiou = 0.5\n[champion]\nmiou = "better"')
+    strict = read_gate(tmp_path / "gate.toml")
+    assert rules_from(rules_text(strict)) == strict != Gate()
+    for damaged in ("", "{", '{"always": {"miou": 7}}', '{"never": {}}'):
+        with pytest.raises(DataError, match="name a file"):
+            rules_from(damaged)

@@ -10,7 +10,7 @@ from tests.registry.conftest import ARTIFACTS, Register
 from vitseg.errors import NotFoundError, RegistryError, UsageError
 from vitseg.registry import review
 from vitseg.registry.review import list_versions, propose, record_assessment, reject, rollback
-from vitseg.registry.versions import Version, alias_version, get_version
+from vitseg.registry.versions import Version, alias_version, get_version, make_model
 
 WHY = ("ada", "sees kerbs")
 
@@ -199,7 +199,10 @@ def test_an_assessment_cut_off_before_its_verdict_promotes_nothing(register: Reg
 def test_a_copy_in_another_model_is_made_once_and_stays_rejected(register: Register) -> None:
     for seed in (0, 1):
         record_assessment(register(seed), True, None, "d" * 16, "# Gate")
+    make_model(MlflowClient(), "approved")
     first = review.promote("vitseg", "1", *WHY, to="approved")
+    with pytest.raises(UsageError, match="models:/approved/1 is the champion: roll back first"):
+        reject("vitseg", "1", *WHY)
     assert (first.uri, first.aliases, first.tags["previous_champion"]) == ("models:/approved/1", ("champion",), "none")
     assert review.promote("vitseg", "1", *WHY, to="approved").uri == first.uri
     with pytest.raises(UsageError, match=r"compared with champion none, but that is approved/1 by now.*--to approved"):

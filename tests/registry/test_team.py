@@ -45,7 +45,7 @@ def test_who_trains_cannot_approve(sign_in, tmp_path: Path) -> None:
     with pytest.raises(MlflowException, match="denied"):
         MlflowClient().set_registered_model_alias(APPROVED, review.CHAMPION, "1")
     with pytest.raises(AccessError):
-        make_team(CANDIDATES, APPROVED, TRAINER, REVIEWER)
+        make_team(CANDIDATES, APPROVED, User("mallory", "another-password"), REVIEWER)
 
     sign_in(REVIEWER)
     assert versions.alias_version(APPROVED, review.CHAMPION) is None

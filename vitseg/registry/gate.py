@@ -24,6 +24,12 @@ from vitseg.metrics import Scores
 from vitseg.registry.comparison import Difference, Result
 
 
+def _check_shares(section: str, **shares: float) -> None:
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise UsageError(f"gate: {section}.{name} is an IoU and lies between 0 and 1, not {share:g}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class AlwaysRules:
     """Floors."""
@@ -34,6 +40,10 @@ class AlwaysRules:
     """Least IoU, 0–1, of each class that occurs in the truth."""
     psnr: float = 0.0
     """Least PSNR, decibels, of a model without classes."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _check_shares("always", miou=self.miou, worst_class=self.worst_class)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +63,9 @@ class ChampionRules:
         """Check ranges."""
         if self.miou not in ("better", "not worse"):
             raise UsageError(f'gate: champion.miou is "better" or "not worse", not {self.miou!r}')
-        if self.slower <= 0:
-            raise UsageError("gate: champion.slower must be positive")
+        _check_shares("champion", class_drop=self.class_drop)
+        if self.slower <= 0 or self.psnr_drop < 0:
+            raise UsageError("gate: champion.slower must be positive, champion.psnr_drop not negative")
 
 
 @dataclass(frozen=True, kw_only=True)

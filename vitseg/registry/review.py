@@ -9,13 +9,14 @@ from mlflow import MlflowClient
 
 from vitseg.errors import RegistryError, UsageError
 from vitseg.registry.tracking import registry_errors
-from vitseg.registry.versions import Version, alias_version, fetch, get_version, make_model
+from vitseg.registry.versions import Version, alias_version, fetch, get_version, is_model, resolve
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 PASSED, FAILED = "passed", "failed"
 PENDING, APPROVED, REJECTED = "pending", "approved", "rejected"
 NOBODY = "none"
+_PROMOTED_TO = "promoted_to"  # tag of a version whose copy in another model was promoted: which one
 RULES = "rules"
 """Tag: the rules that a version was judged by."""
 
@@ -26,6 +27,16 @@ def list_versions(name: str) -> list[Version]:
         found = MlflowClient().search_model_versions(f"name = '{name.replace(chr(39), '')}'")
     versions = [get_version(name, str(version.version)) for version in found]  # a search leaves out the aliases
     return sorted(versions, key=lambda version: int(version.version), reverse=True)
+
+
+def check_target(to: str) -> None:
+    """Refuse a model to promote to that is not there: a slip of the pen must not make a second champion.
+
+    Raises:
+        UsageError: there is no such registered model.
+    """
+    if to and not is_model(to):
+        raise UsageError(f"there is no registered model {to!r} to promote to: `vitseg registry team` makes it")
 
 
 def propose(version: Version) -> None:
@@ -59,6 +70,7 @@ def promote(name: str, version: str, reviewer: str, reason: str, to: str = "") -
         raise UsageError(
             f"{candidate.uri} was rejected by {candidate.tags.get('reviewer')}: train a new version instead"
         )
+    check_target(to)
     fetch(candidate)
     previous = alias_version(to or name, CHAMPION)
     promoted = previous
@@ -70,7 +82,8 @@ def promote(name: str, version: str, reviewer: str, reason: str, to: str = "") -
     assert promoted is not None
     for decided in {promoted.uri: promoted, candidate.uri: candidate}.values():
         if decided.tags.get("review") != APPROVED:  # said last: a promotion that was cut off is still to be done
-            _tag(decided, {**(_by(reviewer, reason) if decided is not promoted else {}), "review": APPROVED})
+            by = {} if decided is promoted else {**_by(reviewer, reason), _PROMOTED_TO: promoted.uri}
+            _tag(decided, {**by, "review": APPROVED})
     _withdraw(candidate)
     return get_version(promoted.name, promoted.version)
 
@@ -83,8 +96,9 @@ def reject(name: str, version: str, reviewer: str, reason: str) -> Version:
     """
     _named(reviewer, reason)
     candidate = get_version(name, version)
-    if CHAMPION in candidate.aliases:
-        raise UsageError(f"{candidate.uri} is the champion: roll back first (`vitseg registry rollback`)")
+    for one in (candidate, _copy_of(candidate)):
+        if one and CHAMPION in one.aliases:
+            raise UsageError(f"{one.uri} is the champion: roll back first (`vitseg registry rollback --name {one.name}`)")
     _tag(candidate, {**_by(reviewer, reason), "review": REJECTED})
     _withdraw(candidate)
     return get_version(name, version)
@@ -173,9 +187,7 @@ def _copy(candidate: Version, to: str) -> Version:
         raise UsageError(f"{known.uri}, a copy of {candidate.uri}, was rejected by {known.tags.get('reviewer')}")
     if known is None:
         with registry_errors(f"copying {candidate.uri} to {to}"):
-            client = MlflowClient()
-            make_model(client, to)
-            copied = client.create_model_version(
+            copied = MlflowClient().create_model_version(
                 to, candidate.uri, candidate.run_id, tags=dict(candidate.tags), description=candidate.description
             )
         known = get_version(to, str(copied.version))
@@ -186,6 +198,12 @@ def _copy(candidate: Version, to: str) -> Version:
 def command(verb: str, version: Version, to: str = "") -> str:
     """Return what a person types to do something with a version."""
     return f"vitseg registry {verb} {version.version} --name {version.name}" + (f" --to {to}" if to else "")
+
+
+def _copy_of(candidate: Version) -> Version | None:
+    """Return the copy that was promoted in another model, if there is one."""
+    uri = candidate.tags.get(_PROMOTED_TO)
+    return resolve(uri) if uri and uri != candidate.uri else None
 
 
 def _named(reviewer: str, reason: str) -> None:

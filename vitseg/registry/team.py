@@ -17,6 +17,7 @@ from vitseg.registry.tracking import make_experiment, registry_errors
 from vitseg.registry.versions import make_model
 
 _MODEL, _EXPERIMENT = "registered_model", "experiment"
+_LEAST = 12  # characters of a password, says MLflow
 _READ, _EDIT, _MANAGE = "READ", "EDIT", "MANAGE"
 
 
@@ -39,8 +40,11 @@ def make_team(candidates: str, approved: str, trainer: User, reviewer: User) -> 
     """
     if candidates == approved or trainer.name == reviewer.name:
         raise UsageError("who trains can't approve: name two models and two users")
-    if not trainer.password or not reviewer.password:
-        raise UsageError("TRAINER_PASSWORD and REVIEWER_PASSWORD must be set: at least 12 characters each")
+    for who, user in (("TRAINER", trainer), ("REVIEWER", reviewer)):
+        if len(user.password) < _LEAST:
+            raise UsageError(f"{who}_PASSWORD must be set, to {_LEAST} characters or more")
+        if user.name == os.environ.get("MLFLOW_TRACKING_USERNAME"):
+            raise UsageError(f"{user.name} is who you are signed in as: trainer and reviewer are other users")
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not server.startswith("http"):
         raise UsageError(

@@ -81,12 +81,25 @@ def make_model(client: MlflowClient, name: str) -> None:
             raise
 
 
+def is_model(name: str) -> bool:
+    """Say whether there is a registered model of this name."""
+    try:
+        with registry_errors(f"reading {name}"):
+            MlflowClient().get_registered_model(name)
+    except NotFoundError:
+        return False
+    return True
+
+
 def get_version(name: str, version: str) -> Version:
     """Read one version.
 
     Raises:
         NotFoundError: there is none.
+        UsageError: that is no number.
     """
+    if not version.isdecimal():
+        raise UsageError(f"version {version!r} is no number: see `vitseg registry list --name {name}`")
     try:
         with registry_errors(f"reading {name} version {version}"):
             return _version(MlflowClient().get_model_version(name, version))
