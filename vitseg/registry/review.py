@@ -98,7 +98,9 @@ def reject(name: str, version: str, reviewer: str, reason: str) -> Version:
     candidate = get_version(name, version)
     for one in (candidate, _copy_of(candidate)):
         if one and CHAMPION in one.aliases:
-            raise UsageError(f"{one.uri} is the champion: roll back first (`vitseg registry rollback --name {one.name}`)")
+            raise UsageError(
+                f"{one.uri} is the champion: roll back first (`vitseg registry rollback --name {one.name}`)"
+            )
     _tag(candidate, {**_by(reviewer, reason), "review": REJECTED})
     _withdraw(candidate)
     return get_version(name, version)
