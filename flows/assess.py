@@ -30,7 +30,8 @@ def assess(
         name: registered model.
         version: its number.
         shards: data set to measure on; by default the one the version was trained on.
-        gate: a TOML file of rules; by default those that it was judged by before, or else those of `vitseg.registry.gate`.
+        gate: a TOML file of rules; by default those that it was judged by before (with `to`: that the champion there was,
+            for trainers can write the tags of their candidates), or else those of `vitseg.registry.gate`.
         split: split of the data set.
         to: registered model whose champion it is set beside, if that is not `name`: the one it may be promoted to.
     """
@@ -41,7 +42,7 @@ def assess(
     data = shards or candidate.tags.get("shards", "")
     if not data:
         raise UsageError(f"{candidate.uri} does not say what it was trained on: name --shards")
-    rules = _rules(candidate, gate)
+    rules = _rules(champion if to and to != name else candidate, gate)
     ours = measure(candidate.uri, data, split)
     theirs = measure(champion.uri, data, split) if champion else None
     rows = rows_of(theirs.evaluation, ours.evaluation) if theirs else {}
@@ -89,8 +90,9 @@ def assessed(version: versions.Version, gate: str | None = None, to: str = "") -
     return versions.get_version(version.name, version.version)
 
 
-def _rules(candidate: versions.Version, file: str | None) -> Gate:
-    known = candidate.tags.get(review.RULES)
+def _rules(known_to: versions.Version | None, file: str | None) -> Gate:
+    """Return the rules of a file, or those of a version, or the defaults."""
+    known = known_to.tags.get(review.RULES) if known_to else None
     return rules_from(known) if known and not file else read_gate(Path(file) if file else None)
 
 

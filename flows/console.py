@@ -25,6 +25,11 @@ def note(text: str) -> None:
         get_run_logger().info(text)
 
 
+def counted(number: int, word: str) -> str:
+    """Return `1 rank`, `2 ranks`."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
 def headline(text: str) -> None:
     """Announce a step."""
     console.print(f"\n[bold]{escape(text)}[/bold]")

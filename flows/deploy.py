@@ -48,8 +48,10 @@ def deploy(file: Path) -> dict[str, Any]:
         with get_client(sync_client=True) as client:
             made = [name for name in sorted(set(pools.values())) if _make_pool(client, name)]
             switches = _switches(client)
-            _register(file)
-            _switch_back(client, switches)
+            try:
+                _register(file)
+            finally:  # it has switched schedules off, also if it failed later
+                _switch_back(client, switches)
             for automation in automations:
                 _put_automation(client, automation)
     except PrefectHTTPStatusError as error:

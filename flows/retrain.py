@@ -14,7 +14,6 @@ from flows.assess import assessed
 from flows.choices import Preset, Start
 from flows.console import note
 from flows.preprocess import preprocess
-from flows.review import promote
 from flows.train import fitting, train
 from vitseg.config import home, load_recipe
 from vitseg.registry import review, versions
@@ -67,7 +66,7 @@ def retrain(
                 place, preset, overrides=list(overrides), nproc=nproc, name=name, init=_start(start, to or name)
             )
             version = versions.get_version(name, result["version"])
-        elif not _has_to_go_on(version, auto_promote):
+        if not _has_to_go_on(version, auto_promote):
             note(f"nothing new in {source}: {version.uri} was trained on the same data")
             return {"changed": False, "preprocess": prepared, "version": version.version, "model_uri": version.uri}
         version = assessed(version, gate, to)
@@ -75,7 +74,7 @@ def retrain(
         champion = ""
         if auto_promote and verdict == review.PASSED:
             reason = "passed the gate (auto_promote)"
-            champion = promote(name, version.version, "retrain", reason, to, gate).uri
+            champion = review.promote(name, version.version, "retrain", reason, to).uri
             note(f"{champion} is the champion: {reason}")
         else:
             _put_up(version, str(verdict), to)

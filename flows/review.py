@@ -49,16 +49,18 @@ def review(
     """
     if not runtime.deployment.id:
         raise UsageError("the flow review waits as a deployment: `vitseg deploy` registers it")
-    found = _wanted(name, version)
-    if not _was_asked():  # who answers now has read the page as it was then
+    form = Decision  # of a run that was asked before: who answers has read the page as it was then
+    if not _was_asked():
+        found = _wanted(name, version)
         if found.tags.get("review") != registry.PENDING:
             return _as_it_is(found)
-        found = assessed(found, gate, to)
+        if to:
+            assess(name, found.version, gate=gate, to=to)  # anew: what it says of itself its trainer wrote
+        found = assessed(get_version(name, found.version), gate, to)
+        form = _form(found)
         create_markdown_artifact(_page(found), key="review", description=found.uri)
         note(f"{found.uri} waits for a decision: resume this flow run, or `{registry.command('promote', found, to)} …`")
-    said = suspend_flow_run(
-        wait_for_input=_form(found), timeout=round(timedelta(days=days).total_seconds()), key=_QUESTION
-    )
+    said = suspend_flow_run(wait_for_input=form, timeout=round(timedelta(days=days).total_seconds()), key=_QUESTION)
     found = get_version(name, said.version)
     if found.tags.get("review") != registry.PENDING:
         return _as_it_is(found)  # on the command line, say, while this waited
@@ -95,14 +97,15 @@ def promote(
     """Promote a version that passes the gate; one that was never assessed is assessed first.
 
     What a version says of itself was written by whoever trained it, who may not decide where there is another model to
-    promote to: for that it is measured anew, now, by this process; by the rules and on the data that are given here, or
-    else by those that it names.
+    promote to: for that it is measured anew, now, by this process, by the rules that are given here, or else those of the
+    champion there. Of what it says, only that it failed is believed.
     """
     registry.check_target(to)
     found = get_version(name, version)
     champion = alias_version(to or name, registry.CHAMPION)
     known = bool(champion and registry.is_same(champion, found)) or found.tags.get("review") == registry.REJECTED
-    if not known and (to or gate or shards or registry.verdict_of(found) is None):
+    verdict = registry.verdict_of(found)
+    if not known and (gate or shards or verdict is None or (to and verdict != registry.FAILED)):
         assess(name, version, shards, gate, to=to)
     return registry.promote(name, version, reviewer, reason, to)
 

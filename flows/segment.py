@@ -10,7 +10,7 @@ from prefect.futures import as_completed
 from prefect.tasks import exponential_backoff
 
 from flows.choices import Ids, Picture
-from flows.console import note, progress
+from flows.console import counted, note, progress
 from flows.runners import make_runner, may_pass
 from vitseg.inference.chunk import segment_chunk
 from vitseg.inference.job import Job, ModelRef
@@ -56,7 +56,7 @@ def segment(
     job = plan_job(
         source, dest, model=reference, ids=ids, also=tuple(also), tile=tile, chunk_images=chunk, batch_size=batch_size
     )
-    note(f"{job.listed} objects in {job.chunks} chunks, with {version.uri}; job {job.id}")
+    note(f"{counted(job.listed, 'object')} in {counted(job.chunks, 'chunk')}, with {version.uri}; job {job.id}")
     counts = run_chunks(job)
     summary = commit_job(job, time.monotonic() - start, sum(part.written for part in counts))
     rows = [{"status": name, "objects": getattr(summary, name)} for name in ("ok", "skipped", "failed")]

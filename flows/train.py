@@ -16,7 +16,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
 from flows.choices import Preset
-from flows.console import note, progress
+from flows.console import counted, note, progress
 from vitseg.config import load_recipe
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest, read_manifest
@@ -120,7 +120,8 @@ def run_training(job: Job, nodes: Nodes) -> None:
     run, log = job.recipe.run, get_run_logger()
     steps = run.epochs * (manifest.splits["train"].samples // job.recipe.data.batch_size)
     note(
-        f"{nodes.nproc * nodes.nnodes} ranks, {steps} steps of {job.recipe.data.batch_size} images, {run.epochs} epochs"
+        f"{counted(nodes.nproc * nodes.nnodes, 'rank')}, {counted(steps, 'step')} of {job.recipe.data.batch_size} images, "
+        f"{counted(run.epochs, 'epoch')}"
     )
     if nodes.nnodes > 1:
         note(

@@ -70,7 +70,7 @@ def version_page(
     picture = f"get-artifact?run_uuid={run_id}&path=pictures"
     page = "\n".join(
         [
-            f"{quality} on {samples} validation images, after {epochs} epochs.",
+            f"{quality} on {samples} validation images, after {epochs} {'epoch' if epochs == 1 else 'epochs'}.",
             "",
             *([f"Seam ratio, {seam_text(*seams)}.", ""] if rows else []),
             f"![validation images]({picture}/validation.png)",

@@ -7,7 +7,7 @@ import datetime
 
 from mlflow import MlflowClient
 
-from vitseg.errors import RegistryError, UsageError
+from vitseg.errors import NotFoundError, RegistryError, UsageError
 from vitseg.registry.tracking import registry_errors
 from vitseg.registry.versions import Version, alias_version, fetch, get_version, is_model, resolve
 
@@ -82,8 +82,9 @@ def promote(name: str, version: str, reviewer: str, reason: str, to: str = "") -
     assert promoted is not None
     for decided in {promoted.uri: promoted, candidate.uri: candidate}.values():
         if decided.tags.get("review") != APPROVED:  # said last: a promotion that was cut off is still to be done
-            by = {} if decided is promoted else {**_by(reviewer, reason), _PROMOTED_TO: promoted.uri}
-            _tag(decided, {**by, "review": APPROVED})
+            _tag(decided, {**({} if decided is promoted else _by(reviewer, reason)), "review": APPROVED})
+    if promoted.name != name and candidate.tags.get(_PROMOTED_TO) != promoted.uri:
+        _tag(candidate, {_PROMOTED_TO: promoted.uri})
     _withdraw(candidate)
     return get_version(promoted.name, promoted.version)
 
@@ -157,7 +158,10 @@ def _check_assessment(candidate: Version, champion: Version | None) -> None:
     if verdict is None:
         raise UsageError(f"{candidate.uri} was never assessed: {again}")
     if verdict != PASSED:
-        raise UsageError(f"{candidate.uri} did not pass the gate (`{command('show', candidate)}`): train another")
+        page = f"`{command('show', candidate)}`"
+        raise UsageError(
+            f"{candidate.uri} did not pass the gate ({page}): train another, or judge it by other rules, with --gate"
+        )
     then, now = candidate.tags.get("compared_to"), short(champion, candidate)
     if is_stale(candidate, champion):
         raise UsageError(
@@ -204,8 +208,10 @@ def command(verb: str, version: Version, to: str = "") -> str:
 
 def _copy_of(candidate: Version) -> Version | None:
     """Return the copy that was promoted in another model, if there is one."""
-    uri = candidate.tags.get(_PROMOTED_TO)
-    return resolve(uri) if uri and uri != candidate.uri else None
+    try:
+        return resolve(candidate.tags[_PROMOTED_TO])
+    except (KeyError, NotFoundError, UsageError):  # never promoted elsewhere, or that copy is gone
+        return None
 
 
 def _named(reviewer: str, reason: str) -> None:

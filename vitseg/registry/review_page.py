@@ -103,13 +103,13 @@ def _comparison(of: Assessment, room: int) -> list[str]:
         return []
     lines = ["Beside the champion, by IoU of each class (bold: more than chance explains):", ""]
     lines += _table(["", "champion", "this version", "Δ", "95 % interval"])
-    lines += [_difference(title, of.rows[name]) for name, title in _TITLES.items() if name in of.rows]
+    lines += [_difference(title, of.rows[name]) for name, title in _TITLES.items() if _is_known(of.rows.get(name))]
     for title, before, after in (
         ("seam ratio, worst", of.beside.worst_seam, of.found.worst_seam),
         ("images/s", of.beside.images_per_second, of.found.images_per_second),
     ):
         lines.append(_row([title, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}", ""]))
-    classes = {name: row for name, row in of.rows.items() if name not in _TITLES and row.delta is not None}
+    classes = {name: row for name, row in of.rows.items() if name not in _TITLES and _is_known(row)}
     words = {name: _difference(name.removeprefix("iou/"), row) for name, row in classes.items()}
     room -= len("\n".join(lines)) + 2 * _ROOM_FOR_A_LINE
     shown = set()
@@ -119,8 +119,15 @@ def _comparison(of: Assessment, room: int) -> list[str]:
             shown.add(name)
     lines += [words[name] for name in words if name in shown]
     if len(shown) < len(words):
-        lines += ["", f"{len(words) - len(shown)} more classes changed less: `vitseg registry compare` shows them."]
+        lines += [
+            "",
+            f"{len(words) - len(shown)} more classes have no room here: `vitseg registry compare` shows them.",
+        ]
     return [*lines, ""]
+
+
+def _is_known(row: Difference | None) -> bool:
+    return row is not None and row.delta is not None
 
 
 def _difference(title: str, row: Difference) -> str:
