@@ -56,6 +56,36 @@ def test_ports_are_open_on_loopback_only() -> None:
     assert all(re.fullmatch(r"127\.0\.0\.1:(\d+):\1", port) for port in ports)
 
 
+def test_where_who_trains_must_not_approve_reviews_have_a_worker_of_their_own() -> None:
+    given = {
+        **dict.fromkeys(NAMES, "hush"),
+        **{"MLFLOW_WORKER_USERNAME": "trainer", "MLFLOW_WORKER_PASSWORD": "trains"},
+        **{"MLFLOW_REVIEWER_USERNAME": "reviewer", "MLFLOW_REVIEWER_PASSWORD": "looks"},
+        "CPU_WORKER_OPTIONS": "--work-queue default",
+    }
+    services = load(given)["services"]
+    logins = {
+        name: [services[name]["environment"][f"MLFLOW_TRACKING_{part}"] for part in ("USERNAME", "PASSWORD")]
+        for name in ("cpu-worker", "gpu-worker", "review-worker")
+    }
+    assert logins == {
+        "cpu-worker": ["trainer", "trains"], "gpu-worker": ["trainer", "trains"], "review-worker": ["reviewer", "looks"],
+    }  # fmt: skip
+    queues = {
+        name: services[f"{name}-worker"]["command"].partition("--work-queue ")[2].split()[0]
+        for name in ("cpu", "review")
+    }
+    review = next(
+        row
+        for row in yaml.safe_load((ROOT / "infra/prefect.yaml").read_text())["deployments"]
+        if row["name"] == "review"
+    )
+    assert queues == {"cpu": "default", "review": review["work_pool"]["work_queue_name"]}
+    assert (
+        "--work-queue" not in load(dict.fromkeys(NAMES, "hush"))["services"]["cpu-worker"]["command"]
+    )  # else: all of them
+
+
 def test_every_service_has_a_health_check_that_signs_in() -> None:
     for name, service in SERVICES.items():
         test = service["healthcheck"]["test"]
