@@ -1,5 +1,6 @@
 """`vitseg registry …`: what a reviewer types."""
 
+import datetime
 import os
 from typing import Annotated, Any
 
@@ -43,10 +44,12 @@ def list_(name: ModelName = "vitseg", json: Json = False) -> None:
 @registry_app.command()
 def show(version: VersionNumber, name: ModelName = "vitseg", json: Json = False) -> None:
     """Show a version's page."""
+    from vitseg.registry.review_page import SPACE
     from vitseg.registry.versions import get_version
 
     found = get_version(name, version)
-    answer({**_row(found), "tags": dict(found.tags), "description": found.description}, json)
+    page = found.description if json else found.description.replace(SPACE, "")  # which pads cells on MLflow's page
+    answer({**_row(found, json), "tags": dict(found.tags), "description": page}, json)
 
 
 @registry_app.command()
@@ -118,7 +121,7 @@ def promote(
     from vitseg.storage import canonical
 
     data = canonical(shards) if shards else None
-    answer(_row(decide(name, version, reviewer, reason, to, gate or None, data)), json)
+    answer(_row(decide(name, version, reviewer, reason, to, gate or None, data), json), json)
 
 
 @registry_app.command()
@@ -128,7 +131,7 @@ def reject(
     """Reject a version for good."""
     from vitseg.registry import review
 
-    answer(_row(review.reject(name, version, reviewer, reason)), json)
+    answer(_row(review.reject(name, version, reviewer, reason), json), json)
 
 
 @registry_app.command()
@@ -136,7 +139,7 @@ def rollback(reviewer: Reviewer, reason: Reason, name: ModelName = "vitseg", jso
     """Make the previous champion the champion again."""
     from vitseg.registry import review
 
-    answer(_row(review.rollback(name, reviewer, reason)), json)
+    answer(_row(review.rollback(name, reviewer, reason), json), json)
 
 
 @registry_app.command()
@@ -162,7 +165,9 @@ def team(
     answer({"candidates": candidates, "approved": approved, "trainer": trainer, "reviewer": reviewer}, json)
 
 
-def _row(version: Any) -> dict[str, Any]:
+def _row(version: Any, json: bool = True) -> dict[str, Any]:
+    """Return a version as an answer; people read its date, programs its milliseconds."""
+    created = datetime.datetime.fromtimestamp(version.created / 1000, datetime.UTC)
     return {
         "version": version.version,
         "uri": version.uri,
@@ -171,7 +176,7 @@ def _row(version: Any) -> dict[str, Any]:
         **{name: _number(version.tags.get(name)) for name in ("miou", "pixel_accuracy", "psnr")},
         "run_id": version.run_id,
         "sha256": version.sha256,
-        "created": version.created,
+        "created": version.created if json else created.isoformat(sep=" ", timespec="seconds"),
     }
 
 

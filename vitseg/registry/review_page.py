@@ -17,7 +17,8 @@ from vitseg.registry.versions import Version
 _TITLES = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
 _TRAINED = "\n\n# As trained\n\n"  # what comes before it is the last review's
 _PICTURE = re.compile(r"!\[[^\]]*\]\([^)]*\)\n*")
-_SPACE = "&ensp;"
+SPACE = "&ensp;"
+"""Pads the cells of tables: MLflow leaves no room between columns."""
 _FEW_IMAGES = 10
 _MOST_WORDS = 20
 _ROOM_FOR_TRAINED = 300
@@ -89,7 +90,7 @@ def for_other_pages(page: str, uri: str, server: str) -> str:
         uri: `models:/NAME/VERSION`.
         server: address of MLflow; where that is a database, there is nothing to link to.
     """
-    text = _PICTURE.sub("", page.rpartition(_TRAINED)[0] or page).replace(_SPACE, "")
+    text = _PICTURE.sub("", page.rpartition(_TRAINED)[0] or page).replace(SPACE, "")
     if not server.startswith("http"):
         return text
     name, _, version = uri.removeprefix("models:/").partition("/")
@@ -238,4 +239,4 @@ def _table(titles: Sequence[str]) -> list[str]:
 def _row(cells: Sequence[str]) -> str:
     """Return a row of a table; MLflow leaves no room between columns."""
     clean = (re.sub(r"\s+", " ", cell.replace("|", "/")) for cell in cells)
-    return "| " + " | ".join(f"{cell}{_SPACE}" if cell else "" for cell in clean) + " |"
+    return "| " + " | ".join(f"{cell}{SPACE}" if cell else "" for cell in clean) + " |"
