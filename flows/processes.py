@@ -12,7 +12,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import psutil
@@ -129,20 +129,29 @@ def is_free(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def locked(path: Path, patience: float = 300.0) -> Iterator[None]:
+def locked(path: Path, patience: float = 300.0, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold an exclusive lock on a file; it falls with the process, however that ends.
+
+    Args:
+        path: the file.
+        patience: seconds.
+        on_wait: called once if another process holds it.
 
     Raises:
         VitsegError: another process held it for longer than `patience` seconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience
+    waiting = False
     with path.open("a") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
+                if not waiting:
+                    on_wait()
+                waiting = True
                 if time.monotonic() > deadline:
                     raise VitsegError(f"another command holds {path} for {patience:.0f} s now") from None
                 time.sleep(0.1)

@@ -1,9 +1,9 @@
 """Flow: what the schedule runs. New data → shards → a new version, put up for review; no new data → nothing."""
 
 import contextlib
-import fcntl
 import hashlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from flows.assess import assessed
 from flows.choices import Preset, Start
 from flows.console import note
 from flows.preprocess import preprocess
+from flows.processes import locked
 from flows.train import fitting, train
 from vitseg.config import home, load_recipe
 from vitseg.registry import review, versions
@@ -82,18 +83,11 @@ def retrain(
         return {"changed": result is not None, **answer, "train": result, "champion": champion}
 
 
-@contextlib.contextmanager
-def _alone(name: str) -> Iterator[None]:
+def _alone(name: str) -> contextlib.AbstractContextManager[None]:
     """Wait until no other retraining of this model runs here; elsewhere it is the deployment's limit that sees to that."""
     file = home() / "locks" / f"retrain-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w") as lock:  # the system gives it back however this process ends
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            note(f"another retraining of {name} runs here: waiting for its end")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    waits = f"another retraining of {name} runs here: waiting for its end"
+    return locked(file, patience=math.inf, on_wait=lambda: note(waits))
 
 
 def _start(start: str, name: str) -> str:

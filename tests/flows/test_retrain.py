@@ -1,6 +1,7 @@
 """What the schedule runs: trains when the source has changed, and then asks for a review; else nothing."""
 
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,27 @@ def test_only_new_data_is_trained_and_put_up_for_review(
     assert review.promote("scheduled", "3", "ada", "good enough").aliases == ("champion",)
     with pytest.raises(UsageError, match="is the champion already"):
         assess.assess("scheduled", "3")
+
+
+def test_retrainings_of_one_model_wait_for_each_other(sqlite: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from flows.retrain import _alone
+
+    order = []
+
+    def second() -> None:
+        with _alone("shared"):
+            order.append("second")
+
+    with _alone("shared"):
+        with _alone("another"):  # is in nobody's way
+            waiting = threading.Thread(target=second)
+            waiting.start()
+        waiting.join(1)
+        assert waiting.is_alive()
+        order.append("first")
+    waiting.join(30)
+    assert order == ["first", "second"]
+    assert capsys.readouterr().err.count("another retraining of shared runs here") == 1
 
 
 def test_it_starts_from_the_champion_and_promotes_by_itself_only_if_told(

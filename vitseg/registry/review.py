@@ -75,7 +75,7 @@ def promote(name: str, version: str, reviewer: str, reason: str, to: str = "") -
     previous = alias_version(to or name, CHAMPION)
     promoted = previous
     if previous is None or not is_same(previous, candidate):
-        _check_assessment(candidate, previous)
+        _check_assessment(candidate, previous, to)
         promoted = _copy(candidate, to) if to and to != name else candidate
         _tag(promoted, {"previous_champion": previous.version if previous else NOBODY, **_by(reviewer, reason)})
         _move_champion(promoted)
@@ -151,8 +151,7 @@ def verdict_of(version: Version) -> str | None:
     return found if found in (PASSED, FAILED) else None
 
 
-def _check_assessment(candidate: Version, champion: Version | None) -> None:
-    to = champion.name if champion and champion.name != candidate.name else ""
+def _check_assessment(candidate: Version, champion: Version | None, to: str) -> None:
     again = f"`{command('assess', candidate, to)}`"
     verdict = verdict_of(candidate)
     if verdict is None:
