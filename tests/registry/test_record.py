@@ -50,7 +50,12 @@ def test_the_commit_is_this_checkouts_or_the_images(monkeypatch: pytest.MonkeyPa
     if (ROOT / ".git").exists():
         head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
         assert machine()["commit"].removesuffix("+") == head.stdout.strip()
-    monkeypatch.setattr(record, "_CHECKOUT", tmp_path)  # where a package is installed, that is no checkout of ours
+    theirs = tmp_path / "venv"  # an installed package, in the checkout of something else
+    theirs.mkdir()
+    author = ["-c", "user.name=them", "-c", "user.email=them@example.org"]
+    for words in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True)
+    monkeypatch.setattr(record, "_CHECKOUT", theirs)
     assert machine()["commit"] == ""
     monkeypatch.setenv("VITSEG_GIT_COMMIT", "c0ffee")
     assert machine()["commit"] == "c0ffee"
