@@ -11,12 +11,11 @@ from typing import Annotated
 
 import typer
 
-from flows import checks, command
-from flows.choices import Ids, Layout, Picture, Start
+from flows import checks, command, segment_cli
+from flows.choices import Layout, Start
 from flows.command import answer, parse_size
 from flows.registry_cli import registry_app
 from flows.stack_cli import stack_app
-from vitseg.inference.plan import list_source
 from vitseg.storage import canonical
 from vitseg.training.launch import Nodes
 
@@ -30,7 +29,6 @@ app.add_typer(registry_app, name="registry")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Runner = Annotated[str, typer.Option(help="Where tasks run: thread, process, dask or ray.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Tasks at a time; by default one a core.")]
-Chunks = Annotated[int, typer.Option("--workers", min=1, help="Chunks at a time: each worker holds the model.")]
 Shards = Annotated[str, typer.Argument(help="The folder or s3:// address that holds manifest.json.")]
 Model = Annotated[str, typer.Argument(help="models:/NAME@alias, models:/NAME/VERSION or a bundle folder.")]
 ModelName = Annotated[str, typer.Option("--name", help="Name of the registered model.")]
@@ -199,34 +197,7 @@ def evaluate(
     answer(flow(model, canonical(shards), split), json)
 
 
-@app.command()
-def segment(
-    source: Annotated[str, typer.Argument(help="Photographs: a folder, s3:// or other fsspec address.")],
-    dest: Annotated[str, typer.Argument(help="Where masks, ledger and summary go.")],
-    model: Annotated[str, typer.Option(help="models:/NAME@alias, models:/NAME/VERSION or a bundle folder.")],
-    ids: Annotated[str, typer.Option(help="Class ids in the masks: train or label.")] = "train",
-    also: Annotated[str, typer.Option(help="More pictures, with commas: color,overlay,confidence.")] = "",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 8,
-    chunk: Annotated[int, typer.Option(min=1, help="Images a task.")] = 64,
-    runner: Runner = "thread",
-    workers: Chunks = 1,
-    tile: Annotated[bool, typer.Option("--tile", help="Slide the model over the full resolution.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
-    json: Json = False,
-) -> None:
-    """Write a mask for every photograph; done ones are skipped. Exit code 4: some could not be read."""
-    wanted = [checks.choice("--also", name, Picture) for name in also.split(",") if name]
-    kind = checks.choice("--ids", ids, Ids)
-    list_source(canonical(source), canonical(dest))
-    checks.model(model)
-    command.prepare_tracking()
-    command.prepare_flow()
-    from flows.runners import make_runner
-    from flows.segment import segment as flow
-
-    run = flow.with_options(task_runner=make_runner(runner, workers))
-    result = run(canonical(source), canonical(dest), model, kind, wanted, tile, batch_size, chunk, dry_run)
-    answer(result, json, some_failed=result.get("failed", 0) > 0)
+app.command()(segment_cli.segment)
 
 
 @app.command()

@@ -36,8 +36,11 @@ def headline(text: str) -> None:
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int, int], None]]:
-    """Show progress while the block runs; it is given `show(done, total)`, and adding text to it is up to `note`."""
+def progress(what: str, total: int | None = None, unit: str = "") -> Iterator[Callable[..., None]]:
+    """Show progress while the block runs; it is given `show(done, total)`, and adding text to it is up to `note`.
+
+    A total that nobody knows is left out.
+    """
     if console.is_terminal:
         columns = (
             TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
@@ -45,16 +48,16 @@ def progress(what: str, total: int | None = None, unit: str = "") -> Iterator[Ca
         )  # fmt: skip
         with Progress(*columns, console=console, transient=True) as bar:
             row = bar.add_task(what, total=total)
-            yield lambda done, of: bar.update(row, completed=done, total=of)
+            yield lambda done, of=None: bar.update(row, completed=done, total=of)
         return
     start = last = time.monotonic()
 
-    def line(done: int, of: int) -> None:
+    def line(done: int, of: int | None = None) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= _LINE_SECONDS or (done == of and now - start >= _LINE_SECONDS):
             last = now
-            left = f", {(now - start) / done * (of - done):.0f} s left" if 0 < done < of else ""
-            console.print(f"  {what}: {done}/{of} {unit}".rstrip() + left)
+            left = f", {(now - start) / done * (of - done):.0f} s left" if of and 0 < done < of else ""
+            console.print(f"  {what}: {done}{f'/{of}' if of else ''} {unit}".rstrip() + left)
 
     yield line

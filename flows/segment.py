@@ -1,26 +1,23 @@
-"""Flow: a bucket of photographs → masks, a ledger with a row for every object, and a summary."""
+"""Flow: a bucket of photographs → masks, a ledger with a row for every object, a summary, and what to look at first."""
 
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from prefect import flow, task, unmapped
-from prefect.artifacts import create_table_artifact
-from prefect.futures import as_completed
-from prefect.tasks import exponential_backoff
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from flows.choices import Ids, Picture
+from flows.choices import Ids, Picture, Runner
+from flows.chunks import run_chunks
 from flows.console import counted, note, progress
-from flows.runners import make_runner, may_pass
-from vitseg.inference.chunk import segment_chunk
-from vitseg.inference.job import Job, ModelRef
-from vitseg.inference.ledger import ChunkCounts, commit_job
-from vitseg.inference.plan import dry_run as count_work
+from vitseg.inference.commit import Summary, commit_job
+from vitseg.inference.dry_run import dry_run as count_work
+from vitseg.inference.job import MAX_PIXELS, ModelRef
 from vitseg.inference.plan import plan_job
 from vitseg.registry import versions
 
 
-@flow(name="segment", flow_run_name="segment {source}", task_runner=make_runner("thread", 1))
+@flow(name="segment", flow_run_name="segment {source}")
 def segment(
     source: str,
     dest: str,
@@ -28,8 +25,14 @@ def segment(
     ids: Ids = "train",
     also: Sequence[Picture] = (),
     tile: bool = False,
-    batch_size: int = 8,
-    chunk: int = 64,
+    flip: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    batch_size: int | None = None,
+    chunk: int = 256,
+    runner: Runner = "thread",
+    workers: int | None = None,
+    max_failures: int | None = None,
+    price_per_hour: float | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Write a mask for every photograph under an address; what is done is skipped, what can't be read is listed.
@@ -41,48 +44,50 @@ def segment(
         ids: the class ids in the masks.
         also: more pictures.
         tile: slide the model over the full resolution instead of shrinking the image.
-        batch_size: images a forward pass.
+        flip: ask the model about the mirrored image, too: twice the time.
+        max_pixels: larger images are refused.
+        batch_size: images a forward pass; by default 2 on a processor, 16 on a GPU.
         chunk: images a task.
-        dry_run: only say what would be done.
+        runner: where tasks run.
+        workers: tasks at a time; by default as suits runner and machine.
+        max_failures: stop once more objects than that have failed.
+        price_per_hour: of the machines; tells what the job costs.
+        dry_run: only say what would be done, and how long it would take.
     """
     start = time.monotonic()
     version, folder = versions.open_model(model)
     reference = ModelRef(
         name=version.name, version=version.version, sha256=version.sha256, folder=str(folder.resolve())
     )
-    if dry_run:
-        work = count_work(source, dest, model=reference, ids=ids, also=tuple(also), tile=tile)
-        return {**work.to_json(), "model": version.uri, "dry_run": True}
-    job = plan_job(
-        source, dest, model=reference, ids=ids, also=tuple(also), tile=tile, chunk_images=chunk, batch_size=batch_size
-    )
+    options: dict[str, Any] = {
+        "model": reference, "ids": ids, "also": tuple(also), "tile": tile, "flip": flip, "max_pixels": max_pixels,
+        "batch_size": batch_size,
+    }  # fmt: skip
+    with progress("listing", unit="objects") as show:
+        if dry_run:
+            work = count_work(source, dest, **options, price_per_hour=price_per_hour, progress=show)
+            return {**work.to_json(), "model": version.uri, "dry_run": True}
+        job = plan_job(source, dest, **options, chunk_images=chunk, progress=show)
     note(f"{counted(job.listed, 'object')} in {counted(job.chunks, 'chunk')}, with {version.uri}; job {job.id}")
-    counts = run_chunks(job)
-    summary = commit_job(job, time.monotonic() - start, sum(part.written for part in counts))
-    rows = [{"status": name, "objects": getattr(summary, name)} for name in ("ok", "skipped", "failed")]
-    create_table_artifact(rows, key="segment", description=f"{summary.listed} objects of {source} with {version.uri}")
-    for failure in summary.failures[:3]:
-        note(f"failed: {failure['key']}: {failure['error']}")
-    if summary.failed > 3:
-        note(f"failed: {summary.failed - 3} more, each with its reason in the ledger beside {summary.summary}")
-    if summary.skipped == summary.listed:
-        note(f"nothing to do: every object under {source} is done, with this model and these options")
+    counts = run_chunks(job, runner, workers, max_failures)
+    summary = commit_job(job, time.monotonic() - start, sum(part.written for part in counts), price_per_hour)
+    _tell(summary, version.uri)
     return {**summary.to_json(), "model": version.uri}
 
 
-def run_chunks(job: Job) -> list[ChunkCounts]:
-    """Map the chunks over the flow's task runner, showing objects as chunks end."""
-    futures = do_chunk.map(unmapped(job), range(job.chunks))
-    counts: list[ChunkCounts] = []
-    with progress("segmenting", job.listed, "objects") as show:
-        for future in as_completed(futures):
-            counts.append(future.result())
-            show(sum(job.size(part.index) for part in counts), job.listed)
-    return counts
-
-
-@task(retries=2, retry_delay_seconds=exponential_backoff(backoff_factor=1), retry_jitter_factor=0.5,
-      retry_condition_fn=may_pass, task_run_name="chunk-{index}")  # fmt: skip
-def do_chunk(job: Job, index: int) -> ChunkCounts:
-    """Segment one chunk of the frozen listing, unless its rows are there already."""
-    return segment_chunk(job, index)
+def _tell(summary: Summary, model: str) -> None:
+    """Show people how it went: here, and on the flow run's page."""
+    rows = [{"status": name, "objects": getattr(summary, name)} for name in ("ok", "skipped", "failed")]
+    about = f"{summary.listed} objects of {summary.source} with {model}"
+    create_table_artifact(rows, key="segment", description=about)
+    if summary.failures:
+        create_table_artifact(summary.failures, key="segment-failures", description=f"the first failures; {about}")
+    if summary.failed > len(summary.failures):
+        note(f"{summary.failed} have failed, each with its reason in the ledger beside {summary.summary}")
+    if summary.least_confident:
+        note(f"look first at {summary.least_confident}")
+        create_markdown_artifact(
+            f"The images that the model is least sure of: `{summary.least_confident}`", key="segment-least-confident"
+        )
+    if summary.skipped == summary.listed:
+        note(f"nothing to do: every object under {summary.source} is done, with this model and these options")

@@ -1,16 +1,18 @@
-"""The S3 store against a real S3 server: SeaweedFS, as `vitseg stack` starts it."""
+"""The S3 store against a real S3 server: SeaweedFS, as `vitseg stack` starts it. tests/test_s3_faults.py spoils it."""
 
 import os
 import secrets
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from botocore.stub import Stubber
 
 from vitseg import s3 as s3_module
-from vitseg.errors import AccessError, NotFoundError, StorageError, UsageError, VitsegError
+from vitseg.errors import AccessError, NotFoundError, StorageError, StoreFullError, UsageError, VitsegError
 from vitseg.s3 import S3Store
 from vitseg.storage import content_md5, open_store
 
@@ -183,3 +185,36 @@ def test_settings_that_make_no_client(store: S3Store, fresh_client: pytest.Monke
     fresh_client.setenv(name, value)
     for call in everything(store).values():
         assert value in refusal(call, UsageError)
+
+
+def test_the_etag_is_of_the_content_that_was_read(store: S3Store) -> None:
+    store.write("key", b"listed")
+    (listed,) = store.list()
+    assert store.read_tagged("key") == (b"listed", listed.etag)
+    store.write("key", b"changed since")
+    data, etag = store.read_tagged("key")
+    assert data == b"changed since"
+    assert store.stat("key") == replace(listed, size=len(data), etag=etag)
+    assert etag != listed.etag
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("XMinioStorageFull", 507),
+        ("XMinioAdminBucketQuotaExceeded", 400),
+        ("QuotaExceeded", 403),
+        ("507", 507),
+    ],
+)
+def test_a_server_without_room(store: S3Store, code: str, status: int) -> None:
+    with Stubber(s3_module.client()) as stub:
+        stub.add_client_error("put_object", service_error_code=code, http_status_code=status)
+        text = refusal(lambda: store.write("key", b"data"), StoreFullError)
+    assert f"no room left for {store.uri('key')} ({code}): make room there" in text
+
+
+def test_an_internal_error_may_be_a_full_disk_and_may_pass(store: S3Store) -> None:
+    with Stubber(s3_module.client()) as stub:
+        stub.add_client_error("put_object", service_error_code="InternalError", http_status_code=500)
+        assert "when its disk is full" in refusal(lambda: store.write("key", b"data"), StorageError)

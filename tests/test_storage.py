@@ -1,7 +1,7 @@
-"""Folders and fsspec addresses as stores; tests/test_s3.py has the one that is S3."""
+"""Folders as stores, and what all stores share; tests/test_s3.py and tests/test_remote.py have the others."""
 
+import errno
 import os
-import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitseg.errors import NotFoundError, StorageError, UsageError
+from vitseg import storage
+from vitseg.errors import AccessError, NotFoundError, StorageError, StoreFullError, UsageError
 from vitseg.remote import FsspecStore
 from vitseg.s3 import S3Store
 from vitseg.storage import LocalStore, content_md5, join, open_store
@@ -23,20 +24,7 @@ def store(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "store")
 
 
-@pytest.fixture
-def memory() -> FsspecStore:
-    """Return a read-only store that holds KEYS, each with its own name as content."""
-    bucket = f"bucket-{secrets.token_hex(4)}"
-    for key in [*KEYS, "x"]:
-        folder = "photos" if key in KEYS else "photos-of-others"
-        fsspec.filesystem("memory").pipe_file(f"/{bucket}/{folder}/{key}", key.encode())
-    address = f"memory://{bucket}/photos"
-    opened = open_store(address)
-    assert isinstance(opened, FsspecStore)
-    return opened
-
-
-def keys(store: LocalStore | FsspecStore, prefix: str = "") -> list[str]:
+def keys(store: LocalStore, prefix: str = "") -> list[str]:
     return sorted(info.key for info in store.list(prefix))
 
 
@@ -113,6 +101,41 @@ def test_no_key_leaves_the_folder(store: LocalStore, key: str) -> None:
     assert not (store.folder.parent / "outside").exists()
 
 
+def test_the_etag_is_of_the_content_that_was_read(store: LocalStore) -> None:
+    store.write("key", b"listed")
+    (listed,) = store.list()
+    assert store.read_tagged("key") == (b"listed", listed.etag)
+    store.write("key", b"changed since")
+    data, etag = store.read_tagged("key")
+    (now,) = store.list()
+    assert (data, etag) == (b"changed since", now.etag)
+    assert etag != listed.etag
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_file_that_changes_while_it_is_read(store: LocalStore, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    store.write("key", b"a")
+    path, real, calls = store.folder / "key", os.fstat, []
+
+    def fstat(descriptor: int) -> os.stat_result:
+        status = real(descriptor)
+        calls.append(descriptor)
+        if len(calls) % 2 and len(calls) < 2 * times:  # between the two of a reading
+            with path.open("ab") as file:
+                file.write(b"b")
+        return status
+
+    monkeypatch.setattr(storage.os, "fstat", fstat)
+    monkeypatch.setattr(storage, "_PAUSES", (0.0, 0.0, 0.0))
+    if times == 3:
+        with pytest.raises(StorageError, match=r"key changes while it is read: try again"):
+            store.read_tagged("key")
+    else:
+        data, etag = store.read_tagged("key")
+        (info,) = store.list()
+        assert (data, etag) == (b"a" + times * b"b", info.etag)
+
+
 @pytest.mark.parametrize("if_absent", [False, True])
 @pytest.mark.parametrize("key", ["file/below", "file/deep/below", "folder", "x" * 300])
 def test_a_key_that_the_folder_can_not_hold(store: LocalStore, key: str, if_absent: bool) -> None:
@@ -158,6 +181,44 @@ def test_a_failed_write_leaves_the_old_content_alone(store: LocalStore, monkeypa
     assert [path.name for path in store.folder.iterdir()] == ["key"]
 
 
+@pytest.mark.parametrize(
+    ("number", "kind", "advice"),
+    [
+        (errno.ENOSPC, StoreFullError, "No space left on device: make room there"),
+        (errno.EDQUOT, StoreFullError, "Disk quota exceeded: make room there"),
+        (errno.EROFS, AccessError, "Read-only file system: let this user write there"),
+        (errno.EACCES, AccessError, "Permission denied: let this user write there"),
+        (errno.EPERM, AccessError, "Operation not permitted: let this user write there"),
+        (errno.EIO, StorageError, "Input/output error"),
+    ],
+)
+@pytest.mark.parametrize("step", ["mkdir", "fsync"])
+def test_why_a_folder_can_not_be_written(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, step: str, number: int, kind: type[Exception], advice: str
+) -> None:
+    def fail(*args: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(kind) as caught:
+        store.write("key", b"x")
+    assert type(caught.value) is kind
+    assert f"can't write {store.uri('key')}: {advice}" in str(caught.value)
+
+
+def test_one_file_that_can_not_be_read_is_no_matter_of_access(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write("key", b"x")
+
+    def refuse(path: Path, *args: object) -> None:  # root may read everything
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(StorageError, match=r"can't read .*key: Permission denied"):
+        store.read("key")
+
+
 def test_parts_of_a_killed_writer_are_not_listed(store: LocalStore) -> None:
     store.write("key", b"x")
     (store.folder / ".vitseg-part-0123").write_bytes(b"half")
@@ -192,6 +253,24 @@ def test_links_are_followed_once(store: LocalStore, tmp_path: Path) -> None:
     assert keys(store) == ["linked/photo", "real/file"]
 
 
+def test_what_is_no_file_is_left_out_and_what_nobody_may_see_is_not(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("file", "hidden"):
+        store.write(key, b"x")
+    os.mkfifo(store.folder / "pipe")  # whoever opens it waits for ever
+    (store.folder / "itself").symlink_to("itself")
+    real = Path.stat
+
+    def refuse(path: Path, **options: bool) -> os.stat_result:  # root may see everything
+        if path.name == "hidden":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    assert keys(store) == ["file", "hidden"]
+
+
 @given(st.binary(max_size=100))
 def test_equal_content_has_an_equal_md5_in_every_store(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     folder = LocalStore(tmp_path_factory.getbasetemp() / "md5")
@@ -207,27 +286,3 @@ def test_a_file_that_vanished_has_no_md5(store: LocalStore) -> None:
     store.delete("key")
     with pytest.raises(StorageError, match="No such file"):
         store.md5(info)
-
-
-def test_an_fsspec_address_is_listed_and_read(memory: FsspecStore) -> None:
-    assert keys(memory) == sorted(KEYS)
-    assert keys(memory, "sub/d") == ["sub/deep/雪.jpg"]
-    assert [memory.read(key).decode() for key in KEYS] == KEYS
-    assert all(memory.stat(info.key) == info and info.size == len(info.key.encode()) for info in memory.list())
-    assert memory.uri("plain") == f"{memory.root}/plain"
-    assert memory.metadata("plain") == {}
-
-
-def test_what_is_not_behind_an_fsspec_address(memory: FsspecStore) -> None:
-    assert memory.stat("gone") is None
-    with pytest.raises(NotFoundError, match=memory.uri("gone")):
-        memory.read("gone")
-    assert list(open_store("memory://nobody-was-here").list()) == []
-
-
-def test_an_fsspec_address_is_never_written_to(memory: FsspecStore) -> None:
-    with pytest.raises(UsageError, match="write to a folder or to s3://"):
-        memory.write("key", b"x")
-    with pytest.raises(UsageError, match="can only be read"):
-        memory.delete("plain")
-    assert keys(memory) == sorted(KEYS)

@@ -5,6 +5,7 @@
     ├── NotFoundError      a path, bucket, data set, model or job that is not there
     ├── AccessError        credentials are missing, wrong, or don't allow it
     ├── StorageError       a store failed after its retries
+    │   └── StoreFullError a store has no room left: trying again does not help
     ├── DataError          a data set or bundle that contradicts itself
     │   └── SampleError    one image or label that can't be used: becomes a row with a reason
     ├── TrainingError      a rank failed, or the loss is no longer a number
@@ -38,6 +39,10 @@ class AccessError(VitsegError):
 
 class StorageError(VitsegError):
     """A store failed in a way that retries did not mend."""
+
+
+class StoreFullError(StorageError):
+    """A store has no room left: its disk is full, or a quota is used up."""
 
 
 class DataError(VitsegError):

@@ -1,12 +1,15 @@
 """Any address that fsspec can read (`gs://`, `az://`, `https://` …), as a store of sources."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import fsspec
 
 from vitseg.errors import NotFoundError, StorageError, UsageError
 from vitseg.storage import ObjectInfo, content_md5, join
+
+_THREADS = 16
 
 
 class FsspecStore:
@@ -21,7 +24,8 @@ class FsspecStore:
 
     def _info(self, row: dict[str, Any]) -> ObjectInfo:
         key = str(row["name"]).removeprefix(self._path).lstrip("/")
-        tag = row.get("ETag") or row.get("etag") or row.get("mtime") or row.get("updated") or row.get("size")
+        names = ("ETag", "etag", "mtime", "updated", "Last-Modified", "size")
+        tag = next((row[name] for name in names if row.get(name)), row.get("size"))
         return ObjectInfo(key, int(row.get("size") or 0), str(tag).strip('"'))
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
@@ -30,10 +34,19 @@ class FsspecStore:
             rows = self._fs.find(self._path, detail=True)
         except OSError as error:
             raise StorageError(f"can't list {self.root}: {error}") from error
-        for row in rows.values():
-            info = self._info(row)
-            if info.key.startswith(prefix):
-                yield info
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for info in pool.map(self._info, pool.map(self._complete, rows.values())):
+                if info.key.startswith(prefix):
+                    yield info
+
+    def _complete(self, row: dict[str, Any]) -> dict[str, Any]:
+        # A web server lists names alone. What `stat` and `read_tagged` say of them must hold here, too.
+        if row.get("size") is not None:
+            return row
+        try:
+            return self._fs.info(row["name"])
+        except OSError:
+            return row
 
     def stat(self, key: str) -> ObjectInfo | None:
         """See `Store.stat`."""
@@ -50,8 +63,16 @@ class FsspecStore:
 
     def read(self, key: str) -> bytes:
         """See `Store.read`."""
+        return self.read_tagged(key)[0]
+
+    def read_tagged(self, key: str) -> tuple[bytes, str]:
+        """See `Store.read_tagged`: as good as fsspec can, for it gives both only one after the other."""
+        path = f"{self._path}/{key}"
         try:
-            return self._fs.cat_file(f"{self._path}/{key}")
+            self._fs.invalidate_cache(path)  # what was listed may be old
+            # The tag first: should the content change in between, the old tag makes a later job look at it again.
+            tag = self._info(self._fs.info(path)).etag
+            return self._fs.cat_file(path), tag
         except FileNotFoundError as error:
             raise NotFoundError(f"{self.uri(key)} does not exist") from error
         except OSError as error:

@@ -6,7 +6,10 @@ AWS_ENDPOINT_URL_S3 …), as for every AWS tool.
 
 import functools
 import os
+import random
+import secrets
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, NoReturn
 from urllib.parse import quote, unquote
@@ -16,28 +19,31 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    ConnectionClosedError,
     EndpointConnectionError,
-    IncompleteReadError,
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
-    ReadTimeoutError,
-    ResponseStreamingError,
 )
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
-from vitseg.errors import AccessError, NotFoundError, StorageError, UsageError
+from vitseg.errors import AccessError, NotFoundError, StorageError, StoreFullError, UsageError
 from vitseg.storage import ObjectInfo, content_md5, without_secrets
 
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "ExpiredToken", "InvalidToken"}
 _MISSING = {"NoSuchKey", "404", "NotFound", "NoSuchBucket"}
+# MinIO's full disk and its quota, Ceph's quota; others send the status 507. SeaweedFS says InternalError to everything.
+_FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"}
+_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
+_PAUSES = (0.1, 0.4, 1.6)  # seconds, before a body that broke off is asked for again
+_WRITER = "vitseg-writer"  # metadata of what is written `if_absent`: who wrote it
 _LOCK = threading.Lock()
 
 
 @functools.cache
 def _client_of(process: int) -> Any:
     # One client a process: clients may be shared by threads, not carried over a fork.
-    return boto3.session.Session().client(
+    made = boto3.session.Session().client(
         "s3",
         region_name=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
         config=Config(
@@ -48,6 +54,29 @@ def _client_of(process: int) -> Any:
             max_pool_connections=32,
         ),
     )
+    for operation in ("ListObjectsV2", "HeadObject", "GetObject"):
+        made.meta.events.register(f"before-parse.s3.{operation}", _distrust)
+    return made
+
+
+def _distrust(operation_model: Any, response_dict: dict[str, Any], **_: Any) -> None:
+    """Turn an answer that broke off, where botocore would take it for a whole one, into an error that it retries.
+
+    A connection that closes among the headers ends them like a blank line does: the content seems to be empty. A
+    listing that breaks off before its first byte seems to have no keys.
+    """
+    if response_dict["status_code"] != 200:
+        return
+    headers = response_dict["headers"]
+    if operation_model.name == "ListObjectsV2":
+        whole = bool(response_dict["body"])
+    else:
+        sized = headers.get("content-length", "").isdigit() or "transfer-encoding" in headers
+        etag = headers.get("etag", "")
+        whole = sized and etag != "" and etag.count('"') != 1
+        headers.pop("last-modified", None)  # nobody asks for it, and half a date is one more kind of error
+    if not whole:
+        response_dict.update(status_code=500, body=b"")
 
 
 def client() -> Any:
@@ -102,10 +131,16 @@ class S3Store:
                     f"{endpoint} refuses access to {where} ({code}): check AWS_ACCESS_KEY_ID, "
                     "AWS_SECRET_ACCESS_KEY and the bucket's permissions"
                 ) from error
-            raise StorageError(
-                f"{where}: {code} {error.response.get('Error', {}).get('Message', '')}".strip()
-            ) from error
-        raise StorageError(f"{where}: {error}") from error
+            if code in _FULL or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 507:
+                raise StoreFullError(
+                    f"{endpoint} has no room left for {where} ({code}): make room there or raise the quota, "
+                    "then start again"
+                ) from error
+            text = f"{where}: {code} {error.response.get('Error', {}).get('Message', '')}".strip()
+            if code == "InternalError" and error.operation_name == "PutObject":
+                text += " (SeaweedFS says this when its disk is full, too)"
+            raise StorageError(text) from error
+        raise StorageError(f"{where}: {' '.join(str(error).split())[:300]}") from error
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """See `Store.list`: ListObjectsV2, 1,000 keys a page; folder markers are left out."""
@@ -117,7 +152,7 @@ class S3Store:
                     key = row["Key"].removeprefix(base)
                     if key and not (key.endswith("/") and row["Size"] == 0):
                         yield ObjectInfo(key, row["Size"], row["ETag"].strip('"'))
-        except (ClientError, BotoCoreError) as error:
+        except _ERRORS as error:
             self._fail(error, prefix)
 
     def _head(self, key: str) -> dict[str, Any] | None:
@@ -127,7 +162,7 @@ class S3Store:
             if error.response.get("Error", {}).get("Code") in {"404", "NotFound", "NoSuchKey"}:
                 return None
             self._fail(error, key)
-        except BotoCoreError as error:
+        except (BotoCoreError, ResponseParserError) as error:
             self._fail(error, key)
 
     def stat(self, key: str) -> ObjectInfo | None:
@@ -137,19 +172,29 @@ class S3Store:
 
     def metadata(self, key: str) -> dict[str, str]:
         """See `Store.metadata`."""
+        return {name: value for name, value in self._metadata(key).items() if name != _WRITER}
+
+    def _metadata(self, key: str) -> dict[str, str]:
         head = self._head(key)
         return {name.lower(): unquote(value) for name, value in (head or {}).get("Metadata", {}).items()}
 
     def read(self, key: str) -> bytes:
         """See `Store.read`."""
-        for last in (False, False, True):  # botocore retries requests, but not a body that breaks off
+        return self.read_tagged(key)[0]
+
+    def read_tagged(self, key: str) -> tuple[bytes, str]:
+        """See `Store.read_tagged`: content and etag come with the same answer."""
+        for pause in (*_PAUSES, None):
+            answer = None
             try:
-                return client().get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read()
-            except (ResponseStreamingError, IncompleteReadError, ReadTimeoutError, ConnectionClosedError) as error:
-                if last:
+                answer = client().get_object(Bucket=self.bucket, Key=self._key(key))
+                return answer["Body"].read(), answer["ETag"].strip('"')
+            except (*_ERRORS, HTTPError) as error:
+                # botocore retries requests, but not a body that breaks off, whether content or error.
+                begun = answer is not None or isinstance(error, HTTPError)
+                if pause is None or not begun:
                     self._fail(error, key)
-            except (ClientError, BotoCoreError) as error:
-                self._fail(error, key)
+            time.sleep(pause * random.uniform(0.5, 1.5))  # threads must not retry in step
         raise AssertionError
 
     def write(
@@ -163,17 +208,19 @@ class S3Store:
     ) -> bool:
         """See `Store.write`: one PUT; metadata is percent-encoded, for S3 takes ASCII only."""
         options: dict[str, Any] = {"ContentType": content_type or "application/octet-stream"}
-        if metadata:
-            options["Metadata"] = {name: quote(value, safe=":/@.-_") for name, value in metadata.items()}
+        options["Metadata"] = {name: quote(value, safe=":/@.-_") for name, value in (metadata or {}).items()}
         if if_absent:
             options["IfNoneMatch"] = "*"
+            options["Metadata"][_WRITER] = writer = secrets.token_hex(8)
         try:
             client().put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **options)
         except ClientError as error:
             if if_absent and error.response.get("Error", {}).get("Code") in {"PreconditionFailed", "412"}:
-                return False
+                # Where the answer to a first try was lost, what now stands in the way is our own.
+                retried = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
+                return retried and self._metadata(key).get(_WRITER) == writer
             self._fail(error, key)
-        except BotoCoreError as error:
+        except (BotoCoreError, ResponseParserError) as error:
             self._fail(error, key)
         return True
 
@@ -181,7 +228,7 @@ class S3Store:
         """See `Store.delete`."""
         try:
             client().delete_object(Bucket=self.bucket, Key=self._key(key))
-        except (ClientError, BotoCoreError) as error:
+        except _ERRORS as error:
             self._fail(error, key)
 
     def md5(self, info: ObjectInfo) -> str:

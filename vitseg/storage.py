@@ -5,19 +5,22 @@ forward slashes. Every write is atomic: a reader sees the old object or the new 
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import NoReturn, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
-from vitseg.errors import NotFoundError, StorageError, UsageError
+from vitseg.errors import AccessError, NotFoundError, StorageError, StoreFullError, UsageError
 
 _TEMPORARY = ".vitseg-part-"
+_PAUSES = (0.05, 0.2, 0.0)  # seconds, after each reading of a file that changed under it
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,10 @@ class Store(Protocol):
         """Return an object's content."""
         ...
 
+    def read_tagged(self, key: str) -> tuple[bytes, str]:
+        """Return an object's content, and the etag of just that content: it may be newer than what was listed."""
+        ...
+
     def write(
         self,
         key: str,
@@ -59,7 +66,13 @@ class Store(Protocol):
         content_type: str | None = None,
         if_absent: bool = False,
     ) -> bool:
-        """Put an object atomically; with `if_absent`, return False and write nothing where one exists."""
+        """Put an object atomically; with `if_absent`, return False and write nothing where one exists.
+
+        Raises:
+            AccessError: the store can't be written.
+            StoreFullError: it has no room left.
+            StorageError: it failed in another way, which may pass.
+        """
         ...
 
     def delete(self, key: str) -> None:
@@ -133,6 +146,16 @@ def _refuse(error: OSError) -> None:
         raise StorageError(f"can't list {error.filename}: {error.strerror}") from error
 
 
+def _refuse_write(error: OSError, uri: str) -> NoReturn:
+    # What stays wrong until somebody acts is told apart from what may pass.
+    text = f"can't write {uri}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise StoreFullError(f"{text}: make room there, then start again") from error
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        raise AccessError(f"{text}: let this user write there, or choose another place") from error
+    raise StorageError(text) from error
+
+
 class LocalStore:
     """A folder. The etag is made of modification time and size."""
 
@@ -149,7 +172,7 @@ class LocalStore:
         return ObjectInfo(key, status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}")
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """See `Store.list`; symbolic links are followed once, hidden part files left out."""
+        """See `Store.list`; symbolic links are followed once; part files, pipes and devices are left out."""
         start = self.folder / prefix.rpartition("/")[0]
         seen: set[str] = set()
         for folder, folders, names in os.walk(start, onerror=_refuse, followlinks=True):
@@ -164,8 +187,14 @@ class LocalStore:
                 key = path.relative_to(self.folder).as_posix()
                 if not key.startswith(prefix) or name.startswith(_TEMPORARY):
                     continue
-                with contextlib.suppress(FileNotFoundError):  # it vanished, or is a dangling link
-                    yield self._info(key, path.stat())
+                try:
+                    status = path.stat()
+                except OSError as error:
+                    if error.errno not in (errno.ENOENT, errno.ELOOP):  # it vanished, or is a link to nowhere
+                        yield ObjectInfo(key, 0, "")  # whoever reads it learns what is wrong
+                    continue
+                if stat.S_ISREG(status.st_mode):  # to read a pipe would wait for ever
+                    yield self._info(key, status)
 
     def stat(self, key: str) -> ObjectInfo | None:
         """See `Store.stat`."""
@@ -183,12 +212,29 @@ class LocalStore:
 
     def read(self, key: str) -> bytes:
         """See `Store.read`."""
+        return self.read_tagged(key)[0]
+
+    def read_tagged(self, key: str) -> tuple[bytes, str]:
+        """See `Store.read_tagged`: a file that grows or is written over in the meantime is read again.
+
+        Raises:
+            NotFoundError: there is no such file.
+            StorageError: it can't be read, or changes all the time.
+        """
         try:
-            return self._path(key).read_bytes()
+            for pause in _PAUSES:
+                with self._path(key).open("rb") as file:
+                    before = self._info(key, os.fstat(file.fileno()))
+                    data = file.read()
+                    after = self._info(key, os.fstat(file.fileno()))
+                if before == after and len(data) == after.size:
+                    return data, after.etag
+                time.sleep(pause)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise NotFoundError(f"{self.uri(key)} does not exist") from error
         except OSError as error:
             raise StorageError(f"can't read {self.uri(key)}: {error.strerror or error}") from error
+        raise StorageError(f"{self.uri(key)} changes while it is read: try again once it is written")
 
     def write(
         self,
@@ -218,7 +264,7 @@ class LocalStore:
                 part.unlink(missing_ok=True)
             if if_absent and isinstance(error, FileExistsError) and path.is_file():
                 return False
-            raise StorageError(f"can't write {self.uri(key)}: {error.strerror or error}") from error
+            _refuse_write(error, self.uri(key))
         return True
 
     def delete(self, key: str) -> None:

@@ -1,48 +1,172 @@
-"""What batch segmentation costs over the model: listing, reading, scaling, masks, rows."""
+"""What batch segmentation costs over the model, over its slowest stage, and beside other ways to do it.
 
+The bucket lies in the embedded store, which works on the same cores. `BENCH_OBJECTS=20000` is the large bucket.
+"""
+
+import functools
 import itertools
-from collections.abc import Iterator
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
-from tests.bench.measure import Figure, compare, per_second, say
+from tests.bench.measure import Figure, Side, compare, say
+from tests.bench.segment_peers import plain_loop, ray_data
+from tests.bench.segment_run import SIZE, smooth_scores
 from vitseg.config import load_recipe
 from vitseg.data.photographs import write_photographs
-from vitseg.inference.chunk import segment_chunk
-from vitseg.inference.job import ModelRef
-from vitseg.inference.plan import plan_job
+from vitseg.inference.images import model_input
+from vitseg.inference.predict import predict_resized
 from vitseg.labels import CITYSCAPES, train_classes
+from vitseg.masks import encode_mask, mask_ids, renumber
 from vitseg.model.bundle import load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
+from vitseg.storage import join, open_store
 
-IMAGES = 32
-BATCH = 8
-SIZE = (256, 256)
+BUCKET = "s3://vitseg"
+IMAGES = 192
+OBJECTS = int(os.environ.get("BENCH_OBJECTS", "20000"))
+STAGED = 200
 
 
 def figures(folder: Path) -> Iterator[Figure]:
+    from flows import environment, stack
+
+    os.environ["VITSEG_HOME"] = str(folder / "home")
+    stack.up(servers=["s3"])
+    environment.enter(only_stack=True)
+    try:
+        yield from _figures(folder)
+    finally:
+        stack.down()
+
+
+def _figures(folder: Path) -> Iterator[Figure]:
     say(f"drawing {IMAGES} photographs")
-    source, numbers = str(folder / "photographs"), itertools.count()
+    source = join(BUCKET, "photographs")
     write_photographs(source, count=IMAGES, seed=0)
     classes = train_classes(CITYSCAPES)
-    model = build_model(load_recipe("small").model, SIZE, len(classes), seed=0)
-    sha256 = save_bundle(folder / "bundle", model, classes)
-    reference = ModelRef(name="bench", version="1", sha256=sha256, folder=str(folder / "bundle"))
-    bundle = load_bundle(folder / "bundle")
-    images = torch.randint(0, 256, (BATCH, 3, *SIZE), dtype=torch.uint8)
+    model = str(folder / "bundle")
+    save_bundle(Path(model), build_model(load_recipe("small").model, SIZE, len(classes), seed=0), classes)
+    bundle = load_bundle(Path(model))
+    numbers = itertools.count()
 
-    def ours() -> None:
-        dest = str(folder / f"masks-{next(numbers)}")  # a new one: masks that are there would be left alone
-        job = plan_job(source, dest, model=reference, batch_size=BATCH, chunk_images=IMAGES // 2)
-        counts = [segment_chunk(job, index) for index in range(job.chunks)]
-        assert sum(part.written for part in counts) == IMAGES
+    def job(*options: str, of: str = source) -> Side:
+        return lambda: run(of, join(BUCKET, f"masks-{next(numbers)}"), model, *options)["images_per_second"]
 
-    def bare() -> None:
-        for _ in range(IMAGES // BATCH):
-            bundle.predict(images)
+    def bare() -> float:
+        images = torch.randint(0, 256, (2, 3, *SIZE), dtype=torch.uint8)
+        return rate(IMAGES, lambda: [bundle.predict(images) for _ in range(IMAGES // 2)])
 
     yield compare(
-        "segment: images a second, photographs to masks / forward passes alone (small)",
-        per_second(IMAGES, ours), per_second(IMAGES, bare), goal=0.90, better="higher",
+        "segment: images a second of the command, bucket to bucket / forward passes alone (small)",
+        job(), bare, goal=0.90, better="higher", warm_up=False,
     )  # fmt: skip
+    yield compare(
+        "segment: images a second / a plain loop, the same model and store (small)",
+        job(), lambda: plain_loop(source, join(BUCKET, f"loop-{next(numbers)}"), bundle.predict),
+        goal=2.0, better="higher", warm_up=False,
+    )  # fmt: skip
+    free = smooth_scores(len(classes))
+    yield compare(
+        "segment: images a second / a plain loop, the same store (a model that costs nothing)",
+        job("--free"), lambda: plain_loop(source, join(BUCKET, f"loop-{next(numbers)}"), lambda images: free),
+        goal=2.0, better="higher", warm_up=False,
+    )  # fmt: skip
+    peer = folder / "peer"
+    yield compare(
+        "segment: images a second / Ray Data (read_images, map_batches, write_images), the same store (small)",
+        job(), lambda: ray_data(peer, source, join(BUCKET, f"ray-{next(numbers)}"), model),
+        goal=1.3, better="higher", warm_up=False,
+    )  # fmt: skip
+    large = join(BUCKET, "large")
+    fill(large, STAGED, (2048, 1024))
+    yield compare(
+        "segment: images a second / its slowest stage alone, one thread (2048×1024, a model that costs nothing)",
+        job("--free", of=large), lambda: slowest_stage(large, join(BUCKET, f"stage-{next(numbers)}"), free),
+        goal=0.80, better="higher", warm_up=False,
+    )  # fmt: skip
+    many, few = join(BUCKET, "many"), join(BUCKET, "few")
+    fill(many, OBJECTS, (256, 128))
+    fill(few, OBJECTS // 20, (256, 128))
+    peaks: dict[str, list[float]] = {many: [], few: []}
+
+    def sized(address: str) -> Side:
+        def side() -> float:
+            result = run(address, join(BUCKET, f"sized-{next(numbers)}"), model, "--free")
+            peaks[address].append(result["peak_bytes"])
+            return result["images_per_second"]
+
+        return side
+
+    yield compare(
+        f"segment: images a second of {OBJECTS} objects / of {OBJECTS // 20} (a model that costs nothing)",
+        sized(many), sized(few), goal=0.95, better="higher", warm_up=False,
+    )  # fmt: skip
+    above, below = iter(peaks[many]), iter(peaks[few])
+    yield compare(
+        f"segment: peak memory with {OBJECTS} objects / with {OBJECTS // 20}",
+        lambda: next(above), lambda: next(below), goal=1.10, better="lower", warm_up=False,
+    )  # fmt: skip
+
+
+def run(source: str, dest: str, model: str, *options: str) -> dict[str, Any]:
+    """Run the command's flow in a process of its own; return its answer, and its peak memory."""
+    command = [sys.executable, "-m", "tests.bench.segment_run", source, dest, model, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def rate(count: int, work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return count / (time.perf_counter() - start)
+
+
+def fill(address: str, count: int, size: tuple[int, int]) -> None:
+    """Put so many photographs of one size: a few drawings, each again and again."""
+    import io
+
+    from PIL import Image
+
+    from vitseg.data.synth import draw_scene
+
+    say(f"filling {address} with {count} photographs of {size[0]}x{size[1]}")
+    drawn = []
+    for seed in range(4):
+        buffer = io.BytesIO()
+        Image.fromarray(draw_scene((1, seed), size)[0]).save(buffer, "JPEG", quality=92)
+        drawn.append(buffer.getvalue())
+    store = open_store(address)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda number: store.write(f"{number:06d}.jpg", drawn[number % 4]), range(count)))
+
+
+def slowest_stage(source: str, dest: str, scores: torch.Tensor) -> float:
+    """Return images a second of the slowest of fetch, decode, encode and put, each alone in one thread."""
+    store, target = open_store(source), open_store(dest)
+    keys = [info.key for info in store.list()][:50]
+    data = store.read(keys[0])
+    _, size = model_input(data, SIZE, 10**9)
+    numbers, palette = mask_ids(train_classes(CITYSCAPES), "train")
+    ids: np.ndarray = predict_resized(scores[0], size).ids
+    mask = encode_mask(renumber(ids, numbers), palette, {"source-etag": "x"})
+    stages: dict[str, Callable[[str], object]] = {
+        "fetch": store.read_tagged,
+        "decode": lambda key: model_input(data, SIZE, 10**9),
+        "encode": lambda key: encode_mask(renumber(ids, numbers), palette, {"source-etag": "x"}),
+        "put": lambda key: target.write(f"{key}.png", mask, metadata={"source-etag": "x"}),
+    }
+    rates = {name: rate(len(keys), functools.partial(list, map(work, keys))) for name, work in stages.items()}
+    say("  alone, images a second: " + ", ".join(f"{name} {value:.0f}" for name, value in rates.items()))
+    return min(rates.values())

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from vitseg.inference import chunk
+from vitseg.inference import model as model_module
 from vitseg.inference.job import ModelRef
 from vitseg.inference.plan import plan_job
 from vitseg.labels import Label
@@ -27,6 +28,7 @@ class ColorRule:
     classes: tuple[Label, ...] = CLASSES
     delay: float = 0.0
     """Seconds a prediction."""
+    model: torch.nn.Module = field(default_factory=torch.nn.Identity)
 
     moments: list[tuple[float, float] | None] = field(default_factory=list)
     """Of the photographs whose windows it was shown, one for each call."""
@@ -46,7 +48,7 @@ def model(sha256: str = SHA256, version: str = "3") -> ModelRef:
 def segment_slowly(source: str, dest: str) -> None:
     """A whole job in a process of its own, slow enough to be killed in the middle."""
     rule = ColorRule(delay=0.02)
-    chunk.load_bundle = lambda folder: rule
+    model_module.load_bundle = lambda folder: rule
     job = plan_job(source, dest, model=model(), chunk_images=10, batch_size=3)
     for index in range(job.chunks):
         chunk.segment_chunk(job, index)

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from vitseg.inference import chunk
+from vitseg.inference import model as model_module
+from vitseg.inference.commit import Summary, commit_job
 from vitseg.inference.job import Job
-from vitseg.inference.ledger import Summary, commit_job
 from vitseg.inference.plan import plan_job
 
 from .color_rule import SHA256, ColorRule, model
@@ -23,10 +24,10 @@ RED, GREEN, BLUE = (250, 20, 10), (20, 250, 10), (10, 20, 250)
 def rule(monkeypatch: pytest.MonkeyPatch) -> ColorRule:
     """The model that every job of the test finds in its bundle folder."""
     rule = ColorRule()
-    monkeypatch.setattr(chunk, "load_bundle", lambda folder: rule)
-    chunk._loaded.cache_clear()
+    monkeypatch.setattr(model_module, "load_bundle", lambda folder: rule)
+    model_module._loaded.cache_clear()
     yield rule
-    chunk._loaded.cache_clear()
+    model_module._loaded.cache_clear()
 
 
 def encode(pixels: np.ndarray | Image.Image, kind: str = "PNG", **options: Any) -> bytes:

@@ -4,57 +4,49 @@
     this thread            batches through the model → class ids           Prediction (or an image: Painting)
     writers (threads)      encode → pictures → mask                        Row
 
-Between them at most so many objects, bytes and pixels wait that memory stays bounded.
+Between them at most so many objects, bytes and pixels wait that memory stays bounded. Two chunks at a time in a process
+keep its model busy while one of them begins or ends.
 """
 
 import functools
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 
-import numpy as np
 import torch
 
-from vitseg.errors import DataError, NotFoundError, UsageError
-from vitseg.inference.job import Job, ModelRef
-from vitseg.inference.ledger import (
-    ChunkCounts,
-    Listed,
-    Row,
-    count_rows,
-    read_listing,
-    read_statuses,
-    write_part,
-)
-from vitseg.inference.objects import Setting, Task, photo_of, read_object, write_object
-from vitseg.inference.predict import (
-    Painting,
-    Prediction,
-    paint_resized,
-    paint_tiled,
-    pixel_moments,
-    predict_resized,
-    predict_tiled,
-)
+from vitseg.errors import NotFoundError, UsageError
+from vitseg.inference.answer import Answer, answers
+from vitseg.inference.device import BATCH, own_device
+from vitseg.inference.job import Job
+from vitseg.inference.ledger import ChunkCounts, Listed, Part, Row, read_listing, read_part, write_part
+from vitseg.inference.model import load_once
+from vitseg.inference.objects import Setting, Task, read_object, write_object
 from vitseg.masks import mask_ids
-from vitseg.model.bundle import Bundle, load_bundle
-from vitseg.storage import open_store
+from vitseg.model.bundle import Bundle
+from vitseg.storage import Store, open_store
 
 _READERS = 4
 _WRITERS = 4
 _BYTES_AHEAD = 256 * 2**20  # of objects that are read, and not predicted yet
 _PIXELS_BEHIND = 64_000_000  # of masks that are predicted, and not written yet; one larger may pass alone
-_LOADING = threading.Lock()
+
+Progress = Callable[[int], None]
 
 
-def segment_chunk(job: Job, index: int) -> ChunkCounts:
-    """Make the masks of one chunk and write its rows; a chunk that has its rows is left alone.
+def segment_chunk(
+    job: Job, index: int, *, threads: int | None = None, progress: Progress = lambda objects: None
+) -> ChunkCounts:
+    """Make the masks of one chunk and write its rows; of a chunk that has its rows, what failed is tried again.
 
     Safe to repeat and to kill: what is there already is recognised, whole objects are written or none.
+
+    Args:
+        job: the planned job.
+        index: 0 … job.chunks - 1.
+        threads: of the processor, for the model; None: as torch has them.
+        progress: called with a number of objects that are done now, from this thread.
 
     Raises:
         AccessError: the source or destination refuses these credentials.
@@ -63,39 +55,71 @@ def segment_chunk(job: Job, index: int) -> ChunkCounts:
         UsageError: the job's options ask for class ids or pictures that this model doesn't have.
     """
     dest = open_store(job.dest)
-    try:
-        return count_rows(index, read_statuses(dest, job, index), written=0)
-    except NotFoundError:
-        objects = read_listing(dest, job, index)
-    bundle = _load_once(job.model)
+    before = _part_before(dest, job, index)
+    if before and not before.counts(index).failed:
+        progress(len(before.rows))
+        return before.counts(index)
+    objects = read_listing(dest, job, index)
+    rows = {place: row for place, row in enumerate(before.rows) if row.status != "failed"} if before else {}
+    progress(len(rows))
+    bundle = load_once(job.model)
+    setting = make_setting(
+        job, bundle, dest, fresh=dest.write(job.begun_key(index), b"", if_absent=True) and not before
+    )
+    if threads:
+        torch.set_num_threads(threads)
+    made = segment_objects(
+        setting, {place: objects[place] for place in range(len(objects)) if place not in rows}, progress
+    )
+    rows |= made
+    part = Part([rows[place] for place in range(len(objects))], setting.watch.seconds)
+    write_part(dest, job, index, part.rows, part.stages)
+    dest.delete(job.begun_key(index))
+    return part.counts(index, sum(row.status == "ok" for row in made.values()))
+
+
+def make_setting(job: Job, bundle: Bundle, dest: Store, *, fresh: bool) -> Setting:
+    """Put together what all objects of a chunk share.
+
+    Raises:
+        UsageError: the job's options ask for class ids or pictures that this model doesn't have.
+    """
     if not bundle.classes and (job.options.also or job.options.ids != "train"):
         raise UsageError(f"{job.model.name} has no classes, it makes images: leave out --also and --ids")
     numbers, palette = mask_ids(bundle.classes, job.options.ids)
-    rows, written = _segment(Setting(job, open_store(job.root), dest, bundle, numbers, palette), objects)
-    write_part(dest, job, index, rows)
-    return count_rows(index, [row.status for row in rows], written)
+    return Setting(job, open_store(job.root), dest, bundle, numbers, palette, own_device(), fresh)
 
 
-def _segment(setting: Setting, objects: list[Listed]) -> tuple[list[Row], int]:
-    """Return the row of each object, in order, and how many masks were written."""
+def _part_before(dest: Store, job: Job, index: int) -> Part | None:
+    try:
+        return read_part(dest, job, index)
+    except NotFoundError:
+        return None
+
+
+def segment_objects(setting: Setting, objects: dict[int, Listed], progress: Progress) -> dict[int, Row]:
+    """Return the row of each object, by its place."""
     rows: dict[int, Row] = {}
-    batch: list[tuple[int, Task]] = []
     behind: deque[tuple[int, int, Future[Row]]] = deque()  # place, pixels, what writes it
-    written = 0
+    batch: list[tuple[int, Task]] = []
+    batch_size = setting.job.batch_size or BATCH[setting.device.type]
 
     def settle(*, most: int, pixels: int = 0) -> None:
         # Wait until at most `most` masks are being written, and there is room for one of so many pixels.
-        nonlocal written
         while behind and (len(behind) > most or sum(size for _, size, _ in behind) + pixels > _PIXELS_BEHIND):
             place, _, future = behind.popleft()
             rows[place] = future.result()
-            written += 1
+            progress(1)
 
     def flush() -> None:
-        for place, task, prediction, seconds in _predictions(setting, batch):
-            pixels = task.size[0] * task.size[1]
-            settle(most=2 * _WRITERS, pixels=pixels)
-            behind.append((place, pixels, writers.submit(write_object, setting, task, prediction, seconds)))
+        for place, found in answers(setting, batch, batch_size):
+            if isinstance(found, Answer):
+                settle(most=2 * _WRITERS, pixels=found.pixels)
+                writing = writers.submit(write_object, setting, found.task, found.prediction, found.seconds)
+                behind.append((place, found.pixels, writing))
+            else:
+                rows[place] = found
+                progress(1)
         batch.clear()
 
     with ExitStack() as stack:  # after an error, what has not begun is not begun any more
@@ -103,75 +127,33 @@ def _segment(setting: Setting, objects: list[Listed]) -> tuple[list[Row], int]:
         stack.callback(readers.shutdown, cancel_futures=True)
         writers = ThreadPoolExecutor(_WRITERS, "vitseg-write")
         stack.callback(writers.shutdown, cancel_futures=True)
-        read = functools.partial(read_object, setting)
-        count = max(2 * _READERS, 2 * setting.job.batch_size)
-        for place, found in enumerate(_ahead(readers, read, objects, count)):
+        count = max(2 * _READERS, 2 * batch_size)
+        for place, found in _ahead(readers, functools.partial(read_object, setting), objects.items(), count):
             if isinstance(found, Row):
                 rows[place] = found
+                progress(1)
                 continue
             batch.append((place, found))
-            full = len(batch) == setting.job.batch_size
-            if full or sum(task.info.size for _, task in batch) > _BYTES_AHEAD:
+            if len(batch) == batch_size or sum(task.info.size for _, task in batch) > _BYTES_AHEAD:
                 flush()
         flush()
         settle(most=0)
-    return [rows[place] for place in range(len(objects))], written
+    return rows
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, work: Callable[[Listed], Row | Task], objects: Iterable[Listed], count: int
-) -> Iterator[Row | Task]:
+    pool: ThreadPoolExecutor, work: Callable[[Listed], Row | Task], objects: Iterable[tuple[int, Listed]], count: int
+) -> Iterator[tuple[int, Row | Task]]:
     """Yield `work` of each object in order, with up to `count` of them, or so many bytes, under way."""
-    waiting: deque[tuple[int, Future[Row | Task]]] = deque()
+    waiting: deque[tuple[int, int, Future[Row | Task]]] = deque()
     size = 0
-    for item in objects:
+    for place, item in objects:
         while waiting and (len(waiting) == count or size + item.info.size > _BYTES_AHEAD):
-            done, future = waiting.popleft()
-            yield future.result()
+            first, done, future = waiting.popleft()
+            yield first, future.result()
             size -= done
-        waiting.append((item.info.size, pool.submit(work, item)))
+        waiting.append((place, item.info.size, pool.submit(work, item)))
         size += item.info.size
     while waiting:
-        yield waiting.popleft()[1].result()
-
-
-def _predictions(
-    setting: Setting, batch: list[tuple[int, Task]]
-) -> Iterator[tuple[int, Task, Prediction | Painting, float]]:
-    """Yield each task of a batch with what the model says, and the seconds of work on it so far."""
-    if not batch:
-        return
-    job, bundle = setting.job, setting.bundle
-    network = bundle.predict if bundle.classes else bundle.colors
-    started = time.perf_counter()
-    prediction: Prediction | Painting
-    if job.options.tile:
-        for place, task in batch:
-            started = time.perf_counter()
-            photo = photo_of(task, job)
-            slide = predict_tiled if bundle.classes else paint_tiled
-            whole = functools.partial(network, moments=pixel_moments(photo))
-            prediction = slide(whole, photo, bundle.image_size, job.batch_size)
-            yield place, task, prediction, task.seconds + time.perf_counter() - started
-        return
-    scores = network(torch.from_numpy(np.stack([task.pixels for _, task in batch])))
-    share = (time.perf_counter() - started) / len(batch)
-    for (place, task), own in zip(batch, scores, strict=True):
-        started = time.perf_counter()
-        prediction = (predict_resized if bundle.classes else paint_resized)(own, task.size)
-        yield place, task, prediction, task.seconds + share + time.perf_counter() - started
-
-
-def _load_once(model: ModelRef) -> Bundle:
-    with _LOADING:  # two threads would load it twice
-        return _loaded(model.folder, model.sha256)
-
-
-@functools.lru_cache(maxsize=2)
-def _loaded(folder: str, sha256: str) -> Bundle:
-    bundle = load_bundle(Path(folder))
-    if bundle.sha256 != sha256:
-        raise DataError(f"the model in {folder} has sha256 {bundle.sha256}, but {sha256} was planned")
-    if torch.cuda.is_available():
-        bundle.model.to("cuda")
-    return bundle
+        first, _, future = waiting.popleft()
+        yield first, future.result()

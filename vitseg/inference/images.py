@@ -6,6 +6,8 @@ PostScript or guesses. Neither the extension nor the size in the header is belie
 
 import io
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -21,7 +23,7 @@ EXTENSIONS = frozenset(_READ | {".heic", ".heif", ".tga", ".psd", ".dng"})
 
 _SNIFF_BYTES = 64 * 2**20  # larger objects without such a name are not read to look at their content
 _LARGE_PIXELS = 16_000_000
-_ONE_LARGE = threading.Lock()
+_ONE_LARGE = threading.RLock()
 
 # Pillow's own limit is one number for the whole process; here each call has its own, checked before decoding.
 Image.MAX_IMAGE_PIXELS = None
@@ -61,13 +63,13 @@ def decode_image(data: bytes, max_pixels: int) -> Image.Image:
     Raises:
         SampleError: it is empty, of a foreign format, too large, cut off or broken.
     """
-    return _decode(_open(data, max_pixels))
+    return _decode(open_image(data, max_pixels))
 
 
 def model_input(data: bytes, size: tuple[int, int], max_pixels: int) -> tuple[np.ndarray, tuple[int, int]]:
     """Decode an image and shrink it to what the model takes.
 
-    At most one large image is in decoding at a time, for a decoded one is up to 4 bytes a pixel, twice.
+    A decoded image is up to 4 bytes a pixel, twice: see `one_large`.
 
     Args:
         data: content of the file.
@@ -80,14 +82,27 @@ def model_input(data: bytes, size: tuple[int, int], max_pixels: int) -> tuple[np
     Raises:
         SampleError: see `decode_image`.
     """
-    image = _open(data, max_pixels)
-    if image.width * image.height <= _LARGE_PIXELS:
+    image = open_image(data, max_pixels)
+    with one_large(image.width * image.height):
         return _shrink(_decode(image), size)
+
+
+@contextmanager
+def one_large(pixels: int) -> Iterator[None]:
+    """Wait until no other large image is held by this process; small ones don't wait."""
+    if pixels <= _LARGE_PIXELS:
+        yield
+        return
     with _ONE_LARGE:
-        return _shrink(_decode(image), size)
+        yield
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
+def open_image(data: bytes, max_pixels: int) -> Image.Image:
+    """Read the header of an image.
+
+    Raises:
+        SampleError: it is empty, of a foreign format or too large.
+    """
     if not data:
         raise SampleError("the object is empty")
     try:
@@ -103,22 +118,29 @@ def _decode(image: Image.Image) -> Image.Image:
     try:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
-        return _rgb(image)
+        return to_rgb(image)
     except Exception as error:  # on hostile bytes decoders raise anything
         raise SampleError(f"the image is broken: {error or type(error).__name__}") from error
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, scale: float | None = None) -> Image.Image:
+    """Turn an image of any mode into RGB; floats are multiplied by `scale`, or else as they themselves suggest."""
     if image.mode.startswith("I"):  # I;16 and friends; I holds 16-bit values, too
         values = np.clip(np.asarray(image).astype(np.int32), 0, 65_535)
         return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         floats = np.nan_to_num(np.asarray(image))
-        scale = 255 if floats.max() <= 1 else 1
+        scale = scale or float_scale(image)
         return Image.fromarray(np.clip(floats * scale, 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "P":
         image = image.convert("RGBA")  # straight to RGB, Pillow warns about palettes with transparency
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def float_scale(image: Image.Image) -> float:
+    """Return what floats are multiplied by to become bytes: 255 where none is over 1."""
+    values = np.asarray(image)  # numbers alone: getextrema takes one that is not for the largest
+    return 255.0 if np.nanmax(values, initial=0.0, where=np.isfinite(values)) <= 1 else 1.0
 
 
 def _shrink(image: Image.Image, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:

@@ -6,13 +6,15 @@
     DEST/_vitseg/also/confidence/<key>.png    probability of the chosen class, 255 is certain
     DEST/_vitseg/<job>/listing/part-*.parquet, listing.json    the frozen listing
     DEST/_vitseg/<job>/part-*.parquet, summary.json            the rows, and the proof that they are complete
+    DEST/_vitseg/<job>/begun/*                                 of chunks that are being worked on, or were when killed
+    DEST/_vitseg/<job>/least-confident.jpg                     what a person should look at first
 
 Keys with a `_vitseg` folder in them are never listed, so no mask can fall on any of the other names.
 """
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from vitseg.errors import UsageError
@@ -48,6 +50,8 @@ class Options:
     """Pictures to write beside the masks: any of `PICTURES`."""
     tile: bool = False
     """Slide the model over the image at its own scale, instead of shrinking the image to the model's size."""
+    flip: bool = False
+    """Ask the model about the mirrored image, too, and take the mean of both answers."""
     max_pixels: int = MAX_PIXELS
     """Larger images are refused: width × height."""
 
@@ -59,16 +63,17 @@ class Options:
         if unknown:
             raise UsageError(f"--also {','.join(unknown)}: choose from {', '.join(PICTURES)}")
         if self.max_pixels < 1:
-            raise UsageError("max_pixels must be at least 1")
+            raise UsageError(f"--max-pixels {self.max_pixels}: at least 1")
         object.__setattr__(self, "also", tuple(sorted(set(self.also))))
 
     def signature(self) -> str:
         """Return what a mask remembers of its options; with equal text it needn't be made again."""
-        return f"ids={self.ids} also={','.join(self.also)} tile={str(self.tile).lower()}"
+        flip = " flip=true" if self.flip else ""
+        return f"ids={self.ids} also={','.join(self.also)} tile={str(self.tile).lower()}{flip}"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        return {"ids": self.ids, "also": list(self.also), "tile": self.tile, "max_pixels": self.max_pixels}
+        return asdict(self) | {"also": list(self.also)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +88,8 @@ class Job:
     dest: str
     model: ModelRef
     options: Options
-    batch_size: int
-    """Images a forward pass."""
+    batch_size: int | None
+    """Images a forward pass; None: as suits the worker's device."""
     chunk_images: int
     """Objects a chunk, as frozen with the listing."""
     listed: int
@@ -112,6 +117,10 @@ class Job:
     def part_key(self, index: int) -> str:
         """Return the key under DEST of a chunk's rows."""
         return self.file(f"part-{index:05d}.parquet")
+
+    def begun_key(self, index: int) -> str:
+        """Return the key under DEST of what says that a chunk was begun."""
+        return self.file(f"begun/{index:05d}")
 
 
 def job_digest(source: str, dest: str, model: ModelRef, options: Options) -> str:

@@ -1,25 +1,32 @@
-"""The ledger of a job: a row for every object, in a parquet file a chunk, and the summary that closes it."""
+"""The ledger of a job: its frozen listing, and a row for every object of it, in a parquet file a chunk."""
 
 import dataclasses
 import io
 import json
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vitseg.errors import DataError, NotFoundError
+from vitseg.errors import DataError
 from vitseg.inference.job import Job
-from vitseg.storage import ObjectInfo, Store, open_store
+from vitseg.storage import ObjectInfo, Store
 
 STATUSES = ("ok", "skipped", "failed")
-_LISTED_FAILURES = 20  # in the summary; the ledger has them all
-_THREADS = 8
+_STAGES = b"vitseg.stages"  # in the metadata of a part: seconds by stage
+_TOLD_FAILURES = 3  # of a chunk, to who waits for it; the ledger has them all
 
-LISTING = pa.schema([("key", pa.string()), ("etag", pa.string()), ("bytes", pa.int64()), ("problem", pa.string())])
+LISTING = pa.schema(
+    [
+        ("key", pa.string()),
+        ("etag", pa.string()),
+        ("bytes", pa.int64()),
+        ("problem", pa.string()),
+        ("made", pa.bool_()),
+    ]
+)
 ROWS = pa.schema(
     [
         ("key", pa.string()),
@@ -39,10 +46,13 @@ ROWS = pa.schema(
 
 @dataclass(frozen=True)
 class Listed:
-    """One object of the frozen listing; `problem` says why it can have no mask, whatever it holds."""
+    """One object of the frozen listing."""
 
     info: ObjectInfo
     problem: str | None = None
+    """Why it can have no mask, whatever it holds."""
+    made: bool = True
+    """Whether something lay at its mask's place when the job was planned: it may be a mask that still holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +61,7 @@ class Row:
 
     key: str
     etag: str
+    """Of the content that was read; of the listing where nothing was."""
     bytes: int
     """Size of the object."""
     status: str
@@ -80,37 +91,36 @@ class ChunkCounts:
     failed: int
     written: int
     """Masks made by this very call; 0 where the chunk was finished before."""
+    failures: tuple[tuple[str, str], ...] = ()
+    """The first `(key, error)`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """A finished job, as in its summary.json."""
+@dataclass(frozen=True)
+class Part:
+    """The rows of a chunk that is done, in the order of its listing, and how long its stages took, seconds."""
 
-    job: str
-    listed: int
-    ok: int
-    skipped: int
-    failed: int
-    images_per_second: float
-    seconds: float
-    source: str
-    dest: str
-    model: dict[str, str]
-    options: dict[str, Any]
-    failures: list[dict[str, str]]
-    """The first 20 `{key, error}`."""
-    summary: str
-    """Address of summary.json."""
+    rows: list[Row]
+    stages: dict[str, float] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return dataclasses.asdict(self)
+    def counts(self, index: int, written: int = 0) -> ChunkCounts:
+        """Count the rows by status."""
+        ok, skipped, failed = (sum(row.status == status for row in self.rows) for status in STATUSES)
+        failures = tuple((row.key, row.error or "") for row in self.rows if row.status == "failed")
+        return ChunkCounts(
+            index=index, ok=ok, skipped=skipped, failed=failed, written=written, failures=failures[:_TOLD_FAILURES]
+        )
 
 
 def write_listing(dest: Store, key: str, objects: list[Listed]) -> None:
     """Freeze one chunk of the listing."""
     rows = [
-        {"key": item.info.key, "etag": item.info.etag, "bytes": item.info.size, "problem": item.problem}
+        {
+            "key": item.info.key,
+            "etag": item.info.etag,
+            "bytes": item.info.size,
+            "problem": item.problem,
+            "made": item.made,
+        }
         for item in objects
     ]
     dest.write(key, _parquet(rows, LISTING))
@@ -127,94 +137,34 @@ def read_listing(dest: Store, job: Job, index: int) -> list[Listed]:
     if table.num_rows != job.size(index):
         where = dest.uri(job.listing_key(index))
         raise DataError(f"{where} has {table.num_rows} rows, not {job.size(index)}")
-    return [Listed(ObjectInfo(row["key"], row["bytes"], row["etag"]), row["problem"]) for row in table.to_pylist()]
+    return [
+        Listed(ObjectInfo(row["key"], row["bytes"], row["etag"]), row["problem"], row["made"])
+        for row in table.to_pylist()
+    ]
 
 
-def write_part(dest: Store, job: Job, index: int, rows: Iterable[Row]) -> None:
+def write_part(dest: Store, job: Job, index: int, rows: Iterable[Row], stages: Mapping[str, float]) -> None:
     """Write the rows of a chunk: this makes the chunk done."""
-    dest.write(job.part_key(index), _parquet([dataclasses.asdict(row) for row in rows], ROWS))
+    seconds = {name: round(value, 6) for name, value in stages.items()}
+    schema = ROWS.with_metadata({_STAGES: json.dumps(seconds).encode()})
+    dest.write(job.part_key(index), _parquet([dataclasses.asdict(row) for row in rows], schema))
 
 
-def read_statuses(dest: Store, job: Job, index: int) -> list[str]:
-    """Return the status of each row of a chunk that is done.
+def read_part(dest: Store, job: Job, index: int) -> Part:
+    """Return the rows of a chunk that is done.
 
     Raises:
         NotFoundError: the chunk is not done.
         DataError: the file is not the rows of this chunk.
     """
-    return [row["status"] for row in _read_part(dest, job, index)]
-
-
-def count_rows(index: int, statuses: list[str], written: int) -> ChunkCounts:
-    """Count the rows of a chunk by status."""
-    ok, skipped, failed = (statuses.count(status) for status in STATUSES)
-    return ChunkCounts(index=index, ok=ok, skipped=skipped, failed=failed, written=written)
-
-
-def commit_job(job: Job, seconds: float, written: int | None = None) -> Summary:
-    """Check that every listed object has its row, and write summary.json: this makes the job done.
-
-    Args:
-        job: the planned job, all of whose chunks have been segmented.
-        seconds: how long that took, by the clock.
-        written: masks made in that time (the sum over `ChunkCounts.written`), for the rate; by default all
-            `ok`, which is too many where the job was interrupted and resumed.
-
-    Raises:
-        DataError: chunks are missing, or rows don't add up.
-    """
-    dest = open_store(job.dest)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        parts = list(pool.map(lambda index: _check_part(dest, job, index), range(job.chunks)))
-    missing = [index for index, part in enumerate(parts) if part is None]
-    if missing:
-        some = ", ".join(map(str, missing[:5])) + (" …" if len(missing) > 5 else "")
+    table = _table(dest, job.part_key(index), ROWS)
+    if table.num_rows != job.size(index):
         raise DataError(
-            f"job {job.id} is not complete: {len(missing)} of {job.chunks} chunks have no result ({some}); "
-            "run the same command again to go on"
-        )
-    found = [part for part in parts if part is not None]
-    ok, skipped, failed = (sum(getattr(counts, status) for counts, _ in found) for status in STATUSES)
-    if ok + skipped + failed != job.listed:
-        raise DataError(f"job {job.id}: {ok} ok + {skipped} skipped + {failed} failed are not the {job.listed} listed")
-    summary = Summary(
-        job=job.id,
-        listed=job.listed,
-        ok=ok,
-        skipped=skipped,
-        failed=failed,
-        images_per_second=round((ok if written is None else written) / max(seconds, 1e-9), 3),
-        seconds=round(seconds, 3),
-        source=job.source,
-        dest=job.dest,
-        model={"name": job.model.name, "version": job.model.version, "sha256": job.model.sha256},
-        options=job.options.to_json(),
-        failures=[failure for _, failures in found for failure in failures][:_LISTED_FAILURES],
-        summary=dest.uri(job.file("summary.json")),
-    )
-    text = json.dumps(summary.to_json(), indent=2)
-    dest.write(job.file("summary.json"), text.encode(), content_type="application/json")
-    return summary
-
-
-def _check_part(dest: Store, job: Job, index: int) -> tuple[ChunkCounts, list[dict[str, str]]] | None:
-    try:
-        rows = _read_part(dest, job, index)
-    except NotFoundError:
-        return None
-    counts = count_rows(index, [row["status"] for row in rows], written=0)
-    failures = [{"key": row["key"], "error": row["error"]} for row in rows if row["status"] == "failed"]
-    return counts, failures[:_LISTED_FAILURES]
-
-
-def _read_part(dest: Store, job: Job, index: int) -> list[dict[str, Any]]:
-    rows = _table(dest, job.part_key(index), ROWS).select(["key", "status", "error"]).to_pylist()
-    if len(rows) != job.size(index):
-        raise DataError(
-            f"{dest.uri(job.part_key(index))} has {len(rows)} rows for {job.size(index)} objects: "
+            f"{dest.uri(job.part_key(index))} has {table.num_rows} rows for {job.size(index)} objects: "
             "delete it and run the same command again"
         )
-    return rows
+    stages = json.loads((table.schema.metadata or {}).get(_STAGES, b"{}"))
+    return Part([Row(**row) for row in table.to_pylist()], stages)
 
 
 def _parquet(rows: list[dict[str, Any]], schema: pa.Schema) -> bytes:

@@ -1,22 +1,31 @@
 """One object: read it into a task for the model, or write what the model says about it; either gives its row."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
 import numpy as np
+import torch
 from PIL import Image
 
 from vitseg.errors import DataError, NotFoundError, SampleError, StorageError
 from vitseg.inference.existing import find_mask
-from vitseg.inference.images import decode_image, has_image_name, is_image, model_input, worth_reading
+from vitseg.inference.images import (
+    decode_image,
+    has_image_name,
+    is_image,
+    model_input,
+    one_large,
+    open_image,
+    worth_reading,
+)
 from vitseg.inference.job import PICTURES, Job, mask_key, picture_key
 from vitseg.inference.ledger import Listed, Row
 from vitseg.inference.predict import Painting, Prediction
+from vitseg.inference.stages import Stopwatch
 from vitseg.masks import (
     class_fractions,
     colorize,
-    confidence_image,
     decode_colors,
     decode_mask,
     encode_colors,
@@ -31,6 +40,7 @@ from vitseg.storage import ObjectInfo, Store
 ALREADY_DONE = "already done"
 NOT_AN_IMAGE = "not an image"
 _S3_METADATA_BYTES = 2000  # S3 takes 2 KB of metadata, as sent
+_PICTURE_PIXELS = 32_000_000  # of larger images, colours and overlays are made smaller: they are for people
 
 
 @dataclass(frozen=True)
@@ -43,11 +53,9 @@ class Setting:
     bundle: Bundle
     numbers: np.ndarray  # uint8 (K,): train id -> id in the file
     palette: np.ndarray  # uint8 (256, 3)
-
-    @property
-    def keeps_data(self) -> bool:
-        """Whether the object's bytes are needed again, for the photo at its own size."""
-        return self.job.options.tile or "overlay" in self.job.options.also
+    device: torch.device  # of the model
+    fresh: bool = False  # nobody has begun with this chunk before: only masks seen in the listing can be there
+    watch: Stopwatch = field(default_factory=Stopwatch)
 
 
 @dataclass(frozen=True)
@@ -55,9 +63,9 @@ class Task:
     """An image that waits for the model."""
 
     info: ObjectInfo
-    pixels: np.ndarray  # uint8 (3, h, w)
-    size: tuple[int, int]  # (H, W) of the image
-    data: bytes | None
+    pixels: np.ndarray | None  # uint8 (3, h, w); None with `--tile`, which decodes when it is its turn
+    size: tuple[int, int] | None  # (H, W) of the image, where it is decoded
+    data: bytes | None  # where the photo is needed at its own size
     seconds: float
 
 
@@ -71,24 +79,38 @@ def read_object(setting: Setting, item: Listed) -> Row | Task:
     started = time.perf_counter()
     job, info = setting.job, item.info
     if item.problem:
-        return _row(info, "failed", item.problem)
-    existing = find_mask(setting.dest, info, job.model.sha256, job.options)
-    row = existing and _existing_row(setting, info, *existing)
-    if row:
-        return row
+        return row_of(info, "failed", item.problem)
+    if item.made or not setting.fresh:
+        with setting.watch.measure("check"):
+            existing = find_mask(setting.dest, info, job.model.sha256, job.options)
+            row = existing and _existing_row(setting, info, *existing)
+        if row:
+            return row
     named = has_image_name(info.key)
     if not worth_reading(info.key, info.size, job.options.max_pixels):
-        return _row(info, "failed", f"{info.size} bytes: too large") if named else _not_an_image(info)
+        return row_of(info, "failed", f"{info.size} bytes: too large") if named else _not_an_image(info)
     try:
-        data = setting.source.read(info.key)
-        if not named and not is_image(data):
-            return _not_an_image(info)
-        pixels, size = model_input(data, setting.bundle.image_size, job.options.max_pixels)
+        with setting.watch.measure("fetch"):
+            data, etag = setting.source.read_tagged(info.key)
+        info = replace(info, size=len(data), etag=etag)  # it may have changed since it was listed
+        with setting.watch.measure("decode"):
+            if not named and not is_image(data):
+                return _not_an_image(info)
+            return _task(setting, info, data, started)
     except NotFoundError:
-        return _row(info, "failed", "it was listed, but is not there any more")
+        return row_of(info, "failed", "it was listed, but is not there any more")
     except (StorageError, SampleError) as error:
-        return _row(info, "failed", str(error))
-    return Task(info, pixels, size, data if setting.keeps_data else None, time.perf_counter() - started)
+        return row_of(info, "failed", str(error))
+
+
+def _task(setting: Setting, info: ObjectInfo, data: bytes, started: float) -> Task:
+    options = setting.job.options
+    if options.tile:
+        open_image(data, options.max_pixels)  # what is no image needs no turn
+        return Task(info, None, None, data, time.perf_counter() - started)
+    pixels, size = model_input(data, setting.bundle.image_size, options.max_pixels)
+    kept = data if "overlay" in options.also else None
+    return Task(info, pixels, size, kept, time.perf_counter() - started)
 
 
 def write_object(setting: Setting, task: Task, prediction: Prediction | Painting, seconds: float) -> Row:
@@ -111,40 +133,48 @@ def write_object(setting: Setting, task: Task, prediction: Prediction | Painting
         "job": job.id,
         "seconds": f"{seconds:.6f}",
     }
-    if isinstance(prediction, Painting):
-        _put(setting, info, encode_colors(prediction.colors, metadata), metadata)
-        return _mask_row(setting, info, prediction.colors, metadata)
-    metadata["mean-confidence"] = f"{prediction.mean_confidence:.6f}"
-    ids = renumber(prediction.ids, setting.numbers)
+    watch, dest = setting.watch, setting.dest
+    with watch.measure("encode"):
+        if isinstance(prediction, Painting):
+            pixels = prediction.colors
+            mask = encode_colors(pixels, metadata)
+        else:
+            metadata["mean-confidence"] = f"{prediction.mean_confidence:.6f}"
+            pixels = renumber(prediction.ids, setting.numbers)
+            mask = encode_mask(pixels, setting.palette, metadata)
     for kind in job.options.also:
-        picture = _picture(setting, kind, task, prediction, ids)
-        content_type = "image/jpeg" if PICTURES[kind] == "jpg" else "image/png"
-        data = encode_picture(picture, PICTURES[kind])
-        setting.dest.write(picture_key(kind, info.key), data, content_type=content_type)
-    _put(setting, info, encode_mask(ids, setting.palette, metadata), metadata)
-    return _mask_row(setting, info, ids, metadata)
-
-
-def _put(setting: Setting, info: ObjectInfo, data: bytes, metadata: dict[str, str]) -> None:
-    setting.dest.write(mask_key(info.key), data, metadata=_object_metadata(metadata), content_type="image/png")
+        with watch.measure("encode"):
+            assert isinstance(prediction, Prediction)
+            picture = encode_picture(_picture(setting, kind, task, prediction, pixels), PICTURES[kind])
+        with watch.measure("write"):
+            content_type = "image/jpeg" if PICTURES[kind] == "jpg" else "image/png"
+            dest.write(picture_key(kind, info.key), picture, content_type=content_type)
+    with watch.measure("write"):
+        dest.write(mask_key(info.key), mask, metadata=_object_metadata(metadata), content_type="image/png")
+    return _mask_row(setting, info, pixels, metadata)
 
 
 def _picture(setting: Setting, kind: str, task: Task, prediction: Prediction, ids: np.ndarray) -> np.ndarray:
+    full = ids.size
+    height, width = ids.shape
+    if kind == "confidence":
+        assert prediction.confidence is not None
+        if prediction.confidence.shape == ids.shape:
+            return prediction.confidence
+        grey = Image.fromarray(prediction.confidence)
+        return np.asarray(grey.resize((width, height), Image.Resampling.BILINEAR))
+    if full > _PICTURE_PIXELS:
+        scale = (_PICTURE_PIXELS / full) ** 0.5
+        width, height = max(1, int(width * scale)), max(1, int(height * scale))
+        ids = np.asarray(Image.fromarray(ids).resize((width, height), Image.Resampling.NEAREST))
     if kind == "color":
         return colorize(ids, setting.palette)
-    if kind == "overlay":
-        return overlay(photo_of(task, setting.job), ids, setting.palette)
-    grey = Image.fromarray(confidence_image(prediction.confidence))
-    return np.asarray(grey.resize((task.size[1], task.size[0]), Image.Resampling.BILINEAR))
-
-
-def photo_of(task: Task, job: Job) -> np.ndarray:
-    """Return the image of a task at its own size, uint8 (H, W, 3).
-
-    Decoded once more: kept since the first time, photos would pile up between the threads.
-    """
+    # The photo is decoded once more: kept since the first time, photos would pile up between the threads.
     assert task.data is not None
-    return np.asarray(decode_image(task.data, job.options.max_pixels))
+    with one_large(full):
+        photo = decode_image(task.data, setting.job.options.max_pixels)
+        photo = photo if photo.size == (width, height) else photo.resize((width, height), reducing_gap=2.0)
+    return overlay(np.asarray(photo), ids, setting.palette)
 
 
 def _existing_row(setting: Setting, info: ObjectInfo, data: bytes, metadata: dict[str, str]) -> Row | None:
@@ -176,10 +206,11 @@ def _mask_row(setting: Setting, info: ObjectInfo, pixels: np.ndarray, metadata: 
 
 
 def _not_an_image(info: ObjectInfo) -> Row:
-    return _row(info, "skipped", NOT_AN_IMAGE)
+    return row_of(info, "skipped", NOT_AN_IMAGE)
 
 
-def _row(info: ObjectInfo, status: str, reason: str) -> Row:
+def row_of(info: ObjectInfo, status: str, reason: str) -> Row:
+    """Return the row of an object that gets no mask."""
     error = " ".join(reason.split())[:500]  # one line
     return Row(key=info.key, etag=info.etag, bytes=info.size, status=status, error=error)
 

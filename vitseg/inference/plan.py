@@ -5,38 +5,18 @@
 """
 
 import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
+
 from vitseg.errors import DataError, NotFoundError, UsageError
-from vitseg.inference.existing import find_mask
-from vitseg.inference.job import MAX_PIXELS, RESERVED, Job, ModelRef, Options, job_digest, key_problem
+from vitseg.inference.job import MAX_PIXELS, RESERVED, Job, ModelRef, Options, job_digest, key_problem, mask_key
 from vitseg.inference.ledger import Listed, write_listing
 from vitseg.storage import ObjectInfo, Store, canonical, open_store
-
-_THREADS = 16
-_BLOCK = 1000  # objects of a dry run in flight
-
-
-@dataclass(frozen=True)
-class DryRun:
-    """What a job would do."""
-
-    listed: int
-    """Objects under the source."""
-    done: int
-    """Objects whose mask is there and still holds."""
-    todo: int
-    """The others: they would be read, and segmented where they are images."""
-    bytes: int
-    """Size of those others."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
 
 
 def plan_job(
@@ -47,9 +27,10 @@ def plan_job(
     ids: str = "train",
     also: tuple[str, ...] = (),
     tile: bool = False,
+    flip: bool = False,
     max_pixels: int = MAX_PIXELS,
-    chunk_images: int = 64,
-    batch_size: int = 8,
+    chunk_images: int = 256,
+    batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Job:
     """List the source and freeze the listing under DEST, or find the unfinished job that did.
@@ -64,18 +45,19 @@ def plan_job(
         ids: `train` or `label`, the numbers in the masks.
         also: pictures beside the masks, of `color`, `overlay`, `confidence`.
         tile: slide the model over images at their own scale.
+        flip: ask the model about the mirrored image, too.
         max_pixels: larger images are refused; 200 million by default.
         chunk_images: objects a chunk.
-        batch_size: images a forward pass.
+        batch_size: images a forward pass; by default as suits the device.
         progress: called with the number of objects listed so far.
 
     Raises:
         NotFoundError: the source or the destination's bucket does not exist, or the source is empty.
         UsageError: an option is wrong, or the masks would fall among the images.
     """
-    if chunk_images < 1 or batch_size < 1:
+    if chunk_images < 1 or (batch_size is not None and batch_size < 1):
         raise UsageError("chunk_images and batch_size must be at least 1")
-    options = Options(ids=ids, also=also, tile=tile, max_pixels=max_pixels)
+    options = Options(ids=ids, also=also, tile=tile, flip=flip, max_pixels=max_pixels)
     source, dest = canonical(source), canonical(dest)
     digest = job_digest(source, dest, model, options)
     store = open_store(dest)
@@ -99,43 +81,6 @@ def plan_job(
     except NotFoundError:
         frozen = _freeze(store, job, progress)
     return replace(job, **frozen)
-
-
-def dry_run(
-    source: str,
-    dest: str,
-    *,
-    model: ModelRef,
-    ids: str = "train",
-    also: tuple[str, ...] = (),
-    tile: bool = False,
-    max_pixels: int = MAX_PIXELS,
-    progress: Callable[[int], None] | None = None,
-) -> DryRun:
-    """Count what `plan_job` with the same arguments would leave to do; writes nothing.
-
-    Raises:
-        NotFoundError: the source does not exist or is empty.
-        UsageError: an option is wrong.
-    """
-    options = Options(ids=ids, also=also, tile=tile, max_pixels=max_pixels)
-    source, dest = canonical(source), canonical(dest)
-    store = open_store(dest)
-    _, objects = list_source(source, dest)
-    listed = done = size = 0
-
-    def is_done(info: ObjectInfo) -> bool:
-        return not key_problem(info.key, store) and find_mask(store, info, model.sha256, options) is not None
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        while block := list(islice(objects, _BLOCK)):
-            there = list(pool.map(is_done, block))
-            listed += len(block)
-            done += sum(there)
-            size += sum(info.size for info, is_there in zip(block, there, strict=True) if not is_there)
-            if progress:
-                progress(listed)
-    return DryRun(listed, done, listed - done, size)
 
 
 def list_source(source: str, dest: str) -> tuple[str, Iterator[ObjectInfo]]:
@@ -174,9 +119,10 @@ def _chain(first: ObjectInfo, rest: Iterator[ObjectInfo]) -> Iterator[ObjectInfo
 
 def _freeze(store: Store, job: Job, progress: Callable[[int], None] | None) -> dict[str, Any]:
     root, objects = list_source(job.source, job.dest)
+    made = Made.under(store)
     listed = size = index = 0
     while block := list(islice(objects, job.chunk_images)):
-        write_listing(store, job.listing_key(index), [_listed(info, store) for info in block])
+        write_listing(store, job.listing_key(index), [_listed(info, store, made) for info in block])
         index += 1
         listed += len(block)
         size += sum(info.size for info in block)
@@ -198,8 +144,29 @@ def _read_frozen(store: Store, job: Job) -> dict[str, Any]:
         raise DataError(f"{store.uri(key)} is broken: delete it to list the source anew") from error
 
 
-def _listed(info: ObjectInfo, store: Store) -> Listed:
+def _listed(info: ObjectInfo, store: Store, made: "Made") -> Listed:
     problem = key_problem(info.key, store)
     # A name that is not UTF-8 can't be stored; its row shows it with \udc.. escapes.
     key = info.key.encode("utf-8", "backslashreplace").decode()
-    return Listed(ObjectInfo(key, info.size, info.etag), problem)
+    return Listed(ObjectInfo(key, info.size, info.etag), problem, made.has(info.key))
+
+
+class Made:
+    """What lies under DEST already, as four bytes a mask: of a million masks nobody wants to ask for each that isn't there."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._hashes = np.unique(np.fromiter(map(_hash, keys), np.uint32))
+
+    @classmethod
+    def under(cls, store: Store) -> "Made":
+        """List DEST once, page by page."""
+        return cls(info.key for info in store.list() if not info.key.startswith(f"{RESERVED}/"))
+
+    def has(self, key: str) -> bool:
+        """Say whether an object may have a mask already; only a no is certain."""
+        place = int(np.searchsorted(self._hashes, wanted := _hash(mask_key(key))))
+        return place < len(self._hashes) and int(self._hashes[place]) == wanted
+
+
+def _hash(key: str) -> int:
+    return zlib.crc32(key.encode("utf-8", "surrogatepass"))

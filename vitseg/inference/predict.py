@@ -1,24 +1,26 @@
 """From scores at the model's size to class ids at the image's own, in bounded memory; or from colours to an image.
 
-Scores at full size would be 4 · K bytes a pixel: 15 GB for 200 megapixels and 19 classes. So they are
-made and used up in horizontal strips.
+Scores at full size would be 4 · K bytes a pixel: 15 GB for 200 megapixels and 19 classes. So they are made in strips,
+and only where they are needed: between four neighbours of one class every mixture of them is of that class, too.
 
 Shapes: K classes; (H, W) the image; (h, w) the model's input.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
 from vitseg.errors import DataError
+from vitseg.masks import confidence_image
 
 _STRIP_FLOATS = 4_000_000  # 16 MB of scores at a time: fits a cache better than the whole, too
-
-_BAND = 256
+_STRIP_PIXELS = 1_000_000
+_FEW = 0.3  # above this share of pixels among different classes, interpolating all of them is quicker
 
 
 @dataclass(frozen=True)
@@ -27,20 +29,10 @@ class Prediction:
 
     ids: np.ndarray
     """uint8 (H, W): train ids at the image's size."""
-    confidence: np.ndarray
-    """float32, probability 0–1 of the likeliest class: (h, w), or (H, W) where tiles were used."""
-
-    @property
-    def mean_confidence(self) -> float:
-        """Mean of `confidence`, 0–1.
-
-        Raises:
-            DataError: the model's scores were not numbers.
-        """
-        mean = float(self.confidence.mean(dtype=np.float64))
-        if not np.isfinite(mean):
-            raise DataError("the model's scores are not numbers (NaN or infinite): the bundle is unusable")
-        return mean
+    mean_confidence: float
+    """Mean probability, 0–1, of the likeliest class."""
+    confidence: np.ndarray | None
+    """uint8, that probability · 255: (h, w), or (H, W) where tiles were used; None where nobody asked for it."""
 
 
 @dataclass(frozen=True)
@@ -51,153 +43,132 @@ class Painting:
     """uint8 (H, W, 3): RGB at the image's size."""
 
 
-def paint_resized(colors: torch.Tensor, size: tuple[int, int]) -> Painting:
+def paint_resized(colors: Tensor, size: tuple[int, int]) -> Painting:
     """Round a model's colours, float (3, h, w) in 0–1, to 8 bits and scale them to (H, W), bicubic and antialiased.
 
     Raises:
         DataError: the colours are not numbers.
     """
-    small = Image.fromarray(_bytes(colors))
+    small = Image.fromarray(to_bytes(colors))
     return Painting(np.asarray(small.resize((size[1], size[0]), Image.Resampling.BICUBIC)))
 
 
-def paint_tiled(
-    paint: Callable[[torch.Tensor], torch.Tensor], photo: np.ndarray, window: tuple[int, int], batch_size: int
-) -> Painting:
-    """Do what `predict_tiled` does for the colours (B, 3, h, w), 0–1, of a model without classes.
-
-    Raises:
-        DataError: the colours are not numbers.
-    """
-    colors = np.empty(photo.shape, np.uint8)
-    for rows, band in _tiled_bands(paint, photo, window, batch_size):
-        colors[rows] = _bytes(band)
-    return Painting(colors)
-
-
-def predict_resized(scores: torch.Tensor, size: tuple[int, int]) -> Prediction:
+def predict_resized(scores: Tensor, size: tuple[int, int]) -> Prediction:
     """Scale scores bilinearly to the image's size, then choose the best class of each pixel.
 
     Args:
         scores: float (K, h, w), the model's output for the whole image.
         size: (H, W).
+
+    Raises:
+        DataError: the scores are not numbers.
     """
-    ids = np.empty(size, np.uint8)
-    top = 0
-    for strip in upsampled_strips(scores, size):
-        bottom = top + strip.shape[1]
-        ids[top:bottom] = _best(strip)
-        top = bottom
-    return Prediction(ids, _certainty(scores))
+    certain = certainty(scores)
+    mean = mean_of(float(certain.sum(dtype=torch.float64)), certain.numel())
+    return Prediction(best_upsampled(scores, size), mean, confidence_image(certain.numpy()))
 
 
-def upsampled_strips(scores: torch.Tensor, size: tuple[int, int]) -> Iterator[torch.Tensor]:
-    """Yield what `F.interpolate(scores, size, mode="bilinear")` gives, (K, rows, W) at a time, from the top.
+def best_upsampled(scores: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Return the argmax, uint8 (H, W), of what `F.interpolate(scores, size, mode="bilinear")` gives.
 
     Args:
         scores: float (K, h, w).
         size: (H, W).
     """
-    classes, given, _ = scores.shape
+    count, given, wide = scores.shape
     height, width = size
-    rows = max(1, _STRIP_FLOATS // (classes * width))
-    # Pixel centres: row y of the image lies at (y + 0.5) · h / H - 0.5 of the scores.
-    centres = (torch.arange(height, device=scores.device) + 0.5) * (given / height) - 0.5
-    centres = centres.clamp(0, given - 1)
-    above = centres.floor().long()
-    below = (above + 1).clamp(max=given - 1)
-    share = (centres - above).to(scores.dtype)[None, :, None]
+    best = best_class(scores)
+    mixed = _differ(best)
+    above, below, down = _neighbours(height, given, scores.device)
+    left, right, across = _neighbours(width, wide, scores.device)
+    rows_of_scores = scores.flatten(1).T.contiguous()  # (h · w, K): the scores of a pixel side by side
+    ids = np.empty(size, np.uint8)
+    rows = max(1, _STRIP_PIXELS // width)
     for top in range(0, height, rows):
         part = slice(top, min(top + rows, height))
-        mixed = torch.lerp(scores[:, above[part]], scores[:, below[part]], share[:, part])
+        strip = best[above[part]][:, left]
+        here = mixed[above[part]][:, left]
+        if float(here.float().mean()) > _FEW:
+            for start, whole in _upsampled_strips(scores, size, part):
+                ids[start : start + whole.shape[1]] = best_class(whole).cpu().numpy()
+            continue
+        for y, x in zip(
+            *(axis.split(max(1, _STRIP_FLOATS // count)) for axis in here.nonzero(as_tuple=True)), strict=True
+        ):
+            upper, lower = above[part][y] * wide, below[part][y] * wide
+            share = across[x][:, None]
+            corners = (rows_of_scores[line + side[x]] for line in (upper, lower) for side in (left, right))
+            first, second, third, fourth = corners
+            pixels = torch.lerp(
+                torch.lerp(first, second, share), torch.lerp(third, fourth, share), down[part][y][:, None]
+            )
+            strip[y, x] = pixels.argmax(1).to(torch.uint8)
+        ids[part] = strip.cpu().numpy()
+    return ids
+
+
+def _differ(best: Tensor) -> Tensor:
+    """Say of each pixel (h, w) whether it, its right, its lower and its lower right neighbour are of several classes."""
+    framed = F.pad(best[None, None].float(), (0, 1, 0, 1), mode="replicate")[0, 0]
+    corners = [framed[:-1, :-1], framed[:-1, 1:], framed[1:, :-1], framed[1:, 1:]]
+    return torch.stack([corners[0] != corner for corner in corners[1:]]).any(0)
+
+
+def _neighbours(length: int, given: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return, for each pixel of a longer side, the two scores that it lies between, and its share of the second."""
+    # Pixel centres: pixel y of the image lies at (y + 0.5) · h / H - 0.5 of the scores.
+    centres = ((torch.arange(length, device=device) + 0.5) * (given / length) - 0.5).clamp(0, given - 1)
+    first = centres.floor().long()
+    return first, (first + 1).clamp(max=given - 1), centres - first
+
+
+def _upsampled_strips(scores: Tensor, size: tuple[int, int], part: slice) -> Iterator[tuple[int, Tensor]]:
+    """Yield what `F.interpolate` gives for some rows, (K, rows, W) at a time, each with its first row."""
+    count, given, _ = scores.shape
+    height, width = size
+    rows = max(1, _STRIP_FLOATS // (count * width))
+    above, below, down = _neighbours(height, given, scores.device)
+    for top in range(part.start, part.stop, rows):
+        some = slice(top, min(top + rows, part.stop))
+        mixed = torch.lerp(scores[:, above[some]], scores[:, below[some]], down[some, None].to(scores.dtype))
         # Its height stays as it is, so this interpolates along rows only.
         shape = (mixed.shape[1], width)
-        yield F.interpolate(mixed[None], size=shape, mode="bilinear", align_corners=False)[0]
+        yield top, F.interpolate(mixed[None], size=shape, mode="bilinear", align_corners=False)[0]
 
 
-def predict_tiled(
-    predict: Callable[[torch.Tensor], torch.Tensor],
-    photo: np.ndarray,
-    window: tuple[int, int],
-    batch_size: int,
-) -> Prediction:
-    """Slide the model over the image at its own scale, and average where windows overlap by half.
+def best_class(scores: Tensor) -> Tensor:
+    """Return the argmax of (K, rows, W) over its classes, uint8 (rows, W): of equals the first."""
+    # Class by class, each pass within the cache: twice as fast as torch's max over a leading dimension.
+    ids = torch.zeros(scores.shape[1:], dtype=torch.uint8, device=scores.device)
+    best = scores[0].clone()
+    for number in range(1, len(scores)):
+        ids.masked_fill_(scores[number] > best, number)
+        torch.maximum(best, scores[number], out=best)
+    return ids
 
-    Scores count most in the middle of a window and least at its border, so that no seams show. Only the
-    scores of one band of windows are held: 4 · K · h · W bytes.
 
-    Args:
-        predict: uint8 (B, 3, h, w) → scores (B, K, h, w).
-        photo: uint8 (H, W, 3).
-        window: (h, w).
-        batch_size: windows a forward pass.
+def certainty(scores: Tensor) -> Tensor:
+    """Return the probability, 0–1, of the likeliest class: (K, rows, W) → float32 (rows, W)."""
+    return scores.float().softmax(0).amax(0).cpu()
+
+
+def mean_of(total: float, count: int) -> float:
+    """Return a mean.
+
+    Raises:
+        DataError: it is no number, for the model's scores were not.
     """
-    ids = np.empty(photo.shape[:2], np.uint8)
-    confidence = np.empty(photo.shape[:2], np.float32)
-    for rows, band in _tiled_bands(predict, photo, window, batch_size):
-        ids[rows], confidence[rows] = _best(band), _certainty(band)
-    return Prediction(ids, confidence)
+    if not np.isfinite(total):
+        raise DataError("the model's scores are not numbers (NaN or infinite): the bundle is unusable")
+    return total / count
 
 
-def _tiled_bands(
-    predict: Callable[[torch.Tensor], torch.Tensor], photo: np.ndarray, window: tuple[int, int], batch_size: int
-) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield the image in bands from the top: its rows, and their blended scores (K, rows, W)."""
-    size = photo.shape[:2]
-    missing = [max(0, side - given) for side, given in zip(window, size, strict=True)]
-    photo = np.pad(photo, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-    height, width = photo.shape[:2]
-    lefts = _starts(width, window[1])
-    tops = _starts(height, window[0])
-    blend = torch.outer(_tent(window[0]), _tent(window[1]))
-    total = torch.zeros(0)
-    weight = torch.zeros(window[0], width)
-    for top, following in zip(tops, [*tops[1:], height], strict=True):
-        for first in range(0, len(lefts), batch_size):
-            group = lefts[first : first + batch_size]
-            cut = np.stack([photo[top : top + window[0], left : left + window[1]] for left in group])
-            scores = predict(torch.from_numpy(cut).permute(0, 3, 1, 2).contiguous()).float().cpu()
-            if not total.numel():
-                total = torch.zeros(scores.shape[1], window[0], width)
-            for left, window_scores in zip(group, scores, strict=True):
-                total[:, :, left : left + window[1]] += window_scores * blend
-                weight[:, left : left + window[1]] += blend
-        rows = following - top  # no later window reaches these
-        finished = total[:, :rows] / weight[:rows]
-        yield slice(top, following), finished[:, : size[0] - top, : size[1]]
-        total = F.pad(total[:, rows:], (0, 0, 0, rows))
-        weight = F.pad(weight[rows:], (0, 0, 0, rows))
+def to_bytes(colors: Tensor) -> np.ndarray:
+    """Round colours, float (3, rows, W) in 0–1, to uint8 (rows, W, 3).
 
-
-def pixel_moments(photo: np.ndarray) -> tuple[float, float]:
-    """Return mean and deviation of all values of a photograph uint8 (H, W, 3), exactly and in bounded memory."""
-    counts = np.zeros(256, np.int64)
-    for top in range(0, len(photo), _BAND):
-        counts += np.bincount(photo[top : top + _BAND].ravel(), minlength=256)
-    values = np.arange(256)
-    mean = float(values @ counts / counts.sum())
-    return mean, float(((values - mean) ** 2 @ counts / counts.sum()) ** 0.5)
-
-
-def _best(scores: torch.Tensor) -> np.ndarray:
-    # (K, rows, W) -> uint8 (rows, W). max is twice as fast as argmax over a leading dimension.
-    return scores.max(0).indices.to(torch.uint8).cpu().numpy()
-
-
-def _bytes(colors: torch.Tensor) -> np.ndarray:
-    # (3, rows, W) in 0-1 -> uint8 (rows, W, 3).
+    Raises:
+        DataError: they are not numbers.
+    """
     if not colors.isfinite().all():
         raise DataError("the model's colours are not numbers (NaN or infinite): the bundle is unusable")
     return (colors.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-
-
-def _certainty(scores: torch.Tensor) -> np.ndarray:
-    return scores.float().softmax(0).amax(0).cpu().numpy()
-
-
-def _starts(length: int, window: int) -> list[int]:
-    return [*range(0, length - window, max(1, window // 2)), length - window]
-
-
-def _tent(length: int) -> torch.Tensor:
-    return 1 - ((torch.arange(length) + 0.5) * 2 / length - 1).abs()

@@ -6,8 +6,9 @@ import pytest
 
 from vitseg.errors import DataError
 from vitseg.inference.chunk import segment_chunk
-from vitseg.inference.ledger import commit_job
+from vitseg.inference.commit import commit_job
 from vitseg.inference.plan import plan_job
+from vitseg.inference.stages import STAGES
 
 from .color_rule import model
 from .conftest import RED, encode, plain, put, rows, run
@@ -41,21 +42,25 @@ def test_the_summary_closes_the_job(job):
     assert not path.exists()
     summary = commit_job(job, 1.5)
     assert (
-        summary.to_json()
-        == json.loads(path.read_text())
+        {**summary.to_json(), "stage_seconds": set(summary.stage_seconds)}
+        == {**(read := json.loads(path.read_text())), "stage_seconds": set(read["stage_seconds"])}
         == {
             "job": job.id,
             "listed": 5,
             "ok": 3,
             "skipped": 1,
             "failed": 1,
+            "bytes": job.bytes,
             "images_per_second": 2.0,
             "seconds": 1.5,
+            "stage_seconds": set(STAGES),
+            "price": None,
             "source": job.source,
             "dest": job.dest,
             "model": {"name": "streets", "version": "3", "sha256": "a" * 64},
-            "options": {"ids": "train", "also": [], "tile": False, "max_pixels": 200_000_000},
+            "options": {"ids": "train", "also": [], "tile": False, "flip": False, "max_pixels": 200_000_000},
             "failures": [{"key": "3.jpg", "error": "the object is empty"}],
+            "least_confident": str(path.with_name("least-confident.jpg")),
             "summary": str(path),
         }
     )

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+import torch
+
+from vitseg.inference import answer
+from vitseg.inference.chunk import segment_chunk
+from vitseg.inference.job import ModelRef
+from vitseg.inference.plan import plan_job
+from vitseg.labels import train_classes
+from vitseg.model.bundle import load_bundle, save_bundle
+from vitseg.model.segmenter import build_model
+from vitseg.recipe import Architecture
+
+from .conftest import BLUE, RED, encode, plain, put, read_ids, run
+
+SIZE = (16, 24)
+ARCHITECTURE = Architecture(
+    patch_size=8, encoder_projection=8, blocks=1, heads=1, head_width=4, mlp_units=(8,), decoder_projection=8,
+    decoder_mlp_units=(8,),
+)  # fmt: skip
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    network = build_model(ARCHITECTURE, SIZE, 19, seed=1)
+    sha256 = save_bundle(tmp_path / "bundle", network, train_classes())
+    return ModelRef(name="streets", version="1", sha256=sha256, folder=str(tmp_path / "bundle"))
+
+
+def masks(source, dest, model, **options):
+    job = plan_job(str(source), str(dest), model=model, **options)
+    assert segment_chunk(job, 0).failed == 0
+    return {path.name: read_ids(path) for path in sorted(dest.glob("*.png"))}
+
+
+def test_where_both_apply_tiles_and_resizing_are_whole_image_inference(folders, bundle):
+    source, dest = folders
+    photo = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    put(source, "x.png", encode(photo))
+    whole = load_bundle(bundle.folder).predict(torch.from_numpy(photo).permute(2, 0, 1)[None])[0].argmax(0).numpy()
+    np.testing.assert_array_equal(masks(source, dest / "resized", bundle)["x.png.png"], whole)
+    np.testing.assert_array_equal(masks(source, dest / "tiled", bundle, tile=True)["x.png.png"], whole)
+
+
+def test_flips_give_the_mean_of_both_answers(folders, bundle):
+    source, dest = folders
+    photo = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    put(source, "x.png", encode(photo))
+    put(source, "mirrored.png", encode(np.ascontiguousarray(photo[:, ::-1])))
+    network = load_bundle(bundle.folder)
+    images = torch.from_numpy(photo).permute(2, 0, 1)[None]
+    both = (network.predict(images) + network.predict(images.flip(-1)).flip(-1)) / 2
+    assert not torch.equal(both.argmax(1), network.predict(images).argmax(1))
+    for tile in (False, True):
+        found = masks(source, dest / str(tile), bundle, flip=True, tile=tile)
+        np.testing.assert_array_equal(found["x.png.png"], both[0].argmax(0).numpy())
+        # What makes it worth twice the time: a mirror image gets the mirrored mask.
+        np.testing.assert_array_equal(found["mirrored.png.png"][:, ::-1], found["x.png.png"])
+
+
+def test_images_of_different_sizes_share_a_batch(folders, rule):
+    source, dest = folders
+    for number, (width, height) in enumerate([(5, 9), (40, 3), (1, 1), (300, 200), (8, 12), (12, 8)]):
+        put(source, f"{number}.png", encode(plain(RED if number % 2 else BLUE, width, height)))
+    _, summary = run(source, dest, chunk_images=10, batch_size=3)
+    assert summary.ok == 6
+    assert len(rule.moments) == 2  # calls of the model
+    assert [read_ids(dest / f"{number}.png.png").max() for number in range(6)] == [2, 0, 2, 0, 2, 0]
+
+
+def test_without_a_gpu_that_has_it_nothing_computes_in_bfloat16(folders, rule, monkeypatch):
+    source, dest = folders
+    put(source, "x.png", encode(plain(RED)))
+    predict, seen = rule.predict, []
+
+    def watched(images, moments):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return predict(images)
+
+    monkeypatch.setattr(rule, "predict", watched)
+    run(source, dest)
+    monkeypatch.setattr(answer, "bf16", lambda device: True)
+    run(source, dest, ids="label")
+    assert seen == [False, True]

@@ -1,0 +1,117 @@
+"""A job on a store that fails now and then ends as it does on one that never does."""
+
+import io
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from vitseg import s3 as s3_module
+from vitseg.inference.chunk import segment_chunk
+from vitseg.inference.commit import commit_job
+from vitseg.inference.job import Job
+from vitseg.inference.plan import plan_job
+from vitseg.storage import open_store
+
+from .color_rule import ColorRule, model
+from .conftest import encode
+from .faulty_store import KINDS, FaultyStore
+
+PLACE = "faults"  # fixed: which requests fail depends on their addresses
+IMAGES = 98
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+
+
+def objects() -> dict[str, bytes]:
+    """Return photographs of several formats, with broken and foreign files among them."""
+    chance = np.random.default_rng(0)
+    made = {}
+    for number in range(IMAGES):
+        kind = FORMATS[number % len(FORMATS)]
+        height, width = chance.integers(20, 90, 2)
+        coarse = Image.fromarray(chance.integers(0, 256, (3, 4, 3), dtype=np.uint8))
+        photo = coarse.resize((int(width), int(height)), Image.Resampling.NEAREST)
+        made[f"camera {number % 3}/{number:03d}.{kind.lower()}"] = encode(photo, kind)
+    whole = made["camera 0/000.png"]
+    return made | {
+        "broken/cut.png": whole[: len(whole) // 2],
+        "broken/empty.jpg": b"",
+        "broken/text.tif": b"not a picture at all",
+        "foreign/notes.txt": b"remember the milk",
+        "foreign/classes.json": b"{}",
+        "foreign/empty": b"",
+    }
+
+
+@pytest.fixture(scope="module")
+def photos(s3: str) -> str:
+    """Put the objects on the good store; return their address."""
+    address = f"{s3}/{PLACE}/photos"
+    store = open_store(address)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda item: store.write(*item), objects().items()))
+    return address
+
+
+@contextmanager
+def through(proxy: FaultyStore) -> Iterator[None]:
+    """Point this process to another S3 server; pauses between retries are short."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        patch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda seconds: time.sleep(seconds / 20)))
+        s3_module._client_of.cache_clear()
+        yield
+    s3_module._client_of.cache_clear()
+
+
+def segment(source: str, dest: str) -> tuple[Job, dict[str, Any]]:
+    """Do a whole job; return it, and what its summary counts."""
+    job = plan_job(source, dest, model=model(), also=("color",), chunk_images=32, batch_size=8)
+    written = sum(segment_chunk(job, index).written for index in range(job.chunks))
+    summary = commit_job(job, 1.0, written)
+    names = ("listed", "ok", "skipped", "failed", "bytes", "failures", "images_per_second")
+    return job, {name: getattr(summary, name) for name in names}
+
+
+def left_by(job: Job) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """Return the ledger of a job without its seconds, and the pixels of each mask and picture."""
+    store = open_store(job.dest)
+    parts = [store.read(job.part_key(index)) for index in range(job.chunks)]
+    rows = [row for part in parts for row in pq.read_table(io.BytesIO(part)).to_pylist()]
+    for row in rows:
+        assert (row.pop("seconds") is not None) == (row["status"] == "ok")
+
+    def pixels(key: str) -> bytes:
+        with Image.open(io.BytesIO(store.read(key))) as image:
+            return f"{image.mode} {image.size} ".encode() + image.tobytes()
+
+    keys = [info.key for info in store.list() if info.key.endswith(".png")]
+    with ThreadPoolExecutor(8) as pool:
+        return rows, dict(zip(keys, pool.map(pixels, keys), strict=True))
+
+
+# The shares are of requests; a job ends early where one and the same fails six times in a row.
+@pytest.mark.parametrize(("share", "stall"), [(0.05, 2.0), (0.15, 0.2)])
+def test_a_store_that_fails_now_and_then_changes_nothing(
+    s3: str, photos: str, rule: ColorRule, share: float, stall: float
+) -> None:
+    undisturbed, expected = segment(photos, f"{s3}/{PLACE}/good-{share}")
+    assert [expected[name] for name in ("listed", "ok", "skipped", "failed")] == [IMAGES + 6, IMAGES, 3, 3]
+    with FaultyStore(os.environ["AWS_ENDPOINT_URL_S3"], share=share, stall=stall) as proxy, through(proxy):
+        job, counts = segment(photos, f"{s3}/{PLACE}/bad-{share}")
+    assert set(proxy.faults) == set(KINDS)
+    assert proxy.faults.total() > share * proxy.requests.total() / 2
+    assert counts == expected
+    rows, pixels = left_by(job)
+    expected_rows, expected_pixels = left_by(undisturbed)
+    assert rows == expected_rows
+    assert len(expected_pixels) == 2 * IMAGES  # the mask, and its colours
+    assert pixels == expected_pixels

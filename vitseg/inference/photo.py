@@ -1,0 +1,125 @@
+"""A photograph of any size as rows of RGB: what the model slides over, in bounded memory.
+
+A decoder needs 4 bytes a pixel, once. Of a large image the rows then go to a temporary file (3 bytes a pixel, in TMPDIR),
+so that what the model says about it has room where the image was.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Protocol
+
+import numpy as np
+from PIL import Image
+
+from vitseg.errors import SampleError
+from vitseg.inference.images import float_scale, open_image, to_rgb
+
+SPILLED_PIXELS = 64_000_000
+"""Larger images go to a temporary file."""
+_BAND = 256
+_ORIENTATION = 0x0112  # the EXIF tag, https://exiv2.org/tags.html
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+
+
+class Photo(Protocol):
+    """An image that hands out its rows."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width as people see them, pixels."""
+        ...
+
+    def rows(self, top: int, bottom: int) -> np.ndarray:
+        """Return rows top … bottom - 1 as uint8 (rows, W, 3)."""
+        ...
+
+
+@contextmanager
+def open_photo(data: bytes, max_pixels: int) -> Iterator[Photo]:
+    """Decode an image for its rows.
+
+    Raises:
+        SampleError: it is empty, of a foreign format, too large, cut off or broken.
+    """
+    image = open_image(data, max_pixels)
+    try:
+        image.load()
+        decoded = DecodedPhoto(image)
+    except Exception as error:  # on hostile bytes decoders raise anything
+        raise SampleError(f"the image is broken: {error or type(error).__name__}") from error
+    if image.width * image.height <= SPILLED_PIXELS:
+        yield decoded
+        return
+    with tempfile.TemporaryFile(prefix="vitseg-photo-") as file:
+        spilled = SpilledPhoto(decoded, file)
+        image.close()
+        del image, decoded
+        yield spilled
+
+
+class DecodedPhoto:
+    """A decoded image, turned as people see it and made RGB row by row, without a second copy of the whole."""
+
+    def __init__(self, image: Image.Image) -> None:
+        """Take an image that is decoded."""
+        self._image = image
+        found = image.getexif().get(_ORIENTATION, 1)
+        self._turn = found if found in _TURNS else 1
+        self._scale = float_scale(image) if image.mode == "F" else None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """See `Photo.size`."""
+        width, height = self._image.size
+        return (width, height) if self._turn >= 5 else (height, width)
+
+    def rows(self, top: int, bottom: int) -> np.ndarray:
+        """See `Photo.rows`."""
+        width, height = self._image.size
+        box = (0, top, width, bottom)
+        if self._turn in (3, 4):  # upside down
+            box = (0, height - bottom, width, height - top)
+        elif self._turn in (5, 6):  # its columns are what people see as rows
+            box = (top, 0, bottom, height)
+        elif self._turn in (7, 8):
+            box = (width - bottom, 0, width - top, height)
+        part = self._image.crop(box)
+        return np.asarray(to_rgb(part.transpose(_TURNS[self._turn]) if self._turn > 1 else part, self._scale))
+
+
+class SpilledPhoto:
+    """The rows of an image in a file."""
+
+    def __init__(self, photo: Photo, file: IO[bytes]) -> None:
+        """Copy all rows."""
+        self._size = photo.size
+        self._file = file
+        for top in range(0, self._size[0], _BAND):
+            file.write(photo.rows(top, min(top + _BAND, self._size[0])).tobytes())
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """See `Photo.size`."""
+        return self._size
+
+    def rows(self, top: int, bottom: int) -> np.ndarray:
+        """See `Photo.rows`."""
+        width = self._size[1]
+        self._file.seek(top * width * 3)
+        return np.frombuffer(self._file.read((bottom - top) * width * 3), np.uint8).reshape(-1, width, 3)
+
+
+def pixel_moments(photo: Photo) -> tuple[float, float]:
+    """Return mean and deviation of all values of a photograph, exactly and in bounded memory."""
+    counts = np.zeros(256, np.int64)
+    for top in range(0, photo.size[0], _BAND):
+        band = Image.fromarray(photo.rows(top, min(top + _BAND, photo.size[0])))
+        counts += np.array(band.histogram()).reshape(3, 256).sum(0)
+    values = np.arange(256)
+    mean = float(values @ counts / counts.sum())
+    return mean, float(((values - mean) ** 2 @ counts / counts.sum()) ** 0.5)

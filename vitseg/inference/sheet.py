@@ -1,0 +1,61 @@
+"""The contact sheet of a job: the images that the model is least sure of, which a person should look at first."""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from vitseg.errors import DataError, NotFoundError, StorageError
+from vitseg.inference.images import decode_image, one_large
+from vitseg.inference.job import Job
+from vitseg.inference.ledger import Row
+from vitseg.masks import decode_mask, encode_picture
+from vitseg.pictures import contact_sheet
+from vitseg.storage import Store, open_store
+
+SHOWN = 16
+_COLUMNS = 4
+_WIDTH = 320
+_HEIGHT = 240
+_NAME = "least-confident.jpg"
+
+
+def draw_sheet(dest: Store, job: Job, rows: list[Row]) -> str | None:
+    """Draw each image under the colours of its mask, with its mean confidence, and put the sheet beside the ledger.
+
+    What has vanished or changed since is left out.
+
+    Args:
+        dest: the store of the job's masks.
+        job: the job.
+        rows: of the images, the least sure first.
+
+    Returns:
+        The address of the sheet; None where there is nothing to show.
+    """
+    source = open_store(job.root)
+    items = [(f"{row.mean_confidence:.2f}  {row.key}", cell) for row in rows if (cell := _cell(source, dest, job, row))]
+    if not items:
+        return None
+    sheet = contact_sheet(items, _COLUMNS, width=_WIDTH)
+    dest.write(job.file(_NAME), encode_picture(np.asarray(sheet), "jpg"), content_type="image/jpeg")
+    return dest.uri(job.file(_NAME))
+
+
+def _cell(source: Store, dest: Store, job: Job, row: Row) -> Image.Image | None:
+    assert row.width is not None
+    assert row.height is not None
+    try:
+        with one_large(row.width * row.height):
+            photo = decode_image(source.read(row.key), job.options.max_pixels)
+            if photo.size != (row.width, row.height):
+                return None
+            photo = ImageOps.contain(photo, (_WIDTH, _HEIGHT))
+            decode_mask(mask := dest.read(str(row.mask_key)))
+            with Image.open(io.BytesIO(mask), formats=("PNG",)) as image:
+                colors = image.resize(photo.size, Image.Resampling.NEAREST).convert("RGB")
+    except (NotFoundError, StorageError, DataError):
+        return None
+    cell = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
+    cell.paste(Image.blend(photo, colors, 0.5), ((_WIDTH - photo.width) // 2, (_HEIGHT - photo.height) // 2))
+    return cell

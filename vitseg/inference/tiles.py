@@ -1,0 +1,105 @@
+"""Slide the model over an image at its own scale, and blend where windows overlap by half, in bounded memory.
+
+Scores count most in the middle of a window and least at its border, so that no seams show. Of the photograph, the rows
+under one band of windows are held as pixels; of the scores, 4 · K · h · W bytes.
+
+Shapes: K classes; (H, W) the image; (h, w) the window, which is the model's input.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitseg.inference.photo import Photo
+from vitseg.inference.predict import Painting, Prediction, best_class, certainty, mean_of, to_bytes
+from vitseg.masks import confidence_image
+
+Network = Callable[[Tensor], Tensor]
+"""uint8 (B, 3, h, w) → scores (B, K, h, w), or colours (B, 3, h, w)."""
+
+_BLOCK = 2048  # columns
+
+
+def predict_tiled(
+    predict: Network, photo: Photo, window: tuple[int, int], batch_size: int, *, keep_confidence: bool = False
+) -> Prediction:
+    """Choose the best class of each pixel of an image.
+
+    Args:
+        predict: the model.
+        photo: the image.
+        window: (h, w).
+        batch_size: windows a forward pass.
+        keep_confidence: keep the confidence of each pixel, another byte for each.
+
+    Raises:
+        DataError: the scores are not numbers.
+    """
+    ids = np.empty(photo.size, np.uint8)
+    confidence = np.empty(photo.size, np.uint8) if keep_confidence else None
+    total = 0.0
+    for place, scores in _blended(predict, photo, window, batch_size):
+        ids[place] = best_class(scores).numpy()
+        certain = certainty(scores)
+        total += float(certain.sum(dtype=torch.float64))
+        if confidence is not None:
+            confidence[place] = confidence_image(certain.numpy())
+    return Prediction(ids, mean_of(total, ids.size), confidence)
+
+
+def paint_tiled(paint: Network, photo: Photo, window: tuple[int, int], batch_size: int) -> Painting:
+    """Do what `predict_tiled` does for the colours (B, 3, h, w), 0–1, of a model without classes.
+
+    Raises:
+        DataError: the colours are not numbers.
+    """
+    colors = np.empty((*photo.size, 3), np.uint8)
+    for place, block in _blended(paint, photo, window, batch_size):
+        colors[place] = to_bytes(block)
+    return Painting(colors)
+
+
+def _blended(
+    network: Network, photo: Photo, window: tuple[int, int], batch_size: int
+) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+    """Yield the image block by block: its place, and its blended scores (K, rows, columns)."""
+    size = photo.size
+    height, width = (max(side, given) for side, given in zip(window, size, strict=True))
+    lefts, tops = _starts(width, window[1]), _starts(height, window[0])
+    blend = torch.outer(_tent(window[0]), _tent(window[1]))
+    total = torch.zeros(0)
+    weight = torch.zeros(window[0], width)
+    for top, following in zip(tops, [*tops[1:], height], strict=True):
+        pixels = _padded(photo.rows(top, min(top + window[0], size[0])), window[0], width)
+        for first in range(0, len(lefts), batch_size):
+            group = lefts[first : first + batch_size]
+            cut = np.stack([pixels[:, left : left + window[1]] for left in group])
+            scores = network(torch.from_numpy(cut).permute(0, 3, 1, 2).contiguous()).float().cpu()
+            if not total.numel():
+                total = torch.zeros(scores.shape[1], window[0], width)
+            for left, window_scores in zip(group, scores, strict=True):
+                total[:, :, left : left + window[1]] += window_scores * blend
+                weight[:, left : left + window[1]] += blend
+        rows = following - top  # no later window reaches these
+        seen = min(rows, size[0] - top)  # the rest was added, for the image is smaller than the window
+        for left in range(0, size[1], _BLOCK):
+            columns = slice(left, min(left + _BLOCK, size[1]))
+            yield (slice(top, top + seen), columns), total[:, :seen, columns] / weight[:seen, columns]
+        for plane in (*total, weight):  # one by one: all at once would be as much again
+            plane.copy_(F.pad(plane[rows:], (0, 0, 0, rows)))
+
+
+def _padded(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    missing = (height - pixels.shape[0], width - pixels.shape[1])
+    return np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+
+
+def _starts(length: int, window: int) -> list[int]:
+    return [*range(0, length - window, max(1, window // 2)), length - window]
+
+
+def _tent(length: int) -> Tensor:
+    return 1 - ((torch.arange(length) + 0.5) * 2 / length - 1).abs()
