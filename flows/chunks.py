@@ -55,13 +55,12 @@ def _do(job: Job, index: int, threads: int | None) -> ChunkCounts:
     return segment_chunk(job, index, threads=threads, progress=_seen.put)
 
 
-def run_chunks(job: Job, runner: str, workers: int | None, max_failures: int | None) -> list[ChunkCounts]:
+def run_chunks(job: Job, runner: str, workers: int, max_failures: int | None) -> list[ChunkCounts]:
     """Segment all chunks; one that fails is retried, and doesn't keep the others from being done.
 
     Raises:
         VitsegError: chunks have failed for good, more objects than `max_failures` have, or going on makes no sense.
     """
-    workers = workers or default_workers(runner)
     # Dask and Ray tell their workers how many threads to use.
     own = runner in ("thread", "process") and not _gpus()
     threads = max(1, (os.cpu_count() or 1) // workers) if own else None

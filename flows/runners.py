@@ -5,7 +5,7 @@ from typing import Any
 
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
-from vitseg.errors import StorageError, UsageError
+from vitseg.errors import StorageError, StoreFullError, UsageError
 
 RUNNERS = ("thread", "process", "dask", "ray")
 
@@ -41,5 +41,6 @@ def make_runner(name: str, workers: int | None = None) -> Any:
 
 
 def may_pass(task: Any, run: Any, state: Any) -> bool:
-    """Retry what may pass (a store that fails), not what stays wrong (data, credentials, usage)."""
-    return isinstance(state.result(raise_on_failure=False), StorageError | OSError)
+    """Retry what may pass (a store that fails), not what stays wrong (data, credentials, usage, no room)."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, StorageError | OSError) and not isinstance(error, StoreFullError)

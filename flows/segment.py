@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.choices import Ids, Picture, Runner
-from flows.chunks import run_chunks
+from flows.chunks import default_workers, run_chunks
 from flows.console import counted, note, progress
 from vitseg.inference.commit import Summary, commit_job
 from vitseg.inference.dry_run import dry_run as count_work
@@ -28,7 +28,7 @@ def segment(
     flip: bool = False,
     max_pixels: int = MAX_PIXELS,
     batch_size: int | None = None,
-    chunk: int = 256,
+    chunk: int | None = None,
     runner: Runner = "thread",
     workers: int | None = None,
     max_failures: int | None = None,
@@ -47,7 +47,7 @@ def segment(
         flip: ask the model about the mirrored image, too: twice the time.
         max_pixels: larger images are refused.
         batch_size: images a forward pass; by default 2 on a processor, 16 on a GPU.
-        chunk: images a task.
+        chunk: images a task; by default so many that all workers have some, at most 256.
         runner: where tasks run.
         workers: tasks at a time; by default as suits runner and machine.
         max_failures: stop once more objects than that have failed.
@@ -67,7 +67,8 @@ def segment(
         if dry_run:
             work = count_work(source, dest, **options, price_per_hour=price_per_hour, progress=show)
             return {**work.to_json(), "model": version.uri, "dry_run": True}
-        job = plan_job(source, dest, **options, chunk_images=chunk, progress=show)
+        workers = workers or default_workers(runner)
+        job = plan_job(source, dest, **options, chunk_images=chunk, workers=workers, progress=show)
     note(f"{counted(job.listed, 'object')} in {counted(job.chunks, 'chunk')}, with {version.uri}; job {job.id}")
     counts = run_chunks(job, runner, workers, max_failures)
     summary = commit_job(job, time.monotonic() - start, sum(part.written for part in counts), price_per_hour)

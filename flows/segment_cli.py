@@ -25,7 +25,7 @@ def segment(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images a forward pass; by default 2, on a GPU 16.")
     ] = None,
-    chunk: Annotated[int, typer.Option(min=1, help="Images a task.")] = 256,
+    chunk: Annotated[int | None, typer.Option(min=1, help="Images a task; by default at most 256.")] = None,
     runner: Annotated[
         str | None, typer.Option(help="thread, process, dask or ray; by default process for GPUs.")
     ] = None,

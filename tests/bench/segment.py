@@ -32,9 +32,9 @@ from vitseg.model.segmenter import build_model
 from vitseg.storage import join, open_store
 
 BUCKET = "s3://vitseg"
-IMAGES = 192
+IMAGES = 384
+LARGE = 96
 OBJECTS = int(os.environ.get("BENCH_OBJECTS", "20000"))
-STAGED = 200
 
 
 def figures(folder: Path) -> Iterator[Figure]:
@@ -70,25 +70,18 @@ def _figures(folder: Path) -> Iterator[Figure]:
         "segment: images a second of the command, bucket to bucket / forward passes alone (small)",
         job(), bare, goal=0.90, better="higher", warm_up=False,
     )  # fmt: skip
+    large, free = join(BUCKET, "large"), smooth_scores(len(classes))
+    fill(large, LARGE, (2048, 1024))
     yield compare(
-        "segment: images a second / a plain loop, the same model and store (small)",
-        job(), lambda: plain_loop(source, join(BUCKET, f"loop-{next(numbers)}"), bundle.predict),
+        "segment: images a second / a plain loop, the same model and store (2048×1024, small)",
+        job(of=large), lambda: plain_loop(large, join(BUCKET, f"loop-{next(numbers)}"), bundle.predict),
         goal=2.0, better="higher", warm_up=False,
     )  # fmt: skip
-    free = smooth_scores(len(classes))
     yield compare(
-        "segment: images a second / a plain loop, the same store (a model that costs nothing)",
-        job("--free"), lambda: plain_loop(source, join(BUCKET, f"loop-{next(numbers)}"), lambda images: free),
-        goal=2.0, better="higher", warm_up=False,
-    )  # fmt: skip
-    peer = folder / "peer"
-    yield compare(
-        "segment: images a second / Ray Data (read_images, map_batches, write_images), the same store (small)",
-        job(), lambda: ray_data(peer, source, join(BUCKET, f"ray-{next(numbers)}"), model),
+        "segment: images a second / Ray Data (read_images, map_batches, write_images), the same (2048×1024, small)",
+        job(of=large), lambda: ray_data(folder / "peer", large, join(BUCKET, f"ray-{next(numbers)}"), model),
         goal=1.3, better="higher", warm_up=False,
     )  # fmt: skip
-    large = join(BUCKET, "large")
-    fill(large, STAGED, (2048, 1024))
     yield compare(
         "segment: images a second / its slowest stage alone, one thread (2048×1024, a model that costs nothing)",
         job("--free", of=large), lambda: slowest_stage(large, join(BUCKET, f"stage-{next(numbers)}"), free),

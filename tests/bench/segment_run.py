@@ -18,7 +18,8 @@ def smooth_scores(classes: int) -> torch.Tensor:
     """Return scores (1, K, h, w) as trained models give them: regions of one class, with borders between."""
     chance = torch.Generator().manual_seed(0)
     regions = F.interpolate(torch.randn(1, classes, 6, 6, generator=chance), size=SIZE, mode="bilinear")
-    return F.avg_pool2d(F.one_hot(regions.argmax(1), classes).permute(0, 3, 1, 2).float() * 8, 5, 1, 2)
+    shares = F.avg_pool2d(F.one_hot(regions.argmax(1), classes).permute(0, 3, 1, 2).float(), 5, 1, 2)
+    return (8 * shares).contiguous()
 
 
 def main(source: str, dest: str, model: str, *options: str) -> None:

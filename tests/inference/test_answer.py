@@ -68,7 +68,7 @@ def test_images_of_different_sizes_share_a_batch(folders, rule):
     assert [read_ids(dest / f"{number}.png.png").max() for number in range(6)] == [2, 0, 2, 0, 2, 0]
 
 
-def test_without_a_gpu_that_has_it_nothing_computes_in_bfloat16(folders, rule, monkeypatch):
+def test_the_model_computes_in_bfloat16_where_the_device_has_it(folders, rule, monkeypatch):
     source, dest = folders
     put(source, "x.png", encode(plain(RED)))
     predict, seen = rule.predict, []

@@ -264,12 +264,34 @@ def test_an_object_that_vanished_is_a_row(folders, rule):
     assert "not there any more" in rows(job)[0]["error"]
 
 
-@pytest.mark.parametrize(("error", "stops"), [(AccessError, True), (StorageError, False)])
-def test_a_read_that_fails_is_a_row_but_refused_credentials_stop(folders, rule, monkeypatch, error, stops):
+@pytest.mark.parametrize("error", [AccessError, StorageError])
+def test_an_object_that_cannot_be_read_is_a_row(folders, rule, monkeypatch, error):
     source, dest = folders
     for name in "abc":
         put(source, f"{name}.png", encode(plain(BLUE)))
     job = plan_job(str(source), str(dest), model=model())
+    refuse(monkeypatch, error)
+    assert segment_chunk(job, 0).failed == 1
+    assert [row["error"] for row in rows(job)] == [None, "no luck", None]
+
+
+def test_refused_credentials_stop_the_chunk(folders, rule, monkeypatch):
+    source, dest = folders
+    for name in "abc":
+        put(source, f"{name}.png", encode(plain(BLUE)))
+    job = plan_job(str(source), str(dest), model=model())
+    refuse(monkeypatch, AccessError)
+
+    def refused(self, prefix=""):
+        raise AccessError("not even a listing")
+
+    monkeypatch.setattr(LocalStore, "list", refused)
+    with pytest.raises(AccessError, match="not even a listing"):
+        segment_chunk(job, 0)
+    assert not Path(job.dest, job.part_key(0)).exists()
+
+
+def refuse(monkeypatch, error):
     read = LocalStore.read_tagged
 
     def broken(self, key):
@@ -278,13 +300,6 @@ def test_a_read_that_fails_is_a_row_but_refused_credentials_stop(folders, rule, 
         return read(self, key)
 
     monkeypatch.setattr(LocalStore, "read_tagged", broken)
-    if stops:
-        with pytest.raises(AccessError, match="no luck"):
-            segment_chunk(job, 0)
-        assert not Path(job.dest, job.part_key(0)).exists()
-    else:
-        assert segment_chunk(job, 0).failed == 1
-        assert [row["error"] for row in rows(job)] == [None, "no luck", None]
 
 
 def test_a_destination_that_cannot_be_written_stops_the_chunk(folders, rule, monkeypatch):

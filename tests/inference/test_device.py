@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -64,5 +65,11 @@ def test_each_process_takes_a_gpu_of_its_own_and_a_killed_one_gives_it_back(monk
             process.communicate()
 
 
-def test_a_processor_does_not_compute_in_bfloat16():
-    assert not bf16(torch.device("cpu"))
+@pytest.mark.parametrize(
+    ("flags", "wanted"), [("fpu avx2 avx512f", False), ("avx512f avx512_bf16", True), ("amx_bf16 amx_tile", True)]
+)
+def test_a_processor_computes_in_bfloat16_where_it_has_instructions_for_it(monkeypatch, flags, wanted):
+    monkeypatch.setattr(Path, "read_text", lambda self: f"flags : {flags}\n")
+    bf16.cache_clear()
+    assert bf16(torch.device("cpu")) == wanted
+    bf16.cache_clear()

@@ -1,12 +1,15 @@
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.inference.ledger import read_listing
-from vitseg.inference.plan import plan_job
-from vitseg.storage import LocalStore, open_store
+from vitseg.inference.plan import Made, _share, plan_job
+from vitseg.storage import LocalStore, ObjectInfo, open_store
 
 from .color_rule import model
 from .conftest import RED, encode, plain, put, run
@@ -158,3 +161,52 @@ def test_keys_that_no_folder_can_hold_are_rows_not_paths(five, rule, monkeypatch
     assert (summary.ok, summary.failed) == (5, len(odd))
     assert {failure["key"] for failure in summary.failures} == {*odd[:-1], "\\udcff.png"}
     assert sorted(path.name for path in dest.parent.iterdir()) == ["masks", "photos"]
+
+
+@settings(max_examples=30)
+@given(st.sets(st.text(min_size=1, max_size=12), max_size=30), st.sets(st.text(min_size=1, max_size=12), max_size=30))
+def test_a_mask_that_lies_there_is_never_overlooked(made, others):
+    found = Made(f"{key}.png" for key in made)
+    assert all(found.has(key) for key in made)
+    assert not any(found.has(key) for key in others - made)  # four bytes tell so few apart
+
+
+@pytest.mark.parametrize(
+    ("listed", "workers", "wanted"),
+    [(1, 2, 1), (20, 2, 10), (128, 2, 16), (1000, 2, 125), (1000, 1, 250), (100_000, 4, 256), (7, 64, 1)],
+)
+def test_every_worker_of_a_small_job_has_chunks(listed, workers, wanted):
+    assert _share(listed, workers) == wanted
+
+
+def test_chunks_suit_the_number_of_objects_unless_somebody_says_otherwise(folders):
+    source, dest = folders
+    for number in range(40):
+        put(source, f"{number:02}.png", b"x")
+    assert plan(source, dest, workers=2).chunk_images == 16
+    assert plan(source, dest / "other", workers=2, chunk_images=7).chunks == 6
+    job = plan(source, dest / "one")
+    assert (job.chunk_images, job.listed, job.chunks) == (16, 40, 3)
+    assert sorted(key for chunk in keys(job) for key in chunk) == [f"{number:02}.png" for number in range(40)]
+
+
+def test_planning_a_large_bucket_takes_memory_for_a_page_and_four_bytes_a_mask(folders, monkeypatch):
+    source, dest = folders
+    source_root = LocalStore(source).root
+    count = 0
+
+    def listing(self, prefix=""):
+        suffix = "" if self.root == source_root else ".png"
+        for number in range(count):
+            yield ObjectInfo(f"folder-{number % 97}/a-photograph-with-a-long-name-{number:08}.jpg{suffix}", 1, "0" * 32)
+
+    monkeypatch.setattr(LocalStore, "list", listing)
+    monkeypatch.setattr(LocalStore, "write", lambda self, key, data, **options: True)
+    peaks = []
+    for count in (3_000, 60_000):
+        tracemalloc.start()
+        job = plan(source, dest, chunk_images=256)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert job.listed == count
+    assert peaks[1] - peaks[0] < 60_000 * 20  # a million objects: less than 20 MB more than three thousand

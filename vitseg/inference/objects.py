@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vitseg.errors import DataError, NotFoundError, SampleError, StorageError
+from vitseg.errors import AccessError, DataError, NotFoundError, SampleError, StorageError
 from vitseg.inference.existing import find_mask
 from vitseg.inference.images import (
     decode_image,
@@ -73,7 +73,7 @@ def read_object(setting: Setting, item: Listed) -> Row | Task:
     """Return the row of an object where there is nothing to predict, else the task.
 
     Raises:
-        AccessError: the source or destination refuses these credentials.
+        AccessError: the source or destination refuses these credentials, and not this object alone.
         StorageError: the destination can't be read.
     """
     started = time.perf_counter()
@@ -99,6 +99,9 @@ def read_object(setting: Setting, item: Listed) -> Row | Task:
             return _task(setting, info, data, started)
     except NotFoundError:
         return row_of(info, "failed", "it was listed, but is not there any more")
+    except AccessError as error:
+        next(iter(setting.source.list()), None)  # where that is refused too, no object can be read: the job stops
+        return row_of(info, "failed", str(error))
     except (StorageError, SampleError) as error:
         return row_of(info, "failed", str(error))
 

@@ -8,7 +8,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.inference.job import MAX_PIXELS, RESERVED, Job, ModelRef, Options, job_digest, key_problem, mask_key
 from vitseg.inference.ledger import Listed, write_listing
 from vitseg.storage import ObjectInfo, Store, canonical, open_store
+
+_FEWEST, _MOST = 16, 256  # objects a chunk, where nobody says how many
+_ROUNDS = 4  # chunks a worker, of a small job
 
 
 def plan_job(
@@ -29,7 +32,8 @@ def plan_job(
     tile: bool = False,
     flip: bool = False,
     max_pixels: int = MAX_PIXELS,
-    chunk_images: int = 256,
+    chunk_images: int | None = None,
+    workers: int = 1,
     batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Job:
@@ -47,7 +51,8 @@ def plan_job(
         tile: slide the model over images at their own scale.
         flip: ask the model about the mirrored image, too.
         max_pixels: larger images are refused; 200 million by default.
-        chunk_images: objects a chunk.
+        chunk_images: objects a chunk; by default so many that all workers have some, at most 256.
+        workers: that there will be.
         batch_size: images a forward pass; by default as suits the device.
         progress: called with the number of objects listed so far.
 
@@ -55,7 +60,7 @@ def plan_job(
         NotFoundError: the source or the destination's bucket does not exist, or the source is empty.
         UsageError: an option is wrong, or the masks would fall among the images.
     """
-    if chunk_images < 1 or (batch_size is not None and batch_size < 1):
+    if (chunk_images is not None and chunk_images < 1) or (batch_size is not None and batch_size < 1):
         raise UsageError("chunk_images and batch_size must be at least 1")
     options = Options(ids=ids, also=also, tile=tile, flip=flip, max_pixels=max_pixels)
     source, dest = canonical(source), canonical(dest)
@@ -72,14 +77,14 @@ def plan_job(
         model=model,
         options=options,
         batch_size=batch_size,
-        chunk_images=chunk_images,
+        chunk_images=0,
         listed=0,
         bytes=0,
     )
     try:
         frozen = _read_frozen(store, job)
     except NotFoundError:
-        frozen = _freeze(store, job, progress)
+        frozen = _freeze(store, job, chunk_images, workers, progress)
     return replace(job, **frozen)
 
 
@@ -103,7 +108,7 @@ def list_source(source: str, dest: str) -> tuple[str, Iterator[ObjectInfo]]:
     objects = (info for info in open_store(source).list() if not ours(info))
     first = next(objects, None)
     if first is not None:
-        return source, _chain(first, objects)
+        return source, chain([first], objects)
     parent, _, name = source.rpartition("/")
     if name and not parent.endswith(":/"):  # "s3://bucket" has no parent
         single = open_store(parent or "/").stat(name)
@@ -112,26 +117,32 @@ def list_source(source: str, dest: str) -> tuple[str, Iterator[ObjectInfo]]:
     raise NotFoundError(f"{source} does not exist or holds no objects: check the address")
 
 
-def _chain(first: ObjectInfo, rest: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
-    yield first
-    yield from rest
-
-
-def _freeze(store: Store, job: Job, progress: Callable[[int], None] | None) -> dict[str, Any]:
+def _freeze(
+    store: Store, job: Job, chunk_images: int | None, workers: int, progress: Callable[[int], None] | None
+) -> dict[str, Any]:
     root, objects = list_source(job.source, job.dest)
+    if chunk_images is None:
+        first = list(islice(objects, _ROUNDS * _MOST * workers))
+        chunk_images, objects = _share(len(first), workers), chain(first, objects)
     made = Made.under(store)
     listed = size = index = 0
-    while block := list(islice(objects, job.chunk_images)):
+    while block := list(islice(objects, chunk_images)):
         write_listing(store, job.listing_key(index), [_listed(info, store, made) for info in block])
         index += 1
         listed += len(block)
         size += sum(info.size for info in block)
         if progress:
             progress(listed)
-    frozen = {"root": root, "chunk_images": job.chunk_images, "listed": listed, "bytes": size}
+    frozen = {"root": root, "chunk_images": chunk_images, "listed": listed, "bytes": size}
     # Written last: without it a listing that was cut off is made anew.
     store.write(job.file("listing.json"), json.dumps(frozen).encode(), content_type="application/json")
     return frozen
+
+
+def _share(listed: int, workers: int) -> int:
+    """Return how many objects a chunk has: few enough that no worker is idle for long, enough to be worth a task."""
+    own = -(-listed // workers)
+    return min(_MOST, own, max(_FEWEST, -(-own // _ROUNDS)))
 
 
 def _read_frozen(store: Store, job: Job) -> dict[str, Any]:

@@ -63,8 +63,9 @@ class PatchEmbedding(nn.Module):
         self.projection = nn.Linear(arch.patch_size**2 * 3, arch.encoder_projection)
         self.position = nn.Parameter(torch.empty(grid[0] * grid[1], spatial))
         self.width = arch.encoder_projection + (spatial if self.concat else 0)
-        with torch.no_grad():
-            self.position.copy_(sine_positions(grid, spatial))
+        if not self.position.is_meta:  # what is about to be loaded needs no start, and torch a second to fake one
+            with torch.no_grad():
+                self.position.copy_(sine_positions(grid, spatial))
 
     def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """Embed patches (B, N, P·P·3) of a grid of N as tokens (B, N, D)."""
