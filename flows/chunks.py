@@ -2,15 +2,19 @@
 
 import os
 import queue
-from collections.abc import Iterator
+import time
+from collections.abc import Generator
 from concurrent.futures import BrokenExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 from prefect import task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.futures import PrefectFuture
 from prefect.tasks import exponential_backoff
 
+from flows.choices import Runner
 from flows.console import counted, note, progress
 from flows.runners import make_runner, may_pass
 from vitseg.errors import DataError, StorageError, StoreFullError
@@ -20,8 +24,10 @@ from vitseg.inference.ledger import ChunkCounts
 
 _HOPELESS = 3  # chunks one after another that fail, after their retries: then it is the store, not the chunk
 _LIVES = 3  # times that a chunk may cost its worker's life
+_CLUSTER_AHEAD = 256  # chunks that wait at a cluster, whose workers nobody has counted
 _TOLD = 5  # failed objects, as they occur
 _LOOK_SECONDS = 0.5
+_PAGE_SECONDS = 5
 
 _seen: "queue.SimpleQueue[int]" = queue.SimpleQueue()
 """Objects that chunks in this very process have done; those in others tell when they end."""
@@ -68,8 +74,11 @@ def run_chunks(job: Job, runner: str, workers: int, max_failures: int | None) ->
     left = list(range(job.chunks))
     with progress("segmenting", job.listed, "objects") as show:
         for _ in range(_LIVES):
-            for index in _run(job, left, make_runner(runner, workers), workers, threads, outcome, show):
-                _judge(job, index, outcome, max_failures)
+            ahead = workers + 1 if runner in ("thread", "process") else max(workers + 1, _CLUSTER_AHEAD)
+            # Closed at once if the job stops: what has not begun is not begun any more.
+            with closing(_run(job, left, make_runner(runner, workers), ahead, threads, outcome, show)) as ended:
+                for index in ended:
+                    _judge(job, index, outcome, max_failures)
             left = [index for index in left if isinstance(outcome.lost.get(index), BrokenExecutor)]
             if not left:
                 break
@@ -81,6 +90,11 @@ def run_chunks(job: Job, runner: str, workers: int, max_failures: int | None) ->
             f"(chunk {index}: {error or type(error).__name__}); the same command goes on from here"
         ) from error
     return list(outcome.counts.values())
+
+
+def default_runner() -> Runner:
+    """Return where chunks run best: a process for each of several GPUs, else threads, that need not start."""
+    return "process" if _gpus() > 1 else "thread"
 
 
 def default_workers(runner: str) -> int:
@@ -101,9 +115,9 @@ def _gpus() -> int:
 
 
 def _run(
-    job: Job, indexes: list[int], runner: Any, workers: int, threads: int | None, outcome: Outcome, show: Any
-) -> Iterator[int]:
-    """Run chunks, one more than there are workers at a time, and yield each as it ends."""
+    job: Job, indexes: list[int], runner: Any, ahead: int, threads: int | None, outcome: Outcome, show: Any
+) -> Generator[int]:
+    """Run chunks, `ahead` of them at a time, and yield each as it ends."""
     ended: queue.SimpleQueue[PrefectFuture[ChunkCounts]] = queue.SimpleQueue()
     waiting = iter(indexes)
     running: dict[PrefectFuture[ChunkCounts], int] = {}
@@ -117,8 +131,9 @@ def _run(
     while not _seen.empty():
         _seen.get()
     done = before = sum(job.size(index) for index in outcome.counts)
+    page = _Page(job.listed)
     with runner:
-        for _ in range(workers + 1):
+        for _ in range(ahead):
             begin()
         while running:
             try:
@@ -134,10 +149,25 @@ def _run(
                 outcome.counts[index] = future.result()
                 done += job.size(index)
                 show(min(max(done, before), job.listed), job.listed)
+                page.show(done)
             except Exception as error:  # noqa: BLE001 - told apart by `_judge`
                 outcome.lost[index] = error
             yield index
             begin()
+
+
+class _Page:
+    """The progress on the flow run's page, told every few seconds."""
+
+    def __init__(self, listed: int) -> None:
+        self._listed, self._told = listed, time.monotonic()
+        self._id: Any = create_progress_artifact(progress=0.0, key="segment-progress", description="objects, per cent")
+
+    def show(self, done: int) -> None:
+        """Tell how many objects are done."""
+        if done == self._listed or time.monotonic() - self._told > _PAGE_SECONDS:
+            self._told = time.monotonic()
+            update_progress_artifact(self._id, progress=100 * done / self._listed)
 
 
 def _judge(job: Job, index: int, outcome: Outcome, max_failures: int | None) -> None:

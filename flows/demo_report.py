@@ -89,7 +89,7 @@ def write_demo_report(folder: Path, steps: list[Timed], results: Results, recipe
         ),
         classes=_classes(manifest, results.measured["per_class_iou"]),
         validation=_strips(shown, manifest),
-        segmented=_segmented(folder, results, bundle),
+        segmented=(*_segmented(folder, results, bundle), *_least_confident(results)),
         machine=_machine(),
         recipe=json.dumps(recipe.to_json(), indent=1),
     )
@@ -192,6 +192,15 @@ def _overview(shown: Validation, manifest: Manifest) -> bytes:
     buffer = io.BytesIO()
     panel_sheet(rows, classes=manifest.classes, present=present).quantize(128).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def _least_confident(results: Results) -> tuple[Strip, ...]:
+    """Fetch the sheet of the photographs that the model is least sure of."""
+    folder, _, name = str(results.segmented["least_confident"] or "").rpartition("/")
+    if not folder:
+        return ()
+    sheet = Image.open(io.BytesIO(open_store(folder).read(name))).convert("RGB")
+    return (Strip("least confident: look at these first", (Picture("mean confidence, photograph", sheet),)),)
 
 
 def _segmented(folder: Path, results: Results, bundle: Bundle) -> tuple[Strip, ...]:

@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.choices import Ids, Picture, Runner
-from flows.chunks import default_workers, run_chunks
+from flows.chunks import default_runner, default_workers, run_chunks
 from flows.console import counted, note, progress
 from vitseg.inference.commit import Summary, commit_job
 from vitseg.inference.dry_run import dry_run as count_work
@@ -29,7 +29,7 @@ def segment(
     max_pixels: int = MAX_PIXELS,
     batch_size: int | None = None,
     chunk: int | None = None,
-    runner: Runner = "thread",
+    runner: Runner | None = None,
     workers: int | None = None,
     max_failures: int | None = None,
     price_per_hour: float | None = None,
@@ -48,7 +48,7 @@ def segment(
         max_pixels: larger images are refused.
         batch_size: images a forward pass; by default 2 on a processor, 16 on a GPU.
         chunk: images a task; by default so many that all workers have some, at most 256.
-        runner: where tasks run.
+        runner: where tasks run; by default a process for each of several GPUs, else threads.
         workers: tasks at a time; by default as suits runner and machine.
         max_failures: stop once more objects than that have failed.
         price_per_hour: of the machines; tells what the job costs.
@@ -67,6 +67,7 @@ def segment(
         if dry_run:
             work = count_work(source, dest, **options, price_per_hour=price_per_hour, progress=show)
             return {**work.to_json(), "model": version.uri, "dry_run": True}
+        runner = runner or default_runner()
         workers = workers or default_workers(runner)
         job = plan_job(source, dest, **options, chunk_images=chunk, workers=workers, progress=show)
     note(f"{counted(job.listed, 'object')} in {counted(job.chunks, 'chunk')}, with {version.uri}; job {job.id}")

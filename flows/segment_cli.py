@@ -46,7 +46,7 @@ def segment(
 
     wanted = [checks.choice("--also", name, Picture) for name in also.split(",") if name]
     kind = checks.choice("--ids", ids, Ids)
-    where = checks.choice("--runner", runner or ("process" if command.gpus() > 1 else "thread"), Runner)
+    where = checks.choice("--runner", runner, Runner) if runner else None
     list_source(canonical(source), canonical(dest))
     checks.model(model)
     command.prepare_tracking()
