@@ -16,7 +16,7 @@ def make_runner(name: str, workers: int | None = None) -> Any:
     Raises:
         UsageError: an unknown name, or its extra is not installed.
     """
-    workers = workers or os.cpu_count() or 1
+    workers = workers or cores()
     if name == "thread":
         return ThreadPoolTaskRunner(max_workers=workers)
     if name == "process":
@@ -38,6 +38,11 @@ def make_runner(name: str, workers: int | None = None) -> Any:
         )
     except ImportError as error:
         raise UsageError(f"--runner {name} needs its extra: pip install 'vitseg[{name}]'") from error
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def may_pass(task: Any, run: Any, state: Any) -> bool:

@@ -44,6 +44,7 @@ def everything(store: S3Store) -> dict[str, object]:
         "stat": lambda: store.stat("key"),
         "metadata": lambda: store.metadata("key"),
         "read": lambda: store.read("key"),
+        "read_start": lambda: store.read_start("key", 4),
         "write": lambda: store.write("key", b"data"),
         "delete": lambda: store.delete("key"),
     }
@@ -87,6 +88,43 @@ def test_what_is_not_there(store: S3Store) -> None:
     assert list(store.list()) == []
     store.delete("nothing")
     assert store.uri("nothing") in refusal(lambda: store.read("nothing"), NotFoundError)
+
+
+def test_the_start_of_an_object(store: S3Store) -> None:
+    for key, data in {"long": b"0123456789", "short": b"01", "empty": b""}.items():
+        store.write(key, data)
+        assert store.read_start(key, 4) == data[:4]
+    assert store.uri("nothing") in refusal(lambda: store.read_start("nothing", 4), NotFoundError)
+
+
+@pytest.mark.parametrize("code", ["InvalidRange", "416"])
+def test_an_empty_object_has_no_range(store: S3Store, code: str) -> None:
+    with Stubber(s3_module.client()) as stub:
+        stub.add_client_error("get_object", service_error_code=code, http_status_code=416)
+        assert store.read_start("key", 4) == b""
+
+
+@pytest.mark.parametrize(("code", "status"), [("NotImplemented", 501), ("501", 501), ("NotImplemented", 400)])
+@pytest.mark.parametrize("taken", [False, True])
+def test_creation_where_there_are_no_conditional_writes(store: S3Store, code: str, status: int, taken: bool) -> None:
+    place = {"Bucket": store.bucket, "Key": f"{store.prefix}/key"}
+    plain = {"Body": b"data", "ContentType": "image/png", "Metadata": {"model": "a"}}
+    with Stubber(s3_module.client()) as stub:
+        stub.add_client_error("put_object", service_error_code=code, http_status_code=status)
+        if taken:
+            stub.add_response("head_object", {"ContentLength": 1, "ETag": '"tag"'}, place)
+        else:
+            stub.add_client_error("head_object", "404", http_status_code=404, expected_params=place)
+            stub.add_response("put_object", {}, place | plain)
+        written = store.write("key", b"data", metadata={"model": "a"}, content_type="image/png", if_absent=True)
+        assert written is not taken
+        stub.assert_no_pending_responses()
+
+
+def test_a_write_that_is_not_implemented_at_all(store: S3Store) -> None:
+    with Stubber(s3_module.client()) as stub:
+        stub.add_client_error("put_object", service_error_code="NotImplemented", http_status_code=501)
+        assert "NotImplemented" in refusal(lambda: store.write("key", b"data"), StorageError)
 
 
 def test_neighbours_with_a_longer_name_are_not_in_the_store(s3: str, store: S3Store) -> None:
@@ -157,7 +195,7 @@ def test_a_missing_bucket_is_named(s3: str) -> None:
     # Not `write`: SeaweedFS makes the bucket for an administrator, as the embedded stack's identity is.
     store = S3Store("no-such-bucket", "prefix")
     calls = everything(store)
-    for name in ("list", "read"):
+    for name in ("list", "read", "read_start"):
         assert "bucket 'no-such-bucket' does not exist" in refusal(calls[name], NotFoundError)
     assert store.stat("key") is None
 

@@ -56,6 +56,8 @@ def test_what_fails_twice_and_then_goes_well(store: S3Store, pauses: list[float]
     with faulty(kind, most=2) as proxy:
         assert store.read_tagged("key") == (CONTENT, info.etag)
         assert store.read("empty") == b""
+        assert store.read_start("key", 100) == CONTENT[:100]
+        assert store.read_start("empty", 100) == b""
         assert [row.key for row in store.list()] == ["empty", "key"]
         assert store.stat("key") == info
         assert store.stat("nothing") is None
@@ -74,7 +76,11 @@ def test_what_fails_twice_and_then_goes_well(store: S3Store, pauses: list[float]
 def test_what_never_goes_well_is_a_storage_error(store: S3Store, pauses: list[float], kind: str) -> None:
     store.write("key", b"content")
     with faulty(kind):
-        for call in (lambda: list(store.list()), lambda: store.read("key")):  # above all, no listing of nothing
+        for call in (
+            lambda: list(store.list()),
+            lambda: store.read("key"),
+            lambda: store.read_start("key", 3),
+        ):  # above all, no listing of nothing
             with pytest.raises(StorageError) as caught:
                 call()
             assert type(caught.value) is StorageError
@@ -115,4 +121,5 @@ def test_an_answer_may_end_anywhere_in_its_headers(store: S3Store, pauses: list[
             assert found.etag == info.etag
             assert found.size == info.size or length_last  # half of the very last number is a number
             assert store.read_tagged(info.key) == (CONTENT, info.etag)
+            assert store.read_start(info.key, 100) == CONTENT[:100]
     assert proxy.faults.total() == 2 * len(places)

@@ -1,8 +1,7 @@
-"""Folders as stores, and what all stores share; tests/test_s3.py and tests/test_remote.py have the others."""
+"""Folders as stores, and what all stores share; test_storage_writes.py, test_s3.py and test_remote.py have the rest."""
 
 import errno
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -11,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitseg import storage
-from vitseg.errors import AccessError, NotFoundError, StorageError, StoreFullError, UsageError
+from vitseg.errors import NotFoundError, StorageError, UsageError
 from vitseg.remote import FsspecStore
 from vitseg.s3 import S3Store
 from vitseg.storage import LocalStore, content_md5, join, open_store
@@ -93,6 +92,18 @@ def test_what_is_not_there(store: LocalStore) -> None:
         store.read("folder")
 
 
+def test_the_start_of_a_file(store: LocalStore) -> None:
+    for key, data in {"long": b"0123456789", "short": b"01", "empty": b""}.items():
+        store.write(key, data)
+        assert store.read_start(key, 4) == data[:4]
+    store.write("folder/file", b"x")
+    for key in ("gone", "long/below", "folder"):
+        with pytest.raises(NotFoundError, match=store.uri(key)):
+            store.read_start(key, 4)
+    with pytest.raises(StorageError, match="can't read"):
+        store.read_start("x" * 300, 4)
+
+
 @pytest.mark.parametrize("key", ["../outside", "a/../../outside", "/etc/hostname"])
 def test_no_key_leaves_the_folder(store: LocalStore, key: str) -> None:
     for call in (store.read, store.stat, store.delete, lambda name: store.write(name, b"x")):
@@ -136,16 +147,6 @@ def test_a_file_that_changes_while_it_is_read(store: LocalStore, monkeypatch: py
         assert (data, etag) == (b"a" + times * b"b", info.etag)
 
 
-@pytest.mark.parametrize("if_absent", [False, True])
-@pytest.mark.parametrize("key", ["file/below", "file/deep/below", "folder", "x" * 300])
-def test_a_key_that_the_folder_can_not_hold(store: LocalStore, key: str, if_absent: bool) -> None:
-    store.write("file", b"x")
-    store.write("folder/file", b"x")
-    with pytest.raises(StorageError, match="can't write"):
-        store.write(key, b"y", if_absent=if_absent)
-    assert sorted(path.name for path in store.folder.rglob("*")) == ["file", "file", "folder"]
-
-
 def test_trouble_with_a_file_is_a_storage_error(store: LocalStore) -> None:
     store.write("folder/file", b"x")
     for call in (lambda: store.stat("x" * 300), lambda: store.read("x" * 300), lambda: store.delete("folder")):
@@ -168,44 +169,6 @@ def test_a_folder_that_can_not_be_opened_is_not_left_out(store: LocalStore, monk
         keys(store)
 
 
-def test_a_failed_write_leaves_the_old_content_alone(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.write("key", b"old")
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StorageError, match="No space left on device"):
-        store.write("key", b"new")
-    assert store.read("key") == b"old"
-    assert [path.name for path in store.folder.iterdir()] == ["key"]
-
-
-@pytest.mark.parametrize(
-    ("number", "kind", "advice"),
-    [
-        (errno.ENOSPC, StoreFullError, "No space left on device: make room there"),
-        (errno.EDQUOT, StoreFullError, "Disk quota exceeded: make room there"),
-        (errno.EROFS, AccessError, "Read-only file system: let this user write there"),
-        (errno.EACCES, AccessError, "Permission denied: let this user write there"),
-        (errno.EPERM, AccessError, "Operation not permitted: let this user write there"),
-        (errno.EIO, StorageError, "Input/output error"),
-    ],
-)
-@pytest.mark.parametrize("step", ["mkdir", "fsync"])
-def test_why_a_folder_can_not_be_written(
-    store: LocalStore, monkeypatch: pytest.MonkeyPatch, step: str, number: int, kind: type[Exception], advice: str
-) -> None:
-    def fail(*args: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, step, fail)
-    with pytest.raises(kind) as caught:
-        store.write("key", b"x")
-    assert type(caught.value) is kind
-    assert f"can't write {store.uri('key')}: {advice}" in str(caught.value)
-
-
 def test_one_file_that_can_not_be_read_is_no_matter_of_access(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,30 +180,6 @@ def test_one_file_that_can_not_be_read_is_no_matter_of_access(
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(StorageError, match=r"can't read .*key: Permission denied"):
         store.read("key")
-
-
-def test_parts_of_a_killed_writer_are_not_listed(store: LocalStore) -> None:
-    store.write("key", b"x")
-    (store.folder / ".vitseg-part-0123").write_bytes(b"half")
-    assert keys(store) == ["key"]
-
-
-def test_readers_see_the_old_object_or_the_new_one(store: LocalStore) -> None:
-    contents = [bytes([number]) * 100_000 for number in range(8)]
-    store.write("key", contents[0])
-    with ThreadPoolExecutor(4) as pool:
-        writes = [pool.submit(store.write, "key", content) for content in contents]
-        reads = [pool.submit(store.read, "key") for _ in range(20)]
-    assert all(write.result() for write in writes)
-    assert {read.result() for read in reads} <= set(contents)
-
-
-def test_one_of_many_writers_creates_an_object(store: LocalStore) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        won = list(pool.map(lambda n: store.write("lock", bytes([n]), if_absent=True), range(8)))
-    assert won.count(True) == 1
-    assert store.read("lock") == bytes([won.index(True)])
-    assert [path.name for path in store.folder.iterdir()] == ["lock"]
 
 
 def test_links_are_followed_once(store: LocalStore, tmp_path: Path) -> None:

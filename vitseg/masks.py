@@ -47,7 +47,9 @@ def mask_ids(classes: tuple[Label, ...], ids: str) -> tuple[np.ndarray, np.ndarr
 
 
 def renumber(ids: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Turn train ids, uint8 (H, W), into the ids of the file, with `numbers` from `mask_ids`."""
+    """Turn train ids, uint8 (H, W), into the ids of the file, with `numbers` from `mask_ids`; where equal, no copy."""
+    if np.array_equal(numbers, np.arange(len(numbers))):
+        return ids
     table = np.zeros(256, np.uint8)
     table[: len(numbers)] = numbers
     return np.asarray(Image.fromarray(ids).point(table.tolist()))

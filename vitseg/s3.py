@@ -65,7 +65,7 @@ def _distrust(operation_model: Any, response_dict: dict[str, Any], **_: Any) -> 
     A connection that closes among the headers ends them like a blank line does: the content seems to be empty. A
     listing that breaks off before its first byte seems to have no keys.
     """
-    if response_dict["status_code"] != 200:
+    if response_dict["status_code"] not in (200, 206):
         return
     headers = response_dict["headers"]
     if operation_model.name == "ListObjectsV2":
@@ -77,6 +77,14 @@ def _distrust(operation_model: Any, response_dict: dict[str, Any], **_: Any) -> 
         headers.pop("last-modified", None)  # nobody asks for it, and half a date is one more kind of error
     if not whole:
         response_dict.update(status_code=500, body=b"")
+
+
+def _is(error: Exception, status: int, code: str) -> bool:
+    # Servers differ in which of the two they send.
+    if not isinstance(error, ClientError):
+        return False
+    sent = str(error.response.get("Error", {}).get("Code", ""))
+    return sent in (code, str(status)) or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == status
 
 
 def client() -> Any:
@@ -184,12 +192,21 @@ class S3Store:
 
     def read_tagged(self, key: str) -> tuple[bytes, str]:
         """See `Store.read_tagged`: content and etag come with the same answer."""
+        return self._get(key)
+
+    def read_start(self, key: str, size: int) -> bytes:
+        """See `Store.read_start`: a range of bytes; a server that knows no ranges sends all."""
+        return self._get(key, Range=f"bytes=0-{size - 1}")[0][:size]
+
+    def _get(self, key: str, **options: str) -> tuple[bytes, str]:
         for pause in (*_PAUSES, None):
             answer = None
             try:
-                answer = client().get_object(Bucket=self.bucket, Key=self._key(key))
+                answer = client().get_object(Bucket=self.bucket, Key=self._key(key), **options)
                 return answer["Body"].read(), answer["ETag"].strip('"')
             except (*_ERRORS, HTTPError) as error:
+                if options and _is(error, 416, "InvalidRange"):
+                    return b"", ""  # an empty object has no first byte
                 # botocore retries requests, but not a body that breaks off, whether content or error.
                 begun = answer is not None or isinstance(error, HTTPError)
                 if pause is None or not begun:
@@ -215,7 +232,11 @@ class S3Store:
         try:
             client().put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **options)
         except ClientError as error:
-            if if_absent and error.response.get("Error", {}).get("Code") in {"PreconditionFailed", "412"}:
+            if if_absent and _is(error, 501, "NotImplemented"):
+                # A server without conditional writes: two writers in the same instant may both win.
+                absent = self.stat(key) is None
+                return absent and self.write(key, data, metadata=metadata, content_type=content_type)
+            if if_absent and _is(error, 412, "PreconditionFailed"):
                 # Where the answer to a first try was lost, what now stands in the way is our own.
                 retried = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
                 return retried and self._metadata(key).get(_WRITER) == writer

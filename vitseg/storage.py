@@ -14,12 +14,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NoReturn, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit, urlunsplit
 
-from vitseg.errors import AccessError, NotFoundError, StorageError, StoreFullError, UsageError
+from vitseg.errors import NameTakenError, NotFoundError, StorageError, UsageError, write_error
 
 _TEMPORARY = ".vitseg-part-"
+# What os.link says on exFAT, FUSE and others that know no hard links, or no more of them.
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _PAUSES = (0.05, 0.2, 0.0)  # seconds, after each reading of a file that changed under it
 
 
@@ -39,53 +41,43 @@ class Store(Protocol):
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield every object whose key starts with `prefix`, page by page, in the store's own order."""
-        ...
 
     def stat(self, key: str) -> ObjectInfo | None:
         """Return the object's size and etag, or None where there is none."""
-        ...
 
     def metadata(self, key: str) -> dict[str, str]:
         """Return the user metadata of an object; empty where the store keeps none."""
-        ...
 
     def read(self, key: str) -> bytes:
         """Return an object's content."""
-        ...
 
     def read_tagged(self, key: str) -> tuple[bytes, str]:
         """Return an object's content, and the etag of just that content: it may be newer than what was listed."""
-        ...
+
+    def read_start(self, key: str, size: int) -> bytes:
+        """Return the first `size` bytes (at least 1) of an object, or all of a shorter one; errors as `read_tagged`."""
 
     def write(
-        self,
-        key: str,
-        data: bytes,
-        *,
-        metadata: dict[str, str] | None = None,
-        content_type: str | None = None,
+        self, key: str, data: bytes, *, metadata: dict[str, str] | None = None, content_type: str | None = None,
         if_absent: bool = False,
-    ) -> bool:
+    ) -> bool:  # fmt: skip
         """Put an object atomically; with `if_absent`, return False and write nothing where one exists.
 
         Raises:
             AccessError: the store can't be written.
             StoreFullError: it has no room left.
+            NameTakenError: a folder lies where the object should, or a file where a folder of its key should.
             StorageError: it failed in another way, which may pass.
         """
-        ...
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
-        ...
 
     def md5(self, info: ObjectInfo) -> str:
         """Return the MD5 of an object's content (hex): equal content gives an equal digest in any store."""
-        ...
 
     def uri(self, key: str) -> str:
         """Return the full address of a key."""
-        ...
 
 
 def open_store(address: str | Path) -> Store:
@@ -146,14 +138,18 @@ def _refuse(error: OSError) -> None:
         raise StorageError(f"can't list {error.filename}: {error.strerror}") from error
 
 
-def _refuse_write(error: OSError, uri: str) -> NoReturn:
-    # What stays wrong until somebody acts is told apart from what may pass.
-    text = f"can't write {uri}: {error.strerror or error}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise StoreFullError(f"{text}: make room there, then start again") from error
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        raise AccessError(f"{text}: let this user write there, or choose another place") from error
-    raise StorageError(text) from error
+def _link(part: Path, path: Path) -> bool:
+    # A link fails where the name is taken: the only atomic "create if absent". Without hard links, False tells the
+    # caller to rename: two writers in the same instant may both win there.
+    try:
+        os.link(part, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "File exists") from error
+        return False
+    return True
 
 
 class LocalStore:
@@ -199,11 +195,10 @@ class LocalStore:
     def stat(self, key: str) -> ObjectInfo | None:
         """See `Store.stat`."""
         try:
-            status = self._path(key).stat()
-        except (FileNotFoundError, NotADirectoryError):
+            with self._reading(key):
+                status = self._path(key).stat()
+        except NotFoundError:
             return None
-        except OSError as error:
-            raise StorageError(f"can't read {self.uri(key)}: {error.strerror or error}") from error
         return self._info(key, status) if stat.S_ISREG(status.st_mode) else None
 
     def metadata(self, key: str) -> dict[str, str]:
@@ -214,6 +209,15 @@ class LocalStore:
         """See `Store.read`."""
         return self.read_tagged(key)[0]
 
+    @contextlib.contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise NotFoundError(f"{self.uri(key)} does not exist") from error
+        except OSError as error:
+            raise StorageError(f"can't read {self.uri(key)}: {error.strerror or error}") from error
+
     def read_tagged(self, key: str) -> tuple[bytes, str]:
         """See `Store.read_tagged`: a file that grows or is written over in the meantime is read again.
 
@@ -221,30 +225,26 @@ class LocalStore:
             NotFoundError: there is no such file.
             StorageError: it can't be read, or changes all the time.
         """
-        try:
-            for pause in _PAUSES:
+        for pause in _PAUSES:
+            with self._reading(key):
                 with self._path(key).open("rb") as file:
                     before = self._info(key, os.fstat(file.fileno()))
                     data = file.read()
                     after = self._info(key, os.fstat(file.fileno()))
                 if before == after and len(data) == after.size:
                     return data, after.etag
-                time.sleep(pause)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise NotFoundError(f"{self.uri(key)} does not exist") from error
-        except OSError as error:
-            raise StorageError(f"can't read {self.uri(key)}: {error.strerror or error}") from error
+            time.sleep(pause)
         raise StorageError(f"{self.uri(key)} changes while it is read: try again once it is written")
 
+    def read_start(self, key: str, size: int) -> bytes:
+        """See `Store.read_start`."""
+        with self._reading(key), self._path(key).open("rb") as file:
+            return file.read(size)
+
     def write(
-        self,
-        key: str,
-        data: bytes,
-        *,
-        metadata: dict[str, str] | None = None,
-        content_type: str | None = None,
+        self, key: str, data: bytes, *, metadata: dict[str, str] | None = None, content_type: str | None = None,
         if_absent: bool = False,
-    ) -> bool:
+    ) -> bool:  # fmt: skip
         """See `Store.write`: into a part file beside the target, flushed to disk, then renamed."""
         path = self._path(key)
         part = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
@@ -254,8 +254,7 @@ class LocalStore:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            if if_absent:
-                os.link(part, path)  # fails where the name is taken: the only atomic "create if absent"
+            if if_absent and _link(part, path):
                 part.unlink()
             else:
                 part.replace(path)
@@ -264,15 +263,24 @@ class LocalStore:
                 part.unlink(missing_ok=True)
             if if_absent and isinstance(error, FileExistsError) and path.is_file():
                 return False
-            _refuse_write(error, self.uri(key))
+            if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY):
+                self._refuse_clash(key, error)
+            raise write_error(error, self.uri(key)) from error
         return True
+
+    def _refuse_clash(self, key: str, error: OSError) -> None:
+        # The root is not looked at: should that be a file, no key is to blame.
+        folders = (self.folder / name for name in PurePosixPath(key).parents[:-1])
+        file = next((path for path in folders if os.path.lexists(path) and not path.is_dir()), None)
+        if file or (self.folder / key).is_dir():
+            other = f"the file {file}" if file else "a folder"
+            raise NameTakenError(f"can't write {self.uri(key)}: {other} is in the way: move it away") from error
 
     def delete(self, key: str) -> None:
         """See `Store.delete`."""
         try:
-            self._path(key).unlink(missing_ok=True)
-        except NotADirectoryError:
-            return
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                self._path(key).unlink()
         except OSError as error:
             raise StorageError(f"can't remove {self.uri(key)}: {error.strerror or error}") from error
 

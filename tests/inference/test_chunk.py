@@ -19,6 +19,7 @@ from vitseg.inference import model as model_module
 from vitseg.inference.chunk import segment_chunk
 from vitseg.inference.commit import commit_job
 from vitseg.inference.job import ModelRef
+from vitseg.inference.ledger import read_part
 from vitseg.inference.plan import plan_job
 from vitseg.labels import train_classes
 from vitseg.masks import read_mask_metadata
@@ -396,7 +397,7 @@ def test_the_model_is_loaded_once_a_process(folders, rule, monkeypatch):
     with ThreadPoolExecutor(4) as pool:
         counts = list(pool.map(lambda index: segment_chunk(job, index), range(job.chunks)))
     assert sum(each.ok for each in counts) == 8
-    assert loads == [Path("bundle")]
+    assert loads == [Path(color_rule.FOLDER)]
 
 
 def test_an_object_that_changed_after_the_listing_is_read_as_it_is_now(folders, rule):
@@ -458,7 +459,8 @@ def test_masks_that_cannot_be_there_are_not_asked_for(folders, rule, monkeypatch
     Path(job.dest, job.part_key(0)).unlink()
     LocalStore(dest).write(job.begun_key(0), b"")
     asked.clear()
-    assert segment_chunk(job, 0).ok == 4
+    again = segment_chunk(job, 0)
+    assert (again.ok, again.written) == (4, 0)
     assert sorted(asked) == ["0.png", "1.png", "2.png", "3.png"]
     assert not Path(job.dest, job.begun_key(0)).exists()  # nothing is left behind
 
@@ -504,7 +506,103 @@ def test_the_summary_says_where_the_time_went(folders, rule):
     busy = {name for name, seconds in summary.stage_seconds.items() if seconds > 0}
     assert busy >= {"fetch", "decode", "forward", "encode"}
     assert summary.stage_seconds["check"] == 0  # nothing lay there
+    before = summary.stage_seconds["forward"]
+    assert before > 0
     assert run(source, dest)[1].stage_seconds["check"] > 0
+
+
+def test_what_a_first_attempt_took_is_not_forgotten(folders, rule):
+    source, dest = folders
+    put(source, "a.png", encode(halves(300, 200)))
+    put(source, "b.png", b"broken")
+    job = plan_job(str(source), str(dest), model=model())
+    segment_chunk(job, 0)
+    before = read_part(LocalStore(dest), job, 0).stages
+    segment_chunk(job, 0)
+    after = read_part(LocalStore(dest), job, 0).stages
+    assert after["forward"] == before["forward"] > 0
+    assert after["fetch"] > before["fetch"]
+
+
+def test_who_may_not_delete_may_segment(folders, rule, monkeypatch):
+    source, dest = folders
+    put(source, "a.png", encode(plain(RED)))
+
+    def refused(self, key):
+        raise AccessError("no DeleteObject")
+
+    monkeypatch.setattr(LocalStore, "delete", refused)
+    assert run(source, dest)[1].ok == 1
+
+
+def test_names_that_a_folder_cannot_hold_together_are_rows(folders, rule, monkeypatch):
+    source, dest = folders
+    put(source, "a.png", encode(plain(RED)))
+    put(source, "a.png.png/b.png", encode(plain(RED)))  # the mask of the first has the name of this folder
+    job, summary = run(source, dest)
+    assert (summary.ok, summary.failed) == (1, 1)
+    assert {row["status"] for row in rows(job)} == {"ok", "failed"}
+
+
+def test_a_source_that_does_not_answer_any_more_is_not_many_failed_objects(folders, rule, monkeypatch):
+    source, dest = folders
+    for number in range(5):
+        put(source, f"{number}.png", encode(plain(BLUE)))
+    job = plan_job(str(source), str(dest), model=model())
+
+    def down(self, *arguments):
+        raise StorageError("no S3 server answers")
+
+    monkeypatch.setattr(LocalStore, "read_tagged", down)
+    monkeypatch.setattr(LocalStore, "list", down)
+    monkeypatch.setattr(LocalStore, "read", lambda self, key: Path(self.folder, key).read_bytes())
+    monkeypatch.setattr(chunk, "_part_before", lambda *_: None)
+    with pytest.raises(StorageError, match="no S3 server"):
+        segment_chunk(job, 0)
+
+
+def test_what_is_no_image_is_not_fetched_to_find_that_out(folders, rule, monkeypatch):
+    source, dest = folders
+    put(source, "a", encode(plain(RED)))
+    put(source, "b.json", b"x" * 100_000)
+    read, fetched = LocalStore.read_tagged, []
+    monkeypatch.setattr(LocalStore, "read_tagged", lambda self, key: (fetched.append(key), read(self, key))[1])
+    _, summary = run(source, dest)
+    assert (summary.ok, summary.skipped) == (1, 1)
+    assert "a" in fetched
+    assert "b.json" not in fetched
+
+
+def test_reading_runs_no_further_ahead_than_it_may(folders, rule, monkeypatch):
+    source, dest = folders
+    for number in range(60):
+        put(source, f"{number:02}.png", encode(plain(BLUE)))
+    count, most = 0, 0
+    read, ask = chunk.read_object, answer.ask
+    lock = threading.Lock()
+
+    def reading(*arguments):
+        nonlocal count, most
+        with lock:
+            count += 1
+            most = max(most, count)
+        return read(*arguments)
+
+    def asking(setting, images, moments=None):
+        nonlocal count
+        time.sleep(0.01)
+        with lock:
+            count -= len(images)
+        return ask(setting, images, moments)
+
+    monkeypatch.setattr(chunk, "read_object", reading)
+    monkeypatch.setattr(answer, "ask", asking)
+    assert run(source, dest, batch_size=2, chunk_images=60)[1].ok == 60
+    assert most <= 2 * chunk._READERS + 2 + 1
+    monkeypatch.setattr(chunk, "_BYTES_AHEAD", 1)  # each object alone is more than may wait
+    count = most = 0
+    assert run(source, dest, batch_size=2, chunk_images=60, ids="label")[1].ok == 60
+    assert most <= 2
 
 
 NAME = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=30)

@@ -12,7 +12,7 @@ from vitseg.inference.device import bf16, own_device
 
 @pytest.fixture(autouse=True)
 def fresh(tmp_path, monkeypatch):
-    monkeypatch.setenv("VITSEG_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     own_device.cache_clear()
     yield
     own_device.cache_clear()

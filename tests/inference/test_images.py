@@ -2,7 +2,10 @@ import contextlib
 import io
 import random
 import struct
+import threading
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,7 +15,16 @@ from PIL import Image
 
 from vitseg.data.samples import encode_photo
 from vitseg.errors import SampleError
-from vitseg.inference.images import decode_image, has_image_name, is_image, model_input, worth_reading
+from vitseg.inference.images import (
+    SNIFFED,
+    decode_image,
+    has_image_name,
+    is_image,
+    may_be_image,
+    model_input,
+    one_large,
+    worth_reading,
+)
 
 from .conftest import RED, encode, plain
 
@@ -170,6 +182,39 @@ def test_the_model_sees_what_preprocessing_would_have_shown_it():
     assert pixels.shape == (3, 30, 32)
     trained_on = np.asarray(Image.open(io.BytesIO(encode_photo(Image.fromarray(grain), (30, 32)))))
     assert np.abs(pixels.transpose(1, 2, 0).astype(int) - trained_on).mean() < 3  # but for its JPEG
+
+
+def test_one_large_image_at_a_time_and_small_ones_beside_it():
+    inside, most = 0, {10: 0, 10**9: 0}
+    lock = threading.Lock()
+
+    def hold(pixels):
+        nonlocal inside
+        with one_large(pixels):
+            with lock:
+                inside += 1
+                most[pixels] = max(most[pixels], inside)
+            time.sleep(0.02)
+            with lock:
+                inside -= 1
+
+    for pixels in most:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(hold, [pixels] * 4))
+    assert most[10**9] == 1
+    assert most[10] > 1
+
+
+def test_raw_photographs_are_refused_rather_than_their_thumbnail():
+    with pytest.raises(SampleError, match="DNG"):
+        decode_image(encode(plain(COLOR), "TIFF", tiffinfo={50706: b"\x01\x04\x00\x00"}), LIMIT)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF", "JPEG2000", "AVIF", "MPO"])
+def test_its_first_bytes_tell_an_image_from_other_things(kind):
+    assert may_be_image(encode(plain(COLOR), kind)[:SNIFFED])
+    for other in (b"", b"{}", b"hello, world", b"%PDF-1.7", b"PK\3\4", b"<svg>", b"\0" * SNIFFED):
+        assert not may_be_image(other)
 
 
 def test_names():

@@ -66,6 +66,24 @@ def test_a_listing_that_was_cut_off_is_made_anew(five):
     assert keys(again) == [["a.png", "city/0.png", "city/1.png", "city/2.png"], ["city/3.png", "city/4.png"]]
 
 
+def test_two_that_begin_at_once_work_on_one_listing(five, monkeypatch):
+    source, dest = five
+    write, other = LocalStore.write, []
+
+    def meanwhile(self, key, data, **options):
+        if key.endswith("listing.json") and not other:
+            other.append(None)
+            put(source, "city/7.png", encode(plain(RED)))
+            other.append(plan(source, dest, chunk_images=2))
+        return write(self, key, data, **options)
+
+    monkeypatch.setattr(LocalStore, "write", meanwhile)
+    ours = plan(source, dest, chunk_images=3)
+    assert ours == other[1]
+    assert [len(chunk) for chunk in keys(ours)] == [2, 2, 2]
+    assert len({key for chunk in keys(ours) for key in chunk}) == 6
+
+
 def test_a_listing_that_is_broken_says_so(five):
     job = plan(*five)
     Path(job.dest, job.file("listing.json")).write_text("{}")
@@ -201,11 +219,16 @@ def test_planning_a_large_bucket_takes_memory_for_a_page_and_four_bytes_a_mask(f
             yield ObjectInfo(f"folder-{number % 97}/a-photograph-with-a-long-name-{number:08}.jpg{suffix}", 1, "0" * 32)
 
     monkeypatch.setattr(LocalStore, "list", listing)
-    monkeypatch.setattr(LocalStore, "write", lambda self, key, data, **options: True)
+    write = LocalStore.write
+
+    def forget(self, key, data, **options):
+        return write(self, key, data, **options) if key.endswith("listing.json") else True
+
+    monkeypatch.setattr(LocalStore, "write", forget)
     peaks = []
     for count in (3_000, 60_000):
         tracemalloc.start()
-        job = plan(source, dest, chunk_images=256)
+        job = plan(source, dest / str(count), chunk_images=256)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert job.listed == count

@@ -12,11 +12,11 @@ import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import torch
 
-from vitseg.errors import NotFoundError, UsageError
+from vitseg.errors import AccessError, NotFoundError, StorageError, UsageError
 from vitseg.inference.answer import Answer, answers
 from vitseg.inference.device import BATCH, own_device
 from vitseg.inference.job import Job
@@ -63,19 +63,21 @@ def segment_chunk(
     rows = {place: row for place, row in enumerate(before.rows) if row.status != "failed"} if before else {}
     progress(len(rows))
     bundle = load_once(job.model)
-    setting = make_setting(
-        job, bundle, dest, fresh=dest.write(job.begun_key(index), b"", if_absent=True) and not before
-    )
+    setting = make_setting(job, bundle, dest, fresh=not before and not dest.stat(job.begun_key(index)))
+    dest.write(job.begun_key(index), b"")
     if threads:
         torch.set_num_threads(threads)
-    made = segment_objects(
-        setting, {place: objects[place] for place in range(len(objects)) if place not in rows}, progress
-    )
-    rows |= made
-    part = Part([rows[place] for place in range(len(objects))], setting.watch.seconds)
+    left = {place: objects[place] for place in range(len(objects)) if place not in rows}
+    found, written = segment_objects(setting, left, progress)
+    rows |= found
+    stages = {
+        name: seconds + (before.stages.get(name, 0) if before else 0) for name, seconds in setting.watch.seconds.items()
+    }
+    part = Part([rows[place] for place in range(len(objects))], stages)
     write_part(dest, job, index, part.rows, part.stages)
-    dest.delete(job.begun_key(index))
-    return part.counts(index, sum(row.status == "ok" for row in made.values()))
+    with suppress(AccessError, StorageError):  # who may write may not always delete, and nothing depends on it
+        dest.delete(job.begun_key(index))
+    return part.counts(index, written)
 
 
 def make_setting(job: Job, bundle: Bundle, dest: Store, *, fresh: bool) -> Setting:
@@ -97,18 +99,21 @@ def _part_before(dest: Store, job: Job, index: int) -> Part | None:
         return None
 
 
-def segment_objects(setting: Setting, objects: dict[int, Listed], progress: Progress) -> dict[int, Row]:
-    """Return the row of each object, by its place."""
+def segment_objects(setting: Setting, objects: dict[int, Listed], progress: Progress) -> tuple[dict[int, Row], int]:
+    """Return the row of each object, by its place, and how many masks were written."""
     rows: dict[int, Row] = {}
+    written = 0
     behind: deque[tuple[int, int, Future[Row]]] = deque()  # place, pixels, what writes it
     batch: list[tuple[int, Task]] = []
     batch_size = setting.job.batch_size or BATCH[setting.device.type]
 
     def settle(*, most: int, pixels: int = 0) -> None:
+        nonlocal written
         # Wait until at most `most` masks are being written, and there is room for one of so many pixels.
         while behind and (len(behind) > most or sum(size for _, size, _ in behind) + pixels > _PIXELS_BEHIND):
             place, _, future = behind.popleft()
             rows[place] = future.result()
+            written += rows[place].status == "ok"
             progress(1)
 
     def flush() -> None:
@@ -138,7 +143,7 @@ def segment_objects(setting: Setting, objects: dict[int, Listed], progress: Prog
                 flush()
         flush()
         settle(most=0)
-    return rows
+    return rows, written
 
 
 def _ahead(

@@ -8,8 +8,6 @@ from typing import IO
 
 import torch
 
-from vitseg.config import home
-
 BATCH = {"cpu": 2, "cuda": 16}
 """Images a forward pass where nobody asks for another number: more don't fit a processor's cache, fewer don't fill a GPU."""
 
@@ -21,18 +19,27 @@ def own_device() -> torch.device:
     """Return the GPU that this process computes on from now on, or the CPU."""
     count = torch.cuda.device_count()
     for index in range(count) if count > 1 else ():
-        folder = home() / "gpus"
-        folder.mkdir(parents=True, exist_ok=True)
         # By its own name: processes may number the GPUs that they see differently.
-        file = (folder / str(torch.cuda.get_device_properties(index).uuid)).open("a")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            continue
-        _held.append(file)
-        return torch.device("cuda", index)
+        if _take(str(torch.cuda.get_device_properties(index).uuid)):
+            return torch.device("cuda", index)
     return torch.device("cuda", os.getpid() % count) if count else torch.device("cpu")
+
+
+def _take(name: str) -> bool:
+    """Take a GPU, if nobody of this user has it, from whichever folder they work."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitseg" / "gpus"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / name).open("a")
+    except OSError:
+        return False  # nothing can be written there: then they share by chance
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return False
+    _held.append(file)
+    return True
 
 
 @functools.cache

@@ -103,7 +103,7 @@ def dry_run(
         return counts
     job = Job(
         id="dry-run", source=source, root=root, dest=dest, model=model, options=options, batch_size=batch_size,
-        chunk_images=len(sample), listed=len(sample), bytes=0,
+        chunk_images=len(sample), listed=len(sample), bytes=0, listing="",
     )  # fmt: skip
     rate, failed = _time(job, sample)
     seconds = counts.todo / rate
@@ -129,7 +129,7 @@ def _time(job: Job, sample: list[ObjectInfo]) -> tuple[float, int]:
     def go(objects: list[ObjectInfo]) -> list[Row]:
         setting = make_setting(job, bundle, _Nowhere(), fresh=True)
         listed = [Listed(info, key_problem(info.key, dest), made=False) for info in objects]
-        return list(segment_objects(setting, dict(enumerate(listed)), lambda count: None).values())
+        return list(segment_objects(setting, dict(enumerate(listed)), lambda count: None)[0].values())
 
     go(sample[:_WARM_UP])
     started = time.perf_counter()

@@ -21,7 +21,10 @@ _READ = {name for name, kind in Image.registered_extensions().items() if kind in
 EXTENSIONS = frozenset(_READ | {".heic", ".heif", ".tga", ".psd", ".dng"})
 """Names that promise an image: where the content then isn't one that is read, the object has failed."""
 
+SNIFFED = 64
+"""Bytes at the start of an object that tell most others from images."""
 _SNIFF_BYTES = 64 * 2**20  # larger objects without such a name are not read to look at their content
+_DNG_VERSION = 50706  # the TIFF tag
 _LARGE_PIXELS = 16_000_000
 _ONE_LARGE = threading.RLock()
 
@@ -45,8 +48,15 @@ def worth_reading(key: str, size: int, max_pixels: int) -> bool:
     return size <= (max(8 * max_pixels, _SNIFF_BYTES) if has_image_name(key) else _SNIFF_BYTES)
 
 
+def may_be_image(start: bytes) -> bool:
+    """Say whether the first `SNIFFED` bytes, or all of a shorter object, may begin a format that is read."""
+    Image.init()
+    accepts = (Image.OPEN[name][1] for name in FORMATS if name in Image.OPEN)
+    return any(accept is None or accept(start) for accept in accepts)
+
+
 def is_image(data: bytes) -> bool:
-    """Say whether the first bytes are those of a format that is read."""
+    """Say whether the header is one of a format that is read."""
     try:
         Image.open(io.BytesIO(data), formats=FORMATS)
     except Exception:  # noqa: BLE001 - on foreign bytes decoders raise anything; all of it means no
@@ -109,6 +119,8 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Exception as error:  # on hostile bytes decoders raise anything
         raise SampleError(f"not an image in a format that is read ({', '.join(FORMATS)})") from error
+    if _DNG_VERSION in getattr(image, "tag_v2", {}):  # what Pillow reads of it is a thumbnail
+        raise SampleError("a raw photograph (DNG) is not read: convert it to TIFF or JPEG")
     if image.width * image.height > max_pixels:
         raise SampleError(f"{image.width}x{image.height} pixels: over {max_pixels} are refused")
     return image
@@ -119,6 +131,8 @@ def _decode(image: Image.Image) -> Image.Image:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return to_rgb(image)
+    except MemoryError:
+        raise  # nobody's fault but the machine's
     except Exception as error:  # on hostile bytes decoders raise anything
         raise SampleError(f"the image is broken: {error or type(error).__name__}") from error
 

@@ -4,7 +4,7 @@
     DEST/_vitseg/also/color/<key>.png         the mask in its colours, without a palette
     DEST/_vitseg/also/overlay/<key>.jpg       the colours over the photo
     DEST/_vitseg/also/confidence/<key>.png    probability of the chosen class, 255 is certain
-    DEST/_vitseg/<job>/listing/part-*.parquet, listing.json    the frozen listing
+    DEST/_vitseg/<job>/listing/*/part-*.parquet, listing.json  the frozen listing
     DEST/_vitseg/<job>/part-*.parquet, summary.json            the rows, and the proof that they are complete
     DEST/_vitseg/<job>/begun/*                                 of chunks that are being worked on, or were when killed
     DEST/_vitseg/<job>/least-confident.jpg                     what a person should look at first
@@ -96,6 +96,8 @@ class Job:
     """Objects in the listing."""
     bytes: int
     """Their size together."""
+    listing: str
+    """Name of the folder of the frozen listing: another one each time that somebody begins to list."""
 
     @property
     def chunks(self) -> int:
@@ -112,7 +114,7 @@ class Job:
 
     def listing_key(self, index: int) -> str:
         """Return the key under DEST of a chunk's part of the frozen listing."""
-        return self.file(f"listing/part-{index:05d}.parquet")
+        return self.file(f"listing/{self.listing}/part-{index:05d}.parquet")
 
     def part_key(self, index: int) -> str:
         """Return the key under DEST of a chunk's rows."""

@@ -1,5 +1,6 @@
 """One object: read it into a task for the model, or write what the model says about it; either gives its row."""
 
+import sys
 import time
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote
@@ -8,12 +9,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vitseg.errors import AccessError, DataError, NotFoundError, SampleError, StorageError
+from vitseg.errors import AccessError, DataError, NameTakenError, NotFoundError, SampleError, StorageError
 from vitseg.inference.existing import find_mask
 from vitseg.inference.images import (
-    decode_image,
+    SNIFFED,
     has_image_name,
     is_image,
+    may_be_image,
     model_input,
     one_large,
     open_image,
@@ -21,6 +23,7 @@ from vitseg.inference.images import (
 )
 from vitseg.inference.job import PICTURES, Job, mask_key, picture_key
 from vitseg.inference.ledger import Listed, Row
+from vitseg.inference.photo import open_photo, reduced, reduction
 from vitseg.inference.predict import Painting, Prediction
 from vitseg.inference.stages import Stopwatch
 from vitseg.masks import (
@@ -74,7 +77,7 @@ def read_object(setting: Setting, item: Listed) -> Row | Task:
 
     Raises:
         AccessError: the source or destination refuses these credentials, and not this object alone.
-        StorageError: the destination can't be read.
+        StorageError: the source can't be read, and not this object alone, or the destination.
     """
     started = time.perf_counter()
     job, info = setting.job, item.info
@@ -91,18 +94,20 @@ def read_object(setting: Setting, item: Listed) -> Row | Task:
         return row_of(info, "failed", f"{info.size} bytes: too large") if named else _not_an_image(info)
     try:
         with setting.watch.measure("fetch"):
+            if not named and not may_be_image(setting.source.read_start(info.key, SNIFFED)):
+                return _not_an_image(info)  # not worth all of it, each time again
             data, etag = setting.source.read_tagged(info.key)
+        if not named and not is_image(data):
+            return _not_an_image(info)
         info = replace(info, size=len(data), etag=etag)  # it may have changed since it was listed
         with setting.watch.measure("decode"):
-            if not named and not is_image(data):
-                return _not_an_image(info)
             return _task(setting, info, data, started)
     except NotFoundError:
         return row_of(info, "failed", "it was listed, but is not there any more")
-    except AccessError as error:
-        next(iter(setting.source.list()), None)  # where that is refused too, no object can be read: the job stops
+    except (AccessError, StorageError) as error:
+        next(iter(setting.source.list()), None)  # where that fails too, it is the store and not this object
         return row_of(info, "failed", str(error))
-    except (StorageError, SampleError) as error:
+    except SampleError as error:
         return row_of(info, "failed", str(error))
 
 
@@ -117,6 +122,14 @@ def _task(setting: Setting, info: ObjectInfo, data: bytes, started: float) -> Ta
 
 
 def write_object(setting: Setting, task: Task, prediction: Prediction | Painting, seconds: float) -> Row:
+    """Do what `write_mask` does; a row with a reason where a mask's name can't be."""
+    try:
+        return write_mask(setting, task, prediction, seconds)
+    except NameTakenError as error:
+        return row_of(task.info, "failed", str(error))
+
+
+def write_mask(setting: Setting, task: Task, prediction: Prediction | Painting, seconds: float) -> Row:
     """Encode and put pictures and mask, or the image of a model without classes, and return the row.
 
     The mask comes last: where it is, everything is.
@@ -158,7 +171,6 @@ def write_object(setting: Setting, task: Task, prediction: Prediction | Painting
 
 
 def _picture(setting: Setting, kind: str, task: Task, prediction: Prediction, ids: np.ndarray) -> np.ndarray:
-    full = ids.size
     height, width = ids.shape
     if kind == "confidence":
         assert prediction.confidence is not None
@@ -166,25 +178,25 @@ def _picture(setting: Setting, kind: str, task: Task, prediction: Prediction, id
             return prediction.confidence
         grey = Image.fromarray(prediction.confidence)
         return np.asarray(grey.resize((width, height), Image.Resampling.BILINEAR))
-    if full > _PICTURE_PIXELS:
-        scale = (_PICTURE_PIXELS / full) ** 0.5
-        width, height = max(1, int(width * scale)), max(1, int(height * scale))
-        ids = np.asarray(Image.fromarray(ids).resize((width, height), Image.Resampling.NEAREST))
+    step = reduction(height * width, _PICTURE_PIXELS)
+    if step > 1:
+        middles = (np.minimum(np.arange(0, side, step) + step // 2, side - 1) for side in (height, width))
+        ids = ids[np.ix_(*middles)]
     if kind == "color":
         return colorize(ids, setting.palette)
     # The photo is decoded once more: kept since the first time, photos would pile up between the threads.
     assert task.data is not None
-    with one_large(full):
-        photo = decode_image(task.data, setting.job.options.max_pixels)
-        photo = photo if photo.size == (width, height) else photo.resize((width, height), reducing_gap=2.0)
-    return overlay(np.asarray(photo), ids, setting.palette)
+    with one_large(height * width), open_photo(task.data, setting.job.options.max_pixels) as photo:
+        return overlay(reduced(photo, _PICTURE_PIXELS), ids, setting.palette)
 
 
 def _existing_row(setting: Setting, info: ObjectInfo, data: bytes, metadata: dict[str, str]) -> Row | None:
     """Return the row of a mask that still holds; None where it is damaged and must be made again."""
     try:
-        pixels, _ = decode_mask(data) if setting.bundle.classes else decode_colors(data)
-        return _mask_row(setting, info, pixels, metadata)
+        header = open_image(data, sys.maxsize)
+        with one_large(header.width * header.height):
+            pixels, _ = decode_mask(data) if setting.bundle.classes else decode_colors(data)
+            return _mask_row(setting, info, pixels, metadata)
     except (DataError, KeyError, ValueError):
         return None
 

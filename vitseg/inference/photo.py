@@ -1,9 +1,10 @@
 """A photograph of any size as rows of RGB: what the model slides over, in bounded memory.
 
 A decoder needs 4 bytes a pixel, once. Of a large image the rows then go to a temporary file (3 bytes a pixel, in TMPDIR),
-so that what the model says about it has room where the image was.
+so that what the model says about it has room where the image was. (A TMPDIR in memory makes nothing of that.)
 """
 
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import IO, Protocol
 import numpy as np
 from PIL import Image
 
-from vitseg.errors import SampleError
+from vitseg.errors import SampleError, StoreFullError
 from vitseg.inference.images import float_scale, open_image, to_rgb
 
 SPILLED_PIXELS = 64_000_000
@@ -45,18 +46,27 @@ def open_photo(data: bytes, max_pixels: int) -> Iterator[Photo]:
 
     Raises:
         SampleError: it is empty, of a foreign format, too large, cut off or broken.
+        StoreFullError: the temporary file of a large one finds no room.
     """
     image = open_image(data, max_pixels)
     try:
         image.load()
         decoded = DecodedPhoto(image)
+    except MemoryError:
+        raise
     except Exception as error:  # on hostile bytes decoders raise anything
         raise SampleError(f"the image is broken: {error or type(error).__name__}") from error
     if image.width * image.height <= SPILLED_PIXELS:
         yield decoded
         return
     with tempfile.TemporaryFile(prefix="vitseg-photo-") as file:
-        spilled = SpilledPhoto(decoded, file)
+        try:
+            spilled = SpilledPhoto(decoded, file)
+        except OSError as error:
+            needed = f"{3 * image.width * image.height >> 20} MiB for the pixels of a large image"
+            raise StoreFullError(
+                f"{tempfile.gettempdir()} has no room for {needed}: set TMPDIR to a disk that has"
+            ) from error
         image.close()
         del image, decoded
         yield spilled
@@ -112,6 +122,22 @@ class SpilledPhoto:
         width = self._size[1]
         self._file.seek(top * width * 3)
         return np.frombuffer(self._file.read((bottom - top) * width * 3), np.uint8).reshape(-1, width, 3)
+
+
+def reduced(photo: Photo, pixels: int) -> np.ndarray:
+    """Return an image as uint8 (h, w, 3) of at most about so many pixels: the means of squares of its own."""
+    height, width = photo.size
+    step = reduction(height * width, pixels)
+    bands = []
+    for top in range(0, height, _BAND * step):
+        band = Image.fromarray(photo.rows(top, min(top + _BAND * step, height)))
+        bands.append(np.asarray(band.reduce(step) if step > 1 else band))
+    return np.concatenate(bands)
+
+
+def reduction(given: int, wanted: int) -> int:
+    """Return the side of the squares that make `given` pixels to about `wanted`."""
+    return max(1, math.ceil((given / wanted) ** 0.5))
 
 
 def pixel_moments(photo: Photo) -> tuple[float, float]:

@@ -5,6 +5,7 @@
 """
 
 import json
+import secrets
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -80,11 +81,13 @@ def plan_job(
         chunk_images=0,
         listed=0,
         bytes=0,
+        listing=secrets.token_hex(4),
     )
     try:
         frozen = _read_frozen(store, job)
     except NotFoundError:
-        frozen = _freeze(store, job, chunk_images, workers, progress)
+        _freeze(store, job, chunk_images, workers, progress)
+        frozen = _read_frozen(store, job)  # where two began at once, that of the first to end
     return replace(job, **frozen)
 
 
@@ -119,7 +122,7 @@ def list_source(source: str, dest: str) -> tuple[str, Iterator[ObjectInfo]]:
 
 def _freeze(
     store: Store, job: Job, chunk_images: int | None, workers: int, progress: Callable[[int], None] | None
-) -> dict[str, Any]:
+) -> None:
     root, objects = list_source(job.source, job.dest)
     if chunk_images is None:
         first = list(islice(objects, _ROUNDS * _MOST * workers))
@@ -133,10 +136,12 @@ def _freeze(
         size += sum(info.size for info in block)
         if progress:
             progress(listed)
-    frozen = {"root": root, "chunk_images": chunk_images, "listed": listed, "bytes": size}
+    frozen = {
+        "root": root, "chunk_images": chunk_images, "listed": listed, "bytes": size, "listing": job.listing
+    }  # fmt: skip
     # Written last: without it a listing that was cut off is made anew.
-    store.write(job.file("listing.json"), json.dumps(frozen).encode(), content_type="application/json")
-    return frozen
+    text = json.dumps(frozen).encode()
+    store.write(job.file("listing.json"), text, content_type="application/json", if_absent=True)
 
 
 def _share(listed: int, workers: int) -> int:
@@ -150,7 +155,7 @@ def _read_frozen(store: Store, job: Job) -> dict[str, Any]:
     try:
         frozen = json.loads(store.read(key))
         numbers = {name: int(frozen[name]) for name in ("chunk_images", "listed", "bytes")}
-        return {"root": str(frozen["root"]), **numbers}
+        return {"root": str(frozen["root"]), "listing": str(frozen["listing"]), **numbers}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{store.uri(key)} is broken: delete it to list the source anew") from error
 

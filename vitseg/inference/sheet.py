@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image, ImageOps
 
-from vitseg.errors import DataError, NotFoundError, StorageError
+from vitseg.errors import AccessError, DataError, NotFoundError, StorageError
 from vitseg.inference.images import decode_image, one_large
 from vitseg.inference.job import Job
 from vitseg.inference.ledger import Row
@@ -47,14 +47,15 @@ def _cell(source: Store, dest: Store, job: Job, row: Row) -> Image.Image | None:
     assert row.height is not None
     try:
         with one_large(row.width * row.height):
-            photo = decode_image(source.read(row.key), job.options.max_pixels)
-            if photo.size != (row.width, row.height):
+            data, etag = source.read_tagged(row.key)
+            if etag != row.etag:
                 return None
+            photo = decode_image(data, job.options.max_pixels)
             photo = ImageOps.contain(photo, (_WIDTH, _HEIGHT))
             decode_mask(mask := dest.read(str(row.mask_key)))
             with Image.open(io.BytesIO(mask), formats=("PNG",)) as image:
                 colors = image.resize(photo.size, Image.Resampling.NEAREST).convert("RGB")
-    except (NotFoundError, StorageError, DataError):
+    except (NotFoundError, AccessError, StorageError, DataError):
         return None
     cell = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
     cell.paste(Image.blend(photo, colors, 0.5), ((_WIDTH - photo.width) // 2, (_HEIGHT - photo.height) // 2))

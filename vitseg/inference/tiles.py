@@ -1,7 +1,8 @@
 """Slide the model over an image at its own scale, and blend where windows overlap by half, in bounded memory.
 
 Scores count most in the middle of a window and least at its border, so that no seams show. Of the photograph, the rows
-under one band of windows are held as pixels; of the scores, 4 · K · h · W bytes.
+under one band of windows are held as pixels; of the scores, those
+of a stripe of some 4,096 columns, 4 · K · h bytes for each.
 
 Shapes: K classes; (H, W) the image; (h, w) the window, which is the model's input.
 """
@@ -21,6 +22,7 @@ Network = Callable[[Tensor], Tensor]
 """uint8 (B, 3, h, w) → scores (B, K, h, w), or colours (B, 3, h, w)."""
 
 _BLOCK = 2048  # columns
+_STRIPE = 4096  # columns whose scores are held at a time
 
 
 def predict_tiled(
@@ -66,30 +68,52 @@ def _blended(
     network: Network, photo: Photo, window: tuple[int, int], batch_size: int
 ) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
     """Yield the image block by block: its place, and its blended scores (K, rows, columns)."""
-    size = photo.size
-    height, width = (max(side, given) for side, given in zip(window, size, strict=True))
-    lefts, tops = _starts(width, window[1]), _starts(height, window[0])
+    height, width = (max(side, given) for side, given in zip(window, photo.size, strict=True))
+    lefts = _starts(width, window[1])
+    some = max(1, _STRIPE // window[1]) * window[1]
+    for start in range(0, width, some):
+        # Windows across the border of two stripes are asked about twice: so each stripe is whole.
+        columns = slice(start, min(start + some, width))
+        over = [left for left in lefts if left < columns.stop and left + window[1] > columns.start]
+        yield from _blended_stripe(network, photo, window, batch_size, height, columns, over)
+
+
+def _blended_stripe(
+    network: Network,
+    photo: Photo,
+    window: tuple[int, int],
+    batch_size: int,
+    height: int,
+    columns: slice,
+    lefts: list[int],
+) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+    """Do what `_blended` does for some columns, under the windows that reach them."""
+    size, edge = photo.size, lefts[0]
+    right = min(columns.stop, size[1])
+    tops = _starts(height, window[0])
     blend = torch.outer(_tent(window[0]), _tent(window[1]))
     total = torch.zeros(0)
-    weight = torch.zeros(window[0], width)
+    weight = torch.zeros(window[0], lefts[-1] + window[1] - edge)
     for top, following in zip(tops, [*tops[1:], height], strict=True):
-        pixels = _padded(photo.rows(top, min(top + window[0], size[0])), window[0], width)
+        rows = photo.rows(top, min(top + window[0], size[0]))[:, edge : lefts[-1] + window[1]]
+        pixels = _padded(rows, *weight.shape)
         for first in range(0, len(lefts), batch_size):
-            group = lefts[first : first + batch_size]
+            group = [left - edge for left in lefts[first : first + batch_size]]
             cut = np.stack([pixels[:, left : left + window[1]] for left in group])
-            scores = network(torch.from_numpy(cut).permute(0, 3, 1, 2).contiguous()).float().cpu()
+            scores = network(torch.from_numpy(cut).permute(0, 3, 1, 2).contiguous())
             if not total.numel():
-                total = torch.zeros(scores.shape[1], window[0], width)
+                total = torch.zeros(scores.shape[1], *weight.shape)
             for left, window_scores in zip(group, scores, strict=True):
-                total[:, :, left : left + window[1]] += window_scores * blend
+                total[:, :, left : left + window[1]] += window_scores.float().cpu() * blend
                 weight[:, left : left + window[1]] += blend
-        rows = following - top  # no later window reaches these
-        seen = min(rows, size[0] - top)  # the rest was added, for the image is smaller than the window
-        for left in range(0, size[1], _BLOCK):
-            columns = slice(left, min(left + _BLOCK, size[1]))
-            yield (slice(top, top + seen), columns), total[:, :seen, columns] / weight[:seen, columns]
+        finished = following - top  # no later window reaches these
+        seen = min(finished, size[0] - top)  # the rest was added, for the image is smaller than the window
+        for left in range(columns.start, right, _BLOCK):
+            block = slice(left, min(left + _BLOCK, right))
+            there = slice(block.start - edge, block.stop - edge)
+            yield (slice(top, top + seen), block), total[:, :seen, there] / weight[:seen, there]
         for plane in (*total, weight):  # one by one: all at once would be as much again
-            plane.copy_(F.pad(plane[rows:], (0, 0, 0, rows)))
+            plane.copy_(F.pad(plane[finished:], (0, 0, 0, finished)))
 
 
 def _padded(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
