@@ -13,7 +13,8 @@ SIDE = 16_384
 GIBIBYTE = 2**30
 
 SEGMENT = """
-import json, resource, sys
+import json, sys
+from pathlib import Path
 from tests.inference.color_rule import ColorRule, model
 from vitseg.inference import model as model_module
 from vitseg.inference.chunk import segment_chunk
@@ -23,7 +24,8 @@ rule = ColorRule(image_size=(1024, 1024))
 model_module.load_bundle = lambda folder: rule
 job = plan_job(*sys.argv[1:], model=model(), tile=True, max_pixels=10**9)
 counts = segment_chunk(job, 0)
-print(json.dumps([counts.ok, len(rule.moments), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+print(json.dumps([counts.ok, len(rule.moments), peak]))
 """
 
 
