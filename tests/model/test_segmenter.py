@@ -3,10 +3,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vitseg.config import load_recipe, presets
 from vitseg.errors import DataError, UsageError
-from vitseg.inference.predict import pixel_moments
+from vitseg.inference.photo import DecodedPhoto, pixel_moments
 from vitseg.labels import palette, train_classes
 from vitseg.losses import segmentation_loss
 from vitseg.model.segmenter import Segmenter, build_model, class_scores
@@ -71,7 +72,8 @@ def test_each_photograph_is_normalised_by_itself_with_its_colours_in_balance():
 def test_windows_are_normalised_as_the_photograph_they_are_from():
     model = build_model(dataclasses.replace(ARCH, pixels="image"), (32, 48), 19, seed=0)
     whole, photo = photos(1), photos(1)[0].permute(1, 2, 0).numpy()
-    windows = model.normalise(whole[..., 8:16, 8:24], pixel_moments(photo))
+    moments = pixel_moments(DecodedPhoto(Image.fromarray(photo)))
+    windows = model.normalise(whole[..., 8:16, 8:24], moments)
     assert torch.allclose(windows, model.normalise(whole)[..., 8:16, 8:24], atol=1e-5)
     assert not torch.allclose(windows, model.normalise(whole[..., 8:16, 8:24]), atol=1e-2)
 
