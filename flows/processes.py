@@ -114,6 +114,16 @@ def free_ports(count: int, taken: Collection[int] = ()) -> list[int]:
     return found
 
 
+def become_free(ports: Collection[int], patience: float = 2.0) -> bool:
+    """Tell whether servers could listen on all these ports, now or in a moment: others only try them, too."""
+    deadline = time.monotonic() + patience
+    while not all(map(is_free, ports)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
 def is_free(port: int) -> bool:
     """Tell whether a server could listen on this loopback port and on its gRPC port."""
     for number in (port, port + _GRPC_OFFSET):

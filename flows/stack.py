@@ -187,7 +187,7 @@ class _Launch:
         moved = False
         for server in servers:
             old = self.state.get(server.name, {}).get("ports", {})
-            if set(old) != set(server.ports) or not all(map(processes.is_free, old.values())):
+            if set(old) != set(server.ports) or not processes.become_free(old.values()):
                 taken = {port for record in self.state.values() for port in record["ports"].values()}
                 ports = processes.free_ports(len(server.ports), taken)
                 self.state[server.name] = {"pid": None, "ports": dict(zip(server.ports, ports, strict=True))}
