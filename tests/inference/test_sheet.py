@@ -40,7 +40,7 @@ def test_pictures_are_the_photo_under_its_mask_whatever_their_shape(folders, rul
         assert (np.abs(sheet - mixed).max(1) < 30).sum() >= 1
 
 
-def test_what_vanished_is_left_out_and_without_pictures_there_is_no_sheet(folders, rule, monkeypatch):
+def test_what_vanished_or_changed_is_left_out_and_without_pictures_there_is_no_sheet(folders, rule, monkeypatch):
     source, dest = folders
     put(source, "x.txt", b"no picture")
     assert run(source, dest)[1].least_confident is None
@@ -53,6 +53,8 @@ def test_what_vanished_is_left_out_and_without_pictures_there_is_no_sheet(folder
 
     job = plan_job(str(source), str(dest), model=model())
     segment_chunk(job, 0)
+    put(source, "x.png", encode(plain(BLUE)))  # another photograph of the same size
+    assert commit_job(job, 1.0).least_confident is None
     (source / "x.png").unlink()
     assert commit_job(job, 1.0).least_confident is None
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vitseg.errors import DataError
+from vitseg.inference import tiles
 from vitseg.inference.photo import DecodedPhoto
 from vitseg.inference.tiles import paint_tiled, predict_tiled
 
@@ -77,3 +78,22 @@ def test_borders_of_windows_are_blended():
     steps = np.abs(np.diff(prediction.confidence[0].astype(int)))
     assert steps.max() <= 20  # unblended, the probability would jump by 59 from one window to the next
     assert len(asked) == 9
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 30), st.integers(1, 120), st.integers(1, 50), st.integers(1, 4))
+def test_stripes_change_nothing(height, width, stripe, batch_size):
+    photo = np.random.default_rng(height * 121 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    slope = torch.linspace(0, 3, 12)  # a model that says something else at each place of its window
+
+    def model(images):
+        return images.float() / 50 + torch.stack([slope.expand(8, 12), slope.flip(0).expand(8, 12), torch.ones(8, 12)])
+
+    with pytest.MonkeyPatch.context() as patch:
+        whole = predict_tiled(model, photo_of(photo), (8, 12), batch_size, keep_confidence=True)
+        patch.setattr(tiles, "_STRIPE", stripe)
+        patch.setattr(tiles, "_BLOCK", 7)
+        parts = predict_tiled(model, photo_of(photo), (8, 12), batch_size, keep_confidence=True)
+    assert (whole.ids == parts.ids).mean() > 0.999  # but for rounding, where two classes are equal
+    assert np.abs(whole.confidence.astype(int) - parts.confidence).max() <= 1
+    assert whole.mean_confidence == pytest.approx(parts.mean_confidence, abs=1e-5)
