@@ -13,6 +13,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from shlex import quote
 
 import pytest
 
@@ -66,7 +67,9 @@ class Team:
         shutil.copytree(ROOT / "infra", self.checkout / "infra", ignore=shutil.ignore_patterns(".env*", "backup"))
         (folder / "bin").mkdir()
         docker = folder / "bin/docker"
-        docker.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m tests.infra.compose "$@"\n')
+        docker.write_text(
+            f'#!/bin/sh\nPYTHONPATH={quote(str(ROOT))} exec {quote(sys.executable)} -m tests.infra.compose "$@"\n'
+        )
         docker.chmod(0o755)
         self.path = f"{folder}/bin:{os.environ['PATH']}"
 
