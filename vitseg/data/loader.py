@@ -22,6 +22,7 @@ from vitseg.data.index import OpenShard, ShardIndex, index_shard
 from vitseg.data.manifest import Manifest
 from vitseg.data.order import check_batch, epoch_flips, epoch_order, rank_rows, stored_order
 from vitseg.errors import DataError, UsageError
+from vitseg.jpeg import decode_jpeg
 
 _BATCHES_AHEAD = 3
 _NOT_AN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
@@ -222,4 +223,5 @@ def _pixels(data: bytes, kind: str, mode: str, size: tuple[int, ...]) -> np.ndar
             height, width = size
             found = f"{image.width}x{image.height} {image.mode}"
             raise ValueError(f"the {kind} is {found}, not {width}x{height} {mode}")
-        return np.asarray(image)
+        pixels = decode_jpeg(data, (image.height, image.width)) if kind == "JPEG" else None
+        return np.asarray(image) if pixels is None else pixels

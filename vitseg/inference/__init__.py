@@ -11,6 +11,7 @@
     model.py        the bundle, loaded once a process;  device.py  on which GPU
     answer.py       a batch of images -> what the model says of each
     predict.py      scores at the model's size -> class ids at the image's own
+    upsample.py       the best class of every pixel between them
     tiles.py        an image at its own scale under sliding windows -> class ids
     stages.py       seconds by stage
     ledger.py     the listing and the rows of a chunk, as parquet

@@ -11,9 +11,12 @@ from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps
 
 from vitseg.errors import SampleError
+from vitseg.jpeg import decode_jpeg
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 """What is opened. JPEG includes MPO, the stereo files of some cameras."""
@@ -23,6 +26,15 @@ EXTENSIONS = frozenset(_READ | {".heic", ".heif", ".tga", ".psd", ".dng"})
 
 SNIFFED = 64
 """Bytes at the start of an object that tell most others from images."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""What turns a picture as people see it, by its orientation."""
+ON_ITS_SIDE = 5
+"""From this orientation on, what is stored as a row is seen as a column."""
+_ORIENTATION = 0x0112  # the EXIF tag, https://exiv2.org/tags.html
 _SNIFF_BYTES = 64 * 2**20  # larger objects without such a name are not read to look at their content
 _DNG_VERSION = 50706  # the TIFF tag
 _LARGE_PIXELS = 16_000_000
@@ -94,6 +106,9 @@ def model_input(data: bytes, size: tuple[int, int], max_pixels: int) -> tuple[np
     """
     image = open_image(data, max_pixels)
     with one_large(image.width * image.height):
+        pixels = decode_jpeg(data, (image.height, image.width)) if image.format in ("JPEG", "MPO") else None
+        if pixels is not None:
+            return _shrink_jpeg(pixels, image, size)
         return _shrink(_decode(image), size)
 
 
@@ -126,6 +141,12 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     return image
 
 
+def orientation(image: Image.Image) -> int:
+    """Return how a picture is stored, 1 (as people see it) – 8."""
+    found = image.getexif().get(_ORIENTATION, 1)
+    return found if found in TURNS else 1
+
+
 def _decode(image: Image.Image) -> Image.Image:
     try:
         image.load()
@@ -155,6 +176,25 @@ def float_scale(image: Image.Image) -> float:
     """Return what floats are multiplied by to become bytes: 255 where none is over 1."""
     values = np.asarray(image)  # numbers alone: getextrema takes one that is not for the largest
     return 255.0 if np.nanmax(values, initial=0.0, where=np.isfinite(values)) <= 1 else 1.0
+
+
+def _shrink_jpeg(pixels: np.ndarray, image: Image.Image, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """Do the same with the pixels of a file that is not turned yet, several times as fast.
+
+    Of the values, one in ten thousand differs from Pillow's by 1.
+    """
+    try:
+        turn = orientation(image)
+    except Exception as error:  # on hostile bytes decoders raise anything
+        raise SampleError(f"the image is broken: {error or type(error).__name__}") from error
+    given, wanted = pixels.shape[:2], size
+    if turn >= ON_ITS_SIDE:
+        given, wanted = given[::-1], wanted[::-1]
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    small = F.interpolate(planes, wanted, mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
+    if turn > 1:
+        small = np.asarray(Image.fromarray(small).transpose(TURNS[turn]))
+    return np.ascontiguousarray(small.transpose(2, 0, 1)), given
 
 
 def _shrink(image: Image.Image, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:

@@ -14,17 +14,11 @@ import numpy as np
 from PIL import Image
 
 from vitseg.errors import SampleError, StoreFullError
-from vitseg.inference.images import float_scale, open_image, to_rgb
+from vitseg.inference.images import ON_ITS_SIDE, TURNS, float_scale, open_image, orientation, to_rgb
 
 SPILLED_PIXELS = 64_000_000
 """Larger images go to a temporary file."""
 _BAND = 256
-_ORIENTATION = 0x0112  # the EXIF tag, https://exiv2.org/tags.html
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
 
 
 class Photo(Protocol):
@@ -78,15 +72,14 @@ class DecodedPhoto:
     def __init__(self, image: Image.Image) -> None:
         """Take an image that is decoded."""
         self._image = image
-        found = image.getexif().get(_ORIENTATION, 1)
-        self._turn = found if found in _TURNS else 1
+        self._turn = orientation(image)
         self._scale = float_scale(image) if image.mode == "F" else None
 
     @property
     def size(self) -> tuple[int, int]:
         """See `Photo.size`."""
         width, height = self._image.size
-        return (width, height) if self._turn >= 5 else (height, width)
+        return (width, height) if self._turn >= ON_ITS_SIDE else (height, width)
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
         """See `Photo.rows`."""
@@ -99,7 +92,7 @@ class DecodedPhoto:
         elif self._turn in (7, 8):
             box = (width - bottom, 0, width - top, height)
         part = self._image.crop(box)
-        return np.asarray(to_rgb(part.transpose(_TURNS[self._turn]) if self._turn > 1 else part, self._scale))
+        return np.asarray(to_rgb(part.transpose(TURNS[self._turn]) if self._turn > 1 else part, self._scale))
 
 
 class SpilledPhoto:

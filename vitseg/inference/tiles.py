@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitseg.inference.photo import Photo
-from vitseg.inference.predict import Painting, Prediction, best_class, certainty, mean_of, to_bytes
+from vitseg.inference.predict import Painting, Prediction, certainty, mean_of, to_bytes
+from vitseg.inference.upsample import best_class
 from vitseg.masks import confidence_image
 
 Network = Callable[[Tensor], Tensor]

@@ -1,0 +1,139 @@
+"""From scores at the model's size to the best class of every pixel of the image, in bounded memory.
+
+Scores at full size would be 4 · K bytes a pixel: 15 GB for 200 megapixels and 19 classes. So they are made a part at a
+time, and only where they are needed: between four neighbours of one class every mixture of them is of that class, too.
+
+Shapes: K classes; (H, W) the image; (h, w) the model's input.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_AT_ONCE = 131_072  # pixels of one class: fits a cache
+_FEWEST_CELLS = 64  # at once, however many pixels each has
+_MANY = 0.8  # above this share of cells among different classes, taking all pixels alike is quicker
+
+
+def best_upsampled(scores: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Return the argmax, uint8 (H, W), of what `F.interpolate(scores, size, mode="bilinear")` gives.
+
+    Args:
+        scores: float (K, h, w).
+        size: (H, W).
+    """
+    if not scores.is_cuda:  # a GPU is quickest with all pixels alike
+        # With its border repeated, every pixel lies in a cell, between four scores.
+        padded = F.pad(scores[None], (1, 1, 1, 1), mode="replicate")[0]
+        best = best_class(padded).numpy()
+        first = best[:-1, :-1]
+        mixed = (first != best[:-1, 1:]) | (first != best[1:, :-1]) | (first != best[1:, 1:])
+        if mixed.mean() <= _MANY:
+            return _by_cells(padded, size, first, mixed)
+    ids = np.empty(size, np.uint8)
+    rows = max(1, _AT_ONCE // size[1])
+    for top in range(0, size[0], rows):
+        part = slice(top, min(top + rows, size[0]))
+        ids[part] = first_best(_upsampled(scores, size, part)).cpu().numpy()
+    return ids
+
+
+class _Cells(NamedTuple):
+    """Which pixels of one side lie in each of its cells, those between two scores that are neighbours."""
+
+    held: np.ndarray  # int64 (cells,): pixels
+    pixels: np.ndarray  # int64 (most, cells): their places; where a cell has fewer, its last one again
+    share: np.ndarray  # float32 (most, cells): of the second score
+
+
+def _cells(length: int, given: int) -> _Cells:
+    """Divide a side of `length` pixels among the given + 1 cells of a padded side of scores."""
+    # Pixel centres: pixel y of the image lies at (y + 0.5) · h / H - 0.5 of the scores, one further with their border.
+    centres = (np.arange(length) + 0.5) * (given / length) + 0.5
+    cells = np.arange(given + 1)
+    start, stop = (np.searchsorted(centres.astype(np.int64), cells, side) for side in ("left", "right"))
+    count = stop - start
+    pixels = start + np.minimum(np.arange(count.max())[:, None], np.maximum(count - 1, 0))
+    pixels = np.minimum(pixels, length - 1)
+    return _Cells(count, pixels, (centres[pixels] - cells).astype(np.float32))
+
+
+def _by_cells(padded: Tensor, size: tuple[int, int], first: np.ndarray, mixed: np.ndarray) -> np.ndarray:
+    """Interpolate in cells whose corners differ in their class; elsewhere take that class.
+
+    Args:
+        padded: float (K, h + 2, w + 2), the scores.
+        size: (H, W).
+        first: the class of each cell's upper left corner, uint8 (h + 1, w + 1).
+        mixed: whether its corners are of several classes, bool (h + 1, w + 1).
+    """
+    down, across = (_cells(length, given - 2) for length, given in zip(size, padded.shape[1:], strict=True))
+    ids = first.repeat(down.held, 0).repeat(across.held, 1)
+    flat, scores, wide = ids.reshape(-1), padded.flatten(1), padded.shape[2]
+    rows, columns = np.nonzero(mixed & (down.held > 0)[:, None] & (across.held > 0))
+    some = max(_FEWEST_CELLS, _AT_ONCE // (len(down.share) * len(across.share)))
+    for start in range(0, len(rows), some):
+        y, x = rows[start : start + some], columns[start : start + some]
+        at = torch.from_numpy(y * wide + x)
+        corners = [scores.index_select(1, at + step) for step in (0, wide, 1, wide + 1)]
+        shares = torch.from_numpy(down.share[:, None, y]), torch.from_numpy(across.share[None, :, x])
+        places = down.pixels[:, None, y] * size[1] + across.pixels[None, :, x]
+        flat[places] = first_best(_mixtures(corners, *shares)).numpy()
+    return ids
+
+
+def _mixtures(corners: list[Tensor], down: Tensor, across: Tensor) -> Iterator[Tensor]:
+    """Yield the scores of all pixels of n cells, (rows, columns, n), class by class.
+
+    Args:
+        corners: upper left, lower left, upper right, lower right scores, each (K, n).
+        down: share of the lower ones, (rows, 1, n).
+        across: share of the right ones, (1, columns, n).
+    """
+    for upper_left, lower_left, upper_right, lower_right in zip(*corners, strict=True):
+        left = torch.addcmul(upper_left, lower_left - upper_left, down)
+        right = torch.addcmul(upper_right, lower_right - upper_right, down)
+        yield torch.addcmul(left, right - left, across)
+
+
+def _upsampled(scores: Tensor, size: tuple[int, int], part: slice) -> Iterator[Tensor]:
+    """Yield what `F.interpolate` gives for some rows, (rows, W), class by class."""
+    given = scores.shape[1]
+    centres = ((torch.arange(size[0])[part] + 0.5) * (given / size[0]) - 0.5).clamp(0, given - 1).to(scores.device)
+    above = centres.floor().long()
+    below, down = (above + 1).clamp(max=given - 1), (centres - above)[:, None].to(scores.dtype)
+    for plane in scores:
+        mixed = torch.lerp(plane[above], plane[below], down)
+        # Its height stays as it is, so this interpolates along rows only.
+        shape = (len(mixed), size[1])
+        yield F.interpolate(mixed[None, None], size=shape, mode="bilinear", align_corners=False)[0, 0]
+
+
+def best_class(scores: Tensor) -> Tensor:
+    """Return the argmax of (K, rows, W) over its classes, uint8 (rows, W): of equals the first."""
+    return first_best(iter(scores))
+
+
+def first_best(planes: Iterator[Tensor]) -> Tensor:
+    """Return the number of the plane whose score is largest, uint8: of equals the first.
+
+    Plane by plane, each pass within the cache: on a processor many times as fast as torch's max over a leading dimension
+    (and torch's `>` takes four times as long as numpy's).
+    """
+    top = next(planes).clone()
+    ids = torch.zeros(top.shape, dtype=torch.uint8, device=top.device)
+    if top.is_cuda:
+        for number, plane in enumerate(planes, start=1):
+            ids[plane > top] = number
+            torch.maximum(top, plane, out=top)
+        return ids
+    best, numbers = top.numpy(), ids.numpy()
+    for number, values in enumerate(map(Tensor.numpy, planes), start=1):
+        better = (values > best).view(np.uint8) * np.uint8(number)  # numbers grow: the largest is that of the last
+        np.maximum(numbers, better, out=numbers)
+        np.maximum(best, values, out=best)
+    return ids
