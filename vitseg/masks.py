@@ -8,6 +8,8 @@ survives in stores that keep no metadata. What a model without classes writes is
 
 import io
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from vitseg.labels import palette as train_palette
 _RUN_LENGTHS = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 # Pictures: half the bytes of level 1 for 15 % more time.
 _PICTURE_LEVEL = 4
+_MASK = "a mask is an 8-bit palette PNG"
 _JPEG_QUALITY = 90
 _JPEG_SIDE = 65_500  # the longest that libjpeg writes
 
@@ -102,7 +105,7 @@ def decode_mask(data: bytes) -> tuple[np.ndarray, dict[str, str]]:
     Raises:
         DataError: these bytes are not an 8-bit palette PNG, or are cut off.
     """
-    return _decode(data, "P", "a mask is an 8-bit palette PNG")
+    return _decode(data, "P", _MASK)
 
 
 def decode_colors(data: bytes) -> tuple[np.ndarray, dict[str, str]]:
@@ -115,11 +118,27 @@ def decode_colors(data: bytes) -> tuple[np.ndarray, dict[str, str]]:
 
 
 def _decode(data: bytes, mode: str, rule: str) -> tuple[np.ndarray, dict[str, str]]:
+    with _opened(data, mode, rule) as image:
+        return np.asarray(image), _metadata(image)
+
+
+def mask_preview(data: bytes, size: tuple[int, int]) -> Image.Image:
+    """Return a mask in its own colours, RGB, scaled to `size` (width, height): each pixel is one of the mask's.
+
+    Raises:
+        DataError: these bytes are not an 8-bit palette PNG, or are cut off.
+    """
+    with _opened(data, "P", _MASK) as image:
+        return image.resize(size, Image.Resampling.NEAREST).convert("RGB")
+
+
+@contextmanager
+def _opened(data: bytes, mode: str, rule: str) -> Iterator[Image.Image]:
     image = _open(data)
     if image.mode != mode:
         raise DataError(f"{rule}; this one has mode {image.mode}")
     try:
-        return np.asarray(image), _metadata(image)
+        yield image
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"the mask can't be decoded: {error}") from error
 

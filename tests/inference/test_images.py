@@ -243,3 +243,12 @@ def test_names():
     assert worth_reading("a.tif", 8 * LIMIT, LIMIT)
     assert not worth_reading("video.mp4", 2**30, 200_000_000)
     assert not worth_reading("a.tif", 2**32, 200_000_000)
+
+
+def test_a_jpeg_is_decoded_no_larger_than_somebody_needs():
+    photo = Image.fromarray(np.full((300, 400, 3), 90, np.uint8))
+    buffer = io.BytesIO()
+    photo.save(buffer, "JPEG")
+    assert decode_image(buffer.getvalue(), LIMIT, enough=(70, 70)).size == (100, 75)
+    assert decode_image(buffer.getvalue(), LIMIT, enough=(76, 76)).size == (200, 150)
+    assert decode_image(buffer.getvalue(), LIMIT).size == (400, 300)

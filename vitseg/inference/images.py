@@ -76,8 +76,10 @@ def is_image(data: bytes) -> bool:
     return True
 
 
-def decode_image(data: bytes, max_pixels: int) -> Image.Image:
+def decode_image(data: bytes, max_pixels: int, *, enough: tuple[int, int] | None = None) -> Image.Image:
     """Decode one image as people see it: RGB, turned as its EXIF orientation says.
+
+    A JPEG may come out smaller, at a half, quarter or eighth, but not under `enough` (width, height).
 
     Of animations and stacks the first picture counts. Alpha is dropped, as in preprocessing. 16-bit values
     are divided by 257; floats are taken as 0–1 where none is over 1, else as 0–255.
@@ -85,7 +87,10 @@ def decode_image(data: bytes, max_pixels: int) -> Image.Image:
     Raises:
         SampleError: it is empty, of a foreign format, too large, cut off or broken.
     """
-    return _decode(open_image(data, max_pixels))
+    image = open_image(data, max_pixels)
+    if enough:
+        image.draft(None, enough)
+    return _decode(image)
 
 
 def model_input(data: bytes, size: tuple[int, int], max_pixels: int) -> tuple[np.ndarray, tuple[int, int]]:

@@ -1,7 +1,5 @@
 """The contact sheet of a job: the images that the model is least sure of, which a person should look at first."""
 
-import io
-
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -9,7 +7,7 @@ from vitseg.errors import AccessError, DataError, NotFoundError, StorageError
 from vitseg.inference.images import decode_image, one_large
 from vitseg.inference.job import Job
 from vitseg.inference.ledger import Row
-from vitseg.masks import decode_mask, encode_picture
+from vitseg.masks import encode_picture, mask_preview
 from vitseg.pictures import contact_sheet
 from vitseg.storage import Store, open_store
 
@@ -50,11 +48,9 @@ def _cell(source: Store, dest: Store, job: Job, row: Row) -> Image.Image | None:
             data, etag = source.read_tagged(row.key)
             if etag != row.etag:
                 return None
-            photo = decode_image(data, job.options.max_pixels)
+            photo = decode_image(data, job.options.max_pixels, enough=(_HEIGHT, _HEIGHT))
             photo = ImageOps.contain(photo, (_WIDTH, _HEIGHT))
-            decode_mask(mask := dest.read(str(row.mask_key)))
-            with Image.open(io.BytesIO(mask), formats=("PNG",)) as image:
-                colors = image.resize(photo.size, Image.Resampling.NEAREST).convert("RGB")
+            colors = mask_preview(dest.read(str(row.mask_key)), photo.size)
     except (NotFoundError, AccessError, StorageError, DataError):
         return None
     cell = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
