@@ -25,8 +25,8 @@ from tests.bench.segment_run import SIZE, smooth_scores
 from vitseg import dist
 from vitseg.config import load_recipe
 from vitseg.data.photographs import write_photographs
-from vitseg.inference.images import model_input
 from vitseg.inference.predict import predict_resized
+from vitseg.inference.shrink import model_input
 from vitseg.labels import CITYSCAPES, train_classes
 from vitseg.masks import encode_mask, mask_ids, renumber
 from vitseg.model.bundle import load_bundle, save_bundle
@@ -142,8 +142,8 @@ def rate(count: int, work: Callable[[], object]) -> float:
     return count / (time.perf_counter() - start)
 
 
-def fill(address: str, count: int, size: tuple[int, int]) -> None:
-    """Put so many photographs of one size: a few drawings, each again and again."""
+def fill(address: str, count: int, size: tuple[int, int], kind: str = "JPEG") -> None:
+    """Put so many photographs of one size and format: a few drawings, each again and again."""
     import io
 
     from PIL import Image
@@ -154,11 +154,11 @@ def fill(address: str, count: int, size: tuple[int, int]) -> None:
     drawn = []
     for seed in range(4):
         buffer = io.BytesIO()
-        Image.fromarray(draw_scene((1, seed), size)[0]).save(buffer, "JPEG", quality=92)
+        Image.fromarray(draw_scene((1, seed), size)[0]).save(buffer, kind, quality=92)
         drawn.append(buffer.getvalue())
     store = open_store(address)
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda number: store.write(f"{number:06d}.jpg", drawn[number % 4]), range(count)))
+        list(pool.map(lambda number: store.write(f"{number:06d}.{kind.lower()}", drawn[number % 4]), range(count)))
 
 
 def slowest_stage(source: str, dest: str, scores: torch.Tensor) -> float:

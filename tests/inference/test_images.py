@@ -13,8 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vitseg import jpeg
-from vitseg.data.samples import encode_photo
 from vitseg.errors import SampleError
 from vitseg.inference.images import (
     SNIFFED,
@@ -22,10 +20,10 @@ from vitseg.inference.images import (
     has_image_name,
     is_image,
     may_be_image,
-    model_input,
     one_large,
     worth_reading,
 )
+from vitseg.inference.shrink import model_input
 
 from .conftest import RED, encode, plain
 
@@ -174,32 +172,6 @@ def test_damaged_bytes_give_an_image_or_a_reason_nothing_else(kind, seed):
         data[chance.randrange(len(data))] = chance.randrange(256)
     with contextlib.suppress(SampleError):
         model_input(bytes(data), (4, 4), LIMIT)
-
-
-def test_the_model_sees_what_preprocessing_would_have_shown_it():
-    grain = np.random.default_rng(0).integers(0, 256, (90, 120, 1), np.uint8).repeat(3, 2)
-    pixels, size = model_input(encode(grain), (30, 32), LIMIT)
-    assert size == (90, 120)
-    assert pixels.shape == (3, 30, 32)
-    trained_on = np.asarray(Image.open(io.BytesIO(encode_photo(Image.fromarray(grain), (30, 32)))))
-    assert np.abs(pixels.transpose(1, 2, 0).astype(int) - trained_on).mean() < 3  # but for its JPEG
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-@pytest.mark.parametrize("turn", range(9))
-def test_a_jpeg_gives_what_pillow_gives_of_it(monkeypatch, turn, mode):
-    grain = np.random.default_rng(turn).integers(0, 256, (9, 7, 3), np.uint8)
-    photo = Image.fromarray(grain).resize((160, 90)).convert(mode)
-    exif = photo.getexif()
-    exif[0x0112] = turn
-    buffer = io.BytesIO()
-    photo.save(buffer, "JPEG", exif=exif)
-    pixels, size = model_input(buffer.getvalue(), (24, 32), LIMIT)
-    monkeypatch.setattr(jpeg, "simplejpeg", None)
-    theirs, their_size = model_input(buffer.getvalue(), (24, 32), LIMIT)
-    assert size == their_size == ((160, 90) if turn >= 5 else (90, 160))
-    assert pixels.shape == theirs.shape == (3, 24, 32)
-    assert np.abs(pixels.astype(int) - theirs).max() <= 1
 
 
 def test_one_large_image_at_a_time_and_small_ones_beside_it():

@@ -6,7 +6,7 @@
     chunk.py      segment one chunk: read ahead, predict in batches, write behind
     existing.py     which masks are there already and still hold
     objects.py      one object: read it, or write its mask; either gives its row
-    images.py       bytes -> RGB image
+    images.py       bytes -> RGB image;  shrink.py  -> what the model takes
     photo.py        bytes of an image of any size -> rows
     model.py        the bundle, loaded once a process;  device.py  on which GPU
     answer.py       a batch of images -> what the model says of each

@@ -11,12 +11,9 @@ from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image, ImageOps
 
 from vitseg.errors import SampleError
-from vitseg.jpeg import decode_jpeg
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 """What is opened. JPEG includes MPO, the stereo files of some cameras."""
@@ -37,7 +34,8 @@ ON_ITS_SIDE = 5
 _ORIENTATION = 0x0112  # the EXIF tag, https://exiv2.org/tags.html
 _SNIFF_BYTES = 64 * 2**20  # larger objects without such a name are not read to look at their content
 _DNG_VERSION = 50706  # the TIFF tag
-_LARGE_PIXELS = 16_000_000
+LARGE_PIXELS = 16_000_000
+"""Images over that are held one at a time."""
 _ONE_LARGE = threading.RLock()
 
 # Pillow's own limit is one number for the whole process; here each call has its own, checked before decoding.
@@ -90,37 +88,13 @@ def decode_image(data: bytes, max_pixels: int, *, enough: tuple[int, int] | None
     image = open_image(data, max_pixels)
     if enough:
         image.draft(None, enough)
-    return _decode(image)
-
-
-def model_input(data: bytes, size: tuple[int, int], max_pixels: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Decode an image and shrink it to what the model takes.
-
-    A decoded image is up to 4 bytes a pixel, twice: see `one_large`.
-
-    Args:
-        data: content of the file.
-        size: (height, width) of the model's input.
-        max_pixels: larger images are refused.
-
-    Returns:
-        uint8 (3, height, width), and (height, width) of the image as people see it.
-
-    Raises:
-        SampleError: see `decode_image`.
-    """
-    image = open_image(data, max_pixels)
-    with one_large(image.width * image.height):
-        pixels = decode_jpeg(data, (image.height, image.width)) if image.format in ("JPEG", "MPO") else None
-        if pixels is not None:
-            return _shrink_jpeg(pixels, image, size)
-        return _shrink(_decode(image), size)
+    return as_people_see_it(image)
 
 
 @contextmanager
 def one_large(pixels: int) -> Iterator[None]:
     """Wait until no other large image is held by this process; small ones don't wait."""
-    if pixels <= _LARGE_PIXELS:
+    if pixels <= LARGE_PIXELS:
         yield
         return
     with _ONE_LARGE:
@@ -152,7 +126,12 @@ def orientation(image: Image.Image) -> int:
     return found if found in TURNS else 1
 
 
-def _decode(image: Image.Image) -> Image.Image:
+def as_people_see_it(image: Image.Image) -> Image.Image:
+    """Decode an image whose header is read: RGB, turned as its EXIF orientation says.
+
+    Raises:
+        SampleError: it is cut off or broken.
+    """
     try:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
@@ -181,29 +160,3 @@ def float_scale(image: Image.Image) -> float:
     """Return what floats are multiplied by to become bytes: 255 where none is over 1."""
     values = np.asarray(image)  # numbers alone: getextrema takes one that is not for the largest
     return 255.0 if np.nanmax(values, initial=0.0, where=np.isfinite(values)) <= 1 else 1.0
-
-
-def _shrink_jpeg(pixels: np.ndarray, image: Image.Image, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
-    """Do the same with the pixels of a file that is not turned yet, several times as fast.
-
-    Of the values, one in ten thousand differs from Pillow's by 1.
-    """
-    try:
-        turn = orientation(image)
-    except Exception as error:  # on hostile bytes decoders raise anything
-        raise SampleError(f"the image is broken: {error or type(error).__name__}") from error
-    given, wanted = pixels.shape[:2], size
-    if turn >= ON_ITS_SIDE:
-        given, wanted = given[::-1], wanted[::-1]
-    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    small = F.interpolate(planes, wanted, mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
-    if turn > 1:
-        small = np.asarray(Image.fromarray(small).transpose(TURNS[turn]))
-    return np.ascontiguousarray(small.transpose(2, 0, 1)), given
-
-
-def _shrink(image: Image.Image, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
-    height, width = size
-    # The filter of preprocessing (vitseg/data/samples.py): the model sees here what it saw in training.
-    small = image.resize((width, height), Image.Resampling.BICUBIC)
-    return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1)), (image.height, image.width)

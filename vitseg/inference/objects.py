@@ -16,7 +16,6 @@ from vitseg.inference.images import (
     has_image_name,
     is_image,
     may_be_image,
-    model_input,
     one_large,
     open_image,
     worth_reading,
@@ -25,6 +24,7 @@ from vitseg.inference.job import PICTURES, Job, mask_key, picture_key
 from vitseg.inference.ledger import Listed, Row
 from vitseg.inference.photo import open_photo, reduced, reduction
 from vitseg.inference.predict import Painting, Prediction
+from vitseg.inference.shrink import model_input
 from vitseg.inference.stages import Stopwatch
 from vitseg.masks import (
     class_fractions,
