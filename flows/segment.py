@@ -12,7 +12,7 @@ from flows.chunks import default_runner, default_workers, run_chunks
 from flows.console import counted, note, progress
 from vitseg.inference.commit import Summary, commit_job
 from vitseg.inference.dry_run import dry_run as count_work
-from vitseg.inference.job import MAX_PIXELS, ModelRef
+from vitseg.inference.job import MAX_PIXELS, ModelRef, Options
 from vitseg.inference.plan import plan_job
 from vitseg.registry import versions
 
@@ -55,21 +55,19 @@ def segment(
         dry_run: only say what would be done, and how long it would take.
     """
     start = time.monotonic()
+    options = Options(ids=ids, also=tuple(also), tile=tile, flip=flip, max_pixels=max_pixels)
     version, folder = versions.open_model(model)
     reference = ModelRef(
         name=version.name, version=version.version, sha256=version.sha256, folder=str(folder.resolve())
     )
-    options: dict[str, Any] = {
-        "model": reference, "ids": ids, "also": tuple(also), "tile": tile, "flip": flip, "max_pixels": max_pixels,
-        "batch_size": batch_size,
-    }  # fmt: skip
+    asked: dict[str, Any] = {"model": reference, "options": options, "batch_size": batch_size}
     with progress("listing", unit="objects") as show:
         if dry_run:
-            work = count_work(source, dest, **options, price_per_hour=price_per_hour, progress=show)
+            work = count_work(source, dest, **asked, price_per_hour=price_per_hour, progress=show)
             return {**work.to_json(), "model": version.uri, "dry_run": True}
         runner = runner or default_runner()
         workers = workers or default_workers(runner)
-        job = plan_job(source, dest, **options, chunk_images=chunk, workers=workers, progress=show)
+        job = plan_job(source, dest, **asked, chunk_images=chunk, workers=workers, progress=show)
     note(f"{counted(job.listed, 'object')} in {counted(job.chunks, 'chunk')}, with {version.uri}; job {job.id}")
     counts = run_chunks(job, runner, workers, max_failures)
     summary = commit_job(job, time.monotonic() - start, sum(part.written for part in counts), price_per_hour)

@@ -1,6 +1,7 @@
 """Pictures in plain colours, and a model whose answer to them is known."""
 
 import io
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 from vitseg.inference import answer, chunk
 from vitseg.inference import model as model_module
 from vitseg.inference.commit import Summary, commit_job
-from vitseg.inference.job import Job
+from vitseg.inference.job import Job, Options
 from vitseg.inference.plan import plan_job
 
 from .color_rule import SHA256, ColorRule, model
@@ -62,9 +63,16 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return source, tmp_path / "masks"
 
 
+def apart(options: dict[str, Any]) -> dict[str, Any]:
+    """Put what is a field of `Options` into one."""
+    own = {field.name for field in fields(Options)} & options.keys()
+    rest = {name: value for name, value in options.items() if name not in own}
+    return rest | {"options": Options(**{name: options[name] for name in own})}
+
+
 def run(source: Path, dest: Path, sha256: str = SHA256, **options: Any) -> tuple[Job, Summary]:
     """Plan, segment all chunks, commit."""
-    job = plan_job(str(source), str(dest), model=model(sha256), **{"chunk_images": 4, "batch_size": 3} | options)
+    job = plan_job(str(source), str(dest), model=model(sha256), **{"chunk_images": 4, "batch_size": 3} | apart(options))
     written = sum(chunk.segment_chunk(job, index).written for index in range(job.chunks))
     return job, commit_job(job, 2.0, written)
 

@@ -4,7 +4,7 @@ import torch
 
 from vitseg.inference import answer
 from vitseg.inference.chunk import segment_chunk
-from vitseg.inference.job import ModelRef
+from vitseg.inference.job import ModelRef, Options
 from vitseg.inference.plan import plan_job
 from vitseg.labels import train_classes
 from vitseg.model.bundle import load_bundle, save_bundle
@@ -28,7 +28,7 @@ def bundle(tmp_path):
 
 
 def masks(source, dest, model, **options):
-    job = plan_job(str(source), str(dest), model=model, **options)
+    job = plan_job(str(source), str(dest), model=model, options=Options(**options))
     assert segment_chunk(job, 0).failed == 0
     return {path.name: read_ids(path) for path in sorted(dest.glob("*.png"))}
 

@@ -18,7 +18,7 @@ from vitseg.inference import answer, chunk, objects
 from vitseg.inference import model as model_module
 from vitseg.inference.chunk import segment_chunk
 from vitseg.inference.commit import commit_job
-from vitseg.inference.job import ModelRef
+from vitseg.inference.job import ModelRef, Options
 from vitseg.inference.ledger import read_part
 from vitseg.inference.plan import plan_job
 from vitseg.labels import train_classes
@@ -378,7 +378,9 @@ def test_a_real_bundle(folders, target):
         assert np.array_equal(read_ids(dest / f"{name}.png"), scores[0].argmax(0).cpu().numpy())
     assert all(sum(row["class_fractions"]) == pytest.approx(1) for row in rows(job))
     (folder / "model.safetensors").unlink()
-    assert segment_chunk(plan_job(str(source), str(dest), model=reference, ids="label"), 0).ok == 3  # from memory
+    assert (
+        segment_chunk(plan_job(str(source), str(dest), model=reference, options=Options(ids="label")), 0).ok == 3
+    )  # from memory
 
 
 def test_the_model_is_loaded_once_a_process(folders, rule, monkeypatch):

@@ -17,7 +17,7 @@ from PIL import Image
 from vitseg import s3 as s3_module
 from vitseg.inference.chunk import segment_chunk
 from vitseg.inference.commit import commit_job
-from vitseg.inference.job import Job
+from vitseg.inference.job import Job, Options
 from vitseg.inference.plan import plan_job
 from vitseg.storage import open_store
 
@@ -74,7 +74,7 @@ def through(proxy: FaultyStore) -> Iterator[None]:
 
 def segment(source: str, dest: str) -> tuple[Job, dict[str, Any]]:
     """Do a whole job; return it, and what its summary counts."""
-    job = plan_job(source, dest, model=model(), also=("color",), chunk_images=32, batch_size=8)
+    job = plan_job(source, dest, model=model(), options=Options(also=("color",)), chunk_images=32, batch_size=8)
     written = sum(segment_chunk(job, index).written for index in range(job.chunks))
     summary = commit_job(job, 1.0, written)
     names = ("listed", "ok", "skipped", "failed", "bytes", "failures", "images_per_second")

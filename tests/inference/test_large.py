@@ -18,11 +18,12 @@ from pathlib import Path
 from tests.inference.color_rule import ColorRule, model
 from vitseg.inference import model as model_module
 from vitseg.inference.chunk import segment_chunk
+from vitseg.inference.job import Options
 from vitseg.inference.plan import plan_job
 
 rule = ColorRule(image_size=(1024, 1024))
 model_module.load_bundle = lambda folder: rule
-job = plan_job(*sys.argv[1:], model=model(), tile=True, max_pixels=10**9)
+job = plan_job(*sys.argv[1:], model=model(), options=Options(tile=True, max_pixels=10**9))
 counts = segment_chunk(job, 0)
 peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
 print(json.dumps([counts.ok, len(rule.moments), peak]))

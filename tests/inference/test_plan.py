@@ -12,7 +12,7 @@ from vitseg.inference.plan import Made, _share, plan_job
 from vitseg.storage import LocalStore, ObjectInfo, open_store
 
 from .color_rule import model
-from .conftest import RED, encode, plain, put, run
+from .conftest import RED, apart, encode, plain, put, run
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def five(folders):
 
 
 def plan(source, dest, **options):
-    return plan_job(str(source), str(dest), model=model(), **options)
+    return plan_job(str(source), str(dest), model=model(), **apart(options))
 
 
 def keys(job):

@@ -16,7 +16,7 @@ from vitseg.dist import World
 from vitseg.errors import UsageError
 from vitseg.evaluation import evaluate_bundle
 from vitseg.inference.chunk import segment_chunk
-from vitseg.inference.job import ModelRef
+from vitseg.inference.job import ModelRef, Options
 from vitseg.inference.plan import plan_job
 from vitseg.model.bundle import Bundle, load_bundle
 from vitseg.training import worker
@@ -89,7 +89,7 @@ def test_a_thing_and_its_background_are_learned(
     folder = Path(job_folder(cracks, read_manifest(cracks).fingerprint, small_recipe(
         "optimiser.learning_rate=0.01", "run.epochs=10", *overrides))) / "bundle"  # fmt: skip
     model = ModelRef(name="cracks", version="1", sha256=bundle.sha256, folder=str(folder))
-    job = plan_job(str(tmp_path / "photos"), str(tmp_path / "masks"), model=model, ids="label")
+    job = plan_job(str(tmp_path / "photos"), str(tmp_path / "masks"), model=model, options=Options(ids="label"))
     assert segment_chunk(job, 0).written == 1
     with Image.open(tmp_path / "masks" / "a.png.png") as image:  # as the user's own masks: 255 the thing, 0 the rest
         assert (np.asarray(image) == mask).mean() > 0.9

@@ -12,7 +12,7 @@ from typing import Any
 
 from vitseg.inference.chunk import make_setting, segment_objects
 from vitseg.inference.existing import find_mask
-from vitseg.inference.job import MAX_PIXELS, Job, ModelRef, Options, key_problem
+from vitseg.inference.job import Job, ModelRef, Options, key_problem
 from vitseg.inference.ledger import Listed, Row
 from vitseg.inference.model import load_once
 from vitseg.inference.plan import Made, list_source
@@ -57,11 +57,7 @@ def dry_run(
     dest: str,
     *,
     model: ModelRef,
-    ids: str = "train",
-    also: tuple[str, ...] = (),
-    tile: bool = False,
-    flip: bool = False,
-    max_pixels: int = MAX_PIXELS,
+    options: Options = Options(),
     batch_size: int | None = None,
     price_per_hour: float | None = None,
     progress: Callable[[int], None] | None = None,
@@ -70,9 +66,8 @@ def dry_run(
 
     Raises:
         NotFoundError: the source does not exist or is empty.
-        UsageError: an option is wrong.
+        UsageError: DEST is the source itself.
     """
-    options = Options(ids=ids, also=also, tile=tile, flip=flip, max_pixels=max_pixels)
     source, dest = canonical(source), canonical(dest)
     store = open_store(dest)
     root, objects = list_source(source, dest)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from vitseg.errors import DataError, NotFoundError, UsageError
-from vitseg.inference.job import MAX_PIXELS, RESERVED, Job, ModelRef, Options, job_digest, key_problem, mask_key
+from vitseg.inference.job import RESERVED, Job, ModelRef, Options, job_digest, key_problem, mask_key
 from vitseg.inference.ledger import Listed, write_listing
 from vitseg.storage import ObjectInfo, Store, canonical, open_store
 
@@ -28,11 +28,7 @@ def plan_job(
     dest: str,
     *,
     model: ModelRef,
-    ids: str = "train",
-    also: tuple[str, ...] = (),
-    tile: bool = False,
-    flip: bool = False,
-    max_pixels: int = MAX_PIXELS,
+    options: Options = Options(),
     chunk_images: int | None = None,
     workers: int = 1,
     batch_size: int | None = None,
@@ -47,11 +43,7 @@ def plan_job(
         source: folder, prefix or single object to segment.
         dest: folder or prefix for the masks; inside the source is fine, what lies there is not listed.
         model: the model.
-        ids: `train` or `label`, the numbers in the masks.
-        also: pictures beside the masks, of `color`, `overlay`, `confidence`.
-        tile: slide the model over images at their own scale.
-        flip: ask the model about the mirrored image, too.
-        max_pixels: larger images are refused; 200 million by default.
+        options: what decides the content of the masks.
         chunk_images: objects a chunk; by default so many that all workers have some, at most 256.
         workers: that there will be.
         batch_size: images a forward pass; by default as suits the device.
@@ -59,11 +51,10 @@ def plan_job(
 
     Raises:
         NotFoundError: the source or the destination's bucket does not exist, or the source is empty.
-        UsageError: an option is wrong, or the masks would fall among the images.
+        UsageError: a number is wrong, or the masks would fall among the images.
     """
     if (chunk_images is not None and chunk_images < 1) or (batch_size is not None and batch_size < 1):
         raise UsageError("chunk_images and batch_size must be at least 1")
-    options = Options(ids=ids, also=also, tile=tile, flip=flip, max_pixels=max_pixels)
     source, dest = canonical(source), canonical(dest)
     digest = job_digest(source, dest, model, options)
     store = open_store(dest)
