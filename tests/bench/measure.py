@@ -25,11 +25,11 @@ Side = Callable[[], float]
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured ratio; `better` says which way is good, and where it should be at least is the `goal`."""
+    """One measured ratio; `better` says which way is good, and where it should be at least is the `goal`, if it has one."""
 
     figure: str
     value: float
-    goal: float
+    goal: float | None
     better: str
     rounds: int
 
@@ -39,7 +39,7 @@ class Figure:
 
 
 def compare(
-    figure: str, ours: Side, other: Side, *, goal: float, better: str, rounds: int = 3, warm_up: bool = True
+    figure: str, ours: Side, other: Side, *, goal: float | None, better: str, rounds: int = 3, warm_up: bool = True
 ) -> Figure:
     """Measure ours ÷ other; the side that goes first changes every round, so that neither has the warmer machine."""
     if warm_up:

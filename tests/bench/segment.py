@@ -38,6 +38,7 @@ from vitseg.training.worker import batches_of, task_of
 BUCKET = "s3://vitseg"
 IMAGES = 256
 LARGE = 96
+CORES = len(os.sched_getaffinity(0))
 OBJECTS = int(os.environ.get("BENCH_OBJECTS", "20000"))
 
 
@@ -65,6 +66,13 @@ def _figures(folder: Path) -> Iterator[Figure]:
     def job(*options: str, of: str = source) -> Side:
         return lambda: run(of, join(BUCKET, f"masks-{next(numbers)}"), model, *options)["images_per_second"]
 
+    def kept(into: list[float], side: Side) -> Side:
+        def again() -> float:
+            into.append(side())
+            return into[-1]
+
+        return again
+
     def bare() -> float:
         images = torch.randint(0, 256, (2, 3, *SIZE), dtype=torch.uint8)
         return rate(IMAGES, lambda: [bundle.predict(images) for _ in range(IMAGES // 2)])
@@ -85,11 +93,26 @@ def _figures(folder: Path) -> Iterator[Figure]:
         job(of=large), lambda: ray_data(folder / "peer", large, join(BUCKET, f"ray-{next(numbers)}"), model),
         goal=1.3, better="higher", warm_up=False,
     )  # fmt: skip
-    yield compare(
-        "segment: images a second / its slowest stage alone, one thread (2048×1024, a model that costs nothing)",
-        job("--free", of=large), lambda: slowest_stage(large, join(BUCKET, f"stage-{next(numbers)}"), free),
-        goal=0.80, better="higher", warm_up=False,
-    )  # fmt: skip
+    for kind, count in (("PNG", 200), ("JPEG", 400)):
+        drawn = join(BUCKET, kind.lower())
+        fill(drawn, count, (2048, 1024), kind)
+        alone: list[dict[str, float]] = []
+
+        def slowest(of: str = drawn, alone: list[dict[str, float]] = alone) -> float:
+            alone.append(stages(of, join(BUCKET, f"stage-{next(numbers)}"), free))
+            return min(alone[-1][name] for name in ("fetch", "decode", "encode", "put"))
+
+        rates: list[float] = []
+        yield compare(
+            f"segment: images a second / its slowest stage alone, one thread ({kind}, 2048×1024, a model that costs nothing)",
+            kept(rates, job("--free", of=drawn)), slowest, goal=0.80, better="higher", warm_up=False,
+        )  # fmt: skip
+        measured, each = iter(rates), iter(alone)
+        yield compare(
+            f"segment: the same / what {CORES} cores could do, if all stages alone were spread over them ({kind})",
+            lambda: next(measured), lambda: CORES / sum(1 / rate for rate in next(each).values()),
+            goal=None, better="higher", warm_up=False,
+        )  # fmt: skip
     many, few = join(BUCKET, "many"), join(BUCKET, "few")
     fill(many, OBJECTS, (256, 128))
     fill(few, OBJECTS // 20, (256, 128))
@@ -161,8 +184,8 @@ def fill(address: str, count: int, size: tuple[int, int], kind: str = "JPEG") ->
         list(pool.map(lambda number: store.write(f"{number:06d}.{kind.lower()}", drawn[number % 4]), range(count)))
 
 
-def slowest_stage(source: str, dest: str, scores: torch.Tensor) -> float:
-    """Return images a second of the slowest of fetch, decode, encode and put, each alone in one thread."""
+def stages(source: str, dest: str, scores: torch.Tensor) -> dict[str, float]:
+    """Return images a second of each stage, alone in one thread."""
     store, target = open_store(source), open_store(dest)
     keys = [info.key for info in store.list()][:50]
     data = store.read(keys[0])
@@ -170,12 +193,16 @@ def slowest_stage(source: str, dest: str, scores: torch.Tensor) -> float:
     numbers, palette = mask_ids(train_classes(CITYSCAPES), "train")
     ids: np.ndarray = predict_resized(scores[0], size).ids
     mask = encode_mask(renumber(ids, numbers), palette, {"source-etag": "x"})
-    stages: dict[str, Callable[[str], object]] = {
+    work: dict[str, Callable[[str], object]] = {
         "fetch": store.read_tagged,
         "decode": lambda key: model_input(data, SIZE, 10**9),
+        "choose": lambda key: predict_resized(scores[0], size),
         "encode": lambda key: encode_mask(renumber(ids, numbers), palette, {"source-etag": "x"}),
         "put": lambda key: target.write(f"{key}.png", mask, metadata={"source-etag": "x"}),
     }
-    rates = {name: rate(len(keys), functools.partial(list, map(work, keys))) for name, work in stages.items()}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    rates = {name: rate(len(keys), functools.partial(list, map(stage, keys))) for name, stage in work.items()}
+    torch.set_num_threads(threads)
     say("  alone, images a second: " + ", ".join(f"{name} {value:.0f}" for name, value in rates.items()))
-    return min(rates.values())
+    return rates
