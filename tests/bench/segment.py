@@ -58,20 +58,13 @@ def _figures(folder: Path) -> Iterator[Figure]:
     say(f"drawing {IMAGES} photographs")
     source = join(BUCKET, "photographs")
     write_photographs(source, count=IMAGES, seed=0)
-    classes, model = train_classes(CITYSCAPES), str(folder / "bundle")
+    model = str(folder / "bundle")
     train(folder, Path(model))
     bundle = load_bundle(Path(model))
     numbers = itertools.count()
 
     def job(*options: str, of: str = source) -> Side:
         return lambda: run(of, join(BUCKET, f"masks-{next(numbers)}"), model, *options)["images_per_second"]
-
-    def kept(into: list[float], side: Side) -> Side:
-        def again() -> float:
-            into.append(side())
-            return into[-1]
-
-        return again
 
     def bare() -> float:
         images = torch.randint(0, 256, (2, 3, *SIZE), dtype=torch.uint8)
@@ -81,7 +74,7 @@ def _figures(folder: Path) -> Iterator[Figure]:
         "segment: images a second of the command, bucket to bucket / forward passes alone (small)",
         job(), bare, goal=0.90, better="higher", warm_up=False,
     )  # fmt: skip
-    large, free = join(BUCKET, "large"), smooth_scores(len(classes))
+    large = join(BUCKET, "large")
     fill(large, LARGE, (2048, 1024))
     yield compare(
         "segment: images a second / a plain loop, the same model and store (2048×1024, small)",
@@ -96,23 +89,9 @@ def _figures(folder: Path) -> Iterator[Figure]:
     for kind, count in (("PNG", 200), ("JPEG", 400)):
         drawn = join(BUCKET, kind.lower())
         fill(drawn, count, (2048, 1024), kind)
-        alone: list[dict[str, float]] = []
-
-        def slowest(of: str = drawn, alone: list[dict[str, float]] = alone) -> float:
-            alone.append(stages(of, join(BUCKET, f"stage-{next(numbers)}"), free))
-            return min(alone[-1][name] for name in ("fetch", "decode", "encode", "put"))
-
-        rates: list[float] = []
-        yield compare(
-            f"segment: images a second / its slowest stage alone, one thread ({kind}, 2048×1024, a model that costs nothing)",
-            kept(rates, job("--free", of=drawn)), slowest, goal=0.80, better="higher", warm_up=False,
-        )  # fmt: skip
-        measured, each = iter(rates), iter(alone)
-        yield compare(
-            f"segment: the same / what {CORES} cores could do, if all stages alone were spread over them ({kind})",
-            lambda: next(measured), lambda: CORES / sum(1 / rate for rate in next(each).values()),
-            goal=None, better="higher", warm_up=False,
-        )  # fmt: skip
+        yield from _free(
+            kind, job("--free", of=drawn), lambda of=drawn: stages(of, join(BUCKET, f"stage-{next(numbers)}"))
+        )
     many, few = join(BUCKET, "many"), join(BUCKET, "few")
     fill(many, OBJECTS, (256, 128))
     fill(few, OBJECTS // 20, (256, 128))
@@ -134,6 +113,31 @@ def _figures(folder: Path) -> Iterator[Figure]:
     yield compare(
         f"segment: peak memory with {OBJECTS} objects / with {OBJECTS // 20}",
         lambda: next(above), lambda: next(below), goal=1.10, better="lower", warm_up=False,
+    )  # fmt: skip
+
+
+def _free(kind: str, job: Side, alone: Callable[[], dict[str, float]]) -> Iterator[Figure]:
+    """Yield what a job without a model makes of the speed of its stages."""
+    rates: list[float] = []
+    each: list[dict[str, float]] = []
+
+    def whole() -> float:
+        rates.append(job())
+        return rates[-1]
+
+    def slowest() -> float:
+        each.append(alone())
+        return min(each[-1][name] for name in ("fetch", "decode", "encode", "put"))
+
+    yield compare(
+        f"segment: images a second / its slowest stage alone, one thread ({kind}, 2048×1024, a model that costs nothing)",
+        whole, slowest, goal=0.80, better="higher", warm_up=False,
+    )  # fmt: skip
+    measured, found = iter(rates), iter(each)
+    yield compare(
+        f"segment: the same / what {CORES} cores could do, if all stages alone were spread over them ({kind})",
+        lambda: next(measured), lambda: CORES / sum(1 / rate for rate in next(found).values()),
+        goal=None, better="higher", warm_up=False,
     )  # fmt: skip
 
 
@@ -184,9 +188,9 @@ def fill(address: str, count: int, size: tuple[int, int], kind: str = "JPEG") ->
         list(pool.map(lambda number: store.write(f"{number:06d}.{kind.lower()}", drawn[number % 4]), range(count)))
 
 
-def stages(source: str, dest: str, scores: torch.Tensor) -> dict[str, float]:
+def stages(source: str, dest: str) -> dict[str, float]:
     """Return images a second of each stage, alone in one thread."""
-    store, target = open_store(source), open_store(dest)
+    store, target, scores = open_store(source), open_store(dest), smooth_scores(19)
     keys = [info.key for info in store.list()][:50]
     data = store.read(keys[0])
     _, size = model_input(data, SIZE, 10**9)
