@@ -1,6 +1,5 @@
 """How every command starts, answers and fails: environment, standard output, exit codes."""
 
-import dataclasses
 import json as json_module
 import logging
 import math
@@ -160,6 +159,11 @@ def answer(result: dict[str, Any], as_json: bool, *, some_failed: bool = False) 
         raise typer.Exit(SOME_FAILED)
 
 
+def show_table(table: Table) -> None:
+    """Print a table above the answer."""
+    Console(file=_output, highlight=False).print(table)
+
+
 def _plain(value: Any) -> Any:
     """Replace what JSON has no word for: not a number becomes null."""
     if isinstance(value, dict):
@@ -251,17 +255,5 @@ def show_model(preset: str, size: tuple[int, int], classes: int, overrides: Sequ
         table = Table("layer", "output", "parameters", box=None, padding=(0, 2))
         for row in summary.rows:
             table.add_row(row.name, "×".join(map(str, row.output_shape)), f"{row.parameters:,}")
-        Console(file=_output, highlight=False).print(table)
+        show_table(table)
     answer(result, as_json)
-
-
-def verify_shards(shards: str, as_json: bool) -> None:
-    """Verify shards with progress; exit code 1 and a list where something is wrong."""
-    from flows.console import progress
-    from vitseg.data.verify import verify
-
-    with progress("verifying", unit="shards") as show:
-        report = verify(shards, progress=show)
-    answer(dataclasses.asdict(report), as_json)
-    if report.problems:
-        raise typer.Exit(1)

@@ -36,7 +36,7 @@ def encode(pixels, mode="RGB", **options):
 def test_the_pixels_are_those_of_pillow(size, mode, quality, subsampling, progressive, seed):
     options = {"subsampling": subsampling} if mode == "RGB" else {}
     data = encode(picture(*size, seed), mode, quality=quality, progressive=progressive, **options)
-    pixels = decode_jpeg(data, size)
+    pixels = decode_jpeg(data, size, grey=True)
     assert pixels is not None
     np.testing.assert_array_equal(pixels, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
@@ -49,6 +49,7 @@ def test_what_is_cut_off_is_left_to_pillow(kept):
 
 def test_other_colours_sizes_and_formats_are_left_to_pillow(monkeypatch):
     assert decode_jpeg(encode(picture(20, 30), "CMYK"), (20, 30)) is None
+    assert decode_jpeg(encode(picture(20, 30), "L"), (20, 30)) is None
     assert decode_jpeg(encode(picture(20, 30)), (30, 20)) is None
     assert decode_jpeg(b"", (20, 30)) is None
     assert decode_jpeg(b"\x89PNG\r\n\x1a\n", (20, 30)) is None

@@ -19,6 +19,8 @@ from vitseg.data.plan import make_plan
 from vitseg.data.shards import commit, write_shard
 from vitseg.data.synth import write_scenes
 
+_PACKAGES = ("torch", "prefect", "mlflow", "webdataset", "pillow", "simplejpeg")
+
 Side = Callable[[], float]
 """Does its work and returns how it went: seconds, images a second, a score."""
 
@@ -97,7 +99,10 @@ def pack_scenes(folder: Path, *, train: int, val: int, side: int, shard_samples:
 def versions() -> dict[str, Any]:
     """Return what the figures depend on."""
     found: dict[str, Any] = {"python": platform.python_version()}
-    found |= {name: importlib.metadata.version(name) for name in ("torch", "prefect", "mlflow", "webdataset", "pillow")}
+    found |= {
+        name: importlib.metadata.version(name)
+        for name in ("torch", "prefect", "mlflow", "webdataset", "pillow", "simplejpeg")
+    }
     machine = {"processor": _processor(), "cores": len(os.sched_getaffinity(0))}
     if torch.cuda.is_available():
         machine["gpu"] = torch.cuda.get_device_name()

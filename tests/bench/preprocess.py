@@ -1,13 +1,17 @@
-"""What preprocessing costs beyond the transform itself: plan, hashes, checks, tar, records, manifest."""
+"""What preprocessing costs beyond the transform itself (plan, hashes, checks, tar, records, manifest), and how it scales."""
 
 import io
 import itertools
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from tests.bench.loader_peers import name_of, run_beside
 from tests.bench.measure import Figure, compare, cpu_seconds, say
 from vitseg.data.plan import make_plan
 from vitseg.data.shards import commit, write_shard
@@ -16,6 +20,7 @@ from vitseg.labels import CITYSCAPES, id_table
 
 SCENES = 32
 SIDE = 256
+MANY = 1000
 
 
 def figures(folder: Path) -> Iterator[Figure]:
@@ -37,6 +42,44 @@ def figures(folder: Path) -> Iterator[Figure]:
         "preprocess: CPU time a sample / Pillow's transform alone",
         cpu_seconds(ours), cpu_seconds(bare), goal=1.10, better="lower",
     )  # fmt: skip
+    many = folder / "many"
+    repeat(source, many, MANY)
+    yield compare(
+        f"preprocess: images a second, 2 processes / 1 ({MANY} images of 1024×512)",
+        lambda: rate(many, folder / f"many-{next(numbers)}", 2), lambda: rate(many, folder / f"many-{next(numbers)}", 1),
+        goal=1.8, better="higher", warm_up=False,
+    )  # fmt: skip
+    yield compare(
+        f"preprocess: images a second / {name_of('litdata')}'s optimize, 2 processes each, the same transform ({MANY} images)",
+        lambda: rate(many, folder / f"many-{next(numbers)}", 2),
+        lambda: float(
+            run_beside("litdata", folder, "tests.bench.preprocess_peer", str(many), str(folder / f"lit-{next(numbers)}"))
+        ),
+        goal=2.0, better="higher", warm_up=False,
+    )  # fmt: skip
+
+
+def repeat(source: Path, dest: Path, count: int) -> None:
+    """Make a larger source of a small one: each scene again and again, under other names."""
+    photos = sorted(source.glob("leftImg8bit/*/*/*.png"))
+    for number in range(count):
+        photo = photos[number % len(photos)]
+        for tree, ending in (("leftImg8bit", "leftImg8bit.png"), ("gtFine", "gtFine_labelIds.png")):
+            place = dest / tree / "train" / "city"
+            place.mkdir(parents=True, exist_ok=True)
+            given = str(photo).replace("/leftImg8bit/", f"/{tree}/").replace("leftImg8bit.png", ending)
+            (place / f"city_{number:06d}_000000_{ending}").hardlink_to(given)
+
+
+def rate(source: Path, dest: Path, workers: int) -> float:
+    """Return images a second of the command, from its first look at the source to the manifest."""
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "preprocess", str(source), str(dest)]
+    command += ["--size", f"{SIDE}x{SIDE}", "--shard-samples", "64", "--runner", "process", "--json"]
+    done = subprocess.run([*command, "--workers", str(workers)], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
+    answer = json.loads(done.stdout)
+    return float(answer["samples"] / answer["seconds"])
 
 
 def transform(photo: Path, table: np.ndarray) -> tuple[bytes, bytes]:

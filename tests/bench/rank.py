@@ -1,4 +1,7 @@
-"""One rank of a timed training: `python -m tests.bench.rank SHARDS FOLDER`; rank 0 prints images a second."""
+"""One rank of a timed training: `python -m tests.bench.rank SHARDS FOLDER`.
+
+Rank 0 prints the share of the epoch that it waited for data, and images a second.
+"""
 
 import sys
 import time
@@ -27,9 +30,11 @@ class Stopwatch(Recorder):
 
     def __init__(self) -> None:
         self.ends: list[float] = []
+        self.waited = 0.0
 
     def step(self, step: int, values: dict[str, float]) -> None:
         self.ends.append(time.perf_counter())
+        self.waited = values["data_wait"]  # of the epoch so far
 
     def epoch(self, row: dict[str, Any]) -> None:
         self.scores = row
@@ -60,7 +65,7 @@ def main(shards: str, folder: str) -> None:
     recipe = timed_recipe()
     watch = train(shards, read_manifest(shards), recipe, Path(folder), world)
     if world.rank == 0:
-        sys.stdout.write(f"{watch.rate(recipe.data.batch_size)}\n")
+        sys.stdout.write(f"{watch.waited} {watch.rate(recipe.data.batch_size)}\n")
     dist.stop()
 
 

@@ -41,16 +41,18 @@ _NUMBERS = itertools.count()
 
 def ranks(nproc: int, threads: int, shards: str, folder: Path) -> Side:
     """Return a side that trains in a process group of its own; what processes need to start is not counted."""
+    return lambda: run_ranks(nproc, threads, shards, folder)[1]
 
-    def side() -> float:
-        command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={nproc}"]
-        command += ["--standalone", "--local-addr", "127.0.0.1"]
-        command += ["-m", "tests.bench.rank", shards, str(folder / f"checkpoints-{next(_NUMBERS)}")]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-        return float(done.stdout.split()[-1])
 
-    return side
+def run_ranks(nproc: int, threads: int, shards: str, folder: Path) -> tuple[float, float]:
+    """Train `tiny` for an epoch; return the share of it spent waiting for data, and images a second."""
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={nproc}"]
+    command += ["--standalone", "--local-addr", "127.0.0.1"]
+    command += ["-m", "tests.bench.rank", shards, str(folder / f"checkpoints-{next(_NUMBERS)}")]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    waited, rate = done.stdout.split()[-2:]
+    return float(waited), float(rate)
 
 
 def trainer(shards: str, manifest: Manifest, folder: Path) -> Side:

@@ -206,8 +206,9 @@ def _decode(shard: OpenShard, sample: int, flip: bool, image: np.ndarray, label:
     """Decode a sample into `image` (3, H, W) and `label` (H, W) or (3, H, W), mirrored if `flip`; return its key."""
     key, photo, ids = shard.read(sample)
     try:
-        pixels = _pixels(photo, "JPEG", "RGB", image.shape[1:])
-        truth = _pixels(ids, "PNG", "L" if label.ndim == 2 else "RGB", image.shape[1:])
+        height, width = image.shape[1:]
+        pixels = _pixels(photo, "JPEG", "RGB", (height, width))
+        truth = _pixels(ids, "PNG", "L" if label.ndim == 2 else "RGB", (height, width))
     except _NOT_AN_IMAGE as error:
         raise DataError(f"shard {shard.info.name}: sample {key!r} can't be decoded: {error}") from error
     columns = slice(None, None, -1 if flip else 1)
@@ -216,12 +217,13 @@ def _decode(shard: OpenShard, sample: int, flip: bool, image: np.ndarray, label:
     return key
 
 
-def _pixels(data: bytes, kind: str, mode: str, size: tuple[int, ...]) -> np.ndarray:
+def _pixels(data: bytes, kind: str, mode: str, size: tuple[int, int]) -> np.ndarray:
+    if kind == "JPEG" and (pixels := decode_jpeg(data, size)) is not None:
+        return pixels
     # Only the header is read here: a picture of the wrong size is refused before it takes memory.
     with Image.open(io.BytesIO(data), formats=(kind,)) as image:
         if (image.height, image.width) != size or image.mode != mode:
             height, width = size
             found = f"{image.width}x{image.height} {image.mode}"
             raise ValueError(f"the {kind} is {found}, not {width}x{height} {mode}")
-        pixels = decode_jpeg(data, (image.height, image.width)) if kind == "JPEG" else None
-        return np.asarray(image) if pixels is None else pixels
+        return np.asarray(image)

@@ -29,12 +29,13 @@ _BROKEN_TAR = (tarfile.TarError, OSError, ValueError, EOFError, LookupError, Ove
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was read: shards, samples, labelled pixels of each class by split, and a line for each problem."""
+    """What was read: shards, samples, labelled pixels of each class by split, the classes' names, a line a problem."""
 
     shards: int
     samples: int
     problems: list[str]
     pixels_per_class: dict[str, tuple[int, ...]]
+    classes: tuple[str, ...]
 
 
 @dataclass
@@ -76,6 +77,7 @@ def verify(shards: str, progress: Callable[[int, int], None] | None = None) -> V
         samples=sum(tally.samples for tally in tallies.values()),
         problems=problems,
         pixels_per_class={name: tuple(tally.pixels.tolist()) for name, tally in tallies.items()},
+        classes=tuple(label.name for label in manifest.classes),
     )
 
 

@@ -41,7 +41,7 @@ def model_input(data: bytes, size: tuple[int, int], max_pixels: int) -> tuple[np
     image = open_image(data, max_pixels)
     given = (image.height, image.width)
     with one_large(image.height * image.width):
-        if image.format in ("JPEG", "MPO") and (pixels := decode_jpeg(data, given)) is not None:
+        if image.format in ("JPEG", "MPO") and (pixels := decode_jpeg(data, given, grey=True)) is not None:
             return _turned(pixels, _orientation(image), size)
         photo = as_people_see_it(image)
         given = (photo.height, photo.width)
