@@ -1,5 +1,6 @@
 """The S3 store against a real S3 server: SeaweedFS, as `vitseg stack` starts it. tests/test_s3_faults.py spoils it."""
 
+import io
 import os
 import secrets
 import socket
@@ -121,6 +122,34 @@ def test_creation_where_there_are_no_conditional_writes(store: S3Store, code: st
         stub.assert_no_pending_responses()
 
 
+@pytest.mark.parametrize("there", ["tag", "other", None])
+def test_replacement_where_there_are_no_conditional_writes(store: S3Store, there: str | None) -> None:
+    place = {"Bucket": store.bucket, "Key": f"{store.prefix}/key"}
+    file = io.BytesIO(b"data")
+    plain = {"Body": file, "ContentType": "application/octet-stream", "Metadata": {}}
+    with Stubber(s3_module.client()) as stub:
+        stub.add_client_error("put_object", "NotImplemented", http_status_code=501)
+        if there is None:
+            stub.add_client_error("head_object", "404", http_status_code=404, expected_params=place)
+        else:
+            stub.add_response("head_object", {"ContentLength": 1, "ETag": f'"{there}"'}, place)
+        if there == "tag":
+            stub.add_response("put_object", {}, place | plain)
+        assert store.write("key", file, if_match="tag") is (there == "tag")
+        stub.assert_no_pending_responses()
+
+
+@pytest.mark.parametrize(("code", "status"), [("NoSuchKey", 404), ("PreconditionFailed", 412)])
+def test_servers_differ_in_what_they_say_where_there_is_nothing_to_replace(
+    store: S3Store, code: str, status: int
+) -> None:
+    with Stubber(s3_module.client()) as stub:
+        stub.add_client_error("put_object", code, http_status_code=status)
+        assert store.write("key", b"data", if_match="tag") is False
+        stub.add_client_error("put_object", "NoSuchBucket", http_status_code=404)
+        assert "does not exist" in refusal(lambda: store.write("key", b"data", if_match="tag"), NotFoundError)
+
+
 def test_a_write_that_is_not_implemented_at_all(store: S3Store) -> None:
     with Stubber(s3_module.client()) as stub:
         stub.add_client_error("put_object", service_error_code="NotImplemented", http_status_code=501)
@@ -168,6 +197,34 @@ def test_one_of_many_writers_creates_an_object(store: S3Store) -> None:
         assert won.count(True) == 1
         assert store.read(f"lock{round_}") == bytes([won.index(True)])
     assert store.write("lock0", b"later", if_absent=True) is False
+
+
+def test_one_of_many_writers_replaces_an_object(store: S3Store) -> None:
+    for round_ in range(3):
+        store.write("key", f"the old one {round_}".encode(), metadata={"by": "another"})
+        info = store.stat("key")
+        assert info is not None
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(lambda n, etag=info.etag: store.write("key", bytes([n]), if_match=etag), range(8)))
+        assert won.count(True) == 1
+        assert store.read("key") == bytes([won.index(True)])
+    assert store.metadata("key") == {}
+    assert store.write("gone", b"new", if_match=info.etag) is False
+    assert store.stat("gone") is None
+
+
+def test_a_file_is_written_from_its_start(store: S3Store) -> None:
+    content = bytes(range(256)) * 50_000
+    file = io.BytesIO(content)
+    file.seek(700)
+    assert store.write("key", file, content_type="application/x-tar")
+    assert store.write("key", file, if_absent=True) is False
+    assert store.write("other", file, if_absent=True)
+    assert store.write("empty", io.BytesIO())
+    assert [store.read(key) for key in ("key", "other", "empty")] == [content, content, b""]
+    info = store.stat("key")
+    assert info is not None
+    assert info.etag == content_md5(content)  # one part, so that the etag tells the content
 
 
 def test_a_wrong_secret_is_an_access_error(store: S3Store, fresh_client: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The S3 store against a server that answers badly, or in part."""
 
+import io
 import os
 import secrets
 from collections.abc import Iterator
@@ -65,10 +66,11 @@ def test_what_fails_twice_and_then_goes_well(store: S3Store, pauses: list[float]
             store.read("nothing")
         assert store.write("new", CONTENT, metadata={"place": "straße"})
         assert store.write("once", CONTENT, if_absent=True)
+        assert store.write("file", io.BytesIO(CONTENT))
         store.delete("empty")
-    assert proxy.faults.total() >= 9  # each call, at least once
-    assert [row.key for row in store.list()] == ["key", "new", "once"]
-    assert [store.read(key) for key in ("key", "new", "once")] == [CONTENT] * 3
+    assert proxy.faults.total() >= 10  # each call, at least once
+    assert [row.key for row in store.list()] == ["file", "key", "new", "once"]
+    assert [store.read(key) for key in ("file", "key", "new", "once")] == [CONTENT] * 4
     assert (store.metadata("new"), store.metadata("once")) == ({"place": "straße"}, {})
 
 
@@ -97,7 +99,7 @@ def test_a_body_that_breaks_off_is_asked_for_again_after_longer_and_longer_pause
     assert all(0.5 * usual <= pause <= 1.5 * usual for pause, usual in zip(pauses, (0.1, 0.4, 1.6), strict=True))
 
 
-@pytest.mark.parametrize("kind", ["lost", "broken"])
+@pytest.mark.parametrize("kind", ["lost", "broken", "conflict"])
 def test_a_lost_answer_does_not_lose_a_race_and_wins_none(store: S3Store, pauses: list[float], kind: str) -> None:
     with faulty(kind, most=1, methods=("PUT",)) as proxy:
         assert store.write("mine", b"", if_absent=True) is True
@@ -105,6 +107,19 @@ def test_a_lost_answer_does_not_lose_a_race_and_wins_none(store: S3Store, pauses
     store.write("taken", b"", if_absent=True)
     with faulty(kind, most=1, methods=("PUT",)):
         assert store.write("taken", b"", if_absent=True) is False
+
+
+@pytest.mark.parametrize("kind", ["lost", "broken", "conflict"])
+def test_a_lost_answer_does_not_spoil_a_replacement(store: S3Store, pauses: list[float], kind: str) -> None:
+    store.write("key", b"old")
+    old = store.stat("key")
+    assert old is not None
+    with faulty(kind, most=1, methods=("PUT",)) as proxy:
+        assert store.write("key", b"new", if_match=old.etag) is True
+    assert proxy.requests["PUT"] == 2
+    with faulty(kind, most=1, methods=("PUT",)):
+        assert store.write("key", b"other", if_match=old.etag) is False
+    assert store.read("key") == b"new"
 
 
 @pytest.mark.parametrize("length_last", [False, True])

@@ -1,6 +1,8 @@
 """Writes to a folder: atomic, one winner of many, and errors that say what is wrong."""
 
 import errno
+import fcntl
+import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -132,3 +134,61 @@ def test_other_trouble_with_links_is_no_reason_to_overwrite(store: LocalStore, m
     with pytest.raises(StorageError, match="Input/output error"):
         store.write("key", b"x", if_absent=True)
     assert list(store.folder.iterdir()) == []
+
+
+def test_a_file_is_written_from_its_start(store: LocalStore) -> None:
+    content = bytes(range(256)) * 5000
+    file = io.BytesIO(content)
+    file.seek(700)
+    assert store.write("key", file)
+    assert store.write("key", file, if_absent=True) is False
+    assert store.write("other", file, if_absent=True)
+    assert [store.read(key) for key in ("key", "other")] == [content] * 2
+
+
+def made_before(store: LocalStore, key: str) -> str:
+    """Write an object as an earlier job would have; return its etag."""
+    store.write(key, b"the old one")
+    os.utime(store.folder / key, ns=(10**18, 10**18))
+    info = store.stat(key)
+    assert info is not None
+    return info.etag
+
+
+def test_one_of_many_writers_replaces_an_object(store: LocalStore) -> None:
+    for _ in range(5):
+        etag = made_before(store, "key")
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(lambda n, etag=etag: store.write("key", bytes([n]), if_match=etag), range(8)))
+        assert won.count(True) == 1
+        assert store.read("key") == bytes([won.index(True)])
+    assert [path.name for path in store.folder.iterdir()] == ["key"]
+
+
+def test_what_is_not_there_is_not_replaced(store: LocalStore) -> None:
+    etag = made_before(store, "key")
+    store.delete("key")
+    assert store.write("key", b"new", if_match=etag) is False
+    assert list(store.list()) == []
+    store.write("folder/file", b"x")
+    with pytest.raises(NameTakenError):
+        store.write("folder", b"new", if_match=etag)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF])
+def test_replacement_where_there_are_no_locks(store: LocalStore, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    etag = made_before(store, "key")
+    assert store.write("key", b"first", if_match=etag) is True
+    assert store.write("key", b"second", if_match=etag) is False
+    assert store.read("key") == b"first"
+
+
+def test_a_file_that_only_its_folder_lets_us_replace(store: LocalStore) -> None:
+    etag = made_before(store, "key")
+    (store.folder / "key").chmod(0o444)
+    assert store.write("key", b"new", if_match=etag)
+    assert store.read("key") == b"new"

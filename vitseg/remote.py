@@ -4,7 +4,7 @@ import contextlib
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, BinaryIO
 
 import aiohttp
 import fsspec
@@ -145,11 +145,12 @@ class FsspecStore:
     def write(
         self,
         key: str,
-        data: bytes,
+        data: bytes | BinaryIO,
         *,
         metadata: dict[str, str] | None = None,
         content_type: str | None = None,
         if_absent: bool = False,
+        if_match: str | None = None,
     ) -> bool:
         """Refused: results go to a folder or to s3://.
 

@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 from urllib.parse import quote, unquote
 
 import boto3
@@ -36,7 +36,7 @@ _MISSING = {"NoSuchKey", "404", "NotFound", "NoSuchBucket"}
 _FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"}
 _ERRORS = (ClientError, BotoCoreError, ResponseParserError)
 _PAUSES = (0.1, 0.4, 1.6)  # seconds, before a body that broke off is asked for again
-_WRITER = "vitseg-writer"  # metadata of what is written `if_absent`: who wrote it
+_WRITER = "vitseg-writer"  # metadata of what is written under a condition: who wrote it
 _LOCK = threading.Lock()
 
 
@@ -56,6 +56,7 @@ def _client_of(process: int) -> Any:
     )
     for operation in ("ListObjectsV2", "HeadObject", "GetObject"):
         made.meta.events.register(f"before-parse.s3.{operation}", _distrust)
+    made.meta.events.register("before-parse.s3.PutObject", _send_again)
     return made
 
 
@@ -77,6 +78,12 @@ def _distrust(operation_model: Any, response_dict: dict[str, Any], **_: Any) -> 
         headers.pop("last-modified", None)  # nobody asks for it, and half a date is one more kind of error
     if not whole:
         response_dict.update(status_code=500, body=b"")
+
+
+def _send_again(response_dict: dict[str, Any], **_: Any) -> None:
+    """Let botocore retry a conditional put that met another one, as S3 asks for: by itself it takes that for final."""
+    if response_dict["status_code"] == 409 and b"ConditionalRequestConflict" in response_dict["body"]:
+        response_dict["status_code"] = 503
 
 
 def _is(error: Exception, status: int, code: str) -> bool:
@@ -217,29 +224,36 @@ class S3Store:
     def write(
         self,
         key: str,
-        data: bytes,
+        data: bytes | BinaryIO,
         *,
         metadata: dict[str, str] | None = None,
         content_type: str | None = None,
         if_absent: bool = False,
+        if_match: str | None = None,
     ) -> bool:
-        """See `Store.write`: one PUT; metadata is percent-encoded, for S3 takes ASCII only."""
+        """See `Store.write`: one PUT, at most 5 GiB; metadata is percent-encoded, for S3 takes ASCII only."""
         options: dict[str, Any] = {"ContentType": content_type or "application/octet-stream"}
         options["Metadata"] = {name: quote(value, safe=":/@.-_") for name, value in (metadata or {}).items()}
-        if if_absent:
-            options["IfNoneMatch"] = "*"
+        conditional = if_absent or if_match is not None
+        if conditional:
+            options |= {"IfNoneMatch": "*"} if if_absent else {"IfMatch": f'"{if_match}"'}
             options["Metadata"][_WRITER] = writer = secrets.token_hex(8)
+        if not isinstance(data, bytes):
+            data.seek(0)
         try:
             client().put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **options)
         except ClientError as error:
-            if if_absent and _is(error, 501, "NotImplemented"):
+            if conditional and _is(error, 501, "NotImplemented"):
                 # A server without conditional writes: two writers in the same instant may both win.
-                absent = self.stat(key) is None
-                return absent and self.write(key, data, metadata=metadata, content_type=content_type)
-            if if_absent and _is(error, 412, "PreconditionFailed"):
+                there = self.stat(key)
+                holds = there is None if if_absent else there is not None and there.etag == if_match
+                return holds and self.write(key, data, metadata=metadata, content_type=content_type)
+            if conditional and _is(error, 412, "PreconditionFailed"):
                 # Where the answer to a first try was lost, what now stands in the way is our own.
                 retried = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
                 return retried and self._metadata(key).get(_WRITER) == writer
+            if if_match is not None and error.response.get("Error", {}).get("Code") == "NoSuchKey":
+                return False  # what S3 says where there is nothing to match
             self._fail(error, key)
         except (BotoCoreError, ResponseParserError) as error:
             self._fail(error, key)

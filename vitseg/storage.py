@@ -8,20 +8,17 @@ import contextlib
 import errno
 import hashlib
 import os
-import secrets
 import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
+from vitseg.atomic import PART, put_file, tag_of
 from vitseg.errors import NameTakenError, NotFoundError, StorageError, UsageError, write_error
 
-_TEMPORARY = ".vitseg-part-"
-# What os.link says on exFAT, FUSE and others that know no hard links, or no more of them.
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _PAUSES = (0.05, 0.2, 0.0)  # seconds, after each reading of a file that changed under it
 
 
@@ -58,10 +55,18 @@ class Store(Protocol):
         """Return the first `size` bytes (at least 1) of an object, or all of a shorter one; errors as `read_tagged`."""
 
     def write(
-        self, key: str, data: bytes, *, metadata: dict[str, str] | None = None, content_type: str | None = None,
-        if_absent: bool = False,
+        self, key: str, data: bytes | BinaryIO, *, metadata: dict[str, str] | None = None,
+        content_type: str | None = None, if_absent: bool = False, if_match: str | None = None,
     ) -> bool:  # fmt: skip
-        """Put an object atomically; with `if_absent`, return False and write nothing where one exists.
+        """Put an object atomically, or, where a condition does not hold, write nothing and return False.
+
+        Args:
+            key: its place.
+            data: its content, or a file that holds it: that is read from its start, block by block.
+            metadata: user metadata, for stores that keep some.
+            content_type: its media type, for stores that keep one.
+            if_absent: put it only where there is no object.
+            if_match: put it only in the place of the object that has this etag. Not together with `if_absent`.
 
         Raises:
             AccessError: the store can't be written.
@@ -138,20 +143,6 @@ def _refuse(error: OSError) -> None:
         raise StorageError(f"can't list {error.filename}: {error.strerror}") from error
 
 
-def _link(part: Path, path: Path) -> bool:
-    # A link fails where the name is taken: the only atomic "create if absent". Without hard links, False tells the
-    # caller to rename: two writers in the same instant may both win there.
-    try:
-        os.link(part, path)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, "File exists") from error
-        return False
-    return True
-
-
 class LocalStore:
     """A folder. The etag is made of modification time and size."""
 
@@ -165,7 +156,7 @@ class LocalStore:
         return self.folder / key
 
     def _info(self, key: str, status: os.stat_result) -> ObjectInfo:
-        return ObjectInfo(key, status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}")
+        return ObjectInfo(key, status.st_size, tag_of(status))
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """See `Store.list`; symbolic links are followed once; part files, pipes and devices are left out."""
@@ -181,7 +172,7 @@ class LocalStore:
             for name in sorted(names):
                 path = Path(folder, name)
                 key = path.relative_to(self.folder).as_posix()
-                if not key.startswith(prefix) or name.startswith(_TEMPORARY):
+                if not key.startswith(prefix) or name.startswith(PART):
                     continue
                 try:
                     status = path.stat()
@@ -242,31 +233,19 @@ class LocalStore:
             return file.read(size)
 
     def write(
-        self, key: str, data: bytes, *, metadata: dict[str, str] | None = None, content_type: str | None = None,
-        if_absent: bool = False,
+        self, key: str, data: bytes | BinaryIO, *, metadata: dict[str, str] | None = None,
+        content_type: str | None = None, if_absent: bool = False, if_match: str | None = None,
     ) -> bool:  # fmt: skip
-        """See `Store.write`: into a part file beside the target, flushed to disk, then renamed."""
+        """See `Store.write` and `put_file`; files carry no metadata."""
         path = self._path(key)
-        part = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            if if_absent and _link(part, path):
-                part.unlink()
-            else:
-                part.replace(path)
+            return put_file(path, data, if_absent=if_absent, if_match=if_match)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
             if if_absent and isinstance(error, FileExistsError) and path.is_file():
                 return False
             if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY):
                 self._refuse_clash(key, error)
             raise write_error(error, self.uri(key)) from error
-        return True
 
     def _refuse_clash(self, key: str, error: OSError) -> None:
         # The root is not looked at: should that be a file, no key is to blame.

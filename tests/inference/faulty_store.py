@@ -4,7 +4,7 @@
     reset         the connection is reset, nothing was done         lost          done, but reset before the answer
     broken        reset in the middle of the answer                 cut           the answer ends in the middle
     cut_headers   the answer ends before its headers, or `cut_at`   empty         the answer ends after its headers
-    stall         the answer is late, and good
+    stall         the answer is late, and good                      conflict      409, for puts that are conditional
 
 Answers without content break off in the middle of their headers instead.
 
@@ -25,7 +25,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 KINDS = ("refused", "slow_down", "reset", "lost", "broken", "cut", "cut_headers", "empty", "stall")
-_REFUSALS = {"refused": (500, "InternalError"), "slow_down": (503, "SlowDown")}
+"""What any request may meet; `conflict` is no part of it."""
+_REFUSALS = {
+    "refused": (500, "InternalError"),
+    "slow_down": (503, "SlowDown"),
+    "conflict": (409, "ConditionalRequestConflict"),
+}
 _HOP_BY_HOP = {"connection", "keep-alive", "expect", "transfer-encoding"}
 _ERROR = "<?xml version='1.0' encoding='UTF-8'?>\n<Error><Code>{}</Code><Message>A fault of the test</Message></Error>"
 
@@ -36,7 +41,7 @@ class FaultyStore(ThreadingHTTPServer):
     Args:
         endpoint: `http://host:port` of the good server.
         share: of requests that fail, 0–1.
-        kinds: of faults, any of `KINDS`.
+        kinds: of faults, any of `KINDS`, or `conflict`.
         seed: decides which requests fail.
         stall: seconds that an answer is late.
         most: faults that one and the same request meets at most; None for no limit.
@@ -61,7 +66,7 @@ class FaultyStore(ThreadingHTTPServer):
         cut_at: int | None = None,
         length_last: bool = False,
     ) -> None:
-        assert set(kinds) <= set(KINDS)
+        assert set(kinds) <= {*KINDS, "conflict"}
         super().__init__(("127.0.0.1", 0), _Handler)
         parts = urlsplit(endpoint)
         self.target = (str(parts.hostname), parts.port or 80)

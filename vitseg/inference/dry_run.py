@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from vitseg.inference.chunk import make_setting, segment_objects
 from vitseg.inference.existing import find_mask
@@ -139,8 +139,8 @@ class _Nowhere(LocalStore):
         super().__init__(Path(os.devnull))
 
     def write(
-        self, key: str, data: bytes, *, metadata: dict[str, str] | None = None, content_type: str | None = None,
-        if_absent: bool = False,
+        self, key: str, data: bytes | BinaryIO, *, metadata: dict[str, str] | None = None,
+        content_type: str | None = None, if_absent: bool = False, if_match: str | None = None,
     ) -> bool:  # fmt: skip
         """Forget it."""
         return True
