@@ -11,7 +11,7 @@ from prefect.tasks import exponential_backoff
 from flows.choices import Layout
 from flows.console import note, progress
 from flows.runners import make_runner, may_pass
-from vitseg.data.manifest import Manifest
+from vitseg.data.manifest import Manifest, manifest_tag
 from vitseg.data.plan import Plan, PlanOptions, ShardPlan, make_plan
 from vitseg.data.shards import ShardRecord, commit, done_shard, finished, write_shard
 from vitseg.storage import canonical, join
@@ -46,6 +46,7 @@ def preprocess(
     """
     start = time.monotonic()
     source, dest = canonical(source), canonical(dest)  # workers may run in other folders
+    before = manifest_tag(dest)
     plan = plan_shards(source, layout, size, shard_samples)
     manifest = finished(plan, dest)
     if manifest is not None:
@@ -58,7 +59,7 @@ def preprocess(
         for done, future in enumerate(as_completed(futures), start=1):
             future.result()
             show(done, len(futures))
-    manifest = commit(plan, [future.result() for future in futures], dest)
+    manifest = commit(plan, [future.result() for future in futures], dest, before)
     _show(manifest)
     return _answer(manifest, dest, start)
 

@@ -3,7 +3,15 @@ import json
 
 import pytest
 
-from vitseg.data.manifest import Manifest, ShardInfo, SkippedSource, Split, read_manifest, write_manifest
+from vitseg.data.manifest import (
+    Manifest,
+    ShardInfo,
+    SkippedSource,
+    Split,
+    manifest_tag,
+    read_manifest,
+    write_manifest,
+)
 from vitseg.errors import DataError, NotFoundError
 from vitseg.labels import train_classes
 from vitseg.storage import open_store
@@ -22,6 +30,20 @@ MANIFEST = Manifest(
 def test_what_was_written_is_read(tmp_path):
     write_manifest(open_store(tmp_path), MANIFEST)
     assert read_manifest(str(tmp_path)) == MANIFEST
+
+
+def test_a_manifest_replaces_only_the_one_it_was_told_of(tmp_path):
+    store, other = open_store(tmp_path), dataclasses.replace(MANIFEST, fingerprint="0" * 64)
+    assert manifest_tag(str(tmp_path)) is None
+    assert write_manifest(store, MANIFEST)
+    first = manifest_tag(str(tmp_path))
+    assert not write_manifest(store, other)
+    assert not write_manifest(store, other, "another tag")
+    assert read_manifest(str(tmp_path)) == MANIFEST
+    assert write_manifest(store, other, first)
+    assert read_manifest(str(tmp_path)) == other
+    (tmp_path / "manifest.json").unlink()  # whoever removed the old one doesn't want it
+    assert write_manifest(store, MANIFEST, first)
 
 
 def test_file_has_the_format_of_the_contract(tmp_path):

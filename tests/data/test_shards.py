@@ -1,7 +1,13 @@
 import io
 import json
+import resource
+import secrets
 import shutil
+import signal
 import tarfile
+import tempfile
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,19 +17,20 @@ from PIL import Image
 
 from vitseg.data import shards as shards_module
 from vitseg.data.loader import Batches
-from vitseg.data.manifest import read_manifest
+from vitseg.data.manifest import manifest_tag, read_manifest
 from vitseg.data.plan import make_plan
 from vitseg.data.samples import make_sample
 from vitseg.data.shards import commit, done_shard, finished, write_shard
 from vitseg.data.verify import verify
-from vitseg.errors import AccessError, DataError
+from vitseg.errors import AccessError, DataError, StoreFullError
 from vitseg.storage import LocalStore
 
 
 def prepare(source, dest, **options):
+    before = manifest_tag(str(dest))
     plan = make_plan(str(source), **{"size": (32, 32), "shard_samples": 3, **options})
     records = [write_shard(shard, plan.options, str(dest)) for shard in plan.shards]
-    return plan, commit(plan, records, str(dest))
+    return plan, commit(plan, records, str(dest), before)
 
 
 def names(dest):
@@ -169,6 +176,45 @@ def test_the_record_is_put_after_the_tar(pairs, tmp_path, monkeypatch):
     prepare(pairs(train=2, val=0), tmp_path / "out")
     assert [key.rpartition(".")[2] for key in order] == ["tar", "json", "json"]
     assert order[-1] == "manifest.json"
+
+
+def peak_of(shard, plan, dest):
+    tracemalloc.start()
+    try:
+        info = write_shard(shard, plan.options, dest).shard
+        return info.bytes, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("where", ["folder", "bucket"])
+def test_memory_does_not_grow_with_the_shard(pairs, tmp_path, s3, where):
+    plan = make_plan(str(pairs(train=100, val=0, side=256)), size=(256, 256))
+    dest = str(tmp_path / "out") if where == "folder" else f"{s3}/test-{secrets.token_hex(6)}"
+    (whole,) = plan.shards
+    write_shard(replace(whole, samples=whole.samples[:1], index=1), plan.options, dest)  # what is made once
+    _, few = peak_of(replace(whole, samples=whole.samples[:10], index=2), plan, dest)
+    size, many = peak_of(whole, plan, dest)
+    assert many < few + 2**19
+    assert many < size / 2
+
+
+def test_no_room_for_temporary_files_says_what_to_do(pairs, tmp_path, monkeypatch):
+    plan = make_plan(str(pairs(train=9, val=0, side=64)), size=(64, 64))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(StoreFullError, match=r"nowhere has no room for a shard \(.*\): set TMPDIR to a disk that has"):
+        write_shard(plan.shards[0], plan.options, str(tmp_path / "out"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    limits, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(StoreFullError, match=r"has no room for a shard \(File too large\)"):
+            write_shard(plan.shards[0], plan.options, str(tmp_path / "out"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_refused_read_fails_the_part_and_is_no_row(pairs, tmp_path, monkeypatch):

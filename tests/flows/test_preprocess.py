@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.flows.command_line import vitseg
+from vitseg.data.manifest import Manifest, read_manifest
+from vitseg.data.plan import Plan, make_plan
+from vitseg.data.shards import ShardRecord, commit, write_shard
 from vitseg.data.synth import write_scenes
-from vitseg.errors import StorageError, UsageError
+from vitseg.errors import DataError, StorageError, UsageError
 
 pytestmark = pytest.mark.usefixtures("stack")  # Prefect reads its settings when it is imported: in the tests
 
@@ -32,6 +35,26 @@ def test_every_runner_writes_the_same_bytes(scenes: Path, tmp_path: Path) -> Non
         assert written(tmp_path / name) == written(tmp_path / "thread")
     again = preprocess(str(scenes), str(tmp_path / "thread"), size=(32, 64), shard_samples=8)
     assert {**again, "seconds": 0} == {**answers["thread"], "seconds": 0}
+
+
+def test_a_job_that_another_one_overtakes_says_so(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import preprocess as module
+
+    def overtaken(plan: Plan, records: list[ShardRecord], dest: str, *before: str | None) -> Manifest:
+        other = make_plan(str(scenes), size=(16, 32))
+        commit(other, [write_shard(shard, other.options, dest) for shard in other.shards], dest)
+        return commit(plan, records, dest, *before)
+
+    options = {"source": str(scenes), "dest": str(tmp_path / "shards"), "size": (32, 64)}
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "commit", overtaken)
+        with pytest.raises(DataError, match="another job has put its own data set there meanwhile"):
+            module.preprocess(**options)
+    assert read_manifest(str(tmp_path / "shards")).image_size == (16, 32)
+    assert module.preprocess(**options)["fingerprint"] == read_manifest(str(tmp_path / "shards")).fingerprint
+    assert read_manifest(str(tmp_path / "shards")).image_size == (32, 64)
 
 
 def test_sources_that_can_not_be_used_are_rows_and_exit_code_4(tmp_path: Path) -> None:

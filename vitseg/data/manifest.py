@@ -4,6 +4,7 @@ The format is part of the project's contract: readers check `schema`, and everyt
 counted again by `vitseg verify`.
 """
 
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -169,10 +170,17 @@ def read_manifest(shards: str) -> Manifest:
         raise DataError(f"{store.uri(MANIFEST)}: {error}") from error
 
 
-def write_manifest(store: Store, manifest: Manifest) -> None:
-    """Put `manifest.json`, atomically, over one that is there."""
-    text = json.dumps(manifest.to_json(), ensure_ascii=False, separators=(",", ":"))
-    store.write(MANIFEST, text.encode(), content_type="application/json")
+def manifest_tag(shards: str) -> str | None:
+    """Return the etag of the manifest that is at an address now, damaged or not; None where there is none."""
+    info = open_store(shards).stat(MANIFEST)
+    return info.etag if info else None
+
+
+def write_manifest(store: Store, manifest: Manifest, replaces: str | None = None) -> bool:
+    """Put `manifest.json`, atomically, where there is none or the one with the etag `replaces`; else return False."""
+    text = json.dumps(manifest.to_json(), ensure_ascii=False, separators=(",", ":")).encode()
+    put = functools.partial(store.write, MANIFEST, text, content_type="application/json")
+    return (replaces is not None and put(if_match=replaces)) or put(if_absent=True)
 
 
 def parse_json(data: bytes) -> Any:

@@ -2,21 +2,25 @@
 
 A part is done when its record lies at the destination, and the record is put after the tar. So a run that
 was killed, started again, makes only what is missing; and as equal input gives equal bytes, parts may be made
-twice, anywhere, at the same time. Nothing reads a data set before `manifest.json`, which is put last of all.
+twice, anywhere, at the same time. Nothing reads a data set before `manifest.json`, which is put last of all: of
+jobs that race for one destination, the first to put it wins, and the others are told.
 """
 
+import contextlib
 import hashlib
-import io
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from io import BufferedRandom
 from json import dumps
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from webdataset import TarWriter
 
 from vitseg.data.manifest import (
+    MANIFEST,
     Manifest,
     ShardInfo,
     SkippedSource,
@@ -28,7 +32,7 @@ from vitseg.data.manifest import (
 )
 from vitseg.data.plan import Plan, PlanOptions, ShardPlan
 from vitseg.data.samples import make_sample
-from vitseg.errors import DataError, NotFoundError, SampleError
+from vitseg.errors import DataError, NotFoundError, SampleError, StoreFullError
 from vitseg.labels import only_thing
 from vitseg.storage import Store, content_md5, open_store
 
@@ -74,20 +78,47 @@ class ShardRecord:
 def write_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecord:
     """Make one tar and its record at `dest`, unless both are there.
 
-    Sources that can't be used become rows of the record. Memory: the tar, and one image.
+    Sources that can't be used become rows of the record. Memory: a few images; the tar waits in a temporary file.
 
     Raises:
         DataError: a source changed since it was planned.
         AccessError, StorageError: a store refused or failed; the part is not done and can be tried again.
+        StoreFullError: there is no room for the tar, here or there.
     """
     if done := done_shard(shard, options, dest):
         return done
-    source, store = open_store(options.source), open_store(dest)
-    out = io.BytesIO()
+    store, info = open_store(dest), None
+    with _temporary_file() as file:
+        pixels, skipped = _pack(shard, options, file)
+        if samples := len(shard.samples) - len(skipped):
+            file.seek(0)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            info = ShardInfo(f"{shard.split}-{shard.index:05d}-{sha256[:12]}.tar", sha256, file.tell(), samples)
+            store.write(info.name, file, content_type="application/x-tar")
+    record = ShardRecord(shard.split, shard.index, info, tuple(pixels.tolist()), tuple(skipped))
+    text = dumps(asdict(record), ensure_ascii=False)
+    store.write(_record_key(shard, options), text.encode(), content_type="application/json")
+    return record
+
+
+@contextlib.contextmanager
+def _temporary_file() -> Iterator[BufferedRandom]:
+    # Sources and stores have errors of their own; what is left, closing included, is about this file.
+    try:
+        with tempfile.TemporaryFile(prefix="vitseg-shard-") as file:
+            yield file
+    except OSError as error:
+        place, why = tempfile.tempdir or "TMPDIR", error.strerror or error
+        raise StoreFullError(f"{place} has no room for a shard ({why}): set TMPDIR to a disk that has") from error
+
+
+def _pack(shard: ShardPlan, options: PlanOptions, file: BinaryIO) -> tuple[np.ndarray, list[SkippedSource]]:
+    """Write the tar of a part; return the labelled pixels of each class, and what had to be left out."""
+    source = open_store(options.source)
     pixels = np.zeros(len(options.classes), np.int64)
     skipped = []
     # Fixed owner, mode and time: the bytes depend on the content alone.
-    with TarWriter(out, encoder=False, mtime=0, user="vitseg", group="vitseg", mode=0o444) as tar:
+    with TarWriter(file, encoder=False, mtime=0, user="vitseg", group="vitseg", mode=0o444) as tar:
         for planned in shard.samples:
             image = _read(source, planned.image, planned.image_md5)
             label = _read(source, planned.label, planned.label_md5) if planned.label else None
@@ -98,16 +129,7 @@ def write_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecor
                 continue
             tar.write({"__key__": planned.key, **members})
             pixels += counts
-    info = None
-    if samples := len(shard.samples) - len(skipped):
-        data = out.getvalue()
-        sha256 = hashlib.sha256(data).hexdigest()
-        info = ShardInfo(f"{shard.split}-{shard.index:05d}-{sha256[:12]}.tar", sha256, len(data), samples)
-        store.write(info.name, data, content_type="application/x-tar")
-    record = ShardRecord(shard.split, shard.index, info, tuple(pixels.tolist()), tuple(skipped))
-    text = dumps(asdict(record), ensure_ascii=False)
-    store.write(_record_key(shard, options), text.encode(), content_type="application/json")
-    return record
+    return pixels, skipped
 
 
 def done_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecord | None:
@@ -128,12 +150,21 @@ def done_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecord
     return record
 
 
-def commit(plan: Plan, records: Iterable[ShardRecord], dest: str) -> Manifest:
+def commit(plan: Plan, records: Iterable[ShardRecord], dest: str, replaces: str | None = None) -> Manifest:
     """Check that every part of the plan is there, and write the manifest that makes the data set exist.
 
+    Args:
+        plan: what was planned.
+        records: what became of its parts, in any order.
+        dest: where they are.
+        replaces: `manifest_tag` of the data set that was at `dest` when the job began, which this one may replace.
+
+    Returns:
+        The manifest, or that of another job that made the same data set meanwhile.
+
     Raises:
-        DataError: a part is missing, doesn't add up or lost its tar, no source at all could be used, or the one thing
-            of a binary data set is nowhere.
+        DataError: a part is missing, doesn't add up or lost its tar, no source at all could be used, the one thing
+            of a binary data set is nowhere, or another job has put its own data set there meanwhile.
     """
     store = open_store(dest)
     by_place = {(record.split, record.index): record for record in records}
@@ -166,8 +197,16 @@ def commit(plan: Plan, records: Iterable[ShardRecord], dest: str) -> Manifest:
     )
     if lost := _lost_shards(manifest, store):
         raise DataError(f"{store.uri(lost[0])} is not there in full: run `vitseg preprocess` again")
-    write_manifest(store, manifest)
-    return manifest
+    if write_manifest(store, manifest, replaces):
+        return manifest
+    winner = read_manifest(dest)
+    if winner.fingerprint != plan.fingerprint:
+        raise DataError(
+            f"{store.uri(MANIFEST)}: another job has put its own data set there meanwhile ({winner.samples} samples, "
+            f"fingerprint {winner.fingerprint[:12]}); the shards of this job are there, too: run `vitseg preprocess` "
+            "again to replace that data set, or choose another DEST"
+        )
+    return winner
 
 
 def finished(plan: Plan, dest: str) -> Manifest | None:
