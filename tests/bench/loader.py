@@ -24,7 +24,7 @@ BATCH = 16
 
 
 def figures(folder: Path) -> Iterator[Figure]:
-    shards, manifest = pack_scenes(folder, train=SAMPLES, val=0, side=256, shard_samples=128)
+    shards, manifest = pack_scenes(folder, train=SAMPLES, val=0, side=256, shard_samples=64)
     batches = Batches(shards, manifest, "train", batch_size=BATCH, flip=True, threads=2)
 
     def ours() -> None:
