@@ -15,7 +15,7 @@ from vitseg.errors import NotFoundError, StorageError
 from vitseg.s3 import S3Store
 from vitseg.storage import open_store
 
-from .inference.faulty_store import KINDS, FaultyStore
+from .faulty_store import KINDS, FaultyStore
 
 CONTENT = bytes(range(256)) * 20
 

@@ -2,11 +2,7 @@
 
 import io
 import os
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from vitseg import s3 as s3_module
+from tests.faulty_store import KINDS, FaultyStore, through
 from vitseg.inference.chunk import segment_chunk
 from vitseg.inference.commit import commit_job
 from vitseg.inference.job import Job, Options
@@ -23,7 +19,6 @@ from vitseg.storage import open_store
 
 from .color_rule import ColorRule, model
 from .conftest import encode
-from .faulty_store import KINDS, FaultyStore
 
 PLACE = "faults"  # fixed: which requests fail depends on their addresses
 IMAGES = 98
@@ -59,17 +54,6 @@ def photos(s3: str) -> str:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda item: store.write(*item), objects().items()))
     return address
-
-
-@contextmanager
-def through(proxy: FaultyStore) -> Iterator[None]:
-    """Point this process to another S3 server; pauses between retries are short."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-        patch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda seconds: time.sleep(seconds / 20)))
-        s3_module._client_of.cache_clear()
-        yield
-    s3_module._client_of.cache_clear()
 
 
 def segment(source: str, dest: str) -> tuple[Job, dict[str, Any]]:

@@ -1,10 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vitseg.errors import SampleError
+from vitseg.errors import SampleError, StoreFullError
 from vitseg.inference import photo as photo_module
 from vitseg.inference.images import decode_image
 from vitseg.inference.photo import DecodedPhoto, open_photo, pixel_moments
@@ -53,6 +55,15 @@ def test_rows_of_every_mode_are_those_of_the_decoded_image(mode):
         image = Image.fromarray(values).convert(mode)
     data = encode(image, "TIFF" if mode in ("CMYK", "I", "F") else "PNG")
     np.testing.assert_array_equal(whole(data, 2), np.asarray(decode_image(data, LIMIT)))
+
+
+def test_a_full_temporary_folder_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(photo_module, "SPILLED_PIXELS", 10)
+    full = Path("/dev/full")  # says that there is no room, when it is written to
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda *, buffering=-1, **_: full.open("w+b", buffering))
+    noise = np.random.default_rng(0).integers(0, 255, (9, 9, 3), np.uint8)
+    with pytest.raises(StoreFullError, match="set TMPDIR"), open_photo(encode(noise), LIMIT):
+        pass
 
 
 def test_what_is_broken_or_too_large_says_so():

@@ -7,8 +7,9 @@ so that what the model says about it has room where the image was. (A TMPDIR in 
 import math
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import IO, Protocol
+from contextlib import ExitStack, contextmanager
+from io import RawIOBase
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -53,8 +54,10 @@ def open_photo(data: bytes, max_pixels: int) -> Iterator[Photo]:
     if image.width * image.height <= SPILLED_PIXELS:
         yield decoded
         return
-    with tempfile.TemporaryFile(prefix="vitseg-photo-") as file:
+    with ExitStack() as stack:
         try:
+            # Unbuffered: closing a full disk's file would write what is left, and fail once more.
+            file = stack.enter_context(tempfile.TemporaryFile(prefix="vitseg-photo-", buffering=0))
             spilled = SpilledPhoto(decoded, file)
         except OSError as error:
             needed = f"{3 * image.width * image.height >> 20} MiB for the pixels of a large image"
@@ -98,12 +101,14 @@ class DecodedPhoto:
 class SpilledPhoto:
     """The rows of an image in a file."""
 
-    def __init__(self, photo: Photo, file: IO[bytes]) -> None:
+    def __init__(self, photo: Photo, file: RawIOBase) -> None:
         """Copy all rows."""
         self._size = photo.size
         self._file = file
         for top in range(0, self._size[0], _BAND):
-            file.write(photo.rows(top, min(top + _BAND, self._size[0])).tobytes())
+            rows = memoryview(photo.rows(top, min(top + _BAND, self._size[0])).tobytes())
+            while rows:
+                rows = rows[file.write(rows) :]
 
     @property
     def size(self) -> tuple[int, int]:

@@ -20,9 +20,14 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from urllib.parse import urlsplit
+
+import pytest
+
+from vitseg import s3 as s3_module
 
 KINDS = ("refused", "slow_down", "reset", "lost", "broken", "cut", "cut_headers", "empty", "stall")
 """What any request may meet; `conflict` is no part of it."""
@@ -197,3 +202,14 @@ class _Handler(BaseHTTPRequestHandler):
 def _head(status: int, reason: str, headers: list[tuple[str, str]]) -> bytes:
     lines = [f"HTTP/1.1 {status} {reason}", *(f"{name}: {value}" for name, value in headers)]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+@contextlib.contextmanager
+def through(proxy: FaultyStore) -> Iterator[None]:
+    """Point this process to another S3 server; pauses between retries are short."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        patch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda seconds: time.sleep(seconds / 20)))
+        s3_module._client_of.cache_clear()
+        yield
+    s3_module._client_of.cache_clear()
