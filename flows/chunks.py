@@ -13,14 +13,13 @@ from prefect.tasks import exponential_backoff
 
 from flows.choices import Runner
 from flows.console import counted, note, progress
-from flows.runners import cores, make_runner, may_pass
+from flows.runners import CLUSTER_AHEAD, cores, make_runner, may_pass
 from vitseg.errors import DataError, StorageError, StoreFullError, VitsegError
 from vitseg.inference.chunk import segment_chunk
 from vitseg.inference.job import Job
 from vitseg.inference.ledger import ChunkCounts
 
 _HOPELESS = 3  # chunks one after another that fail, after their retries: then it is the store, not the chunk
-_CLUSTER_AHEAD = 256  # chunks that wait at a cluster, whose workers nobody has counted
 _TOLD = 5  # failed objects, as they occur
 _LOOK_SECONDS = 0.5
 _PAGE_SECONDS = 5
@@ -92,7 +91,7 @@ def run_chunks(job: Job, runner: str, workers: int, max_failures: int | None) ->
 def _run(indexes: list[int], runner: str, workers: int, outcome: "Outcome", watch: "Watch") -> list[int]:
     """Run chunks, some more than there are workers at a time; return those in flight when a worker died."""
     here = runner in ("thread", "process")
-    ahead = workers + 1 if here else max(workers + 1, _CLUSTER_AHEAD)
+    ahead = workers + 1 if here else max(workers + 1, CLUSTER_AHEAD)
     threads = max(1, cores() // workers) if here and not _gpus() else None  # Dask and Ray tell their workers themselves
     ended: queue.SimpleQueue[PrefectFuture[ChunkCounts]] = queue.SimpleQueue()
     waiting, running = iter(indexes), dict[PrefectFuture[ChunkCounts], int]()

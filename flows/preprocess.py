@@ -1,27 +1,23 @@
 """Flow: source images and labels → WebDataset shards and a manifest."""
 
+import queue
 import time
+from contextlib import closing
+from itertools import islice
 from typing import Any
 
-from prefect import flow, task, unmapped
+from prefect import flow, task
 from prefect.artifacts import create_table_artifact
-from prefect.futures import as_completed
+from prefect.futures import PrefectFuture
 from prefect.tasks import exponential_backoff
 
 from flows.choices import Layout
 from flows.console import note, progress
-from flows.runners import make_runner, may_pass
+from flows.runners import CLUSTER_AHEAD, make_runner, may_pass
 from vitseg.data.manifest import Manifest, manifest_tag
 from vitseg.data.plan import Plan, PlanOptions, ShardPlan, make_plan
 from vitseg.data.shards import ShardRecord, commit, done_shard, finished, write_shard
 from vitseg.storage import canonical, join
-
-
-@task
-def plan_shards(source: str, layout: str, size: tuple[int, int], shard_samples: int) -> Plan:
-    """List and hash the sources, and cut them into shards."""
-    with progress("reading sources", unit="objects") as show:
-        return make_plan(source, layout=layout, size=size, shard_samples=shard_samples, progress=show)
 
 
 @task(retries=3, retry_delay_seconds=exponential_backoff(backoff_factor=1), retry_jitter_factor=0.5,
@@ -47,21 +43,42 @@ def preprocess(
     start = time.monotonic()
     source, dest = canonical(source), canonical(dest)  # workers may run in other folders
     before = manifest_tag(dest)
-    plan = plan_shards(source, layout, size, shard_samples)
-    manifest = finished(plan, dest)
-    if manifest is not None:
-        note(
-            f"nothing to do: {dest} already holds these {_samples(manifest)} samples (fingerprint {plan.fingerprint[:12]})"
-        )
-        return _answer(manifest, dest, start)
-    futures = make_shard.map(plan.shards, unmapped(plan.options), unmapped(dest))
-    with progress("writing shards", unit="shards") as show:
-        for done, future in enumerate(as_completed(futures), start=1):
-            future.result()
-            show(done, len(futures))
-    manifest = commit(plan, [future.result() for future in futures], dest, before)
+    with progress("reading sources", unit="objects") as show:
+        plan = make_plan(source, layout=layout, size=size, shard_samples=shard_samples, progress=show)
+    with closing(plan):
+        manifest = finished(plan, dest)
+        if manifest is not None:
+            note(
+                f"nothing to do: {dest} already holds these {_samples(manifest)} samples "
+                f"(fingerprint {plan.fingerprint[:12]})"
+            )
+            return _answer(manifest, dest, start)
+        manifest = commit(plan, _make_shards(plan, dest), dest, before)
     _show(manifest)
     return _answer(manifest, dest, start)
+
+
+def _make_shards(plan: Plan, dest: str) -> list[ShardRecord]:
+    """Map the shards over the runner, some at a time: each that waits holds the names of all its samples."""
+    ended: queue.SimpleQueue[PrefectFuture[ShardRecord]] = queue.SimpleQueue()
+    waiting, running = iter(plan.shards), set[PrefectFuture[ShardRecord]]()
+    records: list[ShardRecord] = []
+
+    def begin(count: int) -> None:
+        for shard in islice(waiting, count):
+            future = make_shard.submit(shard, plan.options, dest)
+            running.add(future)
+            future.add_done_callback(ended.put)
+
+    begin(CLUSTER_AHEAD)
+    with progress("writing shards", unit="shards") as show:
+        while running:
+            future = ended.get()
+            running.remove(future)
+            records.append(future.result())
+            show(len(records), len(plan.shards))
+            begin(1)
+    return records
 
 
 def _samples(manifest: Manifest) -> int:

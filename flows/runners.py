@@ -8,6 +8,8 @@ from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 from vitseg.errors import StorageError, StoreFullError, UsageError
 
 RUNNERS = ("thread", "process", "dask", "ray")
+CLUSTER_AHEAD = 256
+"""Tasks that wait or run at a cluster, whose workers nobody has counted."""
 
 
 def make_runner(name: str, workers: int | None = None) -> Any:

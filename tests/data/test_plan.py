@@ -1,8 +1,12 @@
 import dataclasses
+import gc
 import json
 import os
 import pickle
 import shutil
+import sqlite3
+import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,12 +14,29 @@ from hypothesis import strategies as st
 
 from vitseg.data import plan as plan_module
 from vitseg.data.plan import make_plan
-from vitseg.errors import NotFoundError, UsageError
-from vitseg.storage import content_md5
+from vitseg.data.spill import Spill
+from vitseg.errors import NotFoundError, StoreFullError, UsageError
+from vitseg.storage import LocalStore, ObjectInfo, content_md5
+
+IMAGES = "train/images/{}.jpg", "train/targets/{}.png"
+FOLDERS = "train/images/{}.jpg", "train/masks/{}.png"
+PHOTOS = ("camera/images/{}.jpg",)
+CITYSCAPES = "leftImg8bit/train/ulm/{}_leftImg8bit.png", "gtFine/train/ulm/{}_gtFine_color.png"
 
 
 def keys_of(plan):
     return [(shard.split, sample.key) for shard in plan.shards for sample in shard.samples]
+
+
+def many(count, names):
+    """Return a listing of so many photographs, and their labels if they have names."""
+
+    def listing(self, prefix=""):
+        for name in names:
+            for number in range(count if name.startswith(prefix) else 0):
+                yield ObjectInfo(name.format(f"a-photograph-with-a-long-name-{number:08}"), 1, f"{number:032}")
+
+    return listing
 
 
 def test_every_source_is_in_one_shard_and_all_are_of_like_size(pairs):
@@ -48,11 +69,59 @@ def test_sources_are_named_by_what_they_hold(pairs):
     assert sample.label is None
 
 
-def test_a_plan_travels_as_pickle_and_as_json(folders):
+def test_the_parts_of_a_plan_travel_as_pickle_and_as_json(folders):
     plan = make_plan(str(folders))
-    assert pickle.loads(pickle.dumps(plan)) == plan
-    assert json.loads(json.dumps(dataclasses.asdict(plan)))["options"]["layout"] == "folders"
+    parts = plan.options, plan.shards[0]
+    assert pickle.loads(pickle.dumps(parts)) == parts
+    options, shard = json.loads(json.dumps([dataclasses.asdict(part) for part in parts]))
+    assert options["layout"] == "folders"
+    assert len(shard["samples"]) == 4
     assert [label.name for label in plan.classes] == ["crack", "asphalt"]
+    with pytest.raises(TypeError, match="pickle"):  # a whole plan may be as large as its source is long
+        pickle.dumps(plan)
+
+
+def test_shards_are_read_one_by_one_in_any_order(pairs):
+    shards = make_plan(str(pairs(train=11, val=3)), shard_samples=4).shards
+    in_order = list(shards)
+    assert len(shards) == len(in_order) == 4
+    assert [shards[number] for number in (3, 1, -2, -4)] == [in_order[number] for number in (3, 1, 2, 0)]
+    assert shards[1:3] == in_order[1:3]
+    assert in_order[2] in shards
+    for number in (4, -5):
+        with pytest.raises(IndexError):
+            shards[number]
+
+
+def test_a_plan_that_is_closed_has_no_file_any_more(folders, monkeypatch):
+    def open_files():
+        return sum("etilqs" in str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
+
+    before = open_files()
+    monkeypatch.setattr(LocalStore, "list", many(12_000, IMAGES))
+    monkeypatch.setattr(LocalStore, "md5", lambda self, info: info.etag)
+    plan = make_plan(str(folders), layout="images")
+    again = make_plan(str(folders), layout="images")
+    assert open_files() >= before + 2  # what is in one may have been in memory alone
+    plan.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        plan.shards[0]
+    assert len(again.shards[0].samples) > 200
+    del again
+    gc.collect()
+    assert open_files() == before
+
+
+def test_a_disk_without_room_for_the_plan_is_said(folders, monkeypatch):
+    class Small(Spill):
+        def __init__(self):
+            super().__init__()
+            self.execute("PRAGMA max_page_count = 40")
+
+    monkeypatch.setattr(LocalStore, "list", many(12_000, IMAGES))
+    monkeypatch.setattr(plan_module, "Spill", Small)
+    with pytest.raises(StoreFullError, match="TMPDIR"):
+        make_plan(str(folders), layout="images")
 
 
 def test_a_copy_elsewhere_has_the_same_fingerprint(cityscapes, tmp_path):
@@ -125,6 +194,38 @@ def test_a_source_without_a_labelled_photo_says_why(cityscapes):
         path.unlink()
     with pytest.raises(NotFoundError, match="no label belongs to this photo"):
         make_plan(str(cityscapes))
+
+
+@pytest.mark.parametrize(
+    ("layout", "names", "fingerprint"),
+    [
+        ("cityscapes", CITYSCAPES, "ec3f495146930ce1"),
+        ("pairs", ("val/{}.jpg",), "3f04847dca6fd4f5"),
+        ("folders", FOLDERS, "62688ec4020802d5"),
+        ("images", IMAGES, "3ecc34012334c362"),
+        ("photos", PHOTOS, "8698c231031b11f2"),
+    ],
+)
+def test_data_sets_that_exist_keep_their_fingerprint(tmp_path, monkeypatch, layout, names, fingerprint):
+    rows = [{"name": name, "color": [id, 0, 0], "id": id, "train_id": id} for id, name in enumerate(["road", "sky"])]
+    (tmp_path / "classes.json").write_text(json.dumps(rows))
+    monkeypatch.setattr(LocalStore, "list", many(700, names))
+    monkeypatch.setattr(LocalStore, "md5", lambda self, info: info.etag)
+    assert make_plan(str(tmp_path), layout=layout, shard_samples=64).fingerprint.startswith(fingerprint)
+
+
+@pytest.mark.parametrize(("layout", "names"), [("cityscapes", CITYSCAPES), ("images", IMAGES), ("photos", PHOTOS)])
+def test_planning_a_large_source_takes_memory_for_a_page(monkeypatch, layout, names):
+    monkeypatch.setattr(LocalStore, "md5", lambda self, info: info.etag)
+    peaks = []
+    for count in (2_000, 20_000):
+        monkeypatch.setattr(LocalStore, "list", many(count, names))
+        tracemalloc.start()
+        plan = make_plan("anywhere", layout=layout)
+        assert sum(len(shard.samples) for shard in plan.shards) == plan.sources == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 18_000 * 20  # a million images: less than 20 MB more than two thousand
 
 
 @settings(max_examples=20, deadline=None)

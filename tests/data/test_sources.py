@@ -1,5 +1,7 @@
 import json
+import os
 import random
+from pathlib import Path
 
 import pytest
 
@@ -109,8 +111,23 @@ def test_two_photos_with_one_stem_are_not_both_taken(folders):
 
 def test_the_order_does_not_depend_on_the_store(pairs):
     folder = pairs(train=12)
-    (folder / "train/3.png").write_bytes(b"x")
+    for ending in ("png", "JPG", "jpeg"):
+        (folder / f"train/3.{ending}").write_bytes(b"x")
     assert list(find_samples(open_store(folder), "pairs")) == list(find_samples(Scrambled(folder), "pairs"))
+
+
+def test_names_that_are_no_utf_8_keep_their_place_and_their_bytes(tmp_path):
+    names = [b"e.jpg", b"\x80.jpg", "é.jpg".encode(), b"\xff.jpg", "\ue000.jpg".encode(), "😀.jpg".encode()]
+    (tmp_path / "train").mkdir()
+    for name in names:
+        Path(tmp_path / "train", os.fsdecode(name)).write_bytes(b"x")
+    for store in (open_store(tmp_path), Scrambled(tmp_path)):
+        samples, skipped = split_up(store, "pairs")
+        assert not skipped
+        keys = [sample.image.key for sample in samples]
+        assert {os.fsencode(key) for key in keys} == {b"train/" + name for name in names}
+        assert keys == sorted(keys)
+        assert all(store.stat(sample.image.key) == sample.image for sample in samples)
 
 
 def test_a_split_that_can_not_name_a_shard_becomes_rows(pairs):

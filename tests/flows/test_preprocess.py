@@ -1,14 +1,18 @@
 """The flow `preprocess`: the same bytes from every runner, and every source that can't be used has a row."""
 
+import gc
 import json
+import sqlite3
 import sys
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.flows.command_line import vitseg
 from vitseg.data.manifest import Manifest, read_manifest
-from vitseg.data.plan import Plan, make_plan
+from vitseg.data.plan import Plan, PlannedShards, PlanOptions, ShardPlan, make_plan
 from vitseg.data.shards import ShardRecord, commit, write_shard
 from vitseg.data.synth import write_scenes
 from vitseg.errors import DataError, StorageError, UsageError
@@ -110,3 +114,55 @@ def test_a_store_that_fails_for_a_moment_is_tried_again(
     monkeypatch.setattr(module, "write_shard", write_shard)
     answer = module.preprocess(str(scenes), str(tmp_path), size=(32, 64), shard_samples=64)
     assert (answer["samples"], len(calls)) == (30, 3)
+
+
+def test_shards_are_read_from_the_plan_a_few_at_a_time(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import preprocess as module
+    from flows.runners import cores
+
+    read: list[weakref.ref[ShardPlan]] = []
+    alive = []
+    get, real = PlannedShards.__getitem__, module.write_shard
+
+    def getitem(self: PlannedShards, number: int) -> ShardPlan:
+        shard = get(self, number)
+        read.append(weakref.ref(shard))
+        return shard
+
+    def write_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecord:
+        gc.collect()  # Prefect's own cycles hold what has ended
+        alive.append(sum(reference() is not None for reference in read))
+        return real(shard, options, dest)
+
+    monkeypatch.setattr(PlannedShards, "__getitem__", getitem)
+    monkeypatch.setattr(module, "write_shard", write_shard)
+    monkeypatch.setattr(module, "CLUSTER_AHEAD", 3)
+    answer = module.preprocess(str(scenes), str(tmp_path), size=(32, 64), shard_samples=2)
+    assert answer["shards"] == len(alive) == 15
+    assert max(alive) <= 3 + cores()  # those that wait or run, and those that a worker is about to forget
+
+
+@pytest.mark.parametrize("error", [DataError("changed since it was planned"), KeyboardInterrupt()])
+def test_a_flow_that_fails_or_is_stopped_gives_its_plan_up(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    from flows import preprocess as module
+
+    plans = []
+
+    def make_plan(*arguments: Any, **options: Any) -> Plan:
+        plans.append(module_make_plan(*arguments, **options))
+        return plans[0]
+
+    def commit(*arguments: Any) -> None:
+        raise error
+
+    module_make_plan = module.make_plan
+    monkeypatch.setattr(module, "make_plan", make_plan)
+    monkeypatch.setattr(module, "commit", commit)
+    with pytest.raises(type(error)):
+        module.preprocess(str(scenes), str(tmp_path), size=(32, 64), shard_samples=64)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        plans[0].shards[0]

@@ -2,21 +2,26 @@
 
 It is made before any image is opened, and is a pure function of what the source holds and of the options. Its
 fingerprint names the data set: the same content gives the same one in a folder and in a bucket.
+
+A source of millions is planned in a temporary file, from which each shard is read when its turn has come.
 """
 
+import bisect
 import hashlib
 import itertools
 import json
-import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any, overload
 
 from vitseg.data.manifest import SkippedSource
 from vitseg.data.sources import LAYOUTS, PHOTOS, Sample, detect_layout, find_samples, read_classes
+from vitseg.data.spill import Spill, on_disk, packed, unpacked
 from vitseg.errors import NotFoundError, UsageError
 from vitseg.labels import Label, train_classes
-from vitseg.storage import Store, open_store
+from vitseg.storage import ObjectInfo, Store, open_store
 
 FORMAT = 1
 """Part of the fingerprint: raise it whenever the same source and options give other tars."""
@@ -25,6 +30,7 @@ MAX_SOURCE_BYTES = 256 * 2**20
 MAX_SIDE = 8192
 """Longest side of prepared images, pixels."""
 _HASH_THREADS = 8
+_HASH_BLOCK = 512  # samples
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,51 @@ class ShardPlan:
     samples: tuple[PlannedSample, ...]
 
 
+class PlannedShards(Sequence[ShardPlan]):
+    """All shards of a plan, split by split; they lie on disk, and each is read when it is asked for."""
+
+    def __init__(self, table: Spill, shard_samples: int) -> None:
+        self._table = table
+        self._splits: list[tuple[str, int, int, int]] = []  # name, samples before it, its samples, its shards
+        self._starts: list[int] = []  # number of shards before each split
+        self.samples = self._count = 0
+        for split, samples in table.execute("SELECT split, count(*) FROM sample GROUP BY split ORDER BY split"):
+            shards = -(-samples // shard_samples)
+            self._splits.append((split, self.samples, samples, shards))
+            self._starts.append(self._count)
+            self.samples += samples
+            self._count += shards
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, item: int) -> ShardPlan: ...
+
+    @overload
+    def __getitem__(self, item: slice) -> list[ShardPlan]: ...
+
+    def __getitem__(self, item: int | slice) -> ShardPlan | list[ShardPlan]:
+        if isinstance(item, slice):
+            return [self[number] for number in range(len(self))[item]]
+        number = range(len(self))[item]
+        place = bisect.bisect_right(self._starts, number) - 1
+        split, before, samples, shards = self._splits[place]
+        index = number - self._starts[place]
+        edges = [before + samples * edge // shards for edge in (index, index + 1)]
+        rows = self._table.execute("SELECT * FROM sample WHERE rowid > ? AND rowid <= ? ORDER BY rowid", edges)
+        return ShardPlan(split, index, tuple(PlannedSample(*columns) for _, *columns in map(_texts, rows)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PlannedShards):
+            return NotImplemented
+        return len(self) == len(other) and all(map(operator.eq, self, other))
+
+    def close(self) -> None:
+        """Give the temporary file up; no shard can be read any more."""
+        self._table.close()
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
     """What every part of the work needs to know; `image_size` is (height, width) in pixels."""
@@ -73,10 +124,13 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class Plan:
-    """All shards of a data set, and the sources that can't become samples."""
+    """All shards of a data set, and the sources that can't become samples.
+
+    A plan stays in the process that made it: what travels to workers is `options`, and one of `shards` at a time.
+    """
 
     options: PlanOptions
-    shards: tuple[ShardPlan, ...]
+    shards: PlannedShards
     skipped: tuple[SkippedSource, ...]
 
     @property
@@ -92,7 +146,11 @@ class Plan:
     @property
     def sources(self) -> int:
         """Number of sources; when all is done, samples and skipped rows add up to it."""
-        return sum(len(shard.samples) for shard in self.shards) + len(self.skipped)
+        return self.shards.samples + len(self.skipped)
+
+    def close(self) -> None:
+        """Give up the temporary file: no shard can be read any more."""
+        self.shards.close()
 
 
 def make_plan(
@@ -115,6 +173,7 @@ def make_plan(
     Raises:
         UsageError: an option is out of range, or the layout is unknown.
         NotFoundError: the source is not there, or has no photo with a label.
+        StoreFullError: the temporary folder has no room for the plan, about a kilobyte an image.
     """
     if layout not in ("auto", *LAYOUTS):
         raise UsageError(f"layout {layout!r} does not exist: choose auto, {', '.join(LAYOUTS)}")
@@ -126,69 +185,79 @@ def make_plan(
     if layout == "auto":
         layout = detect_layout(store)
     labels = read_classes(store, layout)
-    samples, skipped = _usable(store, layout)
-    if not samples:
-        why = f": {skipped[0].source}: {skipped[0].reason}" if skipped else ""
-        what = "photo" if layout == PHOTOS else "labelled photo"
-        raise NotFoundError(f"{store.root} has no {what} in layout {layout}{why}")
-    hashed = _hash(store, samples, progress)
     options = PlanOptions(fingerprint="", source=source, layout=layout, image_size=size, labels=labels)
     known = dict.fromkeys((*labels, *options.classes))  # the background of a binary data set is nowhere in the source
     settings = [FORMAT, layout, list(size), shard_samples, [label.to_json() for label in known]]
-    options = replace(options, fingerprint=_fingerprint(settings, hashed))
-    return Plan(options, _cut(hashed, shard_samples), tuple(skipped))
+    skipped: list[SkippedSource] = []
+    with on_disk():
+        table = Spill()
+        if not (count := _find(table, store, layout, skipped)):
+            why = f": {skipped[0].source}: {skipped[0].reason}" if skipped else ""
+            what = "photo" if layout == PHOTOS else "labelled photo"
+            raise NotFoundError(f"{store.root} has no {what} in layout {layout}{why}")
+        _hash(table, store, lambda done: progress(done, count) if progress else None)
+        options = replace(options, fingerprint=_fingerprint(settings, table))
+        _shuffle(table)
+        return Plan(options, PlannedShards(table, shard_samples), tuple(skipped))
 
 
-Hashed = list[tuple[str, PlannedSample]]  # (split, sample), by split and key
+def _find(table: Spill, store: Store, layout: str, skipped: list[SkippedSource]) -> int:
+    """Fill the table `found` with all usable samples, and `skipped` with the others; return the number of usable ones."""
+    table.execute("CREATE TABLE found (split, key, image, image_size, image_etag, label, label_size, label_etag)")
+    samples = _usable(find_samples(store, layout), skipped)
+    table.executemany("INSERT INTO found VALUES (?, ?, ?, ?, ?, ?, ?, ?)", map(_row, samples))
+    return int(table.execute("SELECT count(*) FROM found").fetchone()[0])
 
 
-def _usable(store: Store, layout: str) -> tuple[list[Sample], list[SkippedSource]]:
-    samples, skipped = [], []
-    for row in find_samples(store, layout):
+def _usable(rows: Iterable[Sample | SkippedSource], skipped: list[SkippedSource]) -> Iterator[Sample]:
+    for row in rows:
         if isinstance(row, SkippedSource):
             skipped.append(row)
         elif max(row.image.size, row.label.size if row.label else 0) > MAX_SOURCE_BYTES:
             skipped.append(SkippedSource(row.image.key, f"a file of over {MAX_SOURCE_BYTES} bytes"))
         else:
-            samples.append(row)
-    return samples, skipped
+            yield row
 
 
-def _hash(store: Store, samples: list[Sample], progress: Callable[[int, int], None] | None) -> Hashed:
-    def one(sample: Sample) -> tuple[str, PlannedSample]:
-        label = sample.label
-        label_md5 = store.md5(label) if label else None
-        planned = PlannedSample(
-            sample.key, sample.image.key, store.md5(sample.image), label.key if label else None, label_md5
-        )
-        return sample.split, planned
+def _row(sample: Sample) -> tuple[object, ...]:
+    image, label = sample.image, sample.label
+    columns = (packed(label.key), label.size, label.etag) if label else (None, None, None)
+    return sample.split, sample.key, packed(image.key), image.size, image.etag, *columns
 
-    hashed = []
+
+def _hash(table: Spill, store: Store, progress: Callable[[int], None]) -> None:
+    """Turn the table `found` into `hashed`."""
+
+    def one(row: Any) -> tuple[object, ...]:
+        split, key, image, size, etag, label, label_size, label_etag = row
+        label_md5 = store.md5(ObjectInfo(unpacked(label), label_size, label_etag)) if label else None
+        return split, key, image, store.md5(ObjectInfo(unpacked(image), size, etag)), label, label_md5
+
+    table.execute("CREATE TABLE hashed (split, key, image, image_md5, label, label_md5)")
+    found, done = table.execute("SELECT * FROM found ORDER BY rowid"), itertools.count(1)
     with ThreadPoolExecutor(_HASH_THREADS) as pool:
-        for row in pool.map(one, samples):
-            hashed.append(row)
-            if progress:
-                progress(len(hashed), len(samples))
-    return sorted(hashed, key=lambda row: (row[0], row[1].key))
+        while block := found.fetchmany(_HASH_BLOCK):  # to `map` all at once would make a million futures
+            for row in pool.map(one, block):
+                table.execute("INSERT INTO hashed VALUES (?, ?, ?, ?, ?, ?)", row)
+                progress(next(done))
+    table.execute("DROP TABLE found")
 
 
-def _fingerprint(settings: list[object], hashed: Hashed) -> str:
+def _fingerprint(settings: list[object], table: Spill) -> str:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for split, sample in hashed:
-        row = [split, sample.key, sample.image, sample.image_md5, sample.label, sample.label_md5]
-        digest.update(b"\n" + json.dumps(row).encode())
+    for row in table.execute("SELECT * FROM hashed ORDER BY split, key, rowid"):
+        digest.update(b"\n" + json.dumps(_texts(row)).encode())
     return digest.hexdigest()
 
 
-def _cut(hashed: Hashed, shard_samples: int) -> tuple[ShardPlan, ...]:
-    """Order each split by the hash of its keys, so that a city is spread over all shards, and cut it."""
-    shards = []
-    for split, rows in itertools.groupby(hashed, key=lambda row: row[0]):
-        samples = sorted((row[1] for row in rows), key=lambda sample: hashlib.sha256(sample.key.encode()).digest())
-        count = math.ceil(len(samples) / shard_samples)
-        edges = [len(samples) * index // count for index in range(count + 1)]
-        shards += [
-            ShardPlan(split, index, tuple(samples[start:end]))
-            for index, (start, end) in enumerate(itertools.pairwise(edges))
-        ]
-    return tuple(shards)
+def _shuffle(table: Spill) -> None:
+    """Turn `hashed` into `sample`: each split by the hash of its keys, so that a city is spread over all shards."""
+    table.create_function("key_hash", 1, lambda key: hashlib.sha256(key.encode()).digest(), deterministic=True)
+    table.execute("CREATE TABLE sample AS SELECT * FROM hashed ORDER BY split, key_hash(key), rowid")
+    table.execute("DROP TABLE hashed")
+
+
+def _texts(row: Any) -> list[Any]:
+    """Return a row of `hashed` or `sample`, its keys as text."""
+    split, key, image, image_md5, label, label_md5 = row
+    return [split, key, unpacked(image), image_md5, label and unpacked(label), label_md5]

@@ -10,6 +10,7 @@
 Only listings are read here; nothing is opened but `classes.json`.
 """
 
+import contextlib
 import hashlib
 import itertools
 import re
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from vitseg.data.manifest import SkippedSource, parse_json
+from vitseg.data.pairing import LABEL, PHOTO, SECOND_LABEL, Listed, Pairing
+from vitseg.data.spill import packed, unpacked
 from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.labels import CITYSCAPES, Label, train_classes
 from vitseg.storage import ObjectInfo, Store
@@ -31,6 +34,7 @@ _CITYSCAPES_LABEL = re.compile(r"gtFine/(?P<split>[^/]+)/[^/]+/(?P<stem>[^/]+)_g
 _BESIDE_PHOTOS = re.compile(  # labels: what they belong to, in lower case, is there too
     r"(?P<root>(?:.*/)?)(?:(?P<official>gtfine|gtcoarse)/.+|(?P<split>[^/]+)/(?:masks|targets)/.+)"
 )
+_PHOTO_FOLDERS = ("leftimg8bit", "images")  # where those photographs lie
 _PAIR = re.compile(r"(?P<split>[^/]+)/(?P<stem>[^/]+)\.(jpe?g|png)", re.IGNORECASE)
 _FOLDERS = re.compile(
     r"(?P<split>[^/]+)/(?P<part>images|masks|targets)/(?P<stem>.+)\.(jpe?g|png|webp|bmp|tiff?)", re.IGNORECASE
@@ -88,33 +92,29 @@ def detect_layout(store: Store) -> str:
 def find_samples(store: Store, layout: str) -> Iterator[Sample | SkippedSource]:
     """Yield every sample of a source, and a row for each photo or label that has no partner.
 
-    Samples come by split and stem, rows after them, whatever order the store lists in.
+    Samples come by split and stem, rows after them, whatever order the store lists in. Memory: the rows.
 
     Raises:
         UsageError: the layout is none of `LAYOUTS`.
     """
-    if layout == "pairs":
-        photos, labels, skipped = _collect_pairs(store)
-    elif layout == "cityscapes":
-        photos, labels, skipped = _collect_cityscapes(store)
-    elif layout == "folders":
-        photos, labels, skipped = _collect_folders(store, "masks")
-    elif layout == "images":
-        photos, labels, skipped = _collect_folders(store, "targets")
-    elif layout == PHOTOS:
-        photos, labels, skipped = _collect_photos(store)
-    else:
+    if layout not in LAYOUTS:
         raise UsageError(f"layout {layout!r} does not exist: choose auto, {', '.join(LAYOUTS)}")
-    for split, stem in sorted(photos.keys() | labels.keys()):
-        photo, label = photos.get((split, stem)), labels.get((split, stem))
-        if photo is None:
-            skipped.append(SkippedSource(labels[split, stem].key, "no photo belongs to this label"))
-        elif label is None and layout not in ("pairs", PHOTOS):
-            skipped.append(SkippedSource(photo.key, "no label belongs to this photo"))
-        elif not _SPLIT.fullmatch(split):
-            skipped.append(SkippedSource(photo.key, "the split's name has more than letters, digits, - and _"))
-        else:
-            yield Sample(split, sample_key(stem), photo, label)
+    skipped: list[SkippedSource] = []
+    with contextlib.closing(Pairing()) as pairing:
+        _list_into(pairing, store, layout)
+        for split, stem, found in pairing.stems():
+            for stays, *others in found.values():  # of two with one stem the first by name
+                skipped += [SkippedSource(info.key, f"{stays.key} has the same stem") for info in others]
+            first = {part: objects[0] for part, objects in found.items()}
+            photo, label = first.get(PHOTO), first.get(LABEL) or first.get(SECOND_LABEL)
+            if label and not photo:
+                skipped.append(SkippedSource(label.key, "no photo belongs to this label"))
+            elif photo and not label and layout not in ("pairs", PHOTOS):
+                skipped.append(SkippedSource(photo.key, "no label belongs to this photo"))
+            elif photo and not _SPLIT.fullmatch(split):
+                skipped.append(SkippedSource(photo.key, "the split's name has more than letters, digits, - and _"))
+            elif photo:
+                yield Sample(split, sample_key(stem), photo, label)
     yield from sorted(skipped, key=lambda row: row.source)
 
 
@@ -162,68 +162,83 @@ def sample_key(stem: str) -> str:
     return f"{plain[:_MAX_KEY]}-{hashlib.sha256(stem.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
-Found = dict[tuple[str, str], ObjectInfo]  # (split, stem) → object
+def _list_into(pairing: Pairing, store: Store, layout: str) -> None:
+    if layout == "pairs":
+        pairing.add(_list_pairs(store))
+    elif layout == "cityscapes":
+        pairing.add(_list_cityscapes(store))
+    elif layout == "folders":
+        pairing.add(_list_folders(store, "masks"))
+    elif layout == "images":
+        pairing.add(_list_folders(store, "targets"))
+    else:
+        pairing.add(_list_photos(store))
+        _leave_out_labels(pairing)
+        _hold_back(pairing)
 
 
-def _collect_pairs(store: Store) -> tuple[Found, Found, list[SkippedSource]]:
-    photos: Found = {}
-    skipped: list[SkippedSource] = []
+def _list_pairs(store: Store) -> Iterator[Listed]:
     for info in store.list():
         if match := _match(_PAIR, info):
-            _keep(photos, match, info, skipped)
-    return photos, {}, skipped
+            yield match["split"], match["stem"], PHOTO, info
 
 
-def _collect_cityscapes(store: Store) -> tuple[Found, Found, list[SkippedSource]]:
-    photos: Found = {}
-    by_kind: dict[str, Found] = {"color": {}, "labelIds": {}}
-    skipped: list[SkippedSource] = []
+def _list_cityscapes(store: Store) -> Iterator[Listed]:
     for info in store.list("leftImg8bit/"):
         if match := _match(_CITYSCAPES_PHOTO, info):
-            _keep(photos, match, info, skipped)
+            yield match["split"], match["stem"], PHOTO, info
     for info in store.list("gtFine/"):
         if match := _match(_CITYSCAPES_LABEL, info):
-            _keep(by_kind[match["kind"]], match, info, skipped)
-    return photos, by_kind["color"] | by_kind["labelIds"], skipped
+            yield match["split"], match["stem"], LABEL if match["kind"] == "labelIds" else SECOND_LABEL, info
 
 
-def _collect_folders(store: Store, labels: str) -> tuple[Found, Found, list[SkippedSource]]:
-    """Collect `{split}/images/*` and `{split}/LABELS/*`."""
-    parts: dict[str, Found] = {"images": {}, labels: {}}
-    skipped: list[SkippedSource] = []
+def _list_folders(store: Store, labels: str) -> Iterator[Listed]:
+    """List `{split}/images/*` and `{split}/LABELS/*`."""
+    parts = {"images": PHOTO, labels: LABEL}
     for info in store.list():
         if (match := _match(_FOLDERS, info)) and match["part"].lower() in parts:
-            _keep(parts[match["part"].lower()], match, info, skipped)
-    return parts["images"], parts[labels], skipped
+            yield match["split"], match["stem"], parts[match["part"].lower()], info
 
 
-def _collect_photos(store: Store) -> tuple[Found, Found, list[SkippedSource]]:
-    """Take every image for a photo, but for labels of the other layouts; one in twenty, by its key's hash, validates."""
-    found = [info for info in store.list() if _match(_PHOTO, info) and not info.key.startswith("_vitseg/")]
-    folders = {str(parent).lower() for info in found for parent in PurePosixPath(info.key).parents}
-    found = [info for info in found if not _lies_beside_photos(info.key.lower(), folders)]
-    found.sort(key=lambda info: hashlib.sha256(info.key.encode("utf-8", "surrogateescape")).digest())
-    held_back = max(1, len(found) // _VAL_SHARE) if len(found) > 1 else 0
-    return {("val" if i < held_back else "train", info.key): info for i, info in enumerate(found)}, {}, []
+def _list_photos(store: Store) -> Iterator[Listed]:
+    """Take every image for a photo, whatever its stem."""
+    for info in store.list():
+        if _match(_PHOTO, info) and not info.key.startswith("_vitseg/"):
+            yield "train", info.key, PHOTO, info
 
 
-def _lies_beside_photos(key: str, folders: set[str]) -> bool:
-    """Say whether an image, by its key, is the label of photographs in one of these folders."""
-    match = _BESIDE_PHOTOS.fullmatch(key)
+def _leave_out_labels(pairing: Pairing) -> None:
+    """Remove the images that are labels of photographs which are there, too, in one of the other layouts."""
+    pairing.execute("CREATE TABLE folder (name BLOB PRIMARY KEY) WITHOUT ROWID")
+    folders = (unpacked(key).rpartition("/")[0] for (key,) in pairing.execute("SELECT key FROM object"))
+    paths = (PurePosixPath(folder) for folder, _ in itertools.groupby(folders))
+    found = (path for folder in paths for path in (folder, *folder.parents) if path.name.lower() in _PHOTO_FOLDERS)
+    pairing.executemany("INSERT OR IGNORE INTO folder VALUES (?)", ((packed(str(path).lower()),) for path in found))
+    pairing.create_function("photo_folder", 1, _photo_folder, deterministic=True)
+    pairing.execute("DELETE FROM object WHERE photo_folder(key) IN (SELECT name FROM folder)")
+
+
+def _photo_folder(key: bytes) -> bytes | None:
+    """Return in which folder, in lower case, the photographs lie that an image belongs to if it is a label."""
+    match = _BESIDE_PHOTOS.fullmatch(unpacked(key).lower())
     if match is None:
-        return False
-    return match["root"] + ("leftimg8bit" if match["official"] else f"{match['split']}/images") in folders
+        return None
+    return packed(match["root"] + ("leftimg8bit" if match["official"] else f"{match['split']}/images"))
+
+
+def _hold_back(pairing: Pairing) -> None:
+    """Let one in twenty, by its key's hash, validate."""
+    pairing.create_function("key_hash", 1, _key_hash, deterministic=True)
+    (count,) = pairing.execute("SELECT count(*) FROM object").fetchone()
+    held_back = max(1, count // _VAL_SHARE) if count > 1 else 0
+    first = "SELECT key FROM object ORDER BY key_hash(key) LIMIT ?"
+    pairing.execute(f"UPDATE object SET split = ? WHERE stem IN ({first})", (packed("val"), held_back))  # noqa: S608
+
+
+def _key_hash(key: bytes) -> bytes:
+    return hashlib.sha256(unpacked(key).encode("utf-8", "surrogateescape")).digest()
 
 
 def _match(pattern: re.Pattern[str], info: ObjectInfo) -> re.Match[str] | None:
-    hidden = PurePosixPath(info.key).name.startswith(".")  # `._photo.jpg` and the like of file managers
+    hidden = info.key.rpartition("/")[2].startswith(".")  # `._photo.jpg` and the like of file managers
     return None if hidden else pattern.fullmatch(info.key)
-
-
-def _keep(found: Found, match: re.Match[str], info: ObjectInfo, skipped: list[SkippedSource]) -> None:
-    """Add an object; of two with one stem the first by name stays, whatever the store's order."""
-    place = match["split"], match["stem"]
-    other = found.setdefault(place, info)
-    if other is not info:
-        found[place], loser = sorted((other, info), key=lambda row: row.key)
-        skipped.append(SkippedSource(loser.key, f"{found[place].key} has the same stem"))

@@ -1,0 +1,43 @@
+"""Photos and labels find each other by split and stem, on disk: memory does not grow with the source."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+from vitseg.data.spill import Spill, packed, unpacked
+from vitseg.storage import ObjectInfo
+
+PHOTO, LABEL, SECOND_LABEL = range(3)
+"""What an object can be to its stem; a second label counts where there is no first."""
+
+Listed = tuple[str, str, int, ObjectInfo]
+"""Split, stem, what it is to the stem, and the object."""
+
+
+class Pairing(Spill):
+    """The table `object`: all that a source lists, in the order of split, stem, what it is and key."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.execute(
+            "CREATE TABLE object (split BLOB, stem BLOB, part INTEGER, key BLOB, size INTEGER, etag TEXT, "
+            "PRIMARY KEY (split, stem, part, key)) WITHOUT ROWID"
+        )
+
+    def add(self, rows: Iterable[Listed]) -> None:
+        """Insert objects as they are listed."""
+        self.executemany(
+            "INSERT OR IGNORE INTO object VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                (packed(split), packed(stem), part, packed(info.key), info.size, info.etag)
+                for split, stem, part, info in rows
+            ),
+        )
+
+    def stems(self) -> Iterator[tuple[str, str, dict[int, list[ObjectInfo]]]]:
+        """Yield (split, stem, {what: objects by name}), by split and stem."""
+        rows = self.execute("SELECT * FROM object ORDER BY split, stem, part, key")
+        for (split, stem), group in itertools.groupby(rows, key=lambda row: row[:2]):
+            found: dict[int, list[ObjectInfo]] = {}
+            for _, _, part, key, size, etag in group:
+                found.setdefault(part, []).append(ObjectInfo(unpacked(key), size, etag))
+            yield unpacked(split), unpacked(stem), found

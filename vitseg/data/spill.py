@@ -1,0 +1,47 @@
+"""What is too much for memory: tables in a temporary file.
+
+The file has no name, so that it is gone when its process is, however that ends; TMPDIR says on which disk it lies.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+
+from vitseg.errors import StoreFullError
+
+
+class Spill(sqlite3.Connection):
+    """A database of its own on disk, of which some 2 MB are in memory; closed when nobody refers to it any more."""
+
+    def __init__(self) -> None:
+        super().__init__("", check_same_thread=False)  # whichever thread collects garbage may close it
+        self.execute("PRAGMA journal_mode = OFF")  # nothing is ever rolled back
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def packed(text: str) -> bytes:
+    """Return text as it is stored: names that are no UTF-8 keep their escapes, and bytes sort as the text does."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def unpacked(data: bytes) -> str:
+    """Return what `packed` was given."""
+    return data.decode("utf-8", "surrogatepass")
+
+
+@contextlib.contextmanager
+def on_disk() -> Iterator[None]:
+    """Say what to do where the disk has no room for a spill.
+
+    Raises:
+        StoreFullError: the block met a full disk, or a temporary folder that can't be written.
+    """
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorname", "").startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN")):
+            text = f"no room for a temporary file ({error}): set TMPDIR to a folder on a larger disk"
+            raise StoreFullError(text) from error
+        raise
