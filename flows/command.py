@@ -25,6 +25,7 @@ from vitseg.errors import UsageError, VitsegError
 
 SOME_FAILED = 4
 STOPPED = 130
+_PATIENCE_SECONDS = 1  # before somebody is told why it still goes on
 _GRACE_SECONDS = 20  # between a signal and the end, for what has to be told to servers and ranks
 _STOPPED_WORDS = "stopped: the same command goes on from here"
 _QUIET = {
@@ -96,10 +97,23 @@ def _leave(code: int | None) -> NoReturn:
 
 
 def _stop(number: int, frame: object) -> None:
-    last = threading.Timer(_GRACE_SECONDS, _leave_now)
-    last.daemon = True
-    last.start()
-    raise KeyboardInterrupt
+    global _stops
+    _stops += 1
+    if _stops == 1:
+        for seconds, then in ((_PATIENCE_SECONDS, _say_stopping), (_GRACE_SECONDS, _leave_now)):
+            timer = threading.Timer(seconds, then)
+            timer.daemon = True
+            timer.start()
+        raise KeyboardInterrupt
+    if _stops > 2:
+        _leave_now()
+    # Not by `sys.stderr`: whatever the signal has interrupted may be writing to it.
+    os.write(2, b"still stopping: once more ends it at once\n")
+
+
+def _say_stopping() -> None:
+    if not _told:
+        sys.stderr.write(f"stopping: what is under way is brought to its end, for {_GRACE_SECONDS} s at most\n")
 
 
 def _leave_now() -> None:
@@ -142,6 +156,7 @@ def make_way() -> None:
 
 _output: TextIO = sys.stdout
 _answered = False
+_stops = 0  # signals so far
 _told = False  # how the command ended is on standard error, and on standard output with `--json`
 
 
@@ -220,7 +235,7 @@ def prepare_flow() -> None:
         secret = f"vitseg:{secrets.token_urlsafe(24)}"
         os.environ["PREFECT_SERVER_API_AUTH_STRING"] = os.environ["PREFECT_API_AUTH_STRING"] = secret
         guard.end_children_with_this()
-        guard.keep_server_from_the_terminal()
+        guard.start_server()
 
 
 def prepare_tracking() -> None:

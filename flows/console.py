@@ -5,17 +5,28 @@ On a terminal progress is a bar; elsewhere it is a plain line every few seconds.
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _LINE_SECONDS = 5.0
+_SPEED_SECONDS = 30.0
 
 
 def note(text: str) -> None:
@@ -35,6 +46,14 @@ def headline(text: str) -> None:
     console.print(f"\n[bold]{escape(text)}[/bold]")
 
 
+class _LeftColumn(TimeRemainingColumn):
+    """How long the rest will take, where anybody can know."""
+
+    def render(self, task: Task) -> Text:
+        """Return it as text."""
+        return Text("") if task.total is None else Text("left ", style="default") + super().render(task)
+
+
 @contextlib.contextmanager
 def progress(what: str, total: int | None = None, unit: str = "") -> Iterator[Callable[..., None]]:
     """Show progress while the block runs; it is given `show(done, total)`, and adding text to it is up to `note`.
@@ -44,20 +63,25 @@ def progress(what: str, total: int | None = None, unit: str = "") -> Iterator[Ca
     if console.is_terminal:
         columns = (
             TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            TimeElapsedColumn(), _LeftColumn(),
         )  # fmt: skip
         with Progress(*columns, console=console, transient=True) as bar:
             row = bar.add_task(what, total=total)
             yield lambda done, of=None: bar.update(row, completed=done, total=of)
         return
     start = last = time.monotonic()
+    seen = deque([(start, 0)])  # when, and how much was done: speed is that of the last while
 
     def line(done: int, of: int | None = None) -> None:
         nonlocal last
         now = time.monotonic()
+        seen.append((now, done))
+        while len(seen) > 2 and seen[1][0] < now - _SPEED_SECONDS:
+            seen.popleft()
         if now - last >= _LINE_SECONDS or (done == of and now - start >= _LINE_SECONDS):
             last = now
-            left = f", {(now - start) / done * (of - done):.0f} s left" if of and 0 < done < of else ""
+            since, before = seen[0]
+            left = f", {(now - since) / (done - before) * (of - done):.0f} s left" if of and before < done < of else ""
             console.print(f"  {what}: {done}{f'/{of}' if of else ''} {unit}".rstrip() + left)
 
     yield line

@@ -5,6 +5,7 @@ a pipe, which breaks when the command is gone, and then ends every process that 
 environment: Prefect's temporary server, above all.
 """
 
+import contextlib
 import functools
 import os
 import secrets
@@ -18,6 +19,8 @@ MARK = "VITSEG_COMMAND"
 _GRACE_SECONDS = 5
 _watchers: list[subprocess.Popen[bytes]] = []  # keeps the pipes open as long as this process lives
 
+_settings = contextlib.ExitStack()  # what this process has set until its end
+
 
 def end_children_with_this() -> None:
     """Start the watcher of this process; children started from now on carry its mark."""
@@ -26,17 +29,22 @@ def end_children_with_this() -> None:
     _watchers.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
 
 
-def keep_server_from_the_terminal() -> None:
-    """Have Prefect start its temporary server in a session of its own.
+def start_server() -> None:
+    """Start Prefect's temporary server in a session of its own, and name it to the workers of this command.
 
     A terminal's Ctrl-C reaches every process of the command's group. The server would be gone at once, and the flow, which
     has to tell it that it was stopped, would look for it for a minute. Like this it ends after the command, or by the watcher.
+    And worker processes that know of no server start one each, which takes as long as a small job.
     """
     from prefect.server.api import server
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
     apart = types.SimpleNamespace(**vars(subprocess))
     apart.Popen = functools.partial(subprocess.Popen, start_new_session=True)
     server.subprocess = apart  # type: ignore[assignment]
+    started = server.SubprocessASGIServer()
+    started.start()
+    _settings.enter_context(temporary_settings({PREFECT_API_URL: started.api_url}))  # settings travel with each task
 
 
 def end_marked(mark: str) -> None:

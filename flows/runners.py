@@ -35,9 +35,8 @@ def make_runner(name: str, workers: int | None = None) -> Any:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         from prefect_ray import RayTaskRunner
 
-        return RayTaskRunner(
-            init_kwargs={"num_cpus": workers, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        )
+        alone: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        return RayTaskRunner(init_kwargs={**alone, "logging_level": "ERROR"})
     except ImportError as error:
         raise UsageError(f"--runner {name} needs its extra: pip install 'vitseg[{name}]'") from error
 

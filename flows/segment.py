@@ -13,7 +13,7 @@ from flows.console import counted, note, progress
 from vitseg.inference.commit import Summary, commit_job
 from vitseg.inference.dry_run import dry_run as count_work
 from vitseg.inference.job import MAX_PIXELS, ModelRef, Options
-from vitseg.inference.plan import plan_job
+from vitseg.inference.plan import another_source, plan_job
 from vitseg.registry import versions
 
 
@@ -68,6 +68,8 @@ def segment(
         runner = runner or default_runner()
         workers = workers or default_workers(runner)
         job = plan_job(source, dest, **asked, chunk_images=chunk, workers=workers, progress=show)
+    if other := another_source(job):
+        note(f"{dest} also has masks of {other}: of two photographs with one key, the mask of the last one stays")
     note(f"{counted(job.listed, 'object')} in {counted(job.chunks, 'chunk')}, with {version.uri}; job {job.id}")
     counts = run_chunks(job, runner, workers, max_failures)
     summary = commit_job(job, time.monotonic() - start, sum(part.written for part in counts), price_per_hour)
@@ -82,12 +84,14 @@ def _tell(summary: Summary, model: str) -> None:
     create_table_artifact(rows, key="segment", description=about)
     if summary.failures:
         create_table_artifact(summary.failures, key="segment-failures", description=f"the first failures; {about}")
-    if summary.failed > len(summary.failures):
-        note(f"{summary.failed} have failed, each with its reason in the ledger beside {summary.summary}")
+    if summary.failed:
+        note(f"{counted(summary.failed, 'object')} failed, each with its reason in the ledger beside {summary.summary}")
     if summary.least_confident:
         note(f"look first at {summary.least_confident}")
         create_markdown_artifact(
             f"The images that the model is least sure of: `{summary.least_confident}`", key="segment-least-confident"
         )
     if summary.skipped == summary.listed:
-        note(f"nothing to do: every object under {summary.source} is done, with this model and these options")
+        note(
+            f"nothing to do: all under {summary.source} is done, with this model and these options, or is no photograph"
+        )

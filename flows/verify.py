@@ -20,7 +20,7 @@ def verify_shards(shards: str, as_json: bool) -> None:
     if as_json:
         answer(dataclasses.asdict(report), as_json)
     else:
-        if report.classes:
+        if report.classes and report.pixels_per_class:
             show_table(histogram(report))
         for problem in report.problems:
             console.print(f"[bold red]wrong:[/bold red] {escape(problem)}")
@@ -38,10 +38,10 @@ def histogram(report: VerifyReport) -> Table:
         total = sum(pixels)
         shares[split] = [100 * count / total if total else 0.0 for count in pixels]
     table.add_column("")
-    first = next(iter(shares.values()), [])
+    first = next(iter(shares.values()))
     for number, name in enumerate(report.classes):
         share = first[number]
-        bar = "█" * max(round(_BAR * share / max(first)), 1 if share else 0) if share else ""
+        bar = "█" * max(1, round(_BAR * share / max(first))) if share else ""
         table.add_row(escape(name), *(_percent(row[number]) for row in shares.values()), bar)
     return table
 

@@ -172,6 +172,15 @@ def test_odd_class_names_draw_as_plain_text() -> None:
     assert (7, 77, 177) in colors_of(pictures.legend(odd))
 
 
+def test_of_a_long_key_the_name_of_the_file_stays() -> None:
+    font = pictures._font(15)
+    clipped = pictures._clip_middle("0.46  " + "very-long-folder/" * 9 + "last.jpg", font, 200)
+    assert clipped.startswith("0.46 …")
+    assert clipped.endswith("/last.jpg")
+    assert font.getlength(clipped) <= 200
+    assert pictures._clip_middle("0.46  short.jpg", font, 200) == "0.46 short.jpg"
+
+
 def test_a_contact_sheet_shows_every_picture() -> None:
     shades = [(30 * i + 1, 5, 250 - 30 * i) for i in range(7)]
     items = [(f"n{i}", Image.new("RGB", (40 + i, 20), shade)) for i, shade in enumerate(shades)]

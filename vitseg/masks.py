@@ -25,6 +25,7 @@ from vitseg.labels import palette as train_palette
 _RUN_LENGTHS = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 # Pictures: half the bytes of level 1 for 15 % more time.
 _PICTURE_LEVEL = 4
+_PNG = b"\x89PNG\r\n\x1a\n"
 _MASK = "a mask is an 8-bit palette PNG"
 _JPEG_QUALITY = 90
 _JPEG_SIDE = 65_500  # the longest that libjpeg writes
@@ -97,6 +98,15 @@ def read_mask_metadata(data: bytes) -> dict[str, str]:
         DataError: these bytes are not a PNG.
     """
     return _metadata(_open(data))
+
+
+def is_mask(data: bytes) -> bool:
+    """Say whether these bytes are a mask that a job wrote: nothing to be segmented."""
+    try:
+        image = _open(data) if data.startswith(_PNG) else None
+    except DataError:
+        return False
+    return image is not None and image.mode == "P" and _metadata(image).keys() >= {"source-etag", "model-sha256"}
 
 
 def decode_mask(data: bytes) -> tuple[np.ndarray, dict[str, str]]:

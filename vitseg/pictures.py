@@ -24,6 +24,7 @@ from vitseg.labels import IGNORE_INDEX, Label, palette
 _PAPER, _INK, _MUTED, _LINE = "#ffffff", "#1f2328", "#6b7280", "#e5e7eb"
 _HATCH = (96, 96, 96)
 _GAP, _TEXT = 12, 15
+_HEAD = 5  # characters of a caption that stay, before its key: `0.46 `
 _SPLITS = {"train": "#0072B2", "val": "#D55E00"}
 _SPLIT_NAMES = {"train": "train", "val": "validation"}
 _SCORES = {"miou": ("mIoU", "-"), "pixel_accuracy": ("pixel accuracy", "--")}
@@ -44,6 +45,17 @@ def _clip(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"
+
+
+def _clip_middle(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """Do the same for a word or two and a key: of the key the folders go first, the file's name stays."""
+    text = " ".join(text.split())
+    head, tail = text[:_HEAD], text[_HEAD:]
+    if font.getlength(text) <= width:
+        return text
+    while tail and font.getlength(f"{head}…{tail}") > width:
+        tail = tail[1:]
+    return f"{head}…{tail}"
 
 
 def _scaled(image: Image.Image, width: int, resample: Image.Resampling) -> Image.Image:
@@ -164,7 +176,7 @@ def contact_sheet(items: Sequence[tuple[str, Image.Image]], columns: int = 3, *,
     for index, ((name, _), picture) in enumerate(zip(items, pictures, strict=True)):
         x, y = _GAP + index % columns * cell[0], _GAP + index // columns * cell[1]
         sheet.paste(picture, (x, y))
-        draw.text((x, y + high + _TEXT), _clip(name, font, width), fill=_MUTED, font=font, anchor="ls")
+        draw.text((x, y + high + _TEXT), _clip_middle(name, font, width), fill=_MUTED, font=font, anchor="ls")
     return sheet
 
 

@@ -99,10 +99,7 @@ def pack_scenes(folder: Path, *, train: int, val: int, side: int, shard_samples:
 def versions() -> dict[str, Any]:
     """Return what the figures depend on."""
     found: dict[str, Any] = {"python": platform.python_version()}
-    found |= {
-        name: importlib.metadata.version(name)
-        for name in ("torch", "prefect", "mlflow", "webdataset", "pillow", "simplejpeg")
-    }
+    found |= {name: importlib.metadata.version(name) for name in _PACKAGES}
     machine = {"processor": _processor(), "cores": len(os.sched_getaffinity(0))}
     if torch.cuda.is_available():
         machine["gpu"] = torch.cuda.get_device_name()

@@ -130,7 +130,7 @@ def _free(kind: str, job: Side, alone: Callable[[], dict[str, float]]) -> Iterat
         return min(each[-1][name] for name in ("fetch", "decode", "encode", "put"))
 
     yield compare(
-        f"segment: images a second / its slowest stage alone, one thread ({kind}, 2048×1024, a model that costs nothing)",
+        f"segment: images a second / the slowest of fetch, decode, encode, put alone ({kind}, 2048×1024, no model)",
         whole, slowest, goal=0.80, better="higher", warm_up=False,
     )  # fmt: skip
     measured, found = iter(rates), iter(each)

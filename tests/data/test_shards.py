@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import resource
 import secrets
 import shutil
@@ -23,7 +24,7 @@ from vitseg.data.samples import make_sample
 from vitseg.data.shards import commit, done_shard, finished, write_shard
 from vitseg.data.verify import verify
 from vitseg.errors import AccessError, DataError, StoreFullError
-from vitseg.storage import LocalStore
+from vitseg.storage import LocalStore, content_md5
 
 
 def prepare(source, dest, **options):
@@ -225,8 +226,8 @@ def test_a_refused_read_fails_the_part_and_is_no_row(pairs, tmp_path, monkeypatc
             raise AccessError("the store refuses access")
         return read(self, key)
 
-    read = LocalStore.read
-    monkeypatch.setattr(LocalStore, "read", refuse)
+    read = LocalStore.read_tagged
+    monkeypatch.setattr(LocalStore, "read_tagged", refuse)
     with pytest.raises(AccessError):
         write_shard(plan.shards[0], plan.options, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
@@ -245,8 +246,21 @@ def test_a_source_that_changed_after_planning_stops_the_run(pairs, tmp_path):
 
 def test_an_etag_that_is_no_md5_is_accepted_as_long_as_it_stays(pairs, tmp_path, monkeypatch):
     monkeypatch.setattr(LocalStore, "md5", lambda self, info: f"{len(info.key):032x}")
-    _, manifest = prepare(pairs(train=3, val=0), tmp_path / "out")
-    assert manifest.samples == 3
+    plan = make_plan(str(pairs(train=3, val=0)))
+    samples = tuple(replace(sample, image_tag=None, label_tag=None) for sample in plan.shards[0].samples)
+    record = write_shard(replace(plan.shards[0], samples=samples), plan.options, str(tmp_path / "out"))
+    assert record.samples == 3
+
+
+def test_a_file_is_hashed_again_only_if_it_was_touched(cityscapes, tmp_path, monkeypatch):
+    plan = make_plan(str(cityscapes))
+    hashed = []
+    monkeypatch.setattr(shards_module, "content_md5", lambda data: hashed.append(data) or content_md5(data))
+    write_shard(plan.shards[0], plan.options, str(tmp_path / "out"))
+    assert hashed == []
+    os.utime(cityscapes / plan.shards[0].samples[0].image)
+    write_shard(plan.shards[0], plan.options, str(tmp_path / "again"))
+    assert len(hashed) == 1
 
 
 def test_commit_wants_every_part(pairs, tmp_path):

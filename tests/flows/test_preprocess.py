@@ -5,6 +5,7 @@ import json
 import sqlite3
 import sys
 import weakref
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from vitseg.errors import DataError, StorageError, UsageError
 pytestmark = pytest.mark.usefixtures("stack")  # Prefect reads its settings when it is imported: in the tests
 
 
+OTHERS = ("process", "dask", *(("ray",) if find_spec("prefect_ray") else ()))  # Ray is large: not everybody has it
+
+
 def written(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.tar")}
 
@@ -29,12 +33,12 @@ def test_every_runner_writes_the_same_bytes(scenes: Path, tmp_path: Path) -> Non
     from flows.runners import make_runner
 
     answers = {}
-    for name in ("thread", "process", "dask"):
+    for name in ("thread", *OTHERS):
         flow = preprocess.with_options(task_runner=make_runner(name, 1))
         answers[name] = flow(str(scenes), str(tmp_path / name), size=(32, 64), shard_samples=8)
     assert answers["thread"]["samples"] == 30
     assert len(written(tmp_path / "thread")) == answers["thread"]["shards"] == 4
-    for name in ("process", "dask"):
+    for name in OTHERS:
         assert answers[name]["fingerprint"] == answers["thread"]["fingerprint"]
         assert written(tmp_path / name) == written(tmp_path / "thread")
     again = preprocess(str(scenes), str(tmp_path / "thread"), size=(32, 64), shard_samples=8)

@@ -5,6 +5,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,9 @@ def run(source: str, dest: Path, bundle: str, **options: Any) -> dict[str, Any]:
     return segment(source, str(dest), bundle, **{"chunk": CHUNK, "workers": 2} | options)
 
 
+OTHERS = ("process", "dask", *(("ray",) if find_spec("prefect_ray") else ()))  # Ray is large: not everybody has it
+
+
 def masks(dest: Path) -> dict[str, bytes]:
     found = {path.name: np.asarray(Image.open(path)).tobytes() for path in dest.glob("*.png")}
     assert len(found) == IMAGES
@@ -57,7 +61,7 @@ def masks(dest: Path) -> dict[str, bytes]:
 def test_every_runner_makes_the_same_masks(photographs: str, tmp_path: Path, bundle: str) -> None:
     straight = run(photographs, tmp_path / "thread", bundle)
     assert (straight["ok"], straight["failed"], straight["skipped"]) == (IMAGES, 0, 0)
-    for name in ("process", "dask"):
+    for name in OTHERS:
         assert run(photographs, tmp_path / name, bundle, runner=name)["ok"] == IMAGES
         assert masks(tmp_path / name) == masks(tmp_path / "thread")
 

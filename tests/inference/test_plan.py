@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.inference.ledger import read_listing
-from vitseg.inference.plan import Made, _share, plan_job
+from vitseg.inference.objects import A_MASK
+from vitseg.inference.plan import Made, _share, another_source, plan_job
 from vitseg.storage import LocalStore, ObjectInfo, open_store
 
 from .color_rule import model
-from .conftest import RED, apart, encode, plain, put, run
+from .conftest import RED, apart, encode, plain, put, rows, run
 
 
 @pytest.fixture
@@ -233,3 +234,21 @@ def test_planning_a_large_bucket_takes_memory_for_a_page_and_four_bytes_a_mask(f
         tracemalloc.stop()
         assert job.listed == count
     assert peaks[1] - peaks[0] < 60_000 * 20  # a million objects: less than 20 MB more than three thousand
+
+
+def test_masks_of_an_earlier_job_are_no_photographs(five, rule):
+    source, dest = five
+    _, first = run(source, source / "out")  # inside the source, where a later job with another DEST finds them
+    assert first.ok == 5
+    job, again = run(source, dest)
+    assert (again.ok, again.skipped, again.listed) == (5, 5, 10)
+    assert {row["error"] for row in rows(job) if row["status"] == "skipped"} == {A_MASK}
+
+
+def test_another_source_of_the_same_masks_is_known(five, tmp_path):
+    source, dest = five
+    put(tmp_path / "more", "city/0.png", encode(plain(RED)))
+    assert another_source(plan(source, dest)) is None
+    assert another_source(plan(source, dest, tile=True)) is None
+    assert another_source(plan(tmp_path / "more", dest)) == str(source)
+    assert another_source(plan(source, dest, flip=True)) == str(tmp_path / "more")

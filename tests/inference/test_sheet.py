@@ -66,3 +66,14 @@ def test_a_re_run_shows_what_was_made_before(folders, rule):
     _, summary = run(source, dest)
     assert summary.skipped == 1
     assert summary.least_confident is not None
+
+
+def test_a_very_thin_photograph_is_shown_too(folders, rule):
+    source, dest = folders
+    put(source, "thin.png", encode(plain(RED, 1, 500)))
+    put(source, "flat.png", encode(plain(RED, 3000, 2)))
+    _, summary = run(source, dest)
+    sheet = np.asarray(Image.open(summary.least_confident)).astype(int)
+    red = sheet[..., 0] - sheet[..., 1] > 60
+    assert red[:, :330].any()
+    assert red[:, 340:].any()  # the second cell has a picture, too

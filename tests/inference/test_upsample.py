@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -30,10 +32,10 @@ def test_strips_are_the_bilinear_interpolation_of_the_whole(given_size, size, ro
     st.integers(2, 5),
     st.sampled_from([-1.0, 0.5, 1.0]),
     st.integers(1, 400),
-    st.integers(1, 5),
+    st.sampled_from([5, 10**6]),
     st.integers(0, 99),
 )
-def test_the_best_class_is_that_of_the_interpolated_scores(given_size, size, classes, many, at_once, fewest, seed):
+def test_the_best_class_is_that_of_the_interpolated_scores(given_size, size, classes, many, at_once, wide, seed):
     # Whichever way it is found: in cells whose corners differ (1), everywhere (-1), or as shares have it.
     scores = torch.randn(classes, *given_size, generator=torch.Generator().manual_seed(seed))
     scores = F.avg_pool2d(scores[None], 3, 1, 1)[0] if seed % 2 else scores
@@ -41,7 +43,7 @@ def test_the_best_class_is_that_of_the_interpolated_scores(given_size, size, cla
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(upsample, "_MANY", many)
         patch.setattr(upsample, "_AT_ONCE", at_once)
-        patch.setattr(upsample, "_FEWEST_CELLS", fewest)
+        patch.setattr(upsample, "_WIDE", wide)
         ids = best_upsampled(scores, size)
     first, second = whole.topk(2, 0).values
     clear = (first - second > 1e-5).numpy()  # where two are equal but for rounding, either is right
@@ -56,3 +58,18 @@ def test_of_equal_scores_the_first_class_is_best():
     scores[2] = 1.0
     scores[1] = 1.0
     assert (best_upsampled(scores, (9, 7)) == 1).all()
+
+
+@pytest.mark.parametrize("size", [(1, 3_000_000), (3_000_000, 1), (2_000_000, 3)])
+@pytest.mark.parametrize("noisy", [False, True])
+def test_long_strips_take_little_more_memory_than_their_mask(size, noisy):
+    scores = torch.randn(5, 64, 64, generator=torch.Generator().manual_seed(0))
+    scores = scores if noisy else F.avg_pool2d(scores[None], 9, 1, 4)[0]
+    tracemalloc.start()
+    ids = best_upsampled(scores, size)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert ids.shape == size
+    assert (
+        peak < 40 * ids.size
+    )  # of one side's table, 8 bytes a pixel, several times; by the wrong order it was over 60

@@ -4,7 +4,8 @@ Shards are shuffled, and then samples among `window` shards at a time, so that o
 open at once. Up to `window` shards that is a uniform permutation. With more of them, two samples of one shard come nearer
 to each other than they would by chance (at 0.56 of that distance with 24 shards, 0.13 with 120; `make bench ONLY=loader`),
 but shards are random parts of their split already, so what comes near by is no city and no class. It costs no memory for
-samples, which are read where they lie: a window is open files, and about 100 bytes of index a sample.
+samples, which are read where they lie: a window is open files; what is kept is the index of opened shards,
+about 100 bytes a sample.
 
 No rank enters into it: batch `k` is the same set of samples for any number of ranks. That makes
 a run repeatable on other machines and resumable at any step, and gives every rank the same number of steps.

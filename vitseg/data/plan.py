@@ -13,7 +13,7 @@ import json
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 from vitseg.data.manifest import SkippedSource
@@ -21,7 +21,7 @@ from vitseg.data.sources import LAYOUTS, PHOTOS, Sample, detect_layout, find_sam
 from vitseg.data.spill import Spill, on_disk, packed, unpacked
 from vitseg.errors import NotFoundError, UsageError
 from vitseg.labels import Label, train_classes
-from vitseg.storage import ObjectInfo, Store, open_store
+from vitseg.storage import LocalStore, ObjectInfo, Store, open_store
 
 FORMAT = 1
 """Part of the fingerprint: raise it whenever the same source and options give other tars."""
@@ -37,7 +37,8 @@ _HASH_BLOCK = 512  # samples
 class PlannedSample:
     """One sample to make: keys relative to the source's root, and the MD5 of what they held when planned.
 
-    `label` and `label_md5` are None where photo and label are halves of one image, or there is no label.
+    `label` and `label_md5` are None where photo and label are halves of one image, or there is no label. The tags are those
+    of files in a folder: while they hold, nobody has to hash the file again. Another copy of the source has others.
     """
 
     key: str
@@ -45,6 +46,8 @@ class PlannedSample:
     image_md5: str
     label: str | None
     label_md5: str | None
+    image_tag: str | None = field(default=None, compare=False)
+    label_tag: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -231,14 +234,16 @@ def _hash(table: Spill, store: Store, progress: Callable[[int], None]) -> None:
     def one(row: Any) -> tuple[object, ...]:
         split, key, image, size, etag, label, label_size, label_etag = row
         label_md5 = store.md5(ObjectInfo(unpacked(label), label_size, label_etag)) if label else None
-        return split, key, image, store.md5(ObjectInfo(unpacked(image), size, etag)), label, label_md5
+        md5, tags = store.md5(ObjectInfo(unpacked(image), size, etag)), (etag, label_etag) if tagged else (None, None)
+        return split, key, image, md5, label, label_md5, *tags
 
-    table.execute("CREATE TABLE hashed (split, key, image, image_md5, label, label_md5)")
+    tagged = isinstance(store, LocalStore)  # elsewhere a tag may be the size alone
+    table.execute("CREATE TABLE hashed (split, key, image, image_md5, label, label_md5, image_tag, label_tag)")
     found, done = table.execute("SELECT * FROM found ORDER BY rowid"), itertools.count(1)
     with ThreadPoolExecutor(_HASH_THREADS) as pool:
         while block := found.fetchmany(_HASH_BLOCK):  # to `map` all at once would make a million futures
             for row in pool.map(one, block):
-                table.execute("INSERT INTO hashed VALUES (?, ?, ?, ?, ?, ?)", row)
+                table.execute("INSERT INTO hashed VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
                 progress(next(done))
     table.execute("DROP TABLE found")
 
@@ -246,7 +251,7 @@ def _hash(table: Spill, store: Store, progress: Callable[[int], None]) -> None:
 def _fingerprint(settings: list[object], table: Spill) -> str:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for row in table.execute("SELECT * FROM hashed ORDER BY split, key, rowid"):
-        digest.update(b"\n" + json.dumps(_texts(row)).encode())
+        digest.update(b"\n" + json.dumps(_texts(row)[:6]).encode())
     return digest.hexdigest()
 
 
@@ -259,5 +264,5 @@ def _shuffle(table: Spill) -> None:
 
 def _texts(row: Any) -> list[Any]:
     """Return a row of `hashed` or `sample`, its keys as text."""
-    split, key, image, image_md5, label, label_md5 = row
-    return [split, key, unpacked(image), image_md5, label and unpacked(label), label_md5]
+    split, key, image, image_md5, label, *rest = row
+    return [split, key, unpacked(image), image_md5, label and unpacked(label), *rest]

@@ -158,6 +158,8 @@ def decode_label(mask: Image.Image, options: PlanOptions, *, colors: bool) -> np
 def unknown_ids(ids: np.ndarray, labels: tuple[Label, ...]) -> list[int]:
     """Return the values of a label image, ascending, that are no label's id; 255 is always known."""
     known = [label.id for label in labels if 0 <= label.id < IGNORE_INDEX] + [IGNORE_INDEX]
+    if ids.size and ids.min() >= 0 and ids.max() <= IGNORE_INDEX:  # nearly always: counting is quicker than sorting
+        ids = np.flatnonzero(np.bincount(ids.ravel()))
     return [int(value) for value in np.setdiff1d(ids, known)]
 
 

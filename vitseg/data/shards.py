@@ -120,8 +120,10 @@ def _pack(shard: ShardPlan, options: PlanOptions, file: BinaryIO) -> tuple[np.nd
     # Fixed owner, mode and time: the bytes depend on the content alone.
     with TarWriter(file, encoder=False, mtime=0, user="vitseg", group="vitseg", mode=0o444) as tar:
         for planned in shard.samples:
-            image = _read(source, planned.image, planned.image_md5)
-            label = _read(source, planned.label, planned.label_md5) if planned.label else None
+            image = _read(source, planned.image, planned.image_md5, planned.image_tag)
+            label = None
+            if planned.label:
+                label = _read(source, planned.label, planned.label_md5, planned.label_tag)
             try:
                 members, counts = make_sample(planned, shard.split, options, image, label)
             except SampleError as error:
@@ -225,17 +227,18 @@ def _record_key(shard: ShardPlan, options: PlanOptions) -> str:
     return f"{RECORDS}/{options.fingerprint[:16]}/{shard.split}-{shard.index:05d}.json"
 
 
-def _read(store: Store, key: str, md5: str | None) -> bytes:
+def _read(store: Store, key: str, md5: str | None, tag: str | None) -> bytes:
     """Read a source and check that it is what was planned: else the fingerprint would lie."""
     try:
-        data = store.read(key)
+        data, now = store.read_tagged(key)
     except NotFoundError as error:
         raise DataError(f"{store.uri(key)} vanished since it was planned: run `vitseg preprocess` again") from error
-    if content_md5(data) != md5:
-        # An encrypted bucket's etag is no MD5 of the content; it must still be the one that was planned.
-        now = store.stat(key)
-        if now is None or store.md5(now) != md5:
-            raise DataError(f"{store.uri(key)} changed since it was planned: run `vitseg preprocess` again")
+    if now in (tag, md5) or content_md5(data) == md5:  # a folder's tag is what it was, a bucket's is the MD5
+        return data
+    # An encrypted bucket's etag is no MD5 of the content; it must still be the one that was planned.
+    there = store.stat(key)
+    if there is None or store.md5(there) != md5:
+        raise DataError(f"{store.uri(key)} changed since it was planned: run `vitseg preprocess` again")
     return data
 
 

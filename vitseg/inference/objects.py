@@ -34,6 +34,7 @@ from vitseg.masks import (
     encode_colors,
     encode_mask,
     encode_picture,
+    is_mask,
     overlay,
     renumber,
 )
@@ -42,6 +43,7 @@ from vitseg.storage import ObjectInfo, Store
 
 ALREADY_DONE = "already done"
 NOT_AN_IMAGE = "not an image"
+A_MASK = "a mask of an earlier job"
 _S3_METADATA_BYTES = 2000  # S3 takes 2 KB of metadata, as sent
 _PICTURE_PIXELS = 32_000_000  # of larger images, colours and overlays are made smaller: they are for people
 
@@ -99,6 +101,8 @@ def read_object(setting: Setting, item: Listed) -> Row | Task:
             data, etag = setting.source.read_tagged(info.key)
         if not named and not is_image(data):
             return _not_an_image(info)
+        if is_mask(data):
+            return row_of(info, "skipped", A_MASK)
         info = replace(info, size=len(data), etag=etag)  # it may have changed since it was listed
         with setting.watch.measure("decode"):
             return _task(setting, info, data, started)

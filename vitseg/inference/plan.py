@@ -4,6 +4,7 @@
 `s3://masks/2024/_vitseg/1f0c…-1/listing/part-00000.parquet` …, then `listing.json`, and returns the Job.
 """
 
+import hashlib
 import json
 import secrets
 import zlib
@@ -20,6 +21,7 @@ from vitseg.inference.ledger import Listed, write_listing
 from vitseg.storage import ObjectInfo, Store, canonical, open_store
 
 _FEWEST, _MOST = 16, 256  # objects a chunk, where nobody says how many
+_SOURCES = f"{RESERVED}/sources"
 _ROUNDS = 4  # chunks a worker, of a small job
 
 
@@ -82,6 +84,18 @@ def plan_job(
     return replace(job, **frozen)
 
 
+def another_source(job: Job) -> str | None:
+    """Return one that has masks under the same DEST, too: they are named by key alone, so equal keys share one."""
+    store = open_store(job.dest)
+    others = (info.key for info in store.list(f"{_SOURCES}/") if info.key != _source_key(job.root))
+    key = next(others, None)
+    return store.read(key).decode("utf-8", "replace") if key else None
+
+
+def _source_key(root: str) -> str:
+    return f"{_SOURCES}/{hashlib.sha256(root.encode('utf-8', 'backslashreplace')).hexdigest()[:16]}.txt"
+
+
 def list_source(source: str, dest: str) -> tuple[str, Iterator[ObjectInfo]]:
     """Return what keys are relative to, and the objects to segment, page by page.
 
@@ -130,9 +144,11 @@ def _freeze(
     frozen = {
         "root": root, "chunk_images": chunk_images, "listed": listed, "bytes": size, "listing": job.listing
     }  # fmt: skip
+    text = root.encode("utf-8", "backslashreplace")
+    store.write(_source_key(root), text, content_type="text/plain", if_absent=True)
     # Written last: without it a listing that was cut off is made anew.
-    text = json.dumps(frozen).encode()
-    store.write(job.file("listing.json"), text, content_type="application/json", if_absent=True)
+    listing = json.dumps(frozen).encode()
+    store.write(job.file("listing.json"), listing, content_type="application/json", if_absent=True)
 
 
 def _share(listed: int, workers: int) -> int:

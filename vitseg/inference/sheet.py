@@ -1,7 +1,7 @@
 """The contact sheet of a job: the images that the model is least sure of, which a person should look at first."""
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from vitseg.errors import AccessError, DataError, NotFoundError, StorageError
 from vitseg.inference.images import decode_image, one_large
@@ -49,7 +49,9 @@ def _cell(source: Store, dest: Store, job: Job, row: Row) -> Image.Image | None:
             if etag != row.etag:
                 return None
             photo = decode_image(data, job.options.max_pixels, enough=(_HEIGHT, _HEIGHT))
-            photo = ImageOps.contain(photo, (_WIDTH, _HEIGHT))
+            scale = min(_WIDTH / photo.width, _HEIGHT / photo.height)
+            size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
+            photo = photo.resize(size, Image.Resampling.BICUBIC)
             colors = mask_preview(dest.read(str(row.mask_key)), photo.size)
     except (NotFoundError, AccessError, StorageError, DataError):
         return None

@@ -1,7 +1,8 @@
 """Bytes of an image → what the model takes: the whole image, shrunk to the model's size.
 
 The filter is that of preprocessing (vitseg/data/samples.py), bicubic and antialiased: the model sees here what it saw in
-training. torch's is several times as fast as Pillow's, and gives the same but for 1 of 255 in one value of ten thousand.
+training. torch's is several times as fast as Pillow's, and gives the same but for 1 of 255
+in one value of some thousands (of images that are enlarged, in one of a hundred).
 """
 
 import numpy as np

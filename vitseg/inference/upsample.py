@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _AT_ONCE = 131_072  # pixels of one class: fits a cache
-_FEWEST_CELLS = 64  # at once, however many pixels each has
+_WIDE = 1_048_576  # of a wider image, a single row would be too much at once
 _MANY = 0.8  # above this share of cells among different classes, taking all pixels alike is quicker
 
 
@@ -32,7 +32,7 @@ def best_upsampled(scores: Tensor, size: tuple[int, int]) -> np.ndarray:
         best = best_class(padded).numpy()
         first = best[:-1, :-1]
         mixed = (first != best[:-1, 1:]) | (first != best[1:, :-1]) | (first != best[1:, 1:])
-        if mixed.mean() <= _MANY:
+        if mixed.mean() <= _MANY or size[1] > _WIDE:
             return _by_cells(padded, size, first, mixed)
     ids = np.empty(size, np.uint8)
     rows = max(1, _AT_ONCE // size[1])
@@ -72,10 +72,17 @@ def _by_cells(padded: Tensor, size: tuple[int, int], first: np.ndarray, mixed: n
         mixed: whether its corners are of several classes, bool (h + 1, w + 1).
     """
     down, across = (_cells(length, given - 2) for length, given in zip(size, padded.shape[1:], strict=True))
-    ids = first.repeat(down.held, 0).repeat(across.held, 1)
+    sides = [(0, down.held), (1, across.held)]
+    if (
+        size[0] * first.shape[1] > first.shape[0] * size[1]
+    ):  # of a very tall image, the other way would be many times as large
+        sides.reverse()
+    ids = first
+    for axis, held in sides:
+        ids = ids.repeat(held, axis)
     flat, scores, wide = ids.reshape(-1), padded.flatten(1), padded.shape[2]
     rows, columns = np.nonzero(mixed & (down.held > 0)[:, None] & (across.held > 0))
-    some = max(_FEWEST_CELLS, _AT_ONCE // (len(down.share) * len(across.share)))
+    some = max(1, _AT_ONCE // (len(down.share) * len(across.share)))
     for start in range(0, len(rows), some):
         y, x = rows[start : start + some], columns[start : start + some]
         at = torch.from_numpy(y * wide + x)
