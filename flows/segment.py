@@ -93,5 +93,5 @@ def _tell(summary: Summary, model: str) -> None:
         )
     if summary.skipped == summary.listed:
         note(
-            f"nothing to do: all under {summary.source} is done, with this model and these options, or is no photograph"
+            f"nothing to do: every object under {summary.source} is done, with this model and these options, or is no photograph"
         )

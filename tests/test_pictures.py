@@ -174,11 +174,11 @@ def test_odd_class_names_draw_as_plain_text() -> None:
 
 def test_of_a_long_key_the_name_of_the_file_stays() -> None:
     font = pictures._font(15)
-    clipped = pictures._clip_middle("0.46  " + "very-long-folder/" * 9 + "last.jpg", font, 200)
+    clipped = pictures._clip("0.46  " + "very-long-folder/" * 9 + "last.jpg", font, 200, 5)
     assert clipped.startswith("0.46 …")
     assert clipped.endswith("/last.jpg")
     assert font.getlength(clipped) <= 200
-    assert pictures._clip_middle("0.46  short.jpg", font, 200) == "0.46 short.jpg"
+    assert pictures._clip("0.46  short.jpg", font, 200, 5) == "0.46 short.jpg"
 
 
 def test_a_contact_sheet_shows_every_picture() -> None:

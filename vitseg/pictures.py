@@ -37,25 +37,15 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(findfont("DejaVu Sans:bold" if bold else "DejaVu Sans"), size)
 
 
-def _clip(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Return the text as one line of at most `width` pixels, cut with an ellipsis."""
+def _clip(text: str, font: ImageFont.FreeTypeFont, width: int, head: int | None = None) -> str:
+    """Return the text as one line of at most `width` pixels, cut with an ellipsis at its end, or after `head` characters."""
     text = " ".join(text.split())
     if font.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
-
-
-def _clip_middle(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Do the same for a word or two and a key: of the key the folders go first, the file's name stays."""
-    text = " ".join(text.split())
-    head, tail = text[:_HEAD], text[_HEAD:]
-    if font.getlength(text) <= width:
-        return text
-    while tail and font.getlength(f"{head}…{tail}") > width:
-        tail = tail[1:]
-    return f"{head}…{tail}"
+    first, last = (text, "") if head is None else (text[:head], text[head:])
+    while (first or last) and font.getlength(f"{first}…{last}") > width:
+        first, last = (first, last[1:]) if last else (first[:-1], "")
+    return f"{first}…{last}"
 
 
 def _scaled(image: Image.Image, width: int, resample: Image.Resampling) -> Image.Image:
@@ -176,7 +166,7 @@ def contact_sheet(items: Sequence[tuple[str, Image.Image]], columns: int = 3, *,
     for index, ((name, _), picture) in enumerate(zip(items, pictures, strict=True)):
         x, y = _GAP + index % columns * cell[0], _GAP + index // columns * cell[1]
         sheet.paste(picture, (x, y))
-        draw.text((x, y + high + _TEXT), _clip_middle(name, font, width), fill=_MUTED, font=font, anchor="ls")
+        draw.text((x, y + high + _TEXT), _clip(name, font, width, _HEAD), fill=_MUTED, font=font, anchor="ls")
     return sheet
 
 

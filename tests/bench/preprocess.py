@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tests.bench.loader_peers import name_of, run_beside
-from tests.bench.measure import Figure, compare, cpu_seconds, say
+from tests.bench.measure import Figure, Side, compare, cpu_seconds, say
 from vitseg.data.plan import make_plan
 from vitseg.data.shards import commit, write_shard
 from vitseg.data.synth import write_scenes
@@ -20,7 +20,7 @@ from vitseg.labels import CITYSCAPES, id_table
 
 SCENES = 32
 SIDE = 256
-MANY = 1000
+SOME = 1000
 
 
 def figures(folder: Path) -> Iterator[Figure]:
@@ -28,7 +28,7 @@ def figures(folder: Path) -> Iterator[Figure]:
     say(f"drawing {SCENES} scenes")
     write_scenes(str(source), train=SCENES, val=0, size=(1024, 512), seed=0)
 
-    def ours() -> None:
+    def whole() -> None:
         dest = str(folder / f"shards-{next(numbers)}")  # a new one: done shards would be left alone
         plan = make_plan(str(source), size=(SIDE, SIDE), shard_samples=16)
         commit(plan, [write_shard(shard, plan.options, dest) for shard in plan.shards], dest)
@@ -40,21 +40,23 @@ def figures(folder: Path) -> Iterator[Figure]:
 
     yield compare(
         "preprocess: CPU time a sample / Pillow's transform alone",
-        cpu_seconds(ours), cpu_seconds(bare), goal=1.10, better="lower",
+        cpu_seconds(whole), cpu_seconds(bare), goal=1.10, better="lower",
     )  # fmt: skip
-    many = folder / "many"
-    repeat(source, many, MANY)
+    many, some = folder / "many", folder / "some"
+    repeat(source, many, 2 * SOME)
+    repeat(source, some, SOME)
+
+    def ours(source: Path, workers: int) -> Side:
+        return lambda: rate(source, folder / f"shards-{next(numbers)}", workers)
+
     yield compare(
-        f"preprocess: images a second, 2 processes / 1 ({MANY} images of 1024×512)",
-        lambda: rate(many, folder / f"many-{next(numbers)}", 2), lambda: rate(many, folder / f"many-{next(numbers)}", 1),
-        goal=1.8, better="higher", warm_up=False,
+        f"preprocess: images a second, 2 processes / 1 ({2 * SOME} images of 1024×512)",
+        ours(many, 2), ours(many, 1), goal=1.8, better="higher", warm_up=False,
     )  # fmt: skip
+    peer = ("tests.bench.preprocess_peer", str(some))
     yield compare(
-        f"preprocess: images a second / {name_of('litdata')}'s optimize, 2 processes each, the same transform ({MANY} images)",
-        lambda: rate(many, folder / f"many-{next(numbers)}", 2),
-        lambda: float(
-            run_beside("litdata", folder, "tests.bench.preprocess_peer", str(many), str(folder / f"lit-{next(numbers)}"))
-        ),
+        f"preprocess: images a second / {name_of('litdata')}'s optimize, 2 processes each, the same transform ({SOME} images)",
+        ours(some, 2), lambda: float(run_beside("litdata", folder, *peer, str(folder / f"lit-{next(numbers)}"))),
         goal=2.0, better="higher", warm_up=False,
     )  # fmt: skip
 

@@ -27,7 +27,7 @@ def main(source: str, folder: str) -> None:
     photos = [str(path) for path in sorted(Path(source).glob("leftImg8bit/*/*/*.png"))]
     start = time.perf_counter()
     make = functools.partial(one, table=id_table(CITYSCAPES))
-    optimize(make, photos, folder, num_workers=WORKERS, chunk_bytes="64MB", start_method="fork")
+    optimize(make, photos, folder, num_workers=WORKERS, chunk_bytes="64MB")
     sys.stdout.write(f"\n{len(photos) / (time.perf_counter() - start)}\n")
     sys.stdout.flush()
 
