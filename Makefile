@@ -31,7 +31,7 @@ demo: $(READY) ## the whole way on generated street scenes: pictures, report, th
 	@$(BIN)/vitseg demo
 
 # Two workers, a file at a time and in this order: many tests wait for servers, and the longest files come early.
-test: $(READY) ## the whole test suite, with real servers and real processes; nine minutes
+test: $(READY) ## the whole test suite, with real servers and real processes; ten minutes
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY) ## ruff and mypy

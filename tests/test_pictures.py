@@ -181,6 +181,12 @@ def test_of_a_long_key_the_name_of_the_file_stays() -> None:
     assert pictures._clip("0.46  short.jpg", font, 200, 5) == "0.46 short.jpg"
 
 
+def test_photographs_deep_in_folders_are_told_apart_on_a_contact_sheet() -> None:
+    picture = Image.new("RGB", (200, 100), "white")
+    one, two = (pictures.contact_sheet([(f"0.46  {'folder/' * 30}{name}.jpg", picture)]) for name in "ab")
+    assert one.tobytes() != two.tobytes()
+
+
 def test_a_contact_sheet_shows_every_picture() -> None:
     shades = [(30 * i + 1, 5, 250 - 30 * i) for i in range(7)]
     items = [(f"n{i}", Image.new("RGB", (40 + i, 20), shade)) for i, shade in enumerate(shades)]
