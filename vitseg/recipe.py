@@ -10,7 +10,7 @@ from vitseg.errors import UsageError
 
 _WITHOUT_EFFECT = {
     "data": ("decode_threads",),
-    "run": ("checkpoint_steps", "keep_checkpoints", "log_steps", "panel_epochs"),
+    "run": ("checkpoint_steps", "keep_checkpoints", "log_steps", "panel_epochs", "hang_minutes"),
 }
 """What a job may change between a crash and its continuation: it is how the work is done, not what is computed."""
 
@@ -244,13 +244,16 @@ class RunRecipe:
     """Epochs between validations."""
     panel_epochs: int = 5
     """Epochs between panels (photo | truth | prediction) of the same validation images."""
+    hang_minutes: float = 10.0
+    """Minutes without a step, or a validated batch, after which a rank counts as hung and its job is ended."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         _require(0 <= self.seed < 2**32, "run.seed is in 0 – 2³²-1")
         for field_ in dataclasses.fields(self):
-            if field_.name != "seed":
+            if field_.name not in ("seed", "hang_minutes"):
                 _require(getattr(self, field_.name) >= 1, f"run.{field_.name} must be at least 1")
+        _require(self.hang_minutes > 0, "run.hang_minutes must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)

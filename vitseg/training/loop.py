@@ -6,6 +6,7 @@ So a job that was killed and started again takes the same steps as one that was 
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +74,7 @@ class Trainer:
         validation: this rank's validation batches.
         checkpoints: the store of checkpoints.
         recorder: who is told.
+        alive: called after each step and each validated batch: whoever watches for hung ranks is told.
     """
 
     recipe: Recipe
@@ -83,6 +85,7 @@ class Trainer:
     validation: Batches
     checkpoints: Store
     recorder: Recorder
+    alive: Callable[[], None] = lambda: None
     finished: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -103,6 +106,7 @@ class Trainer:
                 new = self._step(replica, batch, rate)
                 sums += new
                 self.finished += 1
+                self.alive()
                 if self.finished % run.log_steps == 0:
                     speed = {"images_per_second": self.recipe.data.batch_size * clock.rate, "data_wait": clock.waited}
                     self.recorder.step(self.finished, {**new.means(), "learning_rate": rate, **speed})
@@ -176,7 +180,8 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         """Return the metrics of an epoch's end."""
-        return evaluate_batches(self.model, self.validation.epoch(0), self.task).flat("val/")
+        found = evaluate_batches(self.model, self.validation.epoch(0), self.task, progress=lambda images: self.alive())
+        return found.flat("val/")
 
     def _close_epoch(self, epoch: int, sums: Sums) -> None:
         run = self.recipe.run
