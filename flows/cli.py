@@ -104,6 +104,7 @@ def train(
     nproc: Annotated[int | None, typer.Option(min=1, help="Ranks a node; by default one a GPU, or 1.")] = None,
     nnodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
     rendezvous: Annotated[str, typer.Option(help="HOST:PORT where several nodes meet.")] = "",
+    max_minutes: Annotated[float | None, typer.Option(min=0.01, help="Register what it has learned by then.")] = None,
     init: Annotated[str, typer.Option(help=_INIT)] = "",
     resume: Annotated[bool, typer.Option(help="Go on with an unfinished job, or start over.")] = True,
     name: ModelName = "vitseg",
@@ -120,7 +121,8 @@ def train(
     from flows.train import train as flow
 
     file = str(recipe) if recipe else None
-    answer(flow(canonical(shards), chosen, file, overrides, nproc, nnodes, rendezvous, name, resume, start), json)
+    nodes = (nproc, nnodes, rendezvous)
+    answer(flow(canonical(shards), chosen, file, overrides, *nodes, name, resume, start, max_minutes), json)
 
 
 @app.command("train-node")
@@ -136,6 +138,7 @@ def train_node(
     init: Annotated[str, typer.Option(help="Weights to start from, as the first node is told.")] = "",
     name: Annotated[str, typer.Option(help="The first node's business.")] = "vitseg",
     resume: Annotated[bool, typer.Option(help="The first node's business.")] = True,
+    max_minutes: Annotated[float | None, typer.Option(help="The first node's business.")] = None,
     json: Json = False,
 ) -> None:
     """Give one more node to a training: what `vitseg train` is told on the first, this is told on the others."""

@@ -26,6 +26,7 @@ from vitseg.storage import canonical, open_store
 from vitseg.training.job import MASKED, Job, check, finish_job, forget_job, job_folder, read_job, write_job
 from vitseg.training.launch import Nodes
 from vitseg.training.masked import encoder_folder
+from vitseg.training.progress import chosen_row
 
 
 @flow(name="pretrain", flow_run_name="pretrain {preset} on {source}")
@@ -115,7 +116,7 @@ def plan_pretraining(shards: str, recipe: Recipe, nodes: Nodes, resume: bool) ->
 def finish(job: Job, seconds: float) -> dict[str, Any]:
     """Draw the curves, end the run, and say where the encoder is."""
     history = json.loads(open_store(job.folder).read("history.json"))
-    loss = history[-1]["val/loss"]
+    loss = chosen_row(history, job.recipe.run.select)["val/loss"]
     tracking.log_picture(job.run_id, curves(history), "pictures/curves.png")
     tracking.log_values(job.run_id, {"final/loss": loss}, step=len(history))
     tracking.end_run(job.run_id)
@@ -124,7 +125,7 @@ def finish(job: Job, seconds: float) -> dict[str, Any]:
     result = {
         "run_id": job.run_id,
         "encoder": encoder,
-        "epochs": job.recipe.run.epochs,
+        "epochs": history[-1]["epoch"],
         "seconds": round(seconds, 3),
         "loss": loss,
     }

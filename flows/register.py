@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from vitseg.registry.page import draw_run, version_page
 from vitseg.seams import seam_ratios
 from vitseg.storage import open_store
 from vitseg.training.job import Job, finish_job
+from vitseg.training.progress import chosen_row
 
 
 @task
@@ -31,6 +33,9 @@ def register(job: Job, name: str, seconds: float, world_size: int) -> dict[str, 
         folder = _fetch_bundle(job, Path(temporary) / "bundle")
         bundle = load_bundle(folder)
         history = json.loads(open_store(job.folder).read("history.json"))
+        chosen = chosen_row(history, job.recipe.run.select)
+        if chosen is not history[-1] or "stopped" in history[-1]:
+            note(f"{_why(history[-1])}; the model is that of epoch {chosen['epoch']}")
         shown = _first_images(job, manifest)
         with progress("evaluating", unit="images") as show:
             evaluation = evaluate_bundle(bundle, job.shards, "val", progress=show)
@@ -62,11 +67,19 @@ def register(job: Job, name: str, seconds: float, world_size: int) -> dict[str, 
         "model_uri": version.uri,
         "version": version.version,
         "metrics": {"miou": None, "pixel_accuracy": None, **evaluation.flat()},
-        "epochs": job.recipe.run.epochs,
+        "epochs": history[-1]["epoch"],
+        "best_epoch": chosen["epoch"],
+        "stopped": history[-1].get("stopped"),
         "seconds": round(seconds, 3),
     }
     finish_job(job, result)
     return result
+
+
+def _why(last: Mapping[str, Any]) -> str:
+    """Say how a training ended."""
+    ends = {"minutes": "time was up", "patience": "no epoch was better for a while"}
+    return f"{ends.get(last.get('stopped', ''), 'trained')} after epoch {last['epoch']}"
 
 
 def _fetch_bundle(job: Job, folder: Path) -> Path:

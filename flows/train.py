@@ -38,6 +38,7 @@ def train(
     name: str = "vitseg",
     resume: bool = True,
     init: str = "",
+    max_minutes: float | None = None,
 ) -> dict[str, Any]:
     """Train a model and register it; a job that was interrupted goes on, one that is finished is not done twice.
 
@@ -52,11 +53,13 @@ def train(
         name: registered model.
         resume: go on with an unfinished job of the same data, recipe and start; False starts over.
         init: weights to start from (see `vitseg.training.initial`); "": chance.
+        max_minutes: training ends after so long, all its attempts together, and what it has learned is registered; told
+            more the next time, it goes on.
     """
     shards = canonical(shards)
     nodes = Nodes(nproc or max(1, torch.cuda.device_count()), nnodes, rendezvous)
     resolved = fitting(load_recipe(preset, recipe, overrides), shards)
-    job = plan_job(shards, resolved, nodes, name, resume, init)
+    job = plan_job(shards, resolved, nodes, name, resume, init, max_minutes)
     if job.result:
         note(
             f"nothing to do: this recipe on this data is {job.result['model_uri']} already (--no-resume trains it again)"
@@ -73,18 +76,28 @@ def train(
 
 
 @task
-def plan_job(shards: str, recipe: Recipe, nodes: Nodes, name: str, resume: bool, init: str = "") -> Job:
+def plan_job(
+    shards: str,
+    recipe: Recipe,
+    nodes: Nodes,
+    name: str,
+    resume: bool,
+    init: str = "",
+    max_minutes: float | None = None,
+) -> Job:
     """Find or make the job of this data, recipe and start, with a run on the tracking server."""
     manifest = read_manifest(shards)
     check(Job("", shards, manifest.fingerprint, recipe), manifest, nodes.nproc * nodes.nnodes)
     fresh, start = find_job(shards, recipe, init)
     folder = fresh.folder
     job = replace(read_job(folder) or fresh, recipe=recipe) if resume else fresh
-    if job.result and versions.is_version_of(name, job.result["model_uri"]):
+    more = job.gets_more_time(max_minutes)
+    job = replace(job, max_minutes=max_minutes)
+    if job.result and not more and versions.is_version_of(name, job.result["model_uri"]):
         return job
     if job.run_id and tracking.run_exists(job.run_id):
         done = f"trained already, in {folder}: registering it as {name}"
-        note(done if job.result else f"going on with an unfinished job in {folder}")
+        note(done if job.result and not more else f"going on with an unfinished job in {folder}")
         job = replace(job, result={})
         write_job(job)
         return job

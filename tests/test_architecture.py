@@ -12,7 +12,20 @@ from vitseg.model.segmenter import build_model
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("vitseg/**/*.py"), *ROOT.glob("flows/**/*.py")])
 FLOORS = {
-    0: {"errors", "labels", "recipe", "config", "storage", "atomic", "s3", "remote", "jpeg", "dist"},
+    0: {
+        "errors",
+        "architecture",
+        "commit",
+        "labels",
+        "recipe",
+        "config",
+        "storage",
+        "atomic",
+        "s3",
+        "remote",
+        "jpeg",
+        "dist",
+    },
     1: {"data", "model", "losses", "metrics", "seams", "masks", "pictures", "report"},
     2: {"checkpoint", "evaluation", "registry"},
     3: {"training", "inference"},

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vitseg.architecture import Architecture
 from vitseg.config import home, load_recipe, presets, recipe_from
 from vitseg.errors import NotFoundError, UsageError
 from vitseg.recipe import (
-    Architecture,
     AugmentRecipe,
     DataRecipe,
     LossRecipe,
@@ -45,6 +45,8 @@ OTHER_WORDS: dict[str, Any] = {
     "optimiser.name": "muon",
     "optimiser.schedule": "constant",
     "masked.decoder_width": 64,
+    "run.select": "last",
+    "run.precision": "bfloat16",
 }
 
 
@@ -161,13 +163,20 @@ def test_a_value_of_the_wrong_type_is_named(text: str) -> None:
         *(
             f"{name}=0"
             for name in FIELDS
-            if name.startswith(("data.", "run.")) and name not in ("data.flip", "run.seed")
+            if name.startswith(("data.", "run.")) and name not in ("data.flip", "run.seed", "run.patience")
         ),
         *("model.blocks=0", "model.patch_size=-8", "model.mlp_units=[]", "model.mlp_units=[64, 0]"),
         *("model.decoder_mlp_units=[0]", "model.dropout=1", "model.dropout=nan", "model.position=rotary"),
         *("model.target=depth", "optimiser.learning_rate=0", "optimiser.learning_rate=nan"),
         *("optimiser.weight_decay=-1", "optimiser.warmup_share=1.0", "optimiser.schedule=step"),
-        *("optimiser.clip_norm=-1", "optimiser.accumulate=0", "run.seed=-1", "run.seed=4294967296"),
+        *(
+            "optimiser.clip_norm=-1",
+            "optimiser.accumulate=0",
+            "optimiser.average=1.0",
+            "run.seed=-1",
+            "run.patience=-1",
+            "run.seed=4294967296",
+        ),
     ],
 )
 def test_a_value_out_of_range_is_named(text: str) -> None:
@@ -205,6 +214,7 @@ def other(name: str, value: Any) -> Any:
 
 
 HOW = {"data.decode_threads", "run.checkpoint_steps", "run.keep_checkpoints", "run.log_steps", "run.panel_epochs"}
+HOW |= {"run.hang_minutes", "run.compile", "run.deterministic"}
 
 
 @pytest.mark.parametrize("name", FIELDS)

@@ -14,6 +14,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from tests.training.conftest import small_recipe
+from vitseg.architecture import Architecture
 from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import read_manifest
 from vitseg.errors import UsageError
@@ -21,7 +22,7 @@ from vitseg.evaluation import Evaluation, Task, evaluate_batches, evaluate_bundl
 from vitseg.labels import Label, train_classes
 from vitseg.model.bundle import Bundle, load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
-from vitseg.recipe import Architecture, LossRecipe
+from vitseg.recipe import LossRecipe
 from vitseg.seams import seam_counts
 
 

@@ -1,23 +1,30 @@
 """Checkpoints in a folder or bucket: one safetensors object each, complete or not there at all.
 
-Name: `step-{step:08d}-{first 12 hex of its sha256}.safetensors`. It holds the weights (`model.*`), the optimiser's
-moments (`optimiser.{which}.{parameter}.*`) and, as plain JSON, everything else that resuming needs. No pickle.
+Name: `step-{step:08d}-{first 12 hex of its sha256}.safetensors`. It holds the weights (`model.*`), their average and
+those of the best epoch (`average.*`, `best.*`), the optimisers' moments (`optimiser.{which}.{parameter}.*`) and, as plain
+JSON, everything else that resuming needs. No pickle.
+
+No state of a random generator is among it: whatever is random in a step is a function of (seed, step, rank), which makes
+a job go on exactly on other machines and other numbers of ranks, too.
 """
 
 import hashlib
 import json
 import logging
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load, save_file
 from torch import nn
 
-from vitseg.errors import DataError
+from vitseg.errors import DataError, StoreFullError, VitsegError
 from vitseg.storage import Store
 
 log = logging.getLogger(__name__)
@@ -33,12 +40,25 @@ class Checkpoint:
     tensors: dict[str, torch.Tensor]
     state: dict[str, Any]
 
+    def part(self, name: str) -> dict[str, torch.Tensor]:
+        """Return one set of weights by their own names, as `model`; empty where there is none of this name."""
+        start = f"{name}."
+        return {key.removeprefix(start): tensor for key, tensor in self.tensors.items() if key.startswith(start)}
+
 
 def capture(
-    model: nn.Module, optimisers: Sequence[torch.optim.Optimizer], step: int, state: dict[str, Any]
+    model: nn.Module,
+    optimisers: Sequence[torch.optim.Optimizer],
+    step: int,
+    state: dict[str, Any],
+    more: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
 ) -> Checkpoint:
-    """Copy to the CPU what a training step has left, so that training may go on while it is written."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    """Copy to the CPU what a training step has left, so that training may go on while it is written.
+
+    `more` are other sets of weights by the name of each, which `Checkpoint.part` gives back.
+    """
+    parts = {"model": model.state_dict(), **(more or {})}
+    tensors = {f"{part}.{name}": tensor for part, weights in parts.items() for name, tensor in weights.items()}
     for which, optimiser in enumerate(optimisers):
         for index, moments in optimiser.state_dict()["state"].items():
             prefix = f"optimiser.{which}.{index}"
@@ -52,14 +72,13 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimisers: Sequence[torch
     Raises:
         DataError: the checkpoint belongs to another model.
     """
-    weights = {n.removeprefix("model."): t for n, t in checkpoint.tensors.items() if n.startswith("model.")}
     moments: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in optimisers]
     try:
         for name, tensor in checkpoint.tensors.items():
             if name.startswith("optimiser."):
                 _, which, index, moment = name.split(".")
                 moments[int(which)].setdefault(int(index), {})[moment] = tensor
-        model.load_state_dict(weights)
+        model.load_state_dict(checkpoint.part("model"))
     except (RuntimeError, ValueError, IndexError) as error:
         raise DataError(f"checkpoint of step {checkpoint.step} does not fit this model: {error}") from error
     for optimiser, state in zip(optimisers, moments, strict=True):
@@ -68,13 +87,64 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimisers: Sequence[torch
 
 def write_checkpoint(store: Store, checkpoint: Checkpoint, keep: int) -> str:
     """Write a checkpoint, then remove all but the newest `keep`; return its key."""
-    data = save(checkpoint.tensors, {"step": str(checkpoint.step), "state": json.dumps(checkpoint.state)})
-    key = f"step-{checkpoint.step:08d}-{hashlib.sha256(data).hexdigest()[:12]}.safetensors"
-    store.write(key, data)
+    header = {"step": str(checkpoint.step), "state": json.dumps(checkpoint.state)}
+    # By a file: what safetensors makes in memory it makes holding the interpreter, and training would wait for it.
+    with tempfile.TemporaryDirectory(prefix="vitseg-checkpoint-") as folder:
+        path = Path(folder) / "checkpoint"
+        try:
+            save_file(checkpoint.tensors, path, header)
+        except (OSError, SafetensorError) as error:
+            raise StoreFullError(
+                f"{folder} has no room for a checkpoint ({error}): set TMPDIR to a larger disk"
+            ) from error
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            key = f"step-{checkpoint.step:08d}-{sha256[:12]}.safetensors"
+            store.write(key, file)
     for old in checkpoint_keys(store)[keep:]:
         if old != key:  # it is not the newest where one that is damaged was passed over
             store.delete(old)
     return key
+
+
+class CheckpointWriter:
+    """Writes checkpoints beside training, one at a time; used as a block, at whose end the last of them is written."""
+
+    def __init__(self, store: Store, keep: int) -> None:
+        self._store, self._keep = store, keep
+        self._pool = ThreadPoolExecutor(1, "checkpoints")
+        self._under_way: Future[str] | None = None
+
+    def put(self, checkpoint: Checkpoint) -> None:
+        """Begin to write a checkpoint, as soon as the one before is written.
+
+        Raises:
+            StorageError, AccessError, StoreFullError: the one before could not be written.
+        """
+        self.wait()
+        self._under_way = self._pool.submit(write_checkpoint, self._store, checkpoint, self._keep)
+
+    def wait(self) -> None:
+        """Wait until all is written; errors as in `put`."""
+        under_way, self._under_way = self._under_way, None
+        if under_way:
+            under_way.result()
+
+    def __enter__(self) -> "CheckpointWriter":
+        """Return the writer."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Wait for the last checkpoint; where the block has failed, its error is the one that is told."""
+        try:
+            self.wait()
+        except VitsegError as second:
+            if error is None:
+                raise
+            log.warning("the last checkpoint is not written: %s", second)
+        finally:
+            self._pool.shutdown()
 
 
 def checkpoint_keys(store: Store) -> list[str]:

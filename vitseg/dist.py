@@ -67,6 +67,15 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def gather(value: Any) -> list[Any]:
+    """Return every rank's value, in the order of ranks, on every rank; plain data, for what is rare."""
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def check_equal(value: int, what: str) -> None:
     """Stop all ranks where they don't hold the same value.
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from vitseg import dist
+from vitseg.architecture import Architecture
 from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import read_manifest
 from vitseg.errors import UsageError
@@ -21,7 +22,7 @@ from vitseg.losses import counted, loss_count, segmentation_loss, true_colors
 from vitseg.metrics import Scores, confusion_matrix, strongest_channel_agrees
 from vitseg.model.bundle import Bundle
 from vitseg.model.segmenter import class_scores
-from vitseg.recipe import Architecture, LossRecipe
+from vitseg.recipe import LossRecipe
 from vitseg.seams import SeamCounts, seam_counts, seam_ratios
 
 _TIMED = 4  # batches, each run once more to see how long it takes

@@ -6,112 +6,24 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from vitseg.errors import UsageError
+from vitseg.architecture import Architecture, require
 
 _WITHOUT_EFFECT = {
     "data": ("decode_threads",),
-    "run": ("checkpoint_steps", "keep_checkpoints", "log_steps", "panel_epochs", "hang_minutes"),
+    "run": (
+        "checkpoint_steps",
+        "keep_checkpoints",
+        "log_steps",
+        "panel_epochs",
+        "hang_minutes",
+        "compile",
+        "deterministic",
+    ),
 }
 """What a job may change between a crash and its continuation: it is how the work is done, not what is computed."""
 
 
-_CHOICES = {
-    "pixels": ("fixed", "image"),
-    "position": ("concat", "add"),
-    "normalisation": ("layer", "none"),
-    "decoder": ("patch", "overlap", "spiral"),
-    "target": ("classes", "rgb"),
-}
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UsageError(message)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """The numbers of the network, named as in the paper's table of parameters (its Fig. 7)."""
-
-    patch_size: int = 16
-    """Side of the square patches, pixels."""
-    pixels: str = "fixed"
-    """How pixels are normalised: `fixed`, by numbers equal for all; `image`, by each photograph's own mean and deviation,
-    so that how bright a camera or a day was does not matter."""
-    spatial_embedding: int = 8
-    """Width of the learned embedding of a patch's position, concatenated to its projection."""
-    position: str = "concat"
-    """How the spatial embedding joins: `concat` as in the paper, `add` as in the original ViT."""
-    encoder_projection: int = 128
-    """Width to which a flattened patch is projected."""
-    blocks: int = 4
-    """Number of Transformer blocks."""
-    heads: int = 8
-    """Attention heads a block."""
-    head_width: int = 16
-    """Width of the query, key and value of one head."""
-    mlp_units: tuple[int, ...] = (512, 1024)
-    """Widths of the MLP of each Transformer block; tokens leave a block as wide as the last of them."""
-    features_per_patch: int = 32
-    """Width of what the encoder says about each patch."""
-    decoder_projection: int = 128
-    """Width to which the original patch is projected where it is reintroduced."""
-    decoder_mlp_units: tuple[int, ...] = (512, 512, 512)
-    """Widths of the MLP that turns features and patch into pixels."""
-    skip_projection: bool = False
-    """Whether the skip path around each block's MLP is a linear layer even where it changes no width: the paper's."""
-    normalisation: str = "layer"
-    """`layer`: LayerNorm before attention, MLPs and features; `none`: nowhere."""
-    norm_epsilon: float = 1e-6
-    """What LayerNorm adds to the variance; published weights bring theirs (timm 1e-6, Hugging Face's ViT 1e-12)."""
-    class_token: bool = False
-    """Whether a learned token without a patch runs along, as in the original ViT."""
-    dropout: float = 0.0
-    """Share of activations dropped in training, 0–1."""
-    stochastic_depth: float = 0.0
-    """Share of images for which the last block is left out in training, 0–1; earlier blocks less, in proportion."""
-    layer_scale: float = 0.0
-    """Start of the learned factor on what attention and MLP add (CaiT); 0: no such factor."""
-    decoder: str = "patch"
-    """`patch`: the paper's, each patch by itself; `overlap`: ours, without seams; `spiral`: patch after patch."""
-    fine_patch: int = 0
-    """Decoder `overlap`: side of the finer patches it works on, pixels, a divisor of `patch_size`; 0: `patch_size`."""
-    fine_width: int = 64
-    """Decoder `overlap`: width of the finer tokens."""
-    fine_blocks: int = 0
-    """Decoder `overlap`: blocks of attention among neighbours on the finer grid."""
-    fine_heads: int = 2
-    """Decoder `overlap`: heads of these blocks."""
-    fine_reach: int = 2
-    """Decoder `overlap`: how many steps away on the finer grid a neighbour may be."""
-    narrow_width: int = 64
-    """Decoder `overlap`: width to which finer tokens are narrowed before each writes its square of pixels."""
-    spiral_blocks: int = 2
-    """Decoder `spiral`: number of its blocks."""
-    target: str = "classes"
-    """`classes`: scores a class and pixel; `rgb`: the colour image itself, 0–1."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for field_ in dataclasses.fields(self):
-            if field_.type is int:
-                least = 0 if field_.name in ("fine_patch", "fine_blocks") else 1
-                _require(getattr(self, field_.name) >= least, f"model.{field_.name} must be at least {least}")
-        for name, choices in _CHOICES.items():
-            _require(getattr(self, name) in choices, f"model.{name} is {' or '.join(choices)}")
-        for name in ("dropout", "stochastic_depth"):
-            _require(0 <= getattr(self, name) < 1, f"model.{name} is in 0 – 1")
-        _require(0 < self.norm_epsilon < 1, "model.norm_epsilon is in 0 – 1")
-        _require(self.layer_scale >= 0, "model.layer_scale must not be negative")
-        _require(bool(self.mlp_units) and min(self.mlp_units) >= 1, "model.mlp_units needs at least one width")
-        _require(min(self.decoder_mlp_units, default=1) >= 1, "model.decoder_mlp_units must be positive")
-        fine = self.fine_patch or self.patch_size
-        _require(self.patch_size % fine == 0, "model.fine_patch must divide model.patch_size")
-        if (
-            self.decoder == "overlap"
-        ):  # what is seen of the photograph reaches half a finer patch further, in whole pixels
-            _require(fine % 2 == 0, f"model.fine_patch = {fine} must be even: set one that is, and divides patch_size")
-        _require(self.fine_width % self.fine_heads == 0, "model.fine_width must be a multiple of model.fine_heads")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +43,7 @@ class DataRecipe:
     def __post_init__(self) -> None:
         """Check ranges."""
         for name in ("batch_size", "shuffle_shards", "decode_threads"):
-            _require(getattr(self, name) >= 1, f"data.{name} must be at least 1")
+            require(getattr(self, name) >= 1, f"data.{name} must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,16 +64,20 @@ class OptimiserRecipe:
     """Largest norm of the whole gradient; 0 switches clipping off."""
     accumulate: int = 1
     """Forward and backward passes an optimiser step: a batch in this many parts, for small memories."""
+    average: float = 0.0
+    """Decay of the exponential moving average of the weights, which is then what is validated and registered; 0: none.
+    In the first steps it decays faster, so that what they were is soon forgotten."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _require(self.name in ("adamw", "muon"), "optimiser.name is adamw or muon")
-        _require(self.learning_rate > 0, "optimiser.learning_rate must be positive")
-        _require(self.weight_decay >= 0, "optimiser.weight_decay must not be negative")
-        _require(0 <= self.warmup_share < 1, "optimiser.warmup_share is in 0 – 1")
-        _require(self.schedule in ("cosine", "constant"), "optimiser.schedule is cosine or constant")
-        _require(self.clip_norm >= 0, "optimiser.clip_norm must not be negative")
-        _require(self.accumulate >= 1, "optimiser.accumulate must be at least 1")
+        require(self.name in ("adamw", "muon"), "optimiser.name is adamw or muon")
+        require(self.learning_rate > 0, "optimiser.learning_rate must be positive")
+        require(self.weight_decay >= 0, "optimiser.weight_decay must not be negative")
+        require(0 <= self.warmup_share < 1, "optimiser.warmup_share is in 0 – 1")
+        require(self.schedule in ("cosine", "constant"), "optimiser.schedule is cosine or constant")
+        require(self.clip_norm >= 0, "optimiser.clip_norm must not be negative")
+        require(self.accumulate >= 1, "optimiser.accumulate must be at least 1")
+        require(0 <= self.average < 1, "optimiser.average is in 0 – 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,10 +95,10 @@ class LossRecipe:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _require(self.rgb in ("absolute", "squared"), "loss.rgb is absolute or squared")
-        _require(self.class_weights in ("none", "balanced"), "loss.class_weights is none or balanced")
-        _require(0 <= self.label_smoothing < 1, "loss.label_smoothing is in 0 – 1")
-        _require(self.dice >= 0, "loss.dice must not be negative")
+        require(self.rgb in ("absolute", "squared"), "loss.rgb is absolute or squared")
+        require(self.class_weights in ("none", "balanced"), "loss.class_weights is none or balanced")
+        require(0 <= self.label_smoothing < 1, "loss.label_smoothing is in 0 – 1")
+        require(self.dice >= 0, "loss.dice must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,10 +116,10 @@ class AugmentRecipe:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _require(len(self.scale) == 2, "augment.scale is [smallest, largest]")
-        _require(0.25 <= self.scale[0] <= self.scale[-1] <= 8, "augment.scale must rise and lie in 0.25 – 8")
-        _require(0 <= self.color <= 1, "augment.color is in 0 – 1")
-        _require(0 <= self.rare <= 1, "augment.rare is in 0 – 1")
+        require(len(self.scale) == 2, "augment.scale is [smallest, largest]")
+        require(0.25 <= self.scale[0] <= self.scale[-1] <= 8, "augment.scale must rise and lie in 0.25 – 8")
+        require(0 <= self.color <= 1, "augment.color is in 0 – 1")
+        require(0 <= self.rare <= 1, "augment.rare is in 0 – 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,9 +135,9 @@ class MaskedRecipe:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _require(0 < self.ratio < 1, "masked.ratio is in 0 – 1")
-        _require(self.decoder_blocks >= 1, "masked.decoder_blocks must be at least 1")
-        _require(
+        require(0 < self.ratio < 1, "masked.ratio is in 0 – 1")
+        require(self.decoder_blocks >= 1, "masked.decoder_blocks must be at least 1")
+        require(
             self.decoder_width >= 32 and self.decoder_width % 32 == 0, "masked.decoder_width must be a multiple of 32"
         )
 
@@ -246,14 +162,28 @@ class RunRecipe:
     """Epochs between panels (photo | truth | prediction) of the same validation images."""
     hang_minutes: float = 10.0
     """Minutes without a step, or a validated batch, after which a rank counts as hung and its job is ended."""
+    patience: int = 0
+    """Validations without a better score (mIoU; PSNR of image pairs) after which training ends early; 0: never."""
+    select: str = "best"
+    """Which weights become the model: `best`, those of the epoch with the best score, or `last`."""
+    precision: str = "auto"
+    """Of forward passes: `float32`, `bfloat16` or `float16` (autocast, its gradients scaled); `auto`: what the GPU has of
+    bfloat16 and float16, in this order; processors compute in float32."""
+    compile: bool = False
+    """Let `torch.compile` fuse the model's kernels: slow to start, and needs a C++ compiler, on GPUs Triton."""
+    deterministic: bool = False
+    """On GPUs, too, sums are added up in the same order each time: same machine, same seed, same weights; slower."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _require(0 <= self.seed < 2**32, "run.seed is in 0 – 2³²-1")
+        require(0 <= self.seed < 2**32, "run.seed is in 0 – 2³²-1")
         for field_ in dataclasses.fields(self):
-            if field_.name not in ("seed", "hang_minutes"):
-                _require(getattr(self, field_.name) >= 1, f"run.{field_.name} must be at least 1")
-        _require(self.hang_minutes > 0, "run.hang_minutes must be positive")
+            if field_.type is int and field_.name not in ("seed", "patience"):
+                require(getattr(self, field_.name) >= 1, f"run.{field_.name} must be at least 1")
+        require(self.hang_minutes > 0, "run.hang_minutes must be positive")
+        require(self.patience >= 0, "run.patience must not be negative")
+        require(self.select in ("best", "last"), "run.select is best or last")
+        require(self.precision in PRECISIONS, f"run.precision is {' or '.join(PRECISIONS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,12 +200,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check what concerns more than one section."""
-        _require(
+        require(
             self.data.batch_size % self.optimiser.accumulate == 0,
             "data.batch_size must be a multiple of optimiser.accumulate",
         )
         plain = self.loss.class_weights == "none" and not self.loss.label_smoothing and not self.loss.dice
-        _require(
+        require(
             plain or self.model.target == "classes",
             "loss.class_weights, loss.label_smoothing and loss.dice are for model.target = classes, not rgb",
         )

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from vitseg.architecture import Architecture
 from vitseg.inference import answer
 from vitseg.inference.chunk import segment_chunk
 from vitseg.inference.job import ModelRef, Options
@@ -9,7 +10,6 @@ from vitseg.inference.plan import plan_job
 from vitseg.labels import train_classes
 from vitseg.model.bundle import load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
-from vitseg.recipe import Architecture
 
 from .conftest import BLUE, RED, encode, plain, put, read_ids, run
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from vitseg.architecture import Architecture
 from vitseg.errors import AccessError, DataError, StorageError
 from vitseg.inference import answer, chunk, objects
 from vitseg.inference import model as model_module
@@ -25,7 +26,6 @@ from vitseg.labels import train_classes
 from vitseg.masks import read_mask_metadata
 from vitseg.model.bundle import load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
-from vitseg.recipe import Architecture
 from vitseg.storage import LocalStore
 
 from . import color_rule

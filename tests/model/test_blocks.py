@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from vitseg.architecture import Architecture
 from vitseg.model.blocks import Branch, Mlp, MultiHeadAttention, TransformerBlock
-from vitseg.recipe import Architecture
 
 
 def test_attention_is_the_formula_of_the_paper_head_by_head():

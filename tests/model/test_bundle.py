@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from vitseg.architecture import Architecture
 from vitseg.errors import DataError, NotFoundError
 from vitseg.labels import Label, train_classes
 from vitseg.model.bundle import load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
-from vitseg.recipe import Architecture
 
 CLASSES = train_classes()[:4]
 SIZE = (16, 24)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from vitseg.architecture import Architecture
 from vitseg.errors import DataError, UsageError
 from vitseg.model.classifier import Classifier
 from vitseg.model.segmenter import build_model
-from vitseg.recipe import Architecture
 
 ARCH = Architecture(
     patch_size=4, spatial_embedding=4, encoder_projection=28, blocks=2, heads=2, head_width=16, mlp_units=(48, 32),

@@ -1,7 +1,7 @@
 import torch
 
+from vitseg.architecture import Architecture
 from vitseg.model.decoder import PatchDecoder
-from vitseg.recipe import Architecture
 
 ARCH = Architecture(patch_size=2, features_per_patch=5, decoder_projection=6, decoder_mlp_units=(8, 7))
 

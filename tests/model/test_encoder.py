@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 import torch
 
+from vitseg.architecture import Architecture
 from vitseg.model.encoder import VisionTransformer
-from vitseg.recipe import Architecture
 
 ARCH = Architecture(
     patch_size=2, spatial_embedding=4, encoder_projection=12, blocks=2, heads=2, head_width=4,

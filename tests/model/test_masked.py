@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from vitseg.architecture import Architecture
 from vitseg.errors import DataError, UsageError
 from vitseg.model.encoder_bundle import CONFIG, WEIGHTS, pack_encoder, unpack_encoder
 from vitseg.model.masked import MaskedAutoencoder, build_masked, normalise_patches, visible_patches
 from vitseg.model.patches import patchify
 from vitseg.model.summary import count_convolutions
-from vitseg.recipe import Architecture, MaskedRecipe
+from vitseg.recipe import MaskedRecipe
 
 SIZE = (16, 24)  # 4×6 patches of 4 pixels
 KEYS = [f"photo-{index}" for index in range(4)]

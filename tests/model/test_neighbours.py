@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from vitseg.architecture import Architecture
 from vitseg.model.neighbours import NeighbourhoodAttention, NeighbourhoodBlock, squares
-from vitseg.recipe import Architecture
 
 
 def longhand(attention: NeighbourhoodAttention, tokens: torch.Tensor) -> torch.Tensor:

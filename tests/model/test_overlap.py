@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from vitseg.architecture import Architecture
 from vitseg.model.overlap import OverlapDecoder, OverlapLinear
-from vitseg.recipe import Architecture
 
 ARCH = Architecture(
     patch_size=8, features_per_patch=5, decoder_projection=6, decoder_mlp_units=(12,),

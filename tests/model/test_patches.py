@@ -3,9 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vitseg.architecture import Architecture
 from vitseg.errors import UsageError
 from vitseg.model.patches import PatchEmbedding, patch_grid, patchify, unpatchify
-from vitseg.recipe import Architecture
 
 
 def test_a_patch_is_a_square_of_neighbours_row_by_row_with_channels_together():

@@ -6,11 +6,11 @@ import pytest
 import torch
 from einops import rearrange
 
+from vitseg.architecture import Architecture
 from vitseg.errors import DataError, UsageError
 from vitseg.model.encoder import VisionTransformer
 from vitseg.model.patches import patchify
 from vitseg.model.pretrained import IMAGENET, Pixels, encoder_weights
-from vitseg.recipe import Architecture
 
 transformers = pytest.importorskip("transformers")
 

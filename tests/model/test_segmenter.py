@@ -5,13 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
+from vitseg.architecture import Architecture
 from vitseg.config import load_recipe, presets
 from vitseg.errors import DataError, UsageError
 from vitseg.inference.photo import DecodedPhoto, pixel_moments
 from vitseg.labels import palette, train_classes
 from vitseg.losses import segmentation_loss
 from vitseg.model.segmenter import Segmenter, build_model, class_scores
-from vitseg.recipe import Architecture
 
 ARCH = Architecture(
     patch_size=8, spatial_embedding=8, encoder_projection=56, blocks=2, heads=2, head_width=16, mlp_units=(96, 64),

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from vitseg.architecture import Architecture
 from vitseg.labels import CITYSCAPES, train_classes
 from vitseg.model.bundle import load_bundle, save_bundle
 from vitseg.model.patches import patchify
 from vitseg.model.segmenter import Segmenter, build_model
 from vitseg.model.spiral import SpiralDecoder, spiral_order
 from vitseg.model.summary import count_convolutions, summarize
-from vitseg.recipe import Architecture
 
 ARCH = Architecture(
     patch_size=4, encoder_projection=40, blocks=1, heads=2, head_width=16, mlp_units=(64, 48), features_per_patch=24,

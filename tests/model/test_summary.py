@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
+from vitseg.architecture import Architecture
 from vitseg.config import load_recipe, presets
 from vitseg.errors import UsageError
 from vitseg.model.summary import count_convolutions, summarize
-from vitseg.recipe import Architecture
 
 
 def linear(inputs: int, outputs: int) -> int:

@@ -1,6 +1,5 @@
 """How a version came to be, written once into its run and read back by whoever reviews it or what follows it."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 
 from vitseg.data.manifest import read_manifest
 from vitseg.errors import DataError
-from vitseg.registry import record, tracking
+from vitseg.registry import tracking
 from vitseg.registry.record import Record, data_of, machine, read_record, write_record
 
 ROOT = Path(__file__).parents[2]
@@ -43,19 +42,3 @@ def test_a_record_that_was_tampered_with_is_told(sqlite: str, text: str) -> None
     tracking.log_text(run_id, text, "record.json")
     with pytest.raises(DataError, match=r"record\.json of run"):
         read_record(run_id)
-
-
-def test_the_commit_is_this_checkouts_or_the_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("VITSEG_GIT_COMMIT", raising=False)
-    if (ROOT / ".git").exists():
-        head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        assert machine()["commit"].removesuffix("+") == head.stdout.strip()
-    theirs = tmp_path / "venv"  # an installed package, in the checkout of something else
-    theirs.mkdir()
-    author = ["-c", "user.name=them", "-c", "user.email=them@example.org"]
-    for words in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "theirs"]):
-        subprocess.run(["git", "-C", tmp_path, *words], check=True)
-    monkeypatch.setattr(record, "_CHECKOUT", theirs)
-    assert machine()["commit"] == ""
-    monkeypatch.setenv("VITSEG_GIT_COMMIT", "c0ffee")
-    assert machine()["commit"] == "c0ffee"

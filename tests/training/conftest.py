@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def make_trainer(shards: str, tmp_path: Path) -> MakeTrainer:
     """Return a function that builds a one-process trainer with checkpoints under a name of the test's own."""
 
     def make(
-        name: str, recipe: Recipe, recorder: Recorder | None = None, dtype: torch.dtype = torch.float32
+        name: str, recipe: Recipe, recorder: Recorder | None = None, dtype: torch.dtype = torch.float32, **options: Any
     ) -> Trainer:
         manifest = read_manifest(shards)
         size = recipe.data.batch_size
@@ -50,6 +51,7 @@ def make_trainer(shards: str, tmp_path: Path) -> MakeTrainer:
             Batches(shards, manifest, "val", batch_size=size, shuffle=False, drop_last=False),
             open_store(tmp_path / name),
             recorder or Recorder(),
+            **options,
         )
 
     return make

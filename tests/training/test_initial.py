@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load, save_file
 
 from tests.training.conftest import small_recipe
+from vitseg.architecture import Architecture
 from vitseg.data.manifest import read_manifest
 from vitseg.dist import World
 from vitseg.errors import DataError, NotFoundError, StorageError, UsageError, VitsegError
@@ -16,7 +17,6 @@ from vitseg.labels import train_classes
 from vitseg.model.bundle import load_bundle, save_bundle
 from vitseg.model.encoder_bundle import EncoderBundle, pack_encoder
 from vitseg.model.segmenter import Segmenter, build_model
-from vitseg.recipe import Architecture
 from vitseg.registry import tracking
 from vitseg.training import hub
 from vitseg.training.initial import FILE, check_address, fit_initial, load_initial

@@ -1,16 +1,23 @@
 """The loop: the same steps however it was cut up, interrupted or resumed."""
 
+import dataclasses
+import itertools
+import json
 import math
+import time
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
 from tests.training.conftest import AUGMENT, MakeTrainer, small_recipe
-from vitseg.checkpoint import checkpoint_keys
-from vitseg.errors import TrainingError
-from vitseg.training.loop import Recorder
+from vitseg.checkpoint import checkpoint_keys, newest_checkpoint
+from vitseg.errors import AccessError, TrainingError
+from vitseg.evaluation import evaluate_batches
+from vitseg.training.loop import Recorder, Trainer
+from vitseg.training.progress import Budget, chosen_row
 
 
 class Power(Recorder):
@@ -169,3 +176,186 @@ def test_a_decoder_that_asks_for_no_truth_sees_none(make_trainer: MakeTrainer) -
     trainer = make_trainer("job", small_recipe("run.epochs=1"))
     trainer.model.register_forward_pre_hook(lambda _, inputs: pytest.fail("truth") if len(inputs) > 1 else None)
     trainer.run()
+
+
+class Fading(Power):
+    """Ruins the weights when a step has been taken, as a training that runs away would."""
+
+    def __init__(self, trainer: Trainer, after: int) -> None:
+        super().__init__()
+        self.trainer, self.after = trainer, after
+
+    def step(self, step: int, values: dict[str, float]) -> None:
+        super().step(step, values)
+        if step >= self.after:
+            with torch.no_grad():
+                for parameter in self.trainer.model.parameters():
+                    parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(step)))
+
+
+@pytest.mark.parametrize("patience", [0, 2])
+def test_the_model_is_that_of_the_best_epoch_also_after_an_interruption(
+    make_trainer: MakeTrainer, patience: int
+) -> None:
+    recipe = small_recipe("run.epochs=6", "optimiser.learning_rate=0.005", f"run.patience={patience}")
+    good = make_trainer("good", recipe)
+    good.recorder = Fading(good, after=7)  # the first two epochs have 6 steps
+    history = good.run()
+    assert good.best.epoch == 2
+    assert len(history) == (4 if patience else 6)
+    assert history[-1].get("stopped") == ("patience" if patience else None)
+    again = make_trainer("good", recipe)
+    assert again.run() == history
+    again.choose()
+    row = chosen_row(history, "best")
+    found = evaluate_batches(again.model, again.validation.epoch(0), again.task).flat("val/")
+    assert row["epoch"] == 2
+    assert {name: row[name] for name in found} == found
+    last = make_trainer("good", dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, select="last")))
+    assert chosen_row(history, "last") is history[-1]
+    last.run()
+    assert last.best.epoch == 2
+
+
+def test_when_time_is_up_training_ends_learned_and_goes_on_with_more(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr(Budget, "seconds", property(lambda self: next(seconds), lambda self, before: None))
+    short = make_trainer("job", small_recipe("run.epochs=5"), heard := Power(), max_minutes=5 / 60)
+    rows = short.run()
+    rates = short.optimisers[0].param_groups[0]["lr"]
+    assert 3 < rows[-1]["step"] < 15
+    assert rows[-1]["step"] % 3  # within an epoch, which is validated all the same
+    assert rows[-1]["stopped"] == "minutes"
+    assert "val/loss" in rows[-1]
+    assert heard.panels_drawn == [rows[-1]["epoch"]]
+    assert rates < 0.5 * short.recipe.optimiser.learning_rate  # it has fallen by then
+    longer = make_trainer("job", small_recipe("run.epochs=5"), more := Power())
+    more_rows = longer.run()
+    assert min(more.losses) == rows[-1]["step"] + 1
+    assert [row["epoch"] for row in more_rows] == [1, 2, 3, 4, 5]
+    assert "stopped" not in more_rows[-1]
+
+
+def test_the_average_follows_the_weights_and_is_what_is_validated(make_trainer: MakeTrainer) -> None:
+    recipe = small_recipe("run.epochs=2", "optimiser.average=0.9", "run.select=last")
+    trainer = make_trainer("job", recipe)
+    seen = []
+    update = AveragedModel.update_parameters
+
+    def spy(average: AveragedModel, model: torch.nn.Module) -> None:
+        update(average, model)
+        seen.append(next(model.parameters()).detach().clone())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AveragedModel, "update_parameters", spy)
+        trainer.run()
+    wanted = seen[0]
+    for number, weight in enumerate(seen[1:], 1):
+        kept = min(0.9, (1 + number) / (10 + number))
+        wanted = kept * wanted + (1 - kept) * weight
+    torch.testing.assert_close(next(trainer.judged.parameters()), wanted)
+    found = evaluate_batches(trainer.judged, trainer.validation.epoch(0), trainer.task).flat("val/")
+    assert {name: trainer.history[-1][name] for name in found} == found
+    trainer.choose()
+    torch.testing.assert_close(next(trainer.model.parameters()), wanted)
+
+
+def test_an_interrupted_job_with_an_average_ends_like_one_that_was_not(make_trainer: MakeTrainer) -> None:
+    recipe = small_recipe("optimiser.average=0.95")
+    straight = make_trainer("straight", recipe)
+    history = straight.run()
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer("cut", recipe, Power(5)).run()
+    resumed = make_trainer("cut", recipe)
+    assert resumed.run() == history
+    for name, tensor in straight.judged.state_dict().items():
+        assert torch.equal(tensor, resumed.judged.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_learns_nearly_the_same(make_trainer: MakeTrainer, precision: str) -> None:
+    settings = ["run.epochs=10", "optimiser.learning_rate=0.005"]
+    whole = make_trainer("whole", small_recipe(*settings)).run()
+    half = make_trainer("half", small_recipe(*settings, f"run.precision={precision}"))
+    rows = half.run()
+    assert rows[0] != whole[0]
+    assert rows[-1]["train/loss"] == pytest.approx(whole[-1]["train/loss"], rel=0.1)
+    assert half.scaler.is_enabled() == (precision == "float16")
+
+
+def test_a_step_that_overflows_in_float16_is_left_out(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("job", small_recipe("run.epochs=1", "run.precision=float16"))
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    before = weights(trainer)
+    rows = trainer.run()
+    assert math.isfinite(rows[0]["train/loss"])
+    assert trainer.scaler.get_scale() < 2.0**60
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(trainer).items())
+
+
+def test_a_checkpoint_holds_what_a_job_is(make_trainer: MakeTrainer) -> None:
+    recipe = small_recipe("run.epochs=1", "optimiser.average=0.9")
+    trainer = make_trainer("job", recipe, commit="c0ffee")
+    trainer.run()
+    found = newest_checkpoint(trainer.checkpoints)
+    assert found is not None
+    assert found.state["recipe"] == json.loads(json.dumps(recipe.to_json()))
+    assert found.state["commit"] == "c0ffee"
+    assert found.state["seconds"] > 0
+    for part, wanted in (("model", trainer.model), ("average", trainer.judged), ("best", trainer.judged)):
+        assert all(torch.equal(tensor, found.part(part)[name]) for name, tensor in wanted.state_dict().items()), part
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("job", small_recipe("run.epochs=2"), heard := Power())
+    write, started = trainer.checkpoints.write, []
+
+    def slow(key: str, *arguments: Any, **options: Any) -> Any:
+        before = max(heard.losses)
+        started.append(before)
+        deadline = time.monotonic() + 20
+        while len(started) == 1 and max(heard.losses) == before and time.monotonic() < deadline:
+            time.sleep(0.01)  # the first is not written before another step is taken
+        assert len(started) > 1 or max(heard.losses) > before
+        return write(key, *arguments, **options)
+
+    trainer.checkpoints.write = slow  # type: ignore[method-assign]
+    trainer.run()
+    assert started[0] == 2
+    assert [key[:13] for key in checkpoint_keys(trainer.checkpoints)] == ["step-00000006", "step-00000004"]
+
+
+def test_a_bucket_that_takes_no_checkpoint_ends_the_job(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("job", small_recipe())
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AccessError("s3://there refuses")
+
+    trainer.checkpoints.write = refuse  # type: ignore[method-assign]
+    with pytest.raises(AccessError, match="there refuses"):
+        trainer.run()
+    assert trainer.finished <= 4  # told with the next one
+
+
+def test_the_samples_whose_loss_is_no_number_are_named(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("job", small_recipe("optimiser.accumulate=4"))
+    batch = next(trainer.data.epoch(0, start_step=2))
+    loss = trainer._loss
+
+    def spoilt(replica: Any, images: torch.Tensor, truth: torch.Tensor) -> Any:
+        value, right = loss(replica, images, truth)
+        bad = trainer.finished == 2 and any(torch.equal(image, one) for image in batch.images[2:4] for one in images)
+        return value * (math.nan if bad else 1), right
+
+    trainer._loss = spoilt  # type: ignore[method-assign]
+    with pytest.raises(TrainingError) as caught:
+        trainer.run()
+    named = [key for key in batch.keys if key in str(caught.value)]
+    assert named == list(batch.keys[2:4])
+    assert "step 2 (epoch 1, learning rate" in str(caught.value)
+    found = newest_checkpoint(trainer.checkpoints)
+    assert found is not None
+    assert found.step == 2
+    assert all(tensor.isfinite().all() for tensor in found.part("model").values())

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from vitseg.architecture import Architecture
 from vitseg.model.segmenter import build_model
-from vitseg.recipe import Architecture, OptimiserRecipe
+from vitseg.recipe import OptimiserRecipe
 from vitseg.training.optimiser import build_optimisers, learning_rate
 
 RECIPE = OptimiserRecipe(learning_rate=0.5, warmup_share=0.1)

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitseg.recipe import Architecture
+from vitseg.architecture import Architecture
 
 
 class MultiHeadAttention(nn.Module):

@@ -18,11 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from vitseg.architecture import Architecture
 from vitseg.config import recipe_from
 from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.labels import Label, logit_count, palette, train_classes
 from vitseg.model.segmenter import Segmenter, class_scores
-from vitseg.recipe import Architecture
 from vitseg.storage import LocalStore
 
 SCHEMA = 1

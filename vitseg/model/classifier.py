@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
+from vitseg.architecture import Architecture
 from vitseg.errors import UsageError
 from vitseg.model.encoder import VisionTransformer
 from vitseg.model.segmenter import PhotoNetwork, initialise
-from vitseg.recipe import Architecture
 
 
 class Classifier(PhotoNetwork):

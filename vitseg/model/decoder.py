@@ -6,9 +6,9 @@ The encoder knows what a patch shows but has lost where its edges run; the patch
 import torch
 from torch import Tensor, nn
 
+from vitseg.architecture import Architecture
 from vitseg.model.blocks import Mlp
 from vitseg.model.patches import unpatchify
-from vitseg.recipe import Architecture
 
 
 class PatchDecoder(nn.Module):

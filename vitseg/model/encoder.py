@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from vitseg.architecture import Architecture
 from vitseg.model.blocks import TransformerBlock, layer_norm
 from vitseg.model.patches import PatchEmbedding
-from vitseg.recipe import Architecture
 
 
 class VisionTransformer(nn.Module):

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from vitseg.architecture import Architecture
 from vitseg.errors import DataError, UsageError
 from vitseg.model.bundle import architecture_from, image_size_from
-from vitseg.recipe import Architecture
 
 SCHEMA = 1
 KIND = "encoder"

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vitseg.architecture import Architecture
 from vitseg.model.blocks import TransformerBlock
 from vitseg.model.encoder import VisionTransformer
 from vitseg.model.encoder_bundle import EncoderBundle
 from vitseg.model.segmenter import PhotoNetwork, initialise
-from vitseg.recipe import Architecture, MaskedRecipe
+from vitseg.recipe import MaskedRecipe
 
 _HEAD_WIDTH = 32
 _EPSILON = 1e-6  # added to a patch's variance: a patch of one colour has none

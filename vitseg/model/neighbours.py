@@ -10,8 +10,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitseg.architecture import Architecture
 from vitseg.model.blocks import Branch, Mlp, layer_norm
-from vitseg.recipe import Architecture
 
 _MLP_RATIO = 2
 _NEVER = -1e4  # not -inf: softmax over nothing else would be NaN

@@ -10,10 +10,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitseg.architecture import Architecture
 from vitseg.model.blocks import Mlp, layer_norm
 from vitseg.model.neighbours import NeighbourhoodBlock, squares
 from vitseg.model.patches import unpatchify
-from vitseg.recipe import Architecture
 
 
 class OverlapDecoder(nn.Module):

@@ -9,8 +9,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitseg.architecture import Architecture
 from vitseg.errors import UsageError
-from vitseg.recipe import Architecture
 
 
 def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:

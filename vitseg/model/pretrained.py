@@ -16,10 +16,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from vitseg.architecture import Architecture
 from vitseg.errors import DataError, UsageError
 from vitseg.model.patches import resample_positions
 from vitseg.model.transfer import option
-from vitseg.recipe import Architecture
 
 _STEM = {
     "embeddings.cls_token": "class_token",

@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor, nn
 
+from vitseg.architecture import Architecture
 from vitseg.errors import DataError, UsageError
 from vitseg.model.decoder import PatchDecoder
 from vitseg.model.encoder import VisionTransformer
 from vitseg.model.overlap import OverlapDecoder
 from vitseg.model.patches import patch_grid, patchify
 from vitseg.model.spiral import SpiralDecoder
-from vitseg.recipe import Architecture
 
 # In the 0–1 scale. Fixed, not measured: a model keeps its input when its data set grows.
 PIXEL_MEAN = (0.5, 0.5, 0.5)

@@ -19,10 +19,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from vitseg.architecture import Architecture
 from vitseg.model.blocks import Mlp, layer_norm
 from vitseg.model.patches import patchify, unpatchify
 from vitseg.model.spiral_blocks import CausalBlock, KeysValues, KeyValueCache
-from vitseg.recipe import Architecture
 
 FREQUENCIES = 8
 """Sines and cosines that tell a coordinate: wavelengths of 4, 8 … 512 patches."""

@@ -8,8 +8,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitseg.architecture import Architecture
 from vitseg.model.blocks import Mlp, layer_norm
-from vitseg.recipe import Architecture
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of every head, (B, h, T, head_width) each."""

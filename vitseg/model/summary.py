@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
+from vitseg.architecture import Architecture
 from vitseg.model.segmenter import Segmenter
-from vitseg.recipe import Architecture
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from vitseg.architecture import Architecture
 from vitseg.errors import DataError, UsageError
 from vitseg.model.patches import patch_grid, resample_positions
-from vitseg.recipe import Architecture
 
 POSITION = "encoder.embedding.position"
 

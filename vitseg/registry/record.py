@@ -8,14 +8,13 @@ import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from vitseg.commit import code_commit
 from vitseg.data.manifest import Manifest, checked, parse_json
 from vitseg.errors import DataError, NotFoundError
 from vitseg.registry import tracking
@@ -23,7 +22,6 @@ from vitseg.registry.comparison import holdout_digest
 
 _NAME = "record.json"
 _PACKAGES = ("vitseg", "torch", "numpy", "webdataset", "mlflow", "prefect")
-_CHECKOUT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def machine() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {"commit": _commit(), "device": device, "versions": versions}
+    return {"commit": code_commit(), "device": device, "versions": versions}
 
 
 def write_record(run_id: str, record: Record) -> None:
@@ -124,20 +122,3 @@ def _from_json(row: dict[str, Any]) -> Record:
     }
     height, width = map(int, row["image_size"])
     return Record(**{**row, "splits": splits, "classes": tuple(row["classes"]), "image_size": (height, width)})
-
-
-def _commit() -> str:
-    """Return the commit of this checkout; an image, which has no checkout, names its own in VITSEG_GIT_COMMIT."""
-    named = os.environ.get("VITSEG_GIT_COMMIT", "")
-    if named or not (_CHECKOUT / ".git").exists():  # an installed package may lie in a checkout of something else
-        return named
-    try:
-        head = _git("rev-parse", "HEAD")
-        return head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return ""
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(_CHECKOUT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

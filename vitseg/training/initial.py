@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from vitseg.architecture import Architecture
 from vitseg.data.manifest import parse_json
 from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.model import encoder_bundle
@@ -31,7 +32,6 @@ from vitseg.model.patches import patch_grid
 from vitseg.model.pretrained import Pixels, encoder_weights
 from vitseg.model.segmenter import PIXEL_MEAN, PIXEL_STD, Segmenter
 from vitseg.model.transfer import Transfer, transfer
-from vitseg.recipe import Architecture
 from vitseg.storage import Store, canonical, open_store
 from vitseg.training import hub
 

@@ -27,7 +27,8 @@ class Job:
 
     `task` is `SEGMENTATION`, or `MASKED`: pretraining on photographs, whose labels, if any, are ignored.
     `init` is the address of what it starts from ("": chance), `init_sha256` the hash of the `init.safetensors` made of
-    it. `result` is empty until the job is finished; then it is what `vitseg train` answers.
+    it. `max_minutes` is the time that all attempts together may take. `result` is empty until the job is finished; then it
+    is what `vitseg train` answers.
     """
 
     folder: str
@@ -38,12 +39,18 @@ class Job:
     init: str = ""
     init_sha256: str = ""
     task: str = SEGMENTATION
+    max_minutes: float | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def checkpoints(self) -> str:
         """Address of the folder of checkpoints."""
         return join(self.folder, "checkpoints")
+
+    def gets_more_time(self, max_minutes: float | None) -> bool:
+        """Say whether it is finished because its time was up, and may now take longer (None: as long as it takes)."""
+        ended = self.result.get("stopped") == "minutes" and self.max_minutes is not None
+        return ended and (max_minutes is None or max_minutes > (self.max_minutes or 0))
 
 
 def job_folder(shards: str, fingerprint: str, recipe: Recipe, init_sha256: str = "", task: str = SEGMENTATION) -> str:
@@ -63,6 +70,7 @@ def write_job(job: Job) -> None:
         "init": job.init,
         "init_sha256": job.init_sha256,
         "task": job.task,
+        "max_minutes": job.max_minutes,
         "result": dict(job.result),
     }
     open_store(job.folder).write("job.json", json.dumps(data, indent=1).encode(), content_type="application/json")
@@ -91,7 +99,8 @@ def _from_json(folder: str, data: Mapping[str, Any]) -> Job:
     recipe, result = recipe_from(data["recipe"]), dict(data["result"])
     # Jobs from before there was --init, or pretraining, don't say.
     init, sha256, task = data.get("init", ""), data.get("init_sha256", ""), data.get("task", SEGMENTATION)
-    return Job(folder, data["shards"], data["fingerprint"], recipe, data["run_id"], init, sha256, task, result)
+    minutes = data.get("max_minutes")
+    return Job(folder, data["shards"], data["fingerprint"], recipe, data["run_id"], init, sha256, task, minutes, result)
 
 
 def finish_job(job: Job, result: Mapping[str, Any]) -> Job:

@@ -5,16 +5,16 @@ So a job that was killed and started again takes the same steps as one that was 
 """
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from vitseg import dist
-from vitseg.checkpoint import capture, newest_checkpoint, restore, write_checkpoint
+from vitseg.checkpoint import CheckpointWriter, capture, newest_checkpoint, restore
 from vitseg.data.augment import augment
 from vitseg.data.loader import Batch, Batches
 from vitseg.errors import TrainingError
@@ -23,7 +23,10 @@ from vitseg.losses import counted
 from vitseg.model.segmenter import Segmenter
 from vitseg.recipe import Recipe
 from vitseg.storage import Store
+from vitseg.training.average import averaged
 from vitseg.training.optimiser import build_optimisers, learning_rate
+from vitseg.training.precision import autocast_type
+from vitseg.training.progress import Best, Budget, Clock, Sums
 
 
 class Recorder:
@@ -43,25 +46,6 @@ class Recorder:
 
 
 @dataclass
-class Sums:
-    """Totals over the pixels of all ranks: the loss and what divides it, right pixels and those with a class."""
-
-    loss: float = 0.0
-    count: float = 0.0
-    correct: float = 0.0
-    valid: float = 0.0
-
-    def __add__(self, other: "Sums") -> "Sums":
-        count, valid = self.count + other.count, self.valid + other.valid
-        return Sums(self.loss + other.loss, count, self.correct + other.correct, valid)
-
-    def means(self, prefix: str = "") -> dict[str, float]:
-        """Return mean loss, and pixel accuracy where pixels have classes."""
-        means = {f"{prefix}loss": self.loss / (self.count or 1.0)}
-        return means | ({f"{prefix}pixel_accuracy": self.correct / self.valid} if self.valid else {})
-
-
-@dataclass
 class Trainer:
     """One rank's view of a training job; `run` is the story.
 
@@ -75,6 +59,9 @@ class Trainer:
         checkpoints: the store of checkpoints.
         recorder: who is told.
         alive: called after each step and each validated batch: whoever watches for hung ranks is told.
+        max_minutes: when time is up, training ends; the learning rate has fallen by then as at the last epoch.
+        commit: of the code, for the checkpoints.
+        used: share of the time that was used when the last step was taken, equal on all ranks.
     """
 
     recipe: Recipe
@@ -86,36 +73,72 @@ class Trainer:
     checkpoints: Store
     recorder: Recorder
     alive: Callable[[], None] = lambda: None
+    max_minutes: float | None = None
+    commit: str = ""
     finished: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
+    used: float = 0.0
+    best: Best = field(default_factory=Best)
+    average: AveragedModel | None = None
+
+    def __post_init__(self) -> None:
+        """Find out in which numbers to compute, and start the clock."""
+        if self.recipe.run.compile:
+            self.model.compile()
+        self.dtype = autocast_type(self.recipe.run.precision, self.world.device)
+        self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.dtype is torch.float16)
+        self.budget = Budget(self.max_minutes)
+
+    @property
+    def judged(self) -> nn.Module:
+        """The model that is validated, shown and kept: the weights' average where there is one."""
+        return self.average.module if self.average else self.model
+
+    def autocast(self) -> torch.autocast:
+        """Return the block in which a forward pass belongs."""
+        return torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
     def run(self) -> list[dict[str, Any]]:
         """Train from the newest checkpoint to the last epoch; return a row of metrics an epoch.
 
         Raises:
             TrainingError: the loss is no longer a finite number; all ranks stop together.
+            StorageError, AccessError, StoreFullError: a checkpoint can't be written.
         """
         run, per_epoch = self.recipe.run, self.data.steps_per_epoch
         self.optimisers = build_optimisers(self.model, self.recipe.optimiser)
+        self.average = averaged(self.model, self.recipe.optimiser.average)
         sums = self._resume()
         replica = dist.replicate(self.model, self.world)
-        for epoch in range(self.finished // per_epoch, run.epochs):
-            clock = _Clock()
-            for batch in clock.watch(self.data.epoch(epoch, start_step=self.finished % per_epoch)):
-                rate = learning_rate(self.recipe.optimiser, self.finished, run.epochs * per_epoch)
-                new = self._step(replica, batch, rate)
-                sums += new
-                self.finished += 1
-                self.alive()
-                if self.finished % run.log_steps == 0:
-                    speed = {"images_per_second": self.recipe.data.batch_size * clock.rate, "data_wait": clock.waited}
-                    self.recorder.step(self.finished, {**new.means(), "learning_rate": rate, **speed})
-                if self.finished % run.checkpoint_steps == 0 and self.finished % per_epoch:
-                    self._save(sums)
-            self._close_epoch(epoch + 1, sums)
-            sums = Sums()
-            self._save(sums)
+        with CheckpointWriter(self.checkpoints, run.keep_checkpoints) as self.writer:
+            for epoch in range(self.finished // per_epoch, run.epochs):
+                if self._stopped():
+                    break
+                clock = Clock()
+                for batch in clock.watch(self.data.epoch(epoch, start_step=self.finished % per_epoch)):
+                    rate = learning_rate(self.recipe.optimiser, self.finished, run.epochs * per_epoch, self.used)
+                    new = self._step(replica, batch, rate)
+                    sums += new
+                    self.finished += 1
+                    self.alive()
+                    if self.finished % run.log_steps == 0:
+                        speed = {
+                            "images_per_second": self.recipe.data.batch_size * clock.rate,
+                            "data_wait": clock.waited,
+                        }
+                        self.recorder.step(self.finished, {**new.means(), "learning_rate": rate, **speed})
+                    if self.used >= 1:
+                        break
+                    if self.finished % run.checkpoint_steps == 0 and self.finished % per_epoch:
+                        self._save(sums)
+                self._close_epoch(epoch + 1, sums)
+                sums = sums if self.finished % per_epoch else Sums()  # time may be up within an epoch
+                self._save(sums)
         return self.history
+
+    def choose(self) -> None:
+        """Give the model, after training, the weights that the recipe selects: the best epoch's or the last, averaged or not."""
+        self.model.load_state_dict(self.best.weights or self.judged.state_dict())
 
     def _step(self, replica: nn.Module, batch: Batch, rate: float) -> Sums:
         """Take one optimiser step on this rank's part of a global batch.
@@ -124,31 +147,55 @@ class Trainer:
         their weights), so that the gradient does not depend on how the batch is cut up.
         """
         torch.manual_seed((self.recipe.run.seed * 1_000_003 + self.finished) * 4_093 + self.world.rank)
-        device, parts = self.world.device, self.recipe.optimiser.accumulate
+        parts, clip = self.recipe.optimiser.accumulate, self.recipe.optimiser.clip_norm or math.inf
         images, truth = self._inputs(batch)
-        count, valid = dist.sum_over_ranks(self._counts(truth))
+        used = torch.full(
+            (1,), self.budget.share(self.budget.seconds) if self.world.rank == 0 else 0.0
+        )  # all ranks go by the clock of one
+        count, valid, spent = dist.sum_over_ranks(torch.cat([self._counts(truth), used.to(images.device).double()]))
         # DDP averages over ranks: times world size makes it the sum that the global count divides.
         scale = self.world.world_size / count.where(count > 0, 1)
-        sums = torch.zeros(2, dtype=torch.float64, device=device)
-        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        found: list[torch.Tensor] = []
         for part, (some, theirs) in enumerate(zip(images.chunk(parts), truth.chunk(parts), strict=True)):
             with dist.gradients_stay_local(replica, part + 1 < parts):
-                loss, right = self._loss(replica, some, theirs, bf16)
-                (loss * scale.to(loss.dtype)).backward()
-            sums += torch.stack([loss.detach().double(), right.double()])
-        loss_sum, correct = dist.sum_over_ranks(sums).tolist()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimiser.clip_norm or math.inf)
-        if not math.isfinite(loss_sum) or not math.isfinite(norm.item()):
-            raise TrainingError(
-                f"loss {loss_sum} with a gradient of norm {norm.item()} at step {self.finished} (learning rate {rate:.2g}, "
-                f"samples {', '.join(batch.keys[:4])} …): lower optimiser.learning_rate or look at these samples"
-            )
+                loss, right = self._loss(replica, some, theirs)
+                self.scaler.scale(loss * scale.to(loss.dtype)).backward()
+            found.append(torch.stack([loss.detach().double(), right.double()]))
+        loss_sum, correct = dist.sum_over_ranks(torch.stack(found).sum(0)).tolist()
+        for optimiser in self.optimisers:
+            self.scaler.unscale_(optimiser)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip).item()
+        # Where float16 overflows, the scaler leaves the step out and scales less from then on.
+        if not math.isfinite(loss_sum) or not (math.isfinite(norm) or self.scaler.get_scale() > 1):
+            raise self._not_finite(loss_sum, norm, rate, batch, [part[0] for part in found])
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            optimiser.step()
+            self.scaler.step(optimiser)
             optimiser.zero_grad(set_to_none=True)
+        self.scaler.update()
+        if self.average:
+            self.average.update_parameters(self.model)
+        self.used = spent.item()
         return Sums(loss_sum, count.item(), correct, valid.item())
+
+    def _not_finite(
+        self, loss: float, norm: float, rate: float, batch: Batch, losses: list[torch.Tensor]
+    ) -> TrainingError:
+        """Return an error that names the samples, of all ranks, whose part of the batch gave a loss that is no number."""
+        size = len(batch.keys) // len(losses)
+        bad = [batch.keys[part * size : (part + 1) * size] for part, value in enumerate(losses) if not value.isfinite()]
+        names = [key for rank in dist.gather([key for keys in bad for key in keys]) for key in rank]
+        which = (
+            f"from samples {', '.join(names[:8])}{' …' if names[8:] else ''}"
+            if names
+            else "though every loss is finite"
+        )
+        return TrainingError(
+            f"loss {loss} with a gradient of norm {norm} at step {self.finished} (epoch "
+            f"{self.finished // self.data.steps_per_epoch + 1}, learning rate {rate:.2g}), {which}: "
+            "lower optimiser.learning_rate or look at these samples; the last checkpoint is from before"
+        )
 
     def _inputs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a batch's images (B, 3, H, W) on the device, and what the model's answers are compared with (B, …)."""
@@ -164,15 +211,13 @@ class Trainer:
         valid = counted(truth).sum() if self.task.classes else truth.new_zeros(())
         return torch.stack([self.task.count(truth).double(), valid.double()])
 
-    def _loss(
-        self, replica: nn.Module, images: torch.Tensor, truth: torch.Tensor, bf16: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _loss(self, replica: nn.Module, images: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the sum of the loss over a part of a batch, and how many pixels are right."""
         # Teacher forcing: the loss and accuracy of such models flatter in training, not in validation.
         taught = []
         if isinstance(self.model, Segmenter) and self.model.wants_truth:
             taught = [self.task.teach(truth, self.model.channels)]
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        with self.autocast():
             output = replica(images, *taught)
         loss, _ = self.task.loss(output, truth)
         with torch.no_grad():
@@ -180,25 +225,38 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         """Return the metrics of an epoch's end."""
-        found = evaluate_batches(self.model, self.validation.epoch(0), self.task, progress=lambda images: self.alive())
+        found = evaluate_batches(self.judged, self.validation.epoch(0), self.task, progress=lambda images: self.alive())
         return found.flat("val/")
 
     def _close_epoch(self, epoch: int, sums: Sums) -> None:
         run = self.recipe.run
-        last = epoch == run.epochs
+        last = epoch == run.epochs or self.used >= 1
         row: dict[str, Any] = {"epoch": epoch, "step": self.finished, **sums.means("train/")}
         if last or epoch % run.evaluate_epochs == 0:
             row |= self._validate()
-        self.history.append(row)
+            keeps = run.select == "best" and self.world.rank == 0
+            self.best.consider(row, self.judged.state_dict() if keeps else {})
+        self.history = [*(earlier for earlier in self.history if earlier["epoch"] < epoch), row]
         self.recorder.epoch(row)
-        if last or epoch % run.panel_epochs == 0:
-            self.recorder.panels(self.model, epoch)
+        if why := self._stopped():
+            row["stopped"] = why
+        if last or why or epoch % run.panel_epochs == 0:
+            self.recorder.panels(self.judged, epoch)
+
+    def _stopped(self) -> str:
+        """Return why training ends before its last epoch: `minutes`, `patience`, or "" where it does not."""
+        patience = self.recipe.run.patience
+        return "minutes" if self.used >= 1 else "patience" if patience and self.best.since >= patience else ""
 
     def _save(self, sums: Sums) -> None:
-        if self.world.rank == 0:
-            state = {"history": self.history, "sums": vars(sums)}
-            checkpoint = capture(self.model, self.optimisers, self.finished, state)
-            write_checkpoint(self.checkpoints, checkpoint, self.recipe.run.keep_checkpoints)
+        if self.world.rank != 0:
+            return
+        state = {
+            "history": self.history, "sums": vars(sums), "best": self.best.state(), "scaler": self.scaler.state_dict(),
+            "seconds": self.budget.seconds, "recipe": self.recipe.to_json(), "commit": self.commit,
+        }  # fmt: skip
+        more = {"best": self.best.weights} | ({"average": self.judged.state_dict()} if self.average else {})
+        self.writer.put(capture(self.model, self.optimisers, self.finished, state, more))
 
     def _resume(self) -> Sums:
         checkpoint = newest_checkpoint(self.checkpoints)
@@ -207,34 +265,13 @@ class Trainer:
         if checkpoint is None:
             return Sums()
         restore(checkpoint, self.model, self.optimisers)
-        self.finished, self.history = checkpoint.step, checkpoint.state["history"]
-        return Sums(**checkpoint.state["sums"])
-
-
-class _Clock:
-    """Measures batches a second since it was made, and the share of that time spent waiting for them."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._waiting = 0.0
-        self._batches = 0
-
-    def watch(self, batches: Any) -> Any:
-        iterator = iter(batches)
-        while True:
-            start = time.perf_counter()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            self._waiting += time.perf_counter() - start
-            self._batches += 1
-            yield batch
-
-    @property
-    def rate(self) -> float:
-        return self._batches / (time.perf_counter() - self._start)
-
-    @property
-    def waited(self) -> float:
-        return self._waiting / (time.perf_counter() - self._start)
+        if self.average:
+            self.average.module.load_state_dict(checkpoint.part("average"))
+            self.average.n_averaged.fill_(checkpoint.step)
+        state = checkpoint.state
+        self.finished, self.history = checkpoint.step, state["history"]
+        self.best = Best(**state["best"], weights=checkpoint.part("best") if self.world.rank == 0 else {})
+        self.scaler.load_state_dict(state["scaler"])
+        self.budget.seconds = state["seconds"]
+        self.used = self.budget.share(state["seconds"])
+        return Sums(**state["sums"])

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from vitseg import dist
+from vitseg.commit import code_commit
 from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import Manifest
 from vitseg.evaluation import Task
@@ -15,6 +16,7 @@ from vitseg.model.masked import MaskedAutoencoder, build_masked, visible_patches
 from vitseg.storage import join, open_store
 from vitseg.training.job import Job
 from vitseg.training.loop import Recorder, Trainer
+from vitseg.training.progress import chosen_row
 
 VALIDATION = 2**32
 """No step of a training: validation always hides the same patches."""
@@ -43,10 +45,8 @@ class MaskedTrainer(Trainer):
         hidden = len(truth) * (self.network.patches - truth.shape[1])
         return torch.tensor([hidden, 0], dtype=torch.float64, device=truth.device)  # no pixel has a class
 
-    def _loss(
-        self, replica: nn.Module, images: torch.Tensor, truth: torch.Tensor, bf16: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+    def _loss(self, replica: nn.Module, images: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with self.autocast():
             drawn = replica(images, truth)
         return self.network.loss(drawn, images, truth), torch.zeros((), device=images.device)
 
@@ -54,12 +54,13 @@ class MaskedTrainer(Trainer):
     def _validate(self) -> dict[str, float]:
         device = self.world.device
         sums = torch.zeros(2, dtype=torch.float64, device=device)
-        self.model.eval()
+        judged = self.judged.eval()
         for batch in self.validation.epoch(0):
             images, visible = batch.images.to(device), self._visible(batch, VALIDATION).to(device)
-            loss = self.network.loss(self.network(images, visible), images, visible)
+            loss = self.network.loss(judged(images, visible), images, visible)
             sums += torch.stack([loss.double(), self._counts(visible)[0]])
-        self.model.train()
+            self.alive()
+        judged.train()
         loss_sum, hidden = dist.sum_over_ranks(sums).tolist()
         return {"val/loss": loss_sum / max(1, hidden)}
 
@@ -76,9 +77,21 @@ def pretrain_rank(job: Job, manifest: Manifest, world: dist.World, data: Batches
         shown = Batches(job.shards, manifest, "val", batch_size=_SHOWN, shuffle=False, drop_last=False)
         recorder = MaskedRecorder(job.run_id, next(iter(shown.epoch(0))), task, recipe)
     checkpoints = open_store(job.checkpoints)
-    trainer = MaskedTrainer(recipe, world, model, task, data, validation, checkpoints, recorder)
+    trainer = MaskedTrainer(
+        recipe,
+        world,
+        model,
+        task,
+        data,
+        validation,
+        checkpoints,
+        recorder,
+        max_minutes=job.max_minutes,
+        commit=code_commit(),
+    )
     try:
         history = trainer.run()
+        trainer.choose()
         if world.rank == 0:
             _leave_encoder(job, model, history)
     finally:
@@ -91,7 +104,7 @@ def _leave_encoder(job: Job, model: MaskedAutoencoder, history: list[dict[str, A
     store.write("history.json", json.dumps(history, indent=1).encode(), content_type="application/json")
     extra = {
         "epochs": len(history),
-        "loss": history[-1]["val/loss"],
+        "loss": chosen_row(history, job.recipe.run.select)["val/loss"],
         "fingerprint": job.fingerprint,
         "masked": job.recipe.to_json()["masked"],
         "run_id": job.run_id,

@@ -37,12 +37,15 @@ def build_optimisers(model: nn.Module, recipe: OptimiserRecipe) -> list[Optimize
     return optimisers
 
 
-def learning_rate(recipe: OptimiserRecipe, step: int, steps: int) -> float:
-    """Return the learning rate of a step (0 … steps - 1): linear warm-up, then cosine to 0, or constant."""
+def learning_rate(recipe: OptimiserRecipe, step: int, steps: int, time_used: float = 0.0) -> float:
+    """Return the learning rate of a step (0 … steps - 1): linear warm-up, then cosine to 0, or constant.
+
+    Where a share of the time that there is, 0–1, is used before that share of the steps is taken, it falls with the time.
+    """
     warmup = math.ceil(recipe.warmup_share * steps)
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup
     if recipe.schedule == "constant":
         return recipe.learning_rate
-    progress = (step - warmup) / max(1, steps - warmup)
+    progress = max((step - warmup) / max(1, steps - warmup), min(1.0, time_used))
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from vitseg import dist
+from vitseg.commit import code_commit
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.errors import UsageError, VitsegError
@@ -28,6 +29,7 @@ from vitseg.training.initial import load_initial
 from vitseg.training.job import MASKED, Job, check, read_job
 from vitseg.training.loop import Recorder, Trainer
 from vitseg.training.masked import pretrain_rank
+from vitseg.training.precision import make_deterministic
 
 PANEL_IMAGES = 6
 
@@ -50,6 +52,8 @@ def train_rank(job_folder: str, world: dist.World) -> None:
     job = read_job(job_folder)
     if job is None:
         raise UsageError(f"{job_folder} holds no job.json: start with `vitseg train`")
+    if job.recipe.run.deterministic:
+        make_deterministic()
     manifest = read_manifest(job.shards)
     check(job, manifest, world.world_size)
     if job.task == MASKED:
@@ -68,9 +72,13 @@ def train_rank(job_folder: str, world: dist.World) -> None:
 
         shown = Batches(job.shards, manifest, "val", batch_size=PANEL_IMAGES, shuffle=False, drop_last=False)
         recorder = RunRecorder(job.run_id, next(iter(shown.epoch(0))), classes, task)
-    trainer = Trainer(recipe, world, model, task, data, validation, open_store(job.checkpoints), recorder)
+    trainer = Trainer(
+        recipe, world, model, task, data, validation, open_store(job.checkpoints), recorder,
+        max_minutes=job.max_minutes, commit=code_commit(),
+    )  # fmt: skip
     try:
         history = trainer.run()
+        trainer.choose()
         if world.rank == 0:
             _leave_results(job, model, manifest, history)
     finally:
