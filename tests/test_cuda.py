@@ -20,6 +20,7 @@ from vitseg.recipe import Recipe
 from vitseg.storage import open_store
 from vitseg.training.loop import Recorder, Trainer
 from vitseg.training.masked import MaskedTrainer
+from vitseg.training.precision import make_deterministic
 from vitseg.training.worker import batches_of, task_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -116,6 +117,30 @@ def test_training_learns_and_goes_on_where_it_was_cut(data: Data, tmp_path: Path
     assert resumed[:5] == cut.history[:5]
     # The same steps; sums on a GPU may be added up in another order each time.
     assert resumed[-1]["train/loss"] == pytest.approx(straight[-1]["train/loss"], rel=0.05)
+
+
+def test_deterministic_means_the_same_weights_each_time(data: Data, tmp_path: Path) -> None:
+    recipe = load_recipe("small", overrides=[*EIGHT, "run.evaluate_epochs=12", "optimiser.average=0.9"])
+    make_deterministic()
+    try:
+        trainers = [make_trainer(data, recipe, GPU, tmp_path / name) for name in ("one", "two")]
+        rows = [trainer.run() for trainer in trainers]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert rows[0] == rows[1]
+    for one, two in zip(trainers[0].model.parameters(), trainers[1].model.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(
+    "settings", [["run.precision=float16"], ["run.precision=float32"], ["run.compile=true"]], ids=str
+)
+def test_other_numbers_and_kernels_learn_nearly_the_same(data: Data, tmp_path: Path, settings: list[str]) -> None:
+    found = []
+    for name, more in (("bfloat16", []), ("other", settings)):
+        recipe = load_recipe("small", overrides=[*EIGHT, "run.evaluate_epochs=12", *more])
+        found.append(make_trainer(data, recipe, GPU, tmp_path / name).run()[-1])
+    assert found[1]["train/loss"] == pytest.approx(found[0]["train/loss"], rel=0.1)
 
 
 class Cut(Recorder):

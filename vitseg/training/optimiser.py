@@ -3,9 +3,10 @@
 import math
 
 from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from vitseg.recipe import OptimiserRecipe
+from vitseg.training.muon import StackedMuon
 
 _EMBEDDINGS = ("position", "offset_bias")
 
@@ -33,7 +34,7 @@ def build_optimisers(model: nn.Module, recipe: OptimiserRecipe) -> list[Optimize
     groups = [{"params": decayed, "weight_decay": decay}, {"params": free, "weight_decay": 0.0}]
     optimisers: list[Optimizer] = [AdamW(groups, lr=rate, fused=next(model.parameters()).is_cuda)]
     if matrices:
-        optimisers.append(Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        optimisers.append(StackedMuon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
     return optimisers
 
 

@@ -1,0 +1,42 @@
+"""Muon over stacks does what torch's does matrix by matrix."""
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import Muon
+
+from vitseg.training.muon import StackedMuon, orthogonalised
+
+SHAPES = [(8, 24), (24, 8), (8, 24), (16, 16), (24, 8), (5, 7)]
+
+
+def test_it_steps_as_torchs_own() -> None:
+    torch.manual_seed(0)
+    start = [torch.randn(shape) for shape in SHAPES]
+    ends = []
+    for kind in (Muon, StackedMuon):
+        matrices = [nn.Parameter(matrix.clone()) for matrix in start]
+        optimiser = kind(matrices, lr=0.1, weight_decay=0.2, adjust_lr_fn="match_rms_adamw")
+        for step in range(3):
+            for number, matrix in enumerate(matrices):
+                generator = torch.Generator().manual_seed(10 * step + number)
+                matrix.grad = torch.randn(matrix.shape, generator=generator) if number != 3 or step else None
+            optimiser.step()
+        ends.append((matrices, optimiser.state_dict()["state"]))
+    (ones, one), (others, other) = ends
+    for matrix, stacked, before in zip(ones, others, start, strict=True):
+        moved = (matrix - before).norm()
+        assert moved > 0.1
+        assert (matrix - stacked).norm() / moved < 0.02  # bfloat16
+    assert one.keys() == other.keys()
+    for number, state in one.items():  # checkpoints of one are checkpoints of the other
+        assert state.keys() == other[number].keys()
+        torch.testing.assert_close(state["momentum_buffer"], other[number]["momentum_buffer"])
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 6), (1, 4, 20)])
+def test_all_directions_of_what_comes_out_are_about_as_long(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(1)
+    turned = orthogonalised(torch.randn(shape), (3.4445, -4.7750, 2.0315), 5, 1e-7)
+    lengths = torch.linalg.svdvals(turned.float())
+    assert 0.5 < lengths.min() < lengths.max() < 1.5
