@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from prefect import flow, task
+from prefect import flow, runtime, task
 from prefect.logging import get_run_logger
 
 from flows.choices import Preset
 from flows.console import counted, note, progress
+from flows.nodes import meeting_place, other_nodes
 from flows.register import register
 from vitseg.config import load_recipe
 from vitseg.data.manifest import read_manifest
@@ -39,6 +40,7 @@ def train(
     resume: bool = True,
     init: str = "",
     max_minutes: float | None = None,
+    wait_minutes: float = 30,
 ) -> dict[str, Any]:
     """Train a model and register it; a job that was interrupted goes on, one that is finished is not done twice.
 
@@ -48,15 +50,18 @@ def train(
         recipe: a TOML file laid over the preset.
         overrides: `section.key=value` laid over both.
         nproc: ranks on each node; by default one a GPU, or 1.
-        nnodes: nodes; with more than one, `train-node` runs on the others.
-        rendezvous: `host:port` where several nodes meet.
+        nnodes: nodes; with more than one, `train-node` runs on the others: a deployment starts it there.
+        rendezvous: `host:port` where several nodes meet, if `train-node` is started by hand; it has to be on this node.
         name: registered model.
         resume: go on with an unfinished job of the same data, recipe and start; False starts over.
         init: weights to start from (see `vitseg.training.initial`); "": chance.
         max_minutes: training ends after so long, all its attempts together, and what it has learned is registered; told
             more the next time, it goes on.
+        wait_minutes: so long a deployment waits for workers for its other nodes.
     """
     shards = canonical(shards)
+    starts_nodes = nnodes > 1 and not rendezvous and bool(runtime.deployment.id)
+    rendezvous = meeting_place() if starts_nodes else rendezvous
     nodes = Nodes(nproc or max(1, torch.cuda.device_count()), nnodes, rendezvous)
     resolved = fitting(load_recipe(preset, recipe, overrides), shards)
     job = plan_job(shards, resolved, nodes, name, resume, init, max_minutes)
@@ -67,7 +72,12 @@ def train(
         return dict(job.result)
     start = time.monotonic()
     try:
-        run_training(job, nodes)
+        if starts_nodes:
+            run_on_nodes(job, nodes, wait_minutes)
+        else:
+            if nnodes > 1:
+                note(f"waiting at {rendezvous} for {nnodes - 1} more: `vitseg train-node` there, with the same options")
+            run_training(job, nodes)
         return register(job, name, time.monotonic() - start, nodes.nproc * nodes.nnodes)
     except BaseException:
         with contextlib.suppress(VitsegError):  # a tracking server that is away must not hide the reason
@@ -117,7 +127,7 @@ def plan_job(
     return job
 
 
-@task(retries=2, retry_delay_seconds=5, retry_condition_fn=lambda task, run, state: _lost(state))
+@task(retries=2, retry_delay_seconds=5, retry_condition_fn=lambda task, run, state: is_lost(state))
 def run_training(job: Job, nodes: Nodes) -> None:
     """Run the ranks to the recipe's last epoch, showing what they say. A lost rank: again, from the checkpoint."""
     tracking.resume_run(job.run_id)
@@ -128,10 +138,6 @@ def run_training(job: Job, nodes: Nodes) -> None:
         f"{counted(nodes.nproc * nodes.nnodes, 'rank')}, {counted(steps, 'step')} of {job.recipe.data.batch_size} images, "
         f"{counted(run.epochs, 'epoch')}"
     )
-    if nodes.nnodes > 1:
-        note(
-            f"waiting at {nodes.rendezvous} for {nodes.nnodes - 1} more: run `vitseg train-node` there with the same options"
-        )
     with progress("training", steps, "steps") as show:
 
         def hear(event: dict[str, Any]) -> None:
@@ -140,6 +146,14 @@ def run_training(job: Job, nodes: Nodes) -> None:
                 note(_epoch_line(event, run.epochs))
 
         run_ranks(job.folder, nodes, on_event=hear, on_line=log.info)
+
+
+@task(retries=2, retry_delay_seconds=5, retry_condition_fn=lambda task, run, state: is_lost(state))
+def run_on_nodes(job: Job, nodes: Nodes, minutes: float) -> None:
+    """Do as `run_training`, on this node and on others that are started for it: new ones for each attempt."""
+    nodes = replace(nodes, rendezvous=meeting_place())  # a node of the last attempt may still be at the last place
+    with other_nodes(job, nodes, minutes):
+        run_training.fn(job, nodes)
 
 
 def find_job(shards: str, recipe: Recipe, init: str) -> tuple[Job, Initial | None]:
@@ -164,7 +178,8 @@ def fitting(recipe: Recipe, shards: str) -> Recipe:
     return replace(recipe, model=replace(recipe.model, target="rgb", pixels="fixed"))
 
 
-def _lost(state: Any) -> bool:
+def is_lost(state: Any) -> bool:
+    """Tell whether a task failed in a way that another try, from the newest checkpoint, may mend."""
     return isinstance(state.result(raise_on_failure=False), RankLostError | StorageError)
 
 

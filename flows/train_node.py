@@ -2,24 +2,29 @@
 
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from uuid import UUID
 
 import torch
-from prefect import flow
+from prefect import flow, runtime, task
 from prefect.logging import get_run_logger
 
 from flows.choices import Preset
 from flows.console import note
-from flows.train import find_job, fitting
+from flows.nodes import has_ended, ranks_end_with
+from flows.train import find_job, fitting, is_lost
 from vitseg.config import load_recipe
-from vitseg.errors import RankLostError
+from vitseg.errors import NotFoundError, RankLostError
 from vitseg.storage import canonical
+from vitseg.training.job import Job, read_job
 from vitseg.training.launch import Nodes, run_ranks
+from vitseg.training.network import split_address
 
 _POLL_SECONDS = 2
+_AGAIN_MINUTES = 5.0
 
 
-@flow(name="train-node", flow_run_name="train-node {preset} on {shards}")
+@flow(name="train-node", flow_run_name="train-node on {shards}")
 def train_node(
     shards: str,
     nnodes: int,
@@ -30,10 +35,12 @@ def train_node(
     nproc: int | None = None,
     init: str = "",
     minutes: float = 30,
+    job: str = "",
 ) -> None:
     """Give this machine's ranks to a training that is told the same; end when it does.
 
-    The folder of a job is a function of data, recipe and start, so this node works it out instead of being told.
+    The folder of a job is a function of data, recipe and start, so this node works it out instead of being told. `train`
+    as a deployment knows it, and starts this flow anew for each of its attempts; else this one tries again by itself.
 
     Args:
         shards: address of the folder that holds manifest.json.
@@ -45,32 +52,52 @@ def train_node(
         nproc: ranks on this node; by default one a GPU, or 1.
         init: weights to start from, as `train` is told.
         minutes: so long this node waits for the first one.
+        job: folder of the job, which says what recipe and start are; from `train` as a deployment.
 
     Raises:
-        RankLostError: nobody listens at the rendezvous in time.
+        RankLostError: nobody listens at the rendezvous in time, or ranks were lost.
     """
-    nodes = Nodes(nproc or max(1, torch.cuda.device_count()), nnodes, rendezvous)
+    nodes = Nodes(nproc or max(1, torch.cuda.device_count()), nnodes, rendezvous, first=False)
     shards = canonical(shards)
-    job, _ = find_job(shards, fitting(load_recipe(preset, recipe, overrides), shards), init)
-    note(f"waiting for the first node at {rendezvous}")
-    wait_for(rendezvous, 60 * minutes)
+    if job:
+        planned = read_job(job)
+        if planned is None:
+            raise NotFoundError(f"{job} holds no job.json: this node must reach what `train` writes to")
+        run_node.with_options(retries=0)(planned, nodes, minutes)
+        return
+    run_node(find_job(shards, fitting(load_recipe(preset, recipe, overrides), shards), init)[0], nodes, minutes)
+
+
+# More retries than `train` has: one is lost where this node is back before the first one has ended.
+@task(retries=5, retry_delay_seconds=5, retry_condition_fn=lambda task, run, state: is_lost(state))
+def run_node(job: Job, nodes: Nodes, minutes: float) -> None:
+    """Run this node's ranks when the first one is there. Lost ranks: again, if the first node comes back soon."""
+    leader = runtime.flow_run.parent_flow_run_id
+    again = (runtime.task_run.run_count or 1) > 1
+    minutes = min(minutes, _AGAIN_MINUTES) if again else minutes
+    note(f"waiting for the first node at {nodes.rendezvous}" + (f" to try again, {minutes:g} minutes" if again else ""))
+    wait_for(nodes.rendezvous, 60 * minutes, lambda: has_ended(leader))
     note(f"working for job {job.folder}")
-    run_ranks(job.folder, nodes, on_event=lambda event: None, on_line=get_run_logger().info)
+    with ranks_end_with([UUID(leader)] if leader else []):
+        run_ranks(job.folder, nodes, on_event=lambda event: None, on_line=get_run_logger().info)
 
 
-def wait_for(rendezvous: str, seconds: float) -> None:
+def wait_for(rendezvous: str, seconds: float, gone: Callable[[], bool] = lambda: False) -> None:
     """Wait until somebody listens at `host:port`: torch gives up after a minute, or at once where the name is unknown.
 
     Raises:
-        RankLostError: nobody does.
+        RankLostError: nobody does, or whoever should is `gone`.
     """
-    host, _, port = rendezvous.rpartition(":")
     deadline = time.monotonic() + seconds
     while True:
         try:
-            socket.create_connection((host, int(port)), timeout=5).close()
+            socket.create_connection(split_address(rendezvous), timeout=5).close()
             return
         except OSError as error:
+            if gone():
+                raise RankLostError(
+                    f"nobody will come to {rendezvous}: the run that asked for this node has ended"
+                ) from error
             if time.monotonic() > deadline:
                 raise RankLostError(f"nobody listens at {rendezvous} after {seconds:.0f} s ({error})") from error
             time.sleep(_POLL_SECONDS)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,17 +16,20 @@ from vitseg.dist import MEETING_FILE
 from vitseg.errors import RankLostError, TrainingError, UsageError, VitsegError
 from vitseg.training.agent import PARENT
 from vitseg.training.events import heard
+from vitseg.training.network import interface_towards, split_address
 
 _STOP_SECONDS = 20
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """How many machines take part, how many ranks each runs, and where they meet (`host:port`)."""
+    """How many machines take part, how many ranks each runs, and where they meet (`host:port`, on the first of them)."""
 
     nproc: int = 1
     nnodes: int = 1
     rendezvous: str = ""
+    first: bool = True
+    """Whether this machine is the one where they meet: rank 0, which tells how training goes, is there."""
 
     def __post_init__(self) -> None:
         """Check that several machines have a place to meet."""
@@ -33,6 +37,20 @@ class Nodes:
             raise UsageError("--nproc and --nnodes are at least 1")
         if self.nnodes > 1 and not self.rendezvous:
             raise UsageError("--nnodes needs --rendezvous HOST:PORT: one address that every node reaches")
+        if self.nnodes > 1:
+            try:
+                split_address(self.rendezvous)
+            except ValueError:
+                raise UsageError(f"--rendezvous {self.rendezvous}: write HOST:PORT, as node-0:29400") from None
+
+    def network(self) -> dict[str, str]:
+        """Return the variables that keep the ranks of several machines to the network in which they meet.
+
+        By themselves they may choose an interface that leads nowhere: that of what the machine's own name resolves to.
+        """
+        interface = interface_towards(split_address(self.rendezvous)[0]) if self.nnodes > 1 else None
+        wanted = {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface and f"={interface}"}
+        return {name: value for name, value in wanted.items() if value and not os.environ.get(name)}
 
     def arguments(self, job_id: str, meeting: str) -> list[str]:
         """Return the options of `torch.distributed.run`. Restarts are the flow's business: from a checkpoint.
@@ -44,6 +62,10 @@ class Nodes:
             place += ["--rdzv-endpoint", f"{meeting}/agent", "--rdzv-id", job_id]
         else:
             place = ["--rdzv-backend", "c10d", "--rdzv-endpoint", self.rendezvous, "--rdzv-id", job_id]
+            # Torch would guess from host names who is the first, and let the ranks meet at what this machine calls itself:
+            # all must reach the rendezvous anyway. It numbers nodes in the order of their addresses; `~` comes last.
+            place += ["--rdzv-conf", f"is_host={int(self.first)}"]
+            place += ["--local-addr", split_address(self.rendezvous)[0] if self.first else f"~{socket.gethostname()}"]
         return [f"--nnodes={self.nnodes}", f"--nproc-per-node={self.nproc}", "--max-restarts=0", *place]
 
 
@@ -99,6 +121,7 @@ def _process_group(job_folder: str, nodes: Nodes, job_id: str, meeting: str) -> 
     environment = {
         **os.environ,
         **(alone if nodes.nnodes == 1 and sys.platform == "linux" else {}),
+        **nodes.network(),
         PARENT: str(os.getpid()),
         "OMP_NUM_THREADS": threads,
         "PYTHONUNBUFFERED": "1",
