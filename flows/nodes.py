@@ -34,7 +34,8 @@ ADDRESS = "VITSEG_NODE_ADDRESS"
 _LOOK_SECONDS = 2
 _NOTE_SECONDS = 60
 _WATCH_SECONDS = 5
-_GRACE_SECONDS = 10  # that nodes get to end by themselves
+_GRACE_SECONDS = 5  # that nodes get to end by themselves after a failure, and after the last step:
+_LAST_GRACE_SECONDS = 60
 
 
 def meeting_place() -> str:
@@ -87,7 +88,7 @@ def other_nodes(job: Job, nodes: Nodes, minutes: float) -> Iterator[None]:
         except BaseException:  # cancelled: nobody waits
             _end(client, runs, 0)
             raise
-        _end(client, runs, 6 * _GRACE_SECONDS)
+        _end(client, runs, _LAST_GRACE_SECONDS)
 
 
 def _start_node(job: Job, nodes: Nodes, minutes: float) -> UUID:

@@ -60,6 +60,7 @@ def train(
         wait_minutes: so long a deployment waits for workers for its other nodes.
     """
     shards = canonical(shards)
+    resume = resume or (runtime.flow_run.run_count or 1) > 1  # its process was killed, and its server starts it again
     starts_nodes = nnodes > 1 and not rendezvous and bool(runtime.deployment.id)
     rendezvous = meeting_place() if starts_nodes else rendezvous
     nodes = Nodes(nproc or max(1, torch.cuda.device_count()), nnodes, rendezvous)
