@@ -76,8 +76,6 @@ def train(
         if starts_nodes:
             run_on_nodes(job, nodes, wait_minutes)
         else:
-            if nnodes > 1:
-                note(f"waiting at {rendezvous} for {nnodes - 1} more: `vitseg train-node` there, with the same options")
             run_training(job, nodes)
         return register(job, name, time.monotonic() - start, nodes.nproc * nodes.nnodes)
     except BaseException:
@@ -128,7 +126,7 @@ def plan_job(
     return job
 
 
-@task(retries=2, retry_delay_seconds=5, retry_condition_fn=lambda task, run, state: is_lost(state))
+@task(retries=2, retry_delay_seconds=5, retry_condition_fn=lambda task, run, state: tries_again(state))
 def run_training(job: Job, nodes: Nodes) -> None:
     """Run the ranks to the recipe's last epoch, showing what they say. A lost rank: again, from the checkpoint."""
     tracking.resume_run(job.run_id)
@@ -139,6 +137,10 @@ def run_training(job: Job, nodes: Nodes) -> None:
         f"{counted(nodes.nproc * nodes.nnodes, 'rank')}, {counted(steps, 'step')} of {job.recipe.data.batch_size} images, "
         f"{counted(run.epochs, 'epoch')}"
     )
+    if nodes.nnodes > 1:
+        note(
+            f"{nodes.nnodes} nodes meet at {nodes.rendezvous}; by hand, the others are `vitseg train-node` with the same options"
+        )
     with progress("training", steps, "steps") as show:
 
         def hear(event: dict[str, Any]) -> None:
@@ -149,7 +151,7 @@ def run_training(job: Job, nodes: Nodes) -> None:
         run_ranks(job.folder, nodes, on_event=hear, on_line=log.info)
 
 
-@task(retries=2, retry_delay_seconds=5, retry_condition_fn=lambda task, run, state: is_lost(state))
+@task(retries=2, retry_delay_seconds=5, retry_condition_fn=lambda task, run, state: tries_again(state))
 def run_on_nodes(job: Job, nodes: Nodes, minutes: float) -> None:
     """Do as `run_training`, on this node and on others that are started for it: new ones for each attempt."""
     nodes = replace(nodes, rendezvous=meeting_place())  # a node of the last attempt may still be at the last place
@@ -179,9 +181,13 @@ def fitting(recipe: Recipe, shards: str) -> Recipe:
     return replace(recipe, model=replace(recipe.model, target="rgb", pixels="fixed"))
 
 
-def is_lost(state: Any) -> bool:
-    """Tell whether a task failed in a way that another try, from the newest checkpoint, may mend."""
-    return isinstance(state.result(raise_on_failure=False), RankLostError | StorageError)
+def tries_again(state: Any) -> bool:
+    """Say whether a task failed in a way that another try may mend, and tell the person who waits for it."""
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, RankLostError | StorageError):
+        note(f"{error}; trying again from the newest checkpoint")
+        return True
+    return False
 
 
 def _epoch_line(row: dict[str, Any], epochs: int) -> str:

@@ -12,7 +12,7 @@ from prefect.logging import get_run_logger
 from flows.choices import Preset
 from flows.console import note
 from flows.nodes import has_ended, ranks_end_with
-from flows.train import find_job, fitting, is_lost
+from flows.train import find_job, fitting, tries_again
 from vitseg.config import load_recipe
 from vitseg.errors import NotFoundError, RankLostError
 from vitseg.storage import canonical
@@ -69,13 +69,13 @@ def train_node(
 
 
 # More retries than `train` has: one is lost where this node is back before the first one has ended.
-@task(retries=5, retry_delay_seconds=5, retry_condition_fn=lambda task, run, state: is_lost(state))
+@task(retries=5, retry_delay_seconds=5, retry_condition_fn=lambda task, run, state: tries_again(state))
 def run_node(job: Job, nodes: Nodes, minutes: float) -> None:
     """Run this node's ranks when the first one is there. Lost ranks: again, if the first node comes back soon."""
     leader = runtime.flow_run.parent_flow_run_id
     again = (runtime.task_run.run_count or 1) > 1
     minutes = min(minutes, _AGAIN_MINUTES) if again else minutes
-    note(f"waiting for the first node at {nodes.rendezvous}" + (f" to try again, {minutes:g} minutes" if again else ""))
+    note(f"waiting for the first node at {nodes.rendezvous}, for {minutes:g} minutes at most")
     wait_for(nodes.rendezvous, 60 * minutes, lambda: has_ended(leader))
     note(f"working for job {job.folder}")
     with ranks_end_with([UUID(leader)] if leader else []):
