@@ -145,4 +145,5 @@ def test_two_nodes_train_together(stack: StackStatus, shards: str, tmp_path: Pat
     said = {index: (tmp_path / f"node-{index}.log").read_text() for index in (0, 1)}
     assert codes == [0, 0], said
     assert "2 ranks" in said[0]
+    assert "epoch 1/1: train loss" in said[0], "rank 0 is on the first node, whoever came first"
     assert "registered models:/two-nodes/1" in said[0].replace("\n", " ")
