@@ -149,22 +149,23 @@ class Trainer:
         torch.manual_seed((self.recipe.run.seed * 1_000_003 + self.finished) * 4_093 + self.world.rank)
         parts, clip = self.recipe.optimiser.accumulate, self.recipe.optimiser.clip_norm or math.inf
         images, truth = self._inputs(batch)
-        used = torch.full(
-            (1,), self.budget.share(self.budget.seconds) if self.world.rank == 0 else 0.0
-        )  # all ranks go by the clock of one
-        count, valid, spent = dist.sum_over_ranks(torch.cat([self._counts(truth), used.to(images.device).double()]))
+        mine = self.budget.share(self.budget.seconds) if self.world.rank == 0 else 0.0  # all go by the clock of rank 0
+        counts = torch.stack([*self._counts(truth), images.new_tensor(mine, dtype=torch.float64)])
+        whole = dist.sum_over_ranks(counts)[0]
         # DDP averages over ranks: times world size makes it the sum that the global count divides.
-        scale = self.world.world_size / count.where(count > 0, 1)
+        scale = self.world.world_size / whole.where(whole > 0, 1)
         found: list[torch.Tensor] = []
         for part, (some, theirs) in enumerate(zip(images.chunk(parts), truth.chunk(parts), strict=True)):
             with dist.gradients_stay_local(replica, part + 1 < parts):
                 loss, right = self._loss(replica, some, theirs)
                 self.scaler.scale(loss * scale.to(loss.dtype)).backward()
             found.append(torch.stack([loss.detach().double(), right.double()]))
-        loss_sum, correct = dist.sum_over_ranks(torch.stack(found).sum(0)).tolist()
+        sums = dist.sum_over_ranks(torch.stack(found).sum(0))
         for optimiser in self.optimisers:
             self.scaler.unscale_(optimiser)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip).item()
+        size = nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        # The one place where a step waits for the device.
+        count, valid, self.used, loss_sum, correct, norm = torch.cat([counts, sums, size.double()[None]]).tolist()
         # Where float16 overflows, the scaler leaves the step out and scales less from then on.
         if not math.isfinite(loss_sum) or not (math.isfinite(norm) or self.scaler.get_scale() > 1):
             raise self._not_finite(loss_sum, norm, rate, batch, [part[0] for part in found])
@@ -176,8 +177,7 @@ class Trainer:
         self.scaler.update()
         if self.average:
             self.average.update_parameters(self.model)
-        self.used = spent.item()
-        return Sums(loss_sum, count.item(), correct, valid.item())
+        return Sums(loss_sum, count, correct, valid)
 
     def _not_finite(
         self, loss: float, norm: float, rate: float, batch: Batch, losses: list[torch.Tensor]
