@@ -32,6 +32,9 @@ from vitseg.training.progress import Best, Budget, Clock, Sums
 class Recorder:
     """Hears how training goes. This one does nothing with it: the recorder of every rank but 0."""
 
+    def start(self, step: int, history: list[dict[str, Any]]) -> None:
+        """Hear how many steps are done already, and the rows of the epochs before."""
+
     def step(self, step: int, values: dict[str, float]) -> None:
         """Hear of a step that is to be logged."""
 
@@ -110,6 +113,7 @@ class Trainer:
         self.average = averaged(self.model, self.recipe.optimiser.average)
         sums = self._resume()
         replica = dist.replicate(self.model, self.world)
+        self.recorder.start(self.finished, self.history)
         with CheckpointWriter(self.checkpoints, run.keep_checkpoints) as self.writer:
             for epoch in range(self.finished // per_epoch, run.epochs):
                 if self._stopped():
