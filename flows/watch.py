@@ -40,6 +40,8 @@ _TITLES = {
     "images_per_second": "images/s",
     "data_wait": "data wait",
 }
+_LESS = ("val/loss", "train/pixel_accuracy", "data_wait", "images_per_second")
+"""The columns that a narrow terminal goes without first."""
 _FRAMES_PER_SECOND = 4
 
 
@@ -108,18 +110,19 @@ class _Terminal:
     def __exit__(self, *error: Any) -> None:
         self._live.__exit__(*error)
         if len(self.course.rows) > self.course.earlier:
-            console.print(_Fitted(table(self.course, self.course.rows[self.course.earlier :], under_way=False)))
+            console.print(_Fitted(table(self.course, self.course.rows[self.course.earlier :], False, console.width)))
 
     def hear(self, event: dict[str, Any]) -> None:
         if event["event"] == "epoch":
             log_note(epoch_line(event, self.course.epochs))
 
     def _frame(self) -> RenderableType:
+        width = console.width
         rows = max(1, min(_ROWS, console.height - 8))
         parts = (
-            table(self.course, self.course.rows[-rows:], under_way=len(self.course.rows) < self.course.epochs),
+            table(self.course, self.course.rows[-rows:], len(self.course.rows) < self.course.epochs, width),
             Text(),
-            bar(self.course, time.monotonic() - self._began),
+            bar(self.course, time.monotonic() - self._began, width),
             Text(f" {below(self.course)}", style="dim", no_wrap=True, overflow="ellipsis"),
         )
         return _Fitted(Group(*parts))
@@ -135,18 +138,22 @@ class _Fitted:
         yield from console.render(self._content, options.update(no_wrap=False, overflow="ellipsis"))
 
 
-def table(course: Course, rows: list[dict[str, Any]], under_way: bool) -> Table:
-    """Return finished epochs, and the one that is under way, as a table of at most 80 columns."""
+def table(course: Course, rows: list[dict[str, Any]], under_way: bool, width: int = 80) -> Table:
+    """Return finished epochs, and the one that is under way, as a table; a narrow terminal goes without some columns."""
     columns = ["train/loss", "val/loss", "images_per_second", "data_wait"]
     if course.measure == "val/miou":  # what has classes has right pixels
         columns.insert(1, "train/pixel_accuracy")
     if course.measure != "val/loss":
         columns.insert(-2, course.measure)
+    epoch, step = len(f"{course.epochs}/{course.epochs}"), len(f"{course.steps}")
+    for column in _LESS:
+        if max(5, epoch) + max(4, step) + 4 + sum(_width(name) + 2 for name in columns) > width:
+            columns = [name for name in columns if name != column]
     grid = Table(box=None, padding=(0, 1), header_style="dim")
-    grid.add_column("epoch", justify="right", no_wrap=True, min_width=len(f"{course.epochs}/{course.epochs}"))
-    grid.add_column("step", justify="right", no_wrap=True, min_width=len(f"{course.steps}/{course.steps}"))
+    grid.add_column("epoch", justify="right", no_wrap=True, min_width=epoch)
+    grid.add_column("step", justify="right", no_wrap=True, min_width=step)
     for column in columns:
-        grid.add_column(_TITLES[column], justify="right", no_wrap=True, min_width=6)
+        grid.add_column(_TITLES[column], justify="right", no_wrap=True, min_width=_width(column))
     best = course.best
 
     def add(values: dict[str, Any], epoch: int, step: str, style: str = "") -> None:
@@ -158,19 +165,22 @@ def table(course: Course, rows: list[dict[str, Any]], under_way: bool) -> Table:
     for row in rows:
         add(row, row["epoch"], str(row["step"]))
     if under_way:
-        add(course.now, course.epoch, f"{course.step}/{course.steps}", "bold cyan")
+        add(course.now, course.epoch, str(course.step), "bold cyan")
     return grid
 
 
-def bar(course: Course, elapsed: float) -> Padding:
+def _width(column: str) -> int:
+    return max(6, len(_TITLES[column]))
+
+
+def bar(course: Course, elapsed: float, width: int = 80) -> Padding:
     """Return how much is done, how long that took, and how long the rest will."""
-    grid = Table.grid(padding=(0, 1))
-    grid.add_row(
-        ProgressBar(total=course.steps, completed=course.step, width=_BAR),
-        f"{course.step / course.steps:4.0%}",
-        Text(clock(elapsed), style="yellow"),
-        Text(course.left_text(), style="cyan"),
-    )
+    steps = f"{course.step}/{course.steps}"
+    passed, left = clock(elapsed), course.left_text()
+    grid = Table.grid(padding=(0, 2))
+    room = width - len(steps) - len(passed) - len("0:00:00 left") - 8
+    shown = ProgressBar(total=course.steps, completed=course.step, width=max(4, min(_BAR, room)))
+    grid.add_row(shown, steps, Text(passed, style="yellow"), Text(left, style="cyan"))
     return Padding(grid, (0, 0, 0, 1))
 
 
