@@ -6,16 +6,18 @@ import torch
 from tests.training.conftest import small_recipe
 from vitseg.config import load_recipe
 from vitseg.dist import World
+from vitseg.model.summary import summarize
 from vitseg.training import throughput
-from vitseg.training.throughput import Throughput, forward_flops, masked_flops, matrix_rate, measure_throughput
+from vitseg.training.throughput import Throughput, masked_flops, matrix_rate, measure_throughput, training_flops
 
 CPU = torch.device("cpu")
 
 
 def test_a_training_step_is_three_forward_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "matrix_rate", lambda device: 200e9)
-    flops = forward_flops(small_recipe(), (32, 64), 4)
-    found = measure_throughput(flops, World(0, 1, CPU))
+    recipe = small_recipe()
+    flops = summarize(recipe.model, (32, 64), 4).flops_per_image
+    found = measure_throughput(training_flops(recipe, (32, 64), 4), World(0, 1, CPU))
     assert found == Throughput(3 * flops, 200e9)
     values = found.values(images_per_second=10)
     assert values["tflops"] == pytest.approx(30 * flops / 1e12)

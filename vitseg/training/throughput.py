@@ -40,16 +40,11 @@ class Throughput:
         return {"tflops": rate / 1e12, "flops_utilisation": rate / self.matrix_rate}
 
 
-def measure_throughput(forward_flops: int, world: dist.World) -> Throughput:
-    """Measure the devices of all ranks at the same time, for ranks on one CPU share its cores; every rank must call it.
-
-    Args:
-        forward_flops: of one image, forward.
-        world: this rank's place and device.
-    """
+def measure_throughput(flops_per_image: int, world: dist.World) -> Throughput:
+    """Measure the devices of all ranks at the same time, for ranks on one CPU share its cores; every rank must call it."""
     dist.barrier()
     rate = torch.tensor([matrix_rate(world.device)], dtype=torch.float64, device=world.device)
-    return Throughput(_FORWARD_AND_BACKWARD * forward_flops, dist.sum_over_ranks(rate).item())
+    return Throughput(flops_per_image, dist.sum_over_ranks(rate).item())
 
 
 def matrix_rate(device: torch.device, seconds: float = _SECONDS) -> float:
@@ -74,17 +69,17 @@ def matrix_rate(device: torch.device, seconds: float = _SECONDS) -> float:
     return statistics.median(rates[1:] or rates)
 
 
-def forward_flops(recipe: Recipe, image_size: tuple[int, int], classes: int) -> int:
-    """Return the FLOP of one image (H, W) in the forward pass of a segmenter with so many channels of classes."""
-    return summarize(recipe.model, image_size, classes).flops_per_image
+def training_flops(recipe: Recipe, image_size: tuple[int, int], classes: int) -> int:
+    """Return the FLOP of one image (H, W) in a step of a segmenter with so many channels of classes."""
+    return _FORWARD_AND_BACKWARD * summarize(recipe.model, image_size, classes).flops_per_image
 
 
 def masked_flops(recipe: Recipe, image_size: tuple[int, int]) -> int:
-    """Return the FLOP of one photograph (H, W) in the forward pass of a pretraining: its encoder sees the rest only."""
+    """Return the FLOP of one photograph (H, W) in a step of pretraining, whose encoder sees a part of it."""
     with torch.device("meta"):
         model = MaskedAutoencoder(recipe.model, image_size, recipe.masked).eval()
         photo = torch.empty(1, 3, *image_size)
     seen = visible_patches([""], model.patches, recipe.masked.ratio, seed=0, step=0).to("meta")
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(photo, seen)
-    return counter.get_total_flops()
+    return _FORWARD_AND_BACKWARD * counter.get_total_flops()

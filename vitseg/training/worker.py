@@ -30,7 +30,7 @@ from vitseg.training.job import MASKED, Job, check, read_job
 from vitseg.training.loop import Recorder, Trainer
 from vitseg.training.masked import pretrain_rank
 from vitseg.training.precision import make_deterministic
-from vitseg.training.throughput import forward_flops, measure_throughput
+from vitseg.training.throughput import measure_throughput, training_flops
 
 PANEL_IMAGES = 6
 
@@ -67,7 +67,7 @@ def train_rank(job_folder: str, world: dist.World) -> None:
     model = model.to(world.device)
     task = task_of(manifest, recipe, world.device)
     data, validation = batches_of(job.shards, manifest, recipe, world)
-    throughput = measure_throughput(forward_flops(recipe, manifest.image_size, logit_count(classes)), world)
+    throughput = measure_throughput(training_flops(recipe, manifest.image_size, logit_count(classes)), world)
     recorder = Recorder()
     if world.rank == 0:
         from vitseg.training.recorder import RunRecorder  # imports MLflow: only rank 0 waits for that
