@@ -40,6 +40,8 @@ _TITLES = {
     "images_per_second": "images/s",
     "data_wait": "data wait",
 }
+_NARROWEST = 40
+"""Columns of a terminal that holds what is left then; on a narrower one texts are cut."""
 _LESS = ("val/loss", "train/pixel_accuracy", "data_wait", "images_per_second")
 """The columns that a narrow terminal goes without first."""
 _FRAMES_PER_SECOND = 4
@@ -149,11 +151,12 @@ def table(course: Course, rows: list[dict[str, Any]], under_way: bool, width: in
     for column in _LESS:
         if max(5, epoch) + max(4, step) + 4 + sum(_width(name) + 2 for name in columns) > width:
             columns = [name for name in columns if name != column]
+    steady = width >= _NARROWEST
     grid = Table(box=None, padding=(0, 1), header_style="dim")
-    grid.add_column("epoch", justify="right", no_wrap=True, min_width=epoch)
-    grid.add_column("step", justify="right", no_wrap=True, min_width=step)
+    grid.add_column("epoch", justify="right", no_wrap=True, min_width=epoch if steady else None)
+    grid.add_column("step", justify="right", no_wrap=True, min_width=step if steady else None)
     for column in columns:
-        grid.add_column(_TITLES[column], justify="right", no_wrap=True, min_width=_width(column))
+        grid.add_column(_TITLES[column], justify="right", no_wrap=True, min_width=_width(column) if steady else None)
     best = course.best
 
     def add(values: dict[str, Any], epoch: int, step: str, style: str = "") -> None:
@@ -178,6 +181,8 @@ def bar(course: Course, elapsed: float, width: int = 80) -> Padding:
     steps = f"{course.step}/{course.steps}"
     passed, left = clock(elapsed), course.left_text()
     grid = Table.grid(padding=(0, 2))
+    for _ in range(4):
+        grid.add_column(no_wrap=True)
     room = width - len(steps) - len(passed) - len("0:00:00 left") - 8
     shown = ProgressBar(total=course.steps, completed=course.step, width=max(4, min(_BAR, room)))
     grid.add_row(shown, steps, Text(passed, style="yellow"), Text(left, style="cyan"))

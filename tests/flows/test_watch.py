@@ -41,7 +41,7 @@ def frame(show: watch._Terminal, screen: Console) -> list[str]:
     return console.file.getvalue().splitlines()
 
 
-@pytest.mark.parametrize("screen", [80, 40], indirect=True)
+@pytest.mark.parametrize("screen", [80, 40, 24], indirect=True)
 @pytest.mark.parametrize(("epochs", "per_epoch"), [(8, 10), (300, 4000)])
 def test_the_table_holds_all_facts_and_keeps_to_the_terminal(screen: Console, epochs: int, per_epoch: int) -> None:
     course = watch.Course(epochs, per_epoch, "val/miou")
@@ -55,8 +55,9 @@ def test_the_table_holds_all_facts_and_keeps_to_the_terminal(screen: Console, ep
     lines = frame(show, screen)
     assert max(map(len, lines)) <= screen.width
     assert len(lines) <= 12
-    assert "loss" in lines[0]
-    assert "val mIoU" in lines[0]
+    if screen.width >= 40:
+        assert "loss" in lines[0]
+        assert "val mIoU" in lines[0]
     if screen.width == 80:
         assert lines[0].split() == [
             "epoch",
