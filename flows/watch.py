@@ -16,7 +16,7 @@ import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import get_run_context
 from prefect.exceptions import MissingContextError, PrefectException
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
@@ -112,7 +112,7 @@ class _Terminal:
     def __exit__(self, *error: Any) -> None:
         self._live.__exit__(*error)
         if len(self.course.rows) > self.course.earlier:
-            console.print(_Fitted(table(self.course, self.course.rows[self.course.earlier :], False, console.width)))
+            console.print(table(self.course, self.course.rows[self.course.earlier :], False, console.width))
 
     def hear(self, event: dict[str, Any]) -> None:
         if event["event"] == "epoch":
@@ -127,17 +127,7 @@ class _Terminal:
             bar(self.course, time.monotonic() - self._began, width),
             Text(f" {below(self.course)}", style="dim", no_wrap=True, overflow="ellipsis"),
         )
-        return _Fitted(Group(*parts))
-
-
-class _Fitted:
-    """Something that keeps to the width of the terminal, though what the console prints otherwise may run over."""
-
-    def __init__(self, content: RenderableType) -> None:
-        self._content = content
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from console.render(self._content, options.update(no_wrap=False, overflow="ellipsis"))
+        return Group(*parts)
 
 
 def table(course: Course, rows: list[dict[str, Any]], under_way: bool, width: int = 80) -> Table:
