@@ -64,6 +64,8 @@ def watching(name: str, epochs: int, per_epoch: int, measure: str) -> Iterator[C
         with show:
 
             def hear(event: dict[str, Any]) -> None:
+                if event["event"] not in ("start", "step", "epoch"):
+                    return
                 course.hear(event)
                 show.hear(event)
                 page.tell(100 * course.step / course.steps, course.line())

@@ -112,6 +112,7 @@ def test_elsewhere_it_is_a_plain_line_now_and_then_and_one_an_epoch(
     monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: next(now)))
     with watching(NAME, 1, 30, "val/miou") as hear:
         hear(START)
+        hear({"event": "something new"})
         for number in (10, 20, 30):
             hear(step(number))
         hear({**epoch(1, 30, loss=0.9, miou=0.25), "train/pixel_accuracy": 0.7})
