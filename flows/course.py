@@ -22,11 +22,13 @@ class Course:
         epochs: of the recipe.
         per_epoch: steps of each.
         measure: one of `MEASURES`.
+        minutes: that training may take, all its starts together; None: any time.
     """
 
     epochs: int
     per_epoch: int
     measure: str
+    minutes: float | None = None
     step: int = 0
     started: bool = False
     """The ranks are ready: whatever they need to start is behind them."""
@@ -99,6 +101,8 @@ class Course:
             return None
         (start, before), (end, done) = self._marks[0], self._marks[-1]
         rest = (end - start) / (done - before) * (self.steps - self.step)
+        if self.minutes and "time_used" in self.last:
+            rest = min(rest, 60 * self.minutes * (1 - self.last["time_used"]))
         return max(0.0, rest - (time.monotonic() - end))
 
     @property

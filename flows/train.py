@@ -134,7 +134,7 @@ def run_training(job: Job, nodes: Nodes) -> None:
             f"waiting at {nodes.rendezvous} for {nodes.nnodes - 1} more: run `vitseg train-node` there with the same options"
         )
     name = job.folder.rstrip("/").rpartition("/")[2]
-    with watching(name, run.epochs, steps // run.epochs, _measure(job, manifest)) as hear:
+    with watching(name, run.epochs, steps // run.epochs, _measure(job, manifest), job.max_minutes) as hear:
         run_ranks(job.folder, nodes, on_event=hear, on_line=log.info)
 
 

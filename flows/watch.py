@@ -48,7 +48,9 @@ _FRAMES_PER_SECOND = 4
 
 
 @contextlib.contextmanager
-def watching(name: str, epochs: int, per_epoch: int, measure: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+def watching(
+    name: str, epochs: int, per_epoch: int, measure: str, minutes: float | None = None
+) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Show a training while the block runs; it is given what takes the events of its ranks.
 
     Args:
@@ -56,8 +58,9 @@ def watching(name: str, epochs: int, per_epoch: int, measure: str) -> Iterator[C
         epochs: of the recipe.
         per_epoch: steps of each.
         measure: by what epochs are compared, one of `flows.course.MEASURES`.
+        minutes: that training may take, all its starts together; None: any time.
     """
-    course = Course(epochs, per_epoch, measure)
+    course = Course(epochs, per_epoch, measure, minutes)
     page = _Page(name)
     show = _Terminal(course) if console.is_terminal else _Lines(course)
     try:

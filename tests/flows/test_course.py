@@ -65,6 +65,14 @@ def test_what_an_earlier_start_did_is_done_but_says_nothing_about_speed(tick: Ti
     )
 
 
+def test_time_that_runs_out_ends_it_before_the_last_step(tick: Tick) -> None:
+    training = Course(epochs=10, per_epoch=100, measure="val/miou", minutes=10)
+    training.hear({"event": "start", "step": 0, "history": []})
+    tick(10)
+    training.hear(step(10, time_used=0.75))
+    assert training.left == pytest.approx(150)
+
+
 def test_a_validation_is_part_of_the_time_left_wherever_in_an_epoch(tick: Tick) -> None:
     training = Course(epochs=3, per_epoch=100, measure="val/miou")
     training.hear({"event": "start", "step": 0, "history": []})

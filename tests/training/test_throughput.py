@@ -14,10 +14,10 @@ CPU = torch.device("cpu")
 
 
 def test_a_training_step_is_three_forward_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throughput, "matrix_rate", lambda device: 200e9)
+    monkeypatch.setattr(throughput, "matrix_rate", lambda *_: 200e9)
     recipe = small_recipe()
     flops = summarize(recipe.model, (32, 64), 4).flops_per_image
-    found = measure_throughput(training_flops(recipe, (32, 64), 4), World(0, 1, CPU))
+    found = measure_throughput(training_flops(recipe, (32, 64), 4), "auto", World(0, 1, CPU))
     assert found == Throughput(3 * flops, 200e9)
     values = found.values(images_per_second=10)
     assert values["tflops"] == pytest.approx(30 * flops / 1e12)

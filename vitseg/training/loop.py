@@ -130,6 +130,7 @@ class Trainer:
                             "images_per_second": self.recipe.data.batch_size * clock.rate,
                             "data_wait": clock.waited,
                         }
+                        speed |= {"time_used": self.used} if self.max_minutes else {}
                         self.recorder.step(self.finished, {**new.means(), "learning_rate": rate, **speed})
                     if self.used >= 1:
                         break

@@ -71,7 +71,7 @@ def pretrain_rank(job: Job, manifest: Manifest, world: dist.World, data: Batches
     recipe = job.recipe
     model = build_masked(recipe.model, manifest.image_size, recipe.masked, recipe.run.seed).to(world.device)
     task = Task("masked", 0, torch.zeros(256, 3, dtype=torch.uint8, device=world.device))
-    throughput = measure_throughput(masked_flops(recipe, manifest.image_size), world)
+    throughput = measure_throughput(masked_flops(recipe, manifest.image_size), recipe.run.precision, world)
     recorder = Recorder()
     if world.rank == 0:
         from vitseg.training.panels import MaskedRecorder  # imports MLflow: only rank 0 waits for that

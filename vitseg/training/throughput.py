@@ -15,6 +15,7 @@ from vitseg import dist
 from vitseg.model.masked import MaskedAutoencoder, visible_patches
 from vitseg.model.summary import summarize
 from vitseg.recipe import Recipe
+from vitseg.training.precision import autocast_type
 
 _FORWARD_AND_BACKWARD = 3
 """Times the forward pass: backward does each matrix product once for the weights, once for what comes before them."""
@@ -40,20 +41,20 @@ class Throughput:
         return {"tflops": rate / 1e12, "flops_utilisation": rate / self.matrix_rate}
 
 
-def measure_throughput(flops_per_image: int, world: dist.World) -> Throughput:
+def measure_throughput(flops_per_image: int, precision: str, world: dist.World) -> Throughput:
     """Measure the devices of all ranks at the same time, for ranks on one CPU share its cores; every rank must call it."""
     dist.barrier()
-    rate = torch.tensor([matrix_rate(world.device)], dtype=torch.float64, device=world.device)
+    rate = torch.tensor([matrix_rate(world.device, precision)], dtype=torch.float64, device=world.device)
     return Throughput(flops_per_image, dist.sum_over_ranks(rate).item())
 
 
-def matrix_rate(device: torch.device, seconds: float = _SECONDS) -> float:
-    """Return the median FLOP/s of large matrix products in the precision that training computes in.
+def matrix_rate(device: torch.device, precision: str = "auto", seconds: float = _SECONDS) -> float:
+    """Return the median FLOP/s of large matrix products in a recipe's `run.precision`.
 
     Random numbers come from a generator of its own: those of a training that goes on must not depend on it.
     """
     side = _SIDE[device.type]
-    dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    dtype = autocast_type(precision, device)
     generator = torch.Generator(device).manual_seed(0)
     left, right = (torch.randn(side, side, generator=generator, device=device, dtype=dtype) for _ in range(2))
     product = torch.empty_like(left)

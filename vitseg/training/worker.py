@@ -67,7 +67,8 @@ def train_rank(job_folder: str, world: dist.World) -> None:
     model = model.to(world.device)
     task = task_of(manifest, recipe, world.device)
     data, validation = batches_of(job.shards, manifest, recipe, world)
-    throughput = measure_throughput(training_flops(recipe, manifest.image_size, logit_count(classes)), world)
+    flops = training_flops(recipe, manifest.image_size, logit_count(classes))
+    throughput = measure_throughput(flops, recipe.run.precision, world)
     recorder = Recorder()
     if world.rank == 0:
         from vitseg.training.recorder import RunRecorder  # imports MLflow: only rank 0 waits for that
