@@ -32,6 +32,11 @@ _SPEED_SECONDS = 30.0
 def note(text: str) -> None:
     """Tell the person at the terminal, and the flow run's log where there is one."""
     console.print(f"[dim]·[/dim] {escape(text)}")
+    log_note(text)
+
+
+def log_note(text: str) -> None:
+    """Tell the flow run's log alone, where there is one."""
     with contextlib.suppress(MissingContextError):
         get_run_logger().info(text)
 

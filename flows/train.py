@@ -12,18 +12,19 @@ from prefect import flow, runtime, task
 from prefect.logging import get_run_logger
 
 from flows.choices import Preset
-from flows.console import counted, note, progress
+from flows.console import counted, note
 from flows.nodes import meeting_place, other_nodes
 from flows.register import register
+from flows.watch import watching
 from vitseg.config import load_recipe
-from vitseg.data.manifest import read_manifest
+from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.errors import RankLostError, StorageError, VitsegError
 from vitseg.labels import logit_count
 from vitseg.recipe import Recipe
 from vitseg.registry import tracking, versions
 from vitseg.storage import canonical, open_store
 from vitseg.training.initial import FILE, Initial, fit_initial
-from vitseg.training.job import Job, check, forget_job, job_folder, read_job, write_job
+from vitseg.training.job import MASKED, Job, check, forget_job, job_folder, read_job, write_job
 from vitseg.training.launch import Nodes, run_ranks
 
 
@@ -141,13 +142,8 @@ def run_training(job: Job, nodes: Nodes) -> None:
         note(
             f"{nodes.nnodes} nodes meet at {nodes.rendezvous}; by hand, the others are `vitseg train-node` with the same options"
         )
-    with progress("training", steps, "steps") as show:
-
-        def hear(event: dict[str, Any]) -> None:
-            show(event["step"], steps)
-            if event["event"] == "epoch":
-                note(_epoch_line(event, run.epochs))
-
+    name = job.folder.rstrip("/").rpartition("/")[2]
+    with watching(name, run.epochs, steps // run.epochs, _measure(job, manifest), job.max_minutes) as hear:
         run_ranks(job.folder, nodes, on_event=hear, on_line=log.info)
 
 
@@ -190,12 +186,6 @@ def tries_again(state: Any) -> bool:
     return False
 
 
-def _epoch_line(row: dict[str, Any], epochs: int) -> str:
-    def side(split: str) -> str:
-        names = {"loss": "loss", "pixel_accuracy": "accuracy", "miou": "mIoU"}
-        values = {names[name]: row[f"{split}/{name}"] for name in names if f"{split}/{name}" in row}
-        return ", ".join(f"{name} {value:.3f}" for name, value in values.items())
-
-    validation = f"; validation {side('val')}" if "val/loss" in row else ""
-    validation += f", PSNR {row['val/psnr']:.2f} dB" if "val/psnr" in row and "val/miou" not in row else ""
-    return f"epoch {row['epoch']}/{epochs}: train {side('train')}{validation}"
+def _measure(job: Job, manifest: Manifest) -> str:
+    """Return by what epochs are compared, one of `flows.course.MEASURES`."""
+    return "val/loss" if job.task == MASKED else "val/psnr" if manifest.truth == "images" else "val/miou"

@@ -34,7 +34,7 @@ class Stopwatch(Recorder):
 
     def step(self, step: int, values: dict[str, float]) -> None:
         self.ends.append(time.perf_counter())
-        self.waited = values["data_wait"]  # of the epoch so far
+        self.waited = values["data_wait"]  # of the last while: the whole epoch, for it is short
 
     def epoch(self, row: dict[str, Any]) -> None:
         self.scores = row
@@ -44,9 +44,9 @@ class Stopwatch(Recorder):
         return batch_size * (len(self.ends) - WARM_UP) / (self.ends[-1] - self.ends[WARM_UP - 1])
 
 
-def timed_recipe(*overrides: str) -> Recipe:
-    """Return `tiny` for one epoch, every step noted, no checkpoint but the last."""
-    return load_recipe("tiny", overrides=["run.epochs=1", "run.log_steps=1", "run.checkpoint_steps=100000", *overrides])
+def timed_recipe(*overrides: str, preset: str = "tiny") -> Recipe:
+    """Return a preset for one epoch, every step noted, no checkpoint but the last."""
+    return load_recipe(preset, overrides=["run.epochs=1", "run.log_steps=1", "run.checkpoint_steps=100000", *overrides])
 
 
 def train(shards: str, manifest: Manifest, recipe: Recipe, folder: Path, world: dist.World) -> Stopwatch:

@@ -1,4 +1,4 @@
-"""What ranks give over threads, and what the Trainer costs over a loop of a few lines."""
+"""What ranks give over threads, what the Trainer costs over a loop of a few lines, and what the processor is used for."""
 
 import itertools
 import os
@@ -18,9 +18,13 @@ from vitseg.dist import World
 from vitseg.labels import palette
 from vitseg.losses import segmentation_loss
 from vitseg.model.segmenter import build_model
+from vitseg.recipe import Recipe
 from vitseg.training.optimiser import build_optimisers
+from vitseg.training.throughput import matrix_rate, training_flops
 
 STEPS = 16
+FEW = 8
+"""Steps of the larger preset."""
 
 
 def figures(folder: Path) -> Iterator[Figure]:
@@ -33,6 +37,13 @@ def figures(folder: Path) -> Iterator[Figure]:
     yield compare(
         "train: images a second, Trainer on shards / bare loop on tensors in memory",
         trainer(shards, manifest, folder), bare_loop(shards, manifest), goal=0.97, better="higher",
+    )  # fmt: skip
+    small = timed_recipe(preset="small")
+    shards, manifest = pack_scenes(folder / "large", train=FEW * small.data.batch_size, val=8, side=256)
+    yield compare(
+        "train: FLOP/s of preset small at 256 × 256 / FLOP/s of large matrix products",
+        computed(small, shards, manifest, folder), lambda: matrix_rate(torch.device("cpu"), seconds=2),
+        goal=None, better="higher", warm_up=False,
     )  # fmt: skip
 
 
@@ -60,6 +71,18 @@ def trainer(shards: str, manifest: Manifest, folder: Path) -> Side:
         recipe, world = timed_recipe(), World(0, 1, torch.device("cpu"))
         watch = train(shards, manifest, recipe, folder / f"checkpoints-{next(_NUMBERS)}", world)
         return watch.rate(recipe.data.batch_size)
+
+    return side
+
+
+def computed(recipe: Recipe, shards: str, manifest: Manifest, folder: Path) -> Side:
+    """Return a side that trains in this process and gives FLOP a second: three times the forward pass's an image."""
+    flops = training_flops(recipe, manifest.image_size, len(manifest.classes))
+
+    def side() -> float:
+        world = World(0, 1, torch.device("cpu"))
+        watch = train(shards, manifest, recipe, folder / f"checkpoints-{next(_NUMBERS)}", world)
+        return flops * watch.rate(recipe.data.batch_size)
 
     return side
 

@@ -1,7 +1,10 @@
 """Photographs in a bucket → an encoder → a training that starts from it, by the commands a person types."""
 
+import os
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 import torch
 
@@ -19,6 +22,13 @@ from vitseg.training.worker import train_rank
 
 ALONE = World(0, 1, torch.device("cpu"))
 OPTIONS = [part for value in [*SMALL, "masked.decoder_width=32"] for part in ("--set", value)]
+
+
+def ask(path: str, **filters: Any) -> list[dict[str, Any]]:
+    """Ask the Prefect server itself."""
+    user, _, password = os.environ["PREFECT_API_AUTH_STRING"].partition(":")
+    answer = httpx.post(f"{os.environ['PREFECT_API_URL']}/{path}", json=filters, auth=(user, password))
+    return answer.raise_for_status().json()
 
 
 def test_a_bucket_of_photographs_is_all_it_needs(
@@ -44,6 +54,22 @@ def test_a_bucket_of_photographs_is_all_it_needs(
     assert [row.step for row in client.get_metric_history(found["run_id"], "val/loss")] == [2, 4]
     pictures = {row.path for folder in ("panels", "pictures") for row in client.list_artifacts(found["run_id"], folder)}
     assert pictures == {"panels/epoch-0002.png", "pictures/curves.png"}
+
+    measured = {
+        "step/tflops",
+        "step/flops_utilisation",
+        "throughput/matrix_tflops",
+        "system/cpu_utilization_percentage",
+    }
+    assert measured <= run.data.metrics.keys()
+    assert 0 < run.data.metrics["step/flops_utilisation"] < 1
+    assert "of what matrix products reach here" in done.err
+    key = "training-" + run.data.tags["vitseg.job"].rpartition("/")[2]
+    (shown,) = ask("artifacts/filter", artifacts={"key": {"any_": [key]}})
+    assert (shown["type"], shown["data"]) == ("progress", 100.0)
+    assert "epoch 2/2" in shown["description"]
+    (flow_run,) = ask("flow_runs/filter", flow_runs={"id": {"any_": [shown["flow_run_id"]]}})
+    assert flow_run["name"] == f"pretrain tiny on {photographs}"
 
     # The rest in this process, for ranks have tests of their own.
     from flows import train as module

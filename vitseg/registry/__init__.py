@@ -1,6 +1,7 @@
 """The tracking server and the model registry: the only code that imports MLflow.
 
 tracking.py   runs: parameters, metrics (queued, so that a slow server holds up nobody), pictures
+system_metrics.py   what the machine does while a run trains
 versions.py   bundles become registered versions and come back, checked by their hash
 review.py     what a person decides: list, show, compare, promote, reject, roll back
 comparison.py two models on the same images: differences with intervals; gate.py the rules a version must keep

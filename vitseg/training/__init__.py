@@ -7,5 +7,6 @@ loop.py        the training loop
 initial.py     what a training starts from instead of chance (`--init`); hub.py fetches it from the Hugging Face hub
 masked.py      the other task: pretraining by masked autoencoding; panels.py draws what it sees
 optimiser.py   AdamW or Muon, groups of parameters and the learning rate of each step
+throughput.py  what is computed a second, against what the devices reach
 recorder.py    rank 0's events: one line each on standard output, metrics and panels to the tracking server
 """

@@ -32,6 +32,9 @@ from vitseg.training.progress import Best, Budget, Clock, Sums
 class Recorder:
     """Hears how training goes. This one does nothing with it: the recorder of every rank but 0."""
 
+    def start(self, step: int, history: list[dict[str, Any]]) -> None:
+        """Hear how many steps are done already, and the rows of the epochs before."""
+
     def step(self, step: int, values: dict[str, float]) -> None:
         """Hear of a step that is to be logged."""
 
@@ -110,6 +113,7 @@ class Trainer:
         self.average = averaged(self.model, self.recipe.optimiser.average)
         sums = self._resume()
         replica = dist.replicate(self.model, self.world)
+        self.recorder.start(self.finished, self.history)
         with CheckpointWriter(self.checkpoints, run.keep_checkpoints) as self.writer:
             for epoch in range(self.finished // per_epoch, run.epochs):
                 if self._stopped():
@@ -126,6 +130,7 @@ class Trainer:
                             "images_per_second": self.recipe.data.batch_size * clock.rate,
                             "data_wait": clock.waited,
                         }
+                        speed |= {"time_used": self.used} if self.max_minutes else {}
                         self.recorder.step(self.finished, {**new.means(), "learning_rate": rate, **speed})
                     if self.used >= 1:
                         break
@@ -149,22 +154,23 @@ class Trainer:
         torch.manual_seed((self.recipe.run.seed * 1_000_003 + self.finished) * 4_093 + self.world.rank)
         parts, clip = self.recipe.optimiser.accumulate, self.recipe.optimiser.clip_norm or math.inf
         images, truth = self._inputs(batch)
-        used = torch.full(
-            (1,), self.budget.share(self.budget.seconds) if self.world.rank == 0 else 0.0
-        )  # all ranks go by the clock of one
-        count, valid, spent = dist.sum_over_ranks(torch.cat([self._counts(truth), used.to(images.device).double()]))
+        mine = self.budget.share(self.budget.seconds) if self.world.rank == 0 else 0.0  # all go by the clock of rank 0
+        counts = torch.stack([*self._counts(truth), images.new_tensor(mine, dtype=torch.float64)])
+        whole = dist.sum_over_ranks(counts)[0]
         # DDP averages over ranks: times world size makes it the sum that the global count divides.
-        scale = self.world.world_size / count.where(count > 0, 1)
+        scale = self.world.world_size / whole.where(whole > 0, 1)
         found: list[torch.Tensor] = []
         for part, (some, theirs) in enumerate(zip(images.chunk(parts), truth.chunk(parts), strict=True)):
             with dist.gradients_stay_local(replica, part + 1 < parts):
                 loss, right = self._loss(replica, some, theirs)
                 self.scaler.scale(loss * scale.to(loss.dtype)).backward()
             found.append(torch.stack([loss.detach().double(), right.double()]))
-        loss_sum, correct = dist.sum_over_ranks(torch.stack(found).sum(0)).tolist()
+        sums = dist.sum_over_ranks(torch.stack(found).sum(0))
         for optimiser in self.optimisers:
             self.scaler.unscale_(optimiser)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip).item()
+        size = nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        # The one place where a step waits for the device.
+        count, valid, self.used, loss_sum, correct, norm = torch.cat([counts, sums, size.double()[None]]).tolist()
         # Where float16 overflows, the scaler leaves the step out and scales less from then on.
         if not math.isfinite(loss_sum) or not (math.isfinite(norm) or self.scaler.get_scale() > 1):
             raise self._not_finite(loss_sum, norm, rate, batch, [part[0] for part in found])
@@ -176,8 +182,7 @@ class Trainer:
         self.scaler.update()
         if self.average:
             self.average.update_parameters(self.model)
-        self.used = spent.item()
-        return Sums(loss_sum, count.item(), correct, valid.item())
+        return Sums(loss_sum, count, correct, valid)
 
     def _not_finite(
         self, loss: float, norm: float, rate: float, batch: Batch, losses: list[torch.Tensor]

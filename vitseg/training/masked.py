@@ -17,6 +17,7 @@ from vitseg.storage import join, open_store
 from vitseg.training.job import Job
 from vitseg.training.loop import Recorder, Trainer
 from vitseg.training.progress import chosen_row
+from vitseg.training.throughput import masked_flops, measure_throughput
 
 VALIDATION = 2**32
 """No step of a training: validation always hides the same patches."""
@@ -70,12 +71,13 @@ def pretrain_rank(job: Job, manifest: Manifest, world: dist.World, data: Batches
     recipe = job.recipe
     model = build_masked(recipe.model, manifest.image_size, recipe.masked, recipe.run.seed).to(world.device)
     task = Task("masked", 0, torch.zeros(256, 3, dtype=torch.uint8, device=world.device))
+    throughput = measure_throughput(masked_flops(recipe, manifest.image_size), recipe.run.precision, world)
     recorder = Recorder()
     if world.rank == 0:
         from vitseg.training.panels import MaskedRecorder  # imports MLflow: only rank 0 waits for that
 
         shown = Batches(job.shards, manifest, "val", batch_size=_SHOWN, shuffle=False, drop_last=False)
-        recorder = MaskedRecorder(job.run_id, next(iter(shown.epoch(0))), task, recipe)
+        recorder = MaskedRecorder(job.run_id, next(iter(shown.epoch(0))), task, recipe, throughput)
     checkpoints = open_store(job.checkpoints)
     trainer = MaskedTrainer(
         recipe,

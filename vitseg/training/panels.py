@@ -18,6 +18,7 @@ from vitseg.recipe import Recipe
 from vitseg.registry.tracking import log_picture
 from vitseg.training.masked import VALIDATION
 from vitseg.training.recorder import RunRecorder
+from vitseg.training.throughput import Throughput
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +28,10 @@ _COLUMN = 320  # pixels
 class MaskedRecorder(RunRecorder):
     """Rank 0's recorder; its panels show photo | what the encoder sees | what is drawn of the rest."""
 
-    def __init__(self, run_id: str, shown: Batch, task: Task, recipe: Recipe) -> None:
-        super().__init__(run_id, shown, (), task)
+    def __init__(
+        self, run_id: str, shown: Batch, task: Task, recipe: Recipe, throughput: Throughput | None = None
+    ) -> None:
+        super().__init__(run_id, shown, (), task, throughput)
         self.recipe = recipe
 
     def panels(self, model: nn.Module, epoch: int) -> None:

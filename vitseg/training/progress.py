@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import torch
 
 from vitseg.data.loader import Batch
+
+_RECENT_SECONDS = 30.0
 
 
 @dataclass
@@ -72,12 +75,12 @@ def chosen_row(history: Sequence[Mapping[str, Any]], select: str) -> Mapping[str
 
 
 class Clock:
-    """Measures batches a second since it was made, and the share of that time spent waiting for them."""
+    """Measures batches a second over the last while, and the share of that time spent waiting for them."""
 
     def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._waiting = 0.0
-        self._batches = 0
+        self._batches, self._waiting = 0, 0.0
+        self._marks: deque[tuple[float, int, float]] = deque()  # when, how many batches, and how much waiting by then
+        self._mark()
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Hand on batches, and note how long each was waited for."""
@@ -91,16 +94,25 @@ class Clock:
             self._waiting += time.perf_counter() - start
             self._batches += 1
             yield batch
+            self._mark()
+
+    def _mark(self) -> None:
+        now = time.perf_counter()
+        self._marks.append((now, self._batches, self._waiting))
+        while len(self._marks) > 2 and self._marks[1][0] < now - _RECENT_SECONDS:
+            self._marks.popleft()
 
     @property
     def rate(self) -> float:
         """Batches a second."""
-        return self._batches / (time.perf_counter() - self._start)
+        start, batches, _ = self._marks[0]
+        return (self._batches - batches) / (time.perf_counter() - start)
 
     @property
     def waited(self) -> float:
         """Share of the time, 0–1."""
-        return self._waiting / (time.perf_counter() - self._start)
+        start, _, waiting = self._marks[0]
+        return (self._waiting - waiting) / (time.perf_counter() - start)
 
 
 class Budget:

@@ -11,9 +11,11 @@ from vitseg.errors import VitsegError
 from vitseg.evaluation import Task
 from vitseg.labels import Label
 from vitseg.pictures import panel, panel_sheet
+from vitseg.registry.system_metrics import SystemMetrics
 from vitseg.registry.tracking import MetricStream, log_picture
 from vitseg.training.events import say
 from vitseg.training.loop import Recorder
+from vitseg.training.throughput import Throughput
 
 log = logging.getLogger(__name__)
 
@@ -23,14 +25,27 @@ class RunRecorder(Recorder):
 
     Attributes:
         shown: the validation images that every panel shows.
+        throughput: what an image costs and the devices reach; None: steps are told without that.
     """
 
-    def __init__(self, run_id: str, shown: Batch, classes: tuple[Label, ...], task: Task) -> None:
+    def __init__(
+        self, run_id: str, shown: Batch, classes: tuple[Label, ...], task: Task, throughput: Throughput | None = None
+    ) -> None:
         self.run_id, self.shown, self.classes, self.task = run_id, shown, classes, task
+        self.throughput = throughput
         self.metrics = MetricStream(run_id)
+        self.system = SystemMetrics(run_id)
+
+    def start(self, step: int, history: list[dict[str, Any]]) -> None:
+        """Log what the devices reach and an image costs as `throughput/*`."""
+        values = self.throughput.limits() if self.throughput else {}
+        self.metrics.log({f"throughput/{name}": value for name, value in values.items()}, step)
+        say("start", step=step, history=history, **values)
 
     def step(self, step: int, values: dict[str, float]) -> None:
         """Log a step's metrics as `step/*`."""
+        if self.throughput:
+            values = values | self.throughput.values(values["images_per_second"])
         self.metrics.log({f"step/{name}": value for name, value in values.items()}, step)
         say("step", step=step, **values)
 
@@ -56,4 +71,5 @@ class RunRecorder(Recorder):
 
     def close(self) -> None:
         """Deliver the last metrics."""
+        self.system.close()
         self.metrics.close()

@@ -30,6 +30,7 @@ from vitseg.training.job import MASKED, Job, check, read_job
 from vitseg.training.loop import Recorder, Trainer
 from vitseg.training.masked import pretrain_rank
 from vitseg.training.precision import make_deterministic
+from vitseg.training.throughput import measure_throughput, training_flops
 
 PANEL_IMAGES = 6
 
@@ -66,12 +67,14 @@ def train_rank(job_folder: str, world: dist.World) -> None:
     model = model.to(world.device)
     task = task_of(manifest, recipe, world.device)
     data, validation = batches_of(job.shards, manifest, recipe, world)
+    flops = training_flops(recipe, manifest.image_size, logit_count(classes))
+    throughput = measure_throughput(flops, recipe.run.precision, world)
     recorder = Recorder()
     if world.rank == 0:
         from vitseg.training.recorder import RunRecorder  # imports MLflow: only rank 0 waits for that
 
         shown = Batches(job.shards, manifest, "val", batch_size=PANEL_IMAGES, shuffle=False, drop_last=False)
-        recorder = RunRecorder(job.run_id, next(iter(shown.epoch(0))), classes, task)
+        recorder = RunRecorder(job.run_id, next(iter(shown.epoch(0))), classes, task, throughput)
     trainer = Trainer(
         recipe, world, model, task, data, validation, open_store(job.checkpoints), recorder,
         max_minutes=job.max_minutes, commit=code_commit(),

@@ -1,0 +1,96 @@
+"""What a job costs beside its steps: `vitseg train` from a bucket with all its logging, and its checkpoints."""
+
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from mlflow import MlflowClient
+
+from tests.bench.loader import copy
+from tests.bench.measure import Figure, Side, compare, pack_scenes, say
+from tests.bench.rank import timed_recipe
+from tests.bench.train import bare_loop
+from vitseg.checkpoint import CheckpointWriter, capture
+from vitseg.config import load_recipe
+from vitseg.model.segmenter import build_model
+from vitseg.storage import open_store
+from vitseg.training.optimiser import build_optimisers
+
+STEPS = 40
+MINUTE = 60.0
+_NUMBERS = itertools.count()
+
+
+def figures(folder: Path) -> Iterator[Figure]:
+    from flows import environment, stack
+
+    os.environ["VITSEG_HOME"] = str(folder / "home")
+    stack.up()
+    environment.enter(only_stack=True)
+    try:
+        shards, manifest = pack_scenes(folder, train=STEPS * timed_recipe().data.batch_size, val=8, side=96)
+        bucket = copy(shards, "s3://vitseg/shards")
+        yield compare(
+            "job: images a second, `vitseg train` (1 process, from the bucket, logged) / bare loop on tensors in memory",
+            command(bucket), bare_loop(shards, manifest), goal=0.97, better="higher", warm_up=False,
+        )  # fmt: skip
+        yield compare(
+            "job: share of a minute that training pauses for a checkpoint of preset base, into the bucket",
+            pause("s3://vitseg/checkpoints"), lambda: MINUTE, goal=0.02, better="lower", warm_up=False,
+        )  # fmt: skip
+    finally:
+        stack.down()
+
+
+def command(shards: str) -> Side:
+    """Return a side that runs the command, as it logs by default, and gives images a second after the first few steps."""
+    recipe = timed_recipe()
+
+    def side() -> float:
+        words = ["train", shards, "--preset", "tiny", "--nproc", "1", "--json", "--name", f"timed-{next(_NUMBERS)}"]
+        words += ["--no-resume", "--epochs", "1"]
+        start = [sys.executable, "-c", "from flows.cli import main; main()"]
+        done = subprocess.run([*start, *words], stdout=subprocess.PIPE, text=True, check=True)
+        history = MlflowClient().get_metric_history(json.loads(done.stdout)["run_id"], "step/loss")
+        first, *_, last = sorted(history, key=lambda metric: metric.step)
+        steps, seconds = last.step - first.step, (last.timestamp - first.timestamp) / 1000
+        return recipe.data.batch_size * steps / seconds
+
+    return side
+
+
+def pause(place: str) -> Side:
+    """Return a side that gives the seconds for which a checkpoint stops training; it is written while training goes on.
+
+    Before each one waits, as at one a minute nobody would, until the one before is written.
+    """
+    recipe = load_recipe("base")
+    model = build_model(recipe.model, (256, 256), 19, 0)
+    optimisers = build_optimisers(model, recipe.optimiser)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for optimiser in optimisers:
+        optimiser.step()  # makes its moments
+    store = open_store(place)
+
+    def side() -> float:
+        pauses, written = [], []
+        with CheckpointWriter(store, keep=2) as writer:
+            for step in range(3):
+                start = time.perf_counter()
+                writer.put(capture(model, optimisers, step, {}))
+                pauses.append(time.perf_counter() - start)
+                writer.wait()
+                written.append(time.perf_counter() - start)
+        size = max(info.size for info in store.list())
+        say(f"  {size / 1e6:.0f} MB, written in {statistics.median(written):.1f} s beside training")
+        return statistics.median(pauses)
+
+    return side
