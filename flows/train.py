@@ -1,7 +1,9 @@
 """Flow: shards → ranks under `torch.distributed.run` → evaluated, registered, and loaded back."""
 
 import contextlib
+import functools
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,11 +19,12 @@ from flows.register import register
 from flows.watch import watching
 from vitseg.config import load_recipe
 from vitseg.data.manifest import Manifest, read_manifest
-from vitseg.errors import RankLostError, StorageError, VitsegError
+from vitseg.errors import NameTakenError, RankLostError, StorageError, StoreFullError, VitsegError
 from vitseg.labels import logit_count
 from vitseg.recipe import Recipe
-from vitseg.registry import tracking, versions
+from vitseg.registry import delivery, tracking, versions
 from vitseg.storage import canonical, open_store
+from vitseg.training.agent import leave_with
 from vitseg.training.initial import FILE, Initial, fit_initial
 from vitseg.training.job import MASKED, Job, check, forget_job, job_folder, read_job, write_job
 from vitseg.training.launch import Nodes, run_ranks
@@ -121,7 +124,7 @@ def plan_job(
 @task(retries=2, retry_delay_seconds=5, retry_condition_fn=lambda task, run, state: _lost(state))
 def run_training(job: Job, nodes: Nodes) -> None:
     """Run the ranks to the recipe's last epoch, showing what they say. A lost rank: again, from the checkpoint."""
-    tracking.resume_run(job.run_id)
+    leave_with_worker()
     manifest = read_manifest(job.shards)
     run, log = job.recipe.run, get_run_logger()
     steps = run.epochs * (manifest.splits["train"].samples // job.recipe.data.batch_size)
@@ -136,6 +139,7 @@ def run_training(job: Job, nodes: Nodes) -> None:
     name = job.folder.rstrip("/").rpartition("/")[2]
     with watching(name, run.epochs, steps // run.epochs, _measure(job, manifest), job.max_minutes) as hear:
         run_ranks(job.folder, nodes, on_event=hear, on_line=log.info)
+    _deliver_rest(job.folder)
 
 
 def find_job(shards: str, recipe: Recipe, init: str) -> tuple[Job, Initial | None]:
@@ -160,8 +164,31 @@ def fitting(recipe: Recipe, shards: str) -> Recipe:
     return replace(recipe, model=replace(recipe.model, target="rgb", pixels="fixed"))
 
 
+@functools.cache  # once a process: a retry must not add a second watcher
+def leave_with_worker() -> None:
+    """End this process when the Prefect worker that has started it is gone: killed, it can't end its runs itself."""
+    if os.environ.get("PREFECT__FLOW_RUN_ID"):
+        leave_with(os.getppid(), at_once=False)
+
+
+def _deliver_rest(folder: str) -> None:
+    """Deliver the metrics that the ranks had to keep; where the tracking server is still away, say how to do it later."""
+    if not open_store(folder).stat(delivery.UNDELIVERED):
+        return
+    note("delivering the metrics for which the tracking server was away")
+    try:
+        delivery.upload(folder)
+    except VitsegError as error:
+        note(f"they are kept, for `vitseg registry upload-metrics {folder}`: {error}")
+
+
 def _lost(state: Any) -> bool:
-    return isinstance(state.result(raise_on_failure=False), RankLostError | StorageError)
+    """Say whether another try may help, and tell it: the same memory, disk or command would fail again."""
+    error = state.result(raise_on_failure=False)
+    lost = isinstance(error, RankLostError | StorageError) and not isinstance(error, StoreFullError | NameTakenError)
+    if lost:
+        note(f"{error}; going on from the newest checkpoint")
+    return lost
 
 
 def _measure(job: Job, manifest: Manifest) -> str:
