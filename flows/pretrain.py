@@ -14,6 +14,7 @@ from prefect import flow, task
 from flows.choices import Preset
 from flows.console import note
 from flows.preprocess import preprocess
+from flows.register import after_training
 from flows.train import run_parameters, run_training
 from vitseg.config import home, load_recipe
 from vitseg.data.manifest import MANIFEST, read_manifest
@@ -113,6 +114,7 @@ def plan_pretraining(shards: str, recipe: Recipe, nodes: Nodes, resume: bool) ->
 
 
 @task
+@after_training()
 def finish(job: Job, seconds: float) -> dict[str, Any]:
     """Draw the curves, end the run, and say where the encoder is."""
     history = json.loads(open_store(job.folder).read("history.json"))

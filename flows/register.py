@@ -1,9 +1,10 @@
 """Task: a trained bundle → evaluated, registered as a version, and loaded back as any user would."""
 
+import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from prefect.artifacts import create_markdown_artifact
 from flows.console import note, progress
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest, read_manifest
-from vitseg.errors import RegistryError
+from vitseg.errors import AccessError, RegistryError
 from vitseg.evaluation import Evaluation, evaluate_bundle
 from vitseg.model.bundle import Bundle, load_bundle
 from vitseg.registry import record, tracking, versions
@@ -25,7 +26,17 @@ from vitseg.training.job import Job, finish_job
 from vitseg.training.progress import chosen_row
 
 
+@contextlib.contextmanager
+def after_training() -> Iterator[None]:
+    """Say with what the registry refuses that the training itself is done."""
+    try:
+        yield
+    except (AccessError, RegistryError) as error:
+        raise type(error)(f"{error}; the training is done: the same command goes on from there") from error
+
+
 @task
+@after_training()
 def register(job: Job, name: str, seconds: float, world_size: int) -> dict[str, Any]:
     """Evaluate the trained bundle, register it, and check what the registry gives back."""
     manifest = read_manifest(job.shards)

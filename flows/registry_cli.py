@@ -142,6 +142,18 @@ def rollback(reviewer: Reviewer, reason: Reason, name: ModelName = "vitseg", jso
     answer(_row(review.rollback(name, reviewer, reason), json), json)
 
 
+@registry_app.command("upload-metrics")
+def upload_metrics(
+    address: Annotated[str, typer.Argument(help="The job's folder, or a file of metrics that a training kept.")],
+    json: Json = False,
+) -> None:
+    """Deliver the metrics of a training at whose end the tracking server was away; again does no harm."""
+    from vitseg.registry.delivery import upload
+    from vitseg.storage import canonical
+
+    answer({"uploaded": upload(canonical(address))}, json)
+
+
 @registry_app.command()
 def team(
     candidates: Annotated[

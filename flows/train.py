@@ -1,7 +1,9 @@
 """Flow: shards → ranks under `torch.distributed.run` → evaluated, registered, and loaded back."""
 
 import contextlib
+import functools
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,11 +20,12 @@ from flows.register import register
 from flows.watch import watching
 from vitseg.config import load_recipe
 from vitseg.data.manifest import Manifest, read_manifest
-from vitseg.errors import RankLostError, StorageError, VitsegError
+from vitseg.errors import NameTakenError, RankLostError, StorageError, StoreFullError, VitsegError
 from vitseg.labels import logit_count
 from vitseg.recipe import Recipe
-from vitseg.registry import tracking, versions
+from vitseg.registry import delivery, tracking, versions
 from vitseg.storage import canonical, open_store
+from vitseg.training.agent import leave_with
 from vitseg.training.initial import FILE, Initial, fit_initial
 from vitseg.training.job import MASKED, Job, check, forget_job, job_folder, read_job, write_job
 from vitseg.training.launch import Nodes, run_ranks
@@ -130,7 +133,7 @@ def plan_job(
 @task(retries=2, retry_delay_seconds=5, retry_condition_fn=lambda task, run, state: tries_again(state))
 def run_training(job: Job, nodes: Nodes) -> None:
     """Run the ranks to the recipe's last epoch, showing what they say. A lost rank: again, from the checkpoint."""
-    tracking.resume_run(job.run_id)
+    leave_with_worker()
     manifest = read_manifest(job.shards)
     run, log = job.recipe.run, get_run_logger()
     steps = run.epochs * (manifest.splits["train"].samples // job.recipe.data.batch_size)
@@ -145,6 +148,7 @@ def run_training(job: Job, nodes: Nodes) -> None:
     name = job.folder.rstrip("/").rpartition("/")[2]
     with watching(name, run.epochs, steps // run.epochs, _measure(job, manifest), job.max_minutes) as hear:
         run_ranks(job.folder, nodes, on_event=hear, on_line=log.info)
+    _deliver_rest(job.folder)
 
 
 @task(retries=2, retry_delay_seconds=5, retry_condition_fn=lambda task, run, state: tries_again(state))
@@ -177,13 +181,31 @@ def fitting(recipe: Recipe, shards: str) -> Recipe:
     return replace(recipe, model=replace(recipe.model, target="rgb", pixels="fixed"))
 
 
+@functools.cache  # once a process: a retry must not add a second watcher
+def leave_with_worker() -> None:
+    """End this process when the Prefect worker that has started it is gone: killed, it can't end its runs itself."""
+    if os.environ.get("PREFECT__FLOW_RUN_ID"):
+        leave_with(os.getppid(), at_once=False)
+
+
+def _deliver_rest(folder: str) -> None:
+    """Deliver the metrics that the ranks had to keep; where the tracking server is still away, say how to do it later."""
+    if not open_store(folder).stat(delivery.UNDELIVERED):
+        return
+    note("delivering the metrics for which the tracking server was away")
+    try:
+        delivery.upload(folder)
+    except VitsegError as error:
+        note(f"they are kept, for `vitseg registry upload-metrics {folder}`: {error}")
+
+
 def tries_again(state: Any) -> bool:
-    """Say whether a task failed in a way that another try may mend, and tell the person who waits for it."""
+    """Say whether another try may help, and tell it: the same memory, disk or command would fail again."""
     error = state.result(raise_on_failure=False)
-    if isinstance(error, RankLostError | StorageError):
-        note(f"{error}; trying again from the newest checkpoint")
-        return True
-    return False
+    lost = isinstance(error, RankLostError | StorageError) and not isinstance(error, StoreFullError | NameTakenError)
+    if lost:
+        note(f"{error}; going on from the newest checkpoint")
+    return lost
 
 
 def _measure(job: Job, manifest: Manifest) -> str:

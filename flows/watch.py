@@ -67,6 +67,8 @@ def watching(
         with show:
 
             def hear(event: dict[str, Any]) -> None:
+                if event["event"] == "note":
+                    note(event["text"])
                 if event["event"] not in ("start", "step", "epoch"):
                     return
                 course.hear(event)

@@ -33,7 +33,10 @@ class World:
 
 
 def start(timeout_minutes: float = 10) -> World:
-    """Join the other ranks and take this rank's device: `cuda:LOCAL_RANK` where there is one, else the CPU."""
+    """Join the other ranks and take this rank's device: `cuda:LOCAL_RANK` where there is one, else the CPU.
+
+    No rank waits for another for longer than `timeout_minutes`.
+    """
     rank = int(os.environ.get("RANK", "0"))
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if torch.cuda.is_available():
@@ -114,8 +117,25 @@ def gradients_stay_local(model: nn.Module, enabled: bool) -> Iterator[None]:
         yield
 
 
-def run_agent(arguments: list[str]) -> None:
-    """Be the agent of `torch.distributed.run` that starts this node's ranks and waits for them."""
+def lost_a_peer(error: BaseException) -> bool:
+    """Say whether an error only tells that another rank is gone: of that one's failure it is the echo."""
+    words = ("gloo/", "ProcessGroup", "NCCL", "Connection closed by peer", "Connection reset by peer")
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
+def run_agent(arguments: list[str]) -> dict[int, int]:
+    """Be the agent of `torch.distributed.run` that starts this node's ranks and waits for them.
+
+    Returns:
+        The exit codes of ranks that failed, in the order in which they did; a signal's number below 0.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
 
-    main(arguments)
+    try:
+        main(arguments)
+    except ChildFailedError as error:
+        return {rank: failure.exitcode for rank, failure in error.failures.items()}
+    return {}

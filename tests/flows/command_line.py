@@ -39,12 +39,17 @@ def vitseg(*arguments: str, env: dict[str, str] | None = None) -> Finished:
 def kill_when(ready: Callable[[], bool], *arguments: str, patience: float = 120) -> list[psutil.Process]:
     """Start a command, SIGKILL it alone as soon as `ready` holds, and return the children it had then."""
     process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + patience
-    while process.poll() is None and not ready():
-        assert time.monotonic() < deadline, "the moment to kill never came"
-        time.sleep(0.02)
-    assert process.poll() is None, f"it ended before it could be killed: {process.communicate()[1]}"
+    wait_for(process, ready, patience)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     return children
+
+
+def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool], patience: float = 120) -> None:
+    """Wait for a moment in the life of a process."""
+    deadline = time.monotonic() + patience
+    while process.poll() is None and not ready():
+        assert time.monotonic() < deadline, "the moment never came"
+        time.sleep(0.02)
+    assert process.poll() is None, f"it ended before that moment: {process.communicate()[1]}"

@@ -2,16 +2,20 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from mlflow import MlflowClient
 from PIL import Image
 
 from flows.stack import StackStatus
-from tests.flows.command_line import kill_when, vitseg
+from tests.flows.command_line import COMMAND, kill_when, vitseg, wait_for
 from tests.training.conftest import SMALL
 from vitseg.checkpoint import checkpoint_keys, newest_checkpoint
 from vitseg.data.photographs import write_photographs
@@ -24,7 +28,7 @@ from vitseg.storage import join, open_store
 pytestmark = pytest.mark.usefixtures("stack")
 
 BUCKET = "s3://vitseg/killed"
-TRAIN = ["--preset", "tiny", *(part for value in SMALL for part in ("--set", value)), "--set", "run.epochs=5"]
+TRAIN = ["--preset", "tiny", *(part for value in SMALL for part in ("--set", value)), "--set", "run.epochs=15"]
 
 
 def count(address: str, prefix: str = "") -> int:
@@ -69,10 +73,19 @@ def test_train(shards: str, scenes: Path) -> None:
     children = kill_when(lambda: steps() >= 7, "train", copy, *TRAIN, "--nproc", "2", "--name", "killed")
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive, f"left behind: {[process.cmdline() for process in alive]}"
-    restarted = vitseg("train", copy, *TRAIN, "--nproc", "2", "--name", "killed", "--json")
-    assert "going on with an unfinished job" in restarted.err
-    assert restarted.json["epochs"] == undisturbed["epochs"] == 5
-    assert restarted.json["metrics"] == pytest.approx(undisturbed["metrics"], abs=1e-6)
+
+    command = [*COMMAND, "train", copy, *TRAIN, "--nproc", "2", "--name", "killed", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(process, lambda: steps() >= 25)
+        rank_of(process, 1).kill()
+        out, err = process.communicate(timeout=240)
+    assert "going on with an unfinished job" in err
+    assert "rank 1 was killed by SIGKILL" in err
+    restarted = json.loads(out)
+    assert restarted["epochs"] == undisturbed["epochs"] == 15
+    assert restarted["metrics"] == pytest.approx(undisturbed["metrics"], abs=1e-6)
+    logged = [metric.step for metric in MlflowClient().get_metric_history(restarted["run_id"], "step/loss")]
+    assert logged == list(range(1, 46))
     jobs = []
     for data in (shards, copy):
         root = join(data, "_vitseg/training")
@@ -89,8 +102,26 @@ def test_train(shards: str, scenes: Path) -> None:
         np.testing.assert_allclose(ends[1].tensors[name].numpy(), tensor.numpy(), atol=1e-6, err_msg=name)
     assert len(checkpoint_keys(open_store(join(jobs[1], "checkpoints")))) == 2
     again = vitseg("train", copy, *TRAIN, "--nproc", "2", "--name", "killed", "--json")
-    assert again.json == restarted.json
+    assert again.json == restarted
     assert "nothing to do" in again.err
+
+
+def rank_of(process: subprocess.Popen[str], rank: int) -> psutil.Process:
+    children = psutil.Process(process.pid).children(recursive=True)
+    return next(child for child in children if child.environ().get("RANK") == str(rank))
+
+
+def test_a_worker_that_is_killed_takes_its_training_along() -> None:
+    """As a Prefect worker starts a flow run, without a server: the run's process watches who its parent is."""
+    run = "import os, time; from flows.train import leave_with_worker; leave_with_worker(); os.write(1, b'.'); time.sleep(99)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {run!r}])"
+    environment = {**os.environ, "PREFECT__FLOW_RUN_ID": "0" * 32}
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        children = psutil.Process(process.pid).children()
+        process.kill()
+        assert not psutil.wait_procs(children, timeout=20)[1]
 
 
 def test_segment(shards: str) -> None:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from tests.training.conftest import AUGMENT, small_recipe
 from vitseg.data.manifest import read_manifest
 from vitseg.dist import World
-from vitseg.errors import NotFoundError, RankLostError, UsageError
+from vitseg.errors import RankLostError, UsageError
 from vitseg.evaluation import evaluate_bundle
 from vitseg.model.bundle import load_bundle
 from vitseg.registry import tracking
@@ -74,25 +75,71 @@ def test_two_ranks_compute_what_one_does(shards: str, tmp_path: Path, lines: lis
         assert [metric.step for metric in client.get_metric_history(job.run_id, "val/miou")] == [3, 6]
 
 
-def test_a_rank_that_fails_is_quoted_and_the_others_do_not_wait(shards: str, tmp_path: Path, lines: list[str]) -> None:
-    job = make_job(tmp_path / "job", shards, run_id="0" * 32)  # rank 0 alone asks for it; rank 1 waits to begin
-    start = time.monotonic()
-    with pytest.raises(NotFoundError, match=f"reading a run failed: .*{'0' * 32}") as caught:
+@pytest.fixture
+def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Return a function that has rank 1 do something when it takes its third step."""
+
+    def make(statement: str) -> None:
+        folder = tmp_path / "fault"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(FAULT.format(statement))
+        monkeypatch.setenv("PYTHONPATH", f"{folder}:{Path(__file__).parents[2]}")
+
+    return make
+
+
+FAULT = """
+import os
+if os.environ.get("RANK") == "1":
+    from vitseg.training import loop
+    real = loop.Trainer._step
+    def trip(trainer, *arguments):
+        if trainer.finished == 2:
+            {}
+        return real(trainer, *arguments)
+    loop.Trainer._step = trip
+"""
+
+
+def test_a_rank_that_raises_is_quoted(
+    shards: str, tmp_path: Path, lines: list[str], fault: Callable[[str], None]
+) -> None:
+    fault("raise KeyError('a mistake of ours')")
+    job = make_job(tmp_path / "job", shards)
+    with pytest.raises(RankLostError, match=r"^rank 1 failed: KeyError: 'a mistake of ours'$"):
         run_ranks(job.folder, Nodes(nproc=2), on_event=lambda event: None, on_line=lines.append)
-    assert str(caught.value) in lines
-    assert time.monotonic() - start < 60
+    (told,) = [line for line in lines if line.startswith("rank 1: ")]
+    assert "sitecustomize.py" in told
+    assert "in trip" in told
     assert not ranks()
 
 
-def test_a_rank_that_is_killed(shards: str, tmp_path: Path, lines: list[str]) -> None:
+def test_a_rank_that_is_killed_is_named(shards: str, tmp_path: Path, lines: list[str]) -> None:
     job = make_job(tmp_path / "job", shards, "run.epochs=1000")
+    killed = []
 
     def kill(event: dict[str, Any]) -> None:
         if event["step"] == 1:
-            ranks()[-1].kill()
+            killed.append(time.monotonic())
+            next(rank for rank in ranks() if rank.environ()["RANK"] == "1").kill()
 
-    with pytest.raises(RankLostError, match="without a word"):
+    with pytest.raises(RankLostError, match=r"^rank 1 was killed by SIGKILL, for example because memory ran out$"):
         run_ranks(job.folder, Nodes(nproc=2), on_event=kill, on_line=lines.append)
+    assert time.monotonic() - killed[0] < 20
+    assert not ranks()
+
+
+def test_a_rank_that_hangs_is_named_and_says_where(
+    shards: str, tmp_path: Path, lines: list[str], fault: Callable[[str], None]
+) -> None:
+    fault("import time; time.sleep(600)")
+    job = make_job(tmp_path / "job", shards, "run.hang_minutes=0.05")
+    with pytest.raises(RankLostError, match=r"^rank 1 made no progress for 0\.05 minutes$"):
+        run_ranks(job.folder, Nodes(nproc=2), on_event=lambda event: None, on_line=lines.append)
+    hung, waiting = [line for line in lines if line.startswith("rank ") and ", where it " in line]
+    assert hung.startswith("rank 1, where it hung")
+    assert "in trip" in hung
+    assert waiting.startswith("rank 0, where it waited")
     assert not ranks()
 
 

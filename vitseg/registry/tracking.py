@@ -5,11 +5,8 @@ MLFLOW_TRACKING_PASSWORD), as for every MLflow tool.
 """
 
 import contextlib
-import logging
 import os
-import queue
 import re
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -25,13 +22,12 @@ from vitseg.config import home
 from vitseg.errors import AccessError, NotFoundError, RegistryError
 from vitseg.storage import without_secrets
 
-log = logging.getLogger(__name__)
-
 EXPERIMENT = "vitseg"
 ATTEMPTS = "vitseg.attempts"
 MAX_TEXT_BYTES = 2**20
-_FLUSH_SECONDS = 2.0
-_DELIVERY_TRIES = 4
+os.environ.setdefault(
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5"
+)  # a minute for a server that restarts; MLflow's own is four
 _REFUSED = re.compile(r"error code 40[13]\b|^40[13] Client Error")  # no bare number: ids and ports hold it too
 
 
@@ -136,7 +132,7 @@ def run_age(run_id: str) -> tuple[float, int]:
 def log_values(run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
     """Log final metrics at once."""
     with registry_errors("logging metrics"):
-        MlflowClient().log_batch(run_id, metrics=_metrics(metrics, step))
+        MlflowClient().log_batch(run_id, metrics=metrics_of(metrics, step))
 
 
 def log_text(run_id: str, text: str, name: str) -> None:
@@ -167,72 +163,7 @@ def log_picture(run_id: str, picture: Image.Image, name: str) -> None:
         MlflowClient().log_image(run_id, picture, artifact_file=name)
 
 
-def _metrics(values: Mapping[str, float], step: int) -> list[Metric]:
+def metrics_of(values: Mapping[str, float], step: int) -> list[Metric]:
+    """Return values as metrics of a step, logged now."""
     now = int(time.time() * 1000)
     return [Metric(name, float(value), now, step) for name, value in values.items()]
-
-
-class MetricStream:
-    """A queue of metrics that a thread delivers: a tracking server that is slow or away never stops training.
-
-    Steps that the run already holds are left out, so that a resumed job logs none of them twice.
-    """
-
-    def __init__(self, run_id: str) -> None:
-        self._run_id = run_id
-        self._client = MlflowClient()
-        self._logged = self._last_steps()
-        self._queue: queue.SimpleQueue[list[Metric] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._deliver, name="metrics", daemon=True)
-        self._thread.start()
-
-    def _last_steps(self) -> dict[str, int]:
-        with registry_errors("reading a run"):
-            names = self._client.get_run(self._run_id).data.metrics
-            return {
-                name: max(metric.step for metric in self._client.get_metric_history(self._run_id, name))
-                for name in names
-            }
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """Queue metrics of a step."""
-        new = {name: value for name, value in values.items() if step > self._logged.get(name, -1)}
-        if new:
-            self._queue.put(_metrics(new, step))
-
-    def close(self) -> None:
-        """Deliver what is left; what the server would not take is counted in a warning."""
-        self._queue.put(None)
-        self._thread.join()
-
-    def _deliver(self) -> None:
-        waiting: list[Metric] = []
-        failures = 0
-        last = False
-        while not last or (waiting and failures < _DELIVERY_TRIES):
-            if not last and self._collect(waiting):
-                last, failures = True, 0  # however long the server was away: from now on a few tries more
-            try:
-                while waiting:
-                    self._client.log_batch(self._run_id, metrics=waiting[:900], synchronous=True)
-                    del waiting[:900]
-                failures = 0
-            except MlflowException as error:
-                failures += 1
-                log.warning("metrics wait for the tracking server (%s waiting): %s", len(waiting), str(error)[:200])
-                time.sleep(_FLUSH_SECONDS)
-        if waiting:
-            log.error("%s metric values were not delivered: the tracking server stayed away", len(waiting))
-
-    def _collect(self, waiting: list[Metric]) -> bool:
-        """Take what is queued within a moment; return whether the stream was closed."""
-        deadline = time.monotonic() + _FLUSH_SECONDS
-        while (rest := deadline - time.monotonic()) > 0:
-            try:
-                item = self._queue.get(timeout=rest)
-            except queue.Empty:
-                break
-            if item is None:
-                return True
-            waiting.extend(item)
-        return False

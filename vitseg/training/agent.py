@@ -11,6 +11,7 @@ import threading
 import time
 
 from vitseg import dist
+from vitseg.training.events import say
 
 PARENT = "VITSEG_PARENT_PID"
 AGENT = "VITSEG_AGENT_PID"
@@ -36,4 +37,7 @@ if __name__ == "__main__":
     # The launcher tells its own pid: it may be gone before this line runs.
     leave_with(int(os.environ.get(PARENT) or os.getppid()), at_once=False)
     os.environ[AGENT] = str(os.getpid())
-    dist.run_agent(sys.argv[1:])
+    ended = dist.run_agent(sys.argv[1:])
+    if ended:
+        say("ended", ranks=list(ended.items()))
+        sys.exit(1)

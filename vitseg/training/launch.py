@@ -9,16 +9,25 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from vitseg import errors
 from vitseg.dist import MEETING_FILE
-from vitseg.errors import RankLostError, TrainingError, UsageError, VitsegError
+from vitseg.errors import RankLostError, UsageError
 from vitseg.training.agent import PARENT
 from vitseg.training.events import heard
+from vitseg.training.failure import cause, ended_by
 from vitseg.training.network import interface_towards, split_address
+from vitseg.training.watchdog import NOTES, in_words, read_notes
 
 _STOP_SECONDS = 20
+_KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(8 * 2**30),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
+"""For glibc, on processors: by default each large tensor's memory goes back to the system and comes again, page by page,
+in every step; a quarter of the time of `small` on two cores went there."""
 
 
 @dataclass(frozen=True)
@@ -80,31 +89,32 @@ def run_ranks(
 
     Raises:
         VitsegError: a rank failed and said why; kind and text are its own.
-        RankLostError: a rank ended without a word.
+        RankLostError: a rank failed in a way that nobody expected, was killed, or hung.
     """
     job_id = job_folder.rstrip("/").rpartition("/")[2]
-    error: VitsegError | None = None
+    told: list[dict[str, Any]] = []
+    ended: list[tuple[int, int]] = []
     with tempfile.TemporaryDirectory() as meeting, _process_group(job_folder, nodes, job_id, meeting) as process:
         for line in process.stdout or ():
             event = heard(line)
             if event is None:
                 on_line(line.rstrip())
             elif event["event"] == "error":
-                error = error or _told(event)
-                on_line(str(error))
+                told.append(event)
+                on_line(f"rank {event['rank']}: {event['message']}\n{event['traceback'].rstrip()}")
+            elif event["event"] == "ended":
+                ended = [(rank, code) for rank, code in event["ranks"]]
             else:
                 on_event(event)
         code = process.wait()
-    if error:
+        notes = read_notes(Path(meeting))
+    for words in in_words(notes):
+        on_line(words)
+    if error := cause(told, ended, notes):
         raise error
     if code != 0:
-        raise RankLostError(f"a rank ended without a word (exit code {code}): its last lines are in the flow run's log")
-
-
-def _told(event: dict[str, Any]) -> VitsegError:
-    """Return a rank's error as what it was there."""
-    kind = getattr(errors, str(event.get("kind")), TrainingError)
-    return kind(str(event["message"]))
+        how = f"was {ended_by(-code)}" if code < 0 else f"failed (exit code {code})"
+        raise RankLostError(f"the agent that starts the ranks {how}: its last lines are in the flow run's log")
 
 
 @contextlib.contextmanager
@@ -123,10 +133,14 @@ def _process_group(job_folder: str, nodes: Nodes, job_id: str, meeting: str) -> 
         **(alone if nodes.nnodes == 1 and sys.platform == "linux" else {}),
         **nodes.network(),
         PARENT: str(os.getpid()),
+        NOTES: meeting,
         "OMP_NUM_THREADS": threads,
         "PYTHONUNBUFFERED": "1",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # a tracking server that is away must not hold up the ranks
+        "PYTHONFAULTHANDLER": "1",  # a rank that crashes in foreign code still says where
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # a tracking server that is away must not hold up the ranks:
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # nor one that does not answer
         "TORCH_DISTRIBUTED_DEBUG": "OFF",
+        **{name: value for name, value in _KEEP_MEMORY.items() if name not in os.environ},
     }
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",

@@ -44,6 +44,13 @@ class Recorder:
     def panels(self, model: nn.Module, epoch: int) -> None:
         """Draw the fixed validation images as the model sees them now."""
 
+    def pending(self) -> list[Any]:
+        """Return, as plain data, what was heard but is still under way: it goes into the checkpoint."""
+        return []
+
+    def take_up(self, pending: list[Any]) -> None:
+        """Take care of what was pending in the checkpoint from which training goes on."""
+
     def close(self) -> None:
         """Deliver what is still under way."""
 
@@ -259,6 +266,7 @@ class Trainer:
         state = {
             "history": self.history, "sums": vars(sums), "best": self.best.state(), "scaler": self.scaler.state_dict(),
             "seconds": self.budget.seconds, "recipe": self.recipe.to_json(), "commit": self.commit,
+            "pending": self.recorder.pending(),
         }  # fmt: skip
         more = {"best": self.best.weights} | ({"average": self.judged.state_dict()} if self.average else {})
         self.writer.put(capture(self.model, self.optimisers, self.finished, state, more))
@@ -277,6 +285,7 @@ class Trainer:
         self.finished, self.history = checkpoint.step, state["history"]
         self.best = Best(**state["best"], weights=checkpoint.part("best") if self.world.rank == 0 else {})
         self.scaler.load_state_dict(state["scaler"])
+        self.recorder.take_up(state["pending"])
         self.budget.seconds = state["seconds"]
         self.used = self.budget.share(state["seconds"])
         return Sums(**state["sums"])

@@ -18,6 +18,7 @@ from vitseg.training.job import Job
 from vitseg.training.loop import Recorder, Trainer
 from vitseg.training.progress import chosen_row
 from vitseg.training.throughput import masked_flops, measure_throughput
+from vitseg.training.watchdog import watched
 
 VALIDATION = 2**32
 """No step of a training: validation always hides the same patches."""
@@ -69,30 +70,23 @@ class MaskedTrainer(Trainer):
 def pretrain_rank(job: Job, manifest: Manifest, world: dist.World, data: Batches, validation: Batches) -> None:
     """Train this rank's share of a pretraining, and leave the encoder in the job's folder."""
     recipe = job.recipe
-    model = build_masked(recipe.model, manifest.image_size, recipe.masked, recipe.run.seed).to(world.device)
-    task = Task("masked", 0, torch.zeros(256, 3, dtype=torch.uint8, device=world.device))
-    throughput = measure_throughput(masked_flops(recipe, manifest.image_size), recipe.run.precision, world)
     recorder = Recorder()
-    if world.rank == 0:
-        from vitseg.training.panels import MaskedRecorder  # imports MLflow: only rank 0 waits for that
-
-        shown = Batches(job.shards, manifest, "val", batch_size=_SHOWN, shuffle=False, drop_last=False)
-        recorder = MaskedRecorder(job.run_id, next(iter(shown.epoch(0))), task, recipe, throughput)
-    checkpoints = open_store(job.checkpoints)
-    trainer = MaskedTrainer(
-        recipe,
-        world,
-        model,
-        task,
-        data,
-        validation,
-        checkpoints,
-        recorder,
-        max_minutes=job.max_minutes,
-        commit=code_commit(),
-    )
     try:
-        history = trainer.run()
+        with watched(recipe.run.hang_minutes) as alive:
+            model = build_masked(recipe.model, manifest.image_size, recipe.masked, recipe.run.seed).to(world.device)
+            task = Task("masked", 0, torch.zeros(256, 3, dtype=torch.uint8, device=world.device))
+            throughput = measure_throughput(masked_flops(recipe, manifest.image_size), recipe.run.precision, world)
+            if world.rank == 0:
+                from vitseg.training.panels import MaskedRecorder  # imports MLflow: only rank 0 waits for that
+
+                shown = Batches(job.shards, manifest, "val", batch_size=_SHOWN, shuffle=False, drop_last=False)
+                first = next(iter(shown.epoch(0)))
+                recorder = MaskedRecorder(job.run_id, job.folder, first, task, recipe, throughput)
+            trainer = MaskedTrainer(
+                recipe, world, model, task, data, validation, open_store(job.checkpoints), recorder, alive,
+                max_minutes=job.max_minutes, commit=code_commit(),
+            )  # fmt: skip
+            history = trainer.run()
         trainer.choose()
         if world.rank == 0:
             _leave_encoder(job, model, history)

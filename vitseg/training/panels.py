@@ -1,7 +1,5 @@
 """What rank 0 shows of a pretraining: photo | what the encoder sees | what is drawn of the rest."""
 
-import logging
-
 import numpy as np
 import torch
 from einops import rearrange
@@ -9,18 +7,14 @@ from PIL import Image
 from torch import nn
 
 from vitseg.data.loader import Batch
-from vitseg.errors import VitsegError
 from vitseg.evaluation import Task
 from vitseg.model.masked import MaskedAutoencoder, normalise_patches, visible_patches
 from vitseg.model.patches import patchify, unpatchify
 from vitseg.pictures import panel_sheet
 from vitseg.recipe import Recipe
-from vitseg.registry.tracking import log_picture
 from vitseg.training.masked import VALIDATION
 from vitseg.training.recorder import RunRecorder
 from vitseg.training.throughput import Throughput
-
-log = logging.getLogger(__name__)
 
 _COLUMN = 320  # pixels
 
@@ -29,19 +23,15 @@ class MaskedRecorder(RunRecorder):
     """Rank 0's recorder; its panels show photo | what the encoder sees | what is drawn of the rest."""
 
     def __init__(
-        self, run_id: str, shown: Batch, task: Task, recipe: Recipe, throughput: Throughput | None = None
+        self, run_id: str, folder: str, shown: Batch, task: Task, recipe: Recipe, throughput: Throughput | None = None
     ) -> None:
-        super().__init__(run_id, shown, (), task, throughput)
+        super().__init__(run_id, folder, shown, (), task, throughput)
         self.recipe = recipe
 
     def panels(self, model: nn.Module, epoch: int) -> None:
         """Store the panels of the fixed validation photographs."""
         assert isinstance(model, MaskedAutoencoder)
-        picture = draw_panels(model, self.shown, self.recipe)
-        try:
-            log_picture(self.run_id, picture, f"panels/epoch-{epoch:04d}.png")
-        except VitsegError as error:  # a tracking server that is away must not end a training
-            log.warning("no panels of epoch %s: %s", epoch, error)
+        self.metrics.log_picture(draw_panels(model, self.shown, self.recipe), f"panels/epoch-{epoch:04d}.png")
 
 
 @torch.no_grad()

@@ -1,23 +1,19 @@
 """What rank 0 tells: events to the launcher, metrics and panels to the run on the tracking server."""
 
-import logging
 from typing import Any
 
 import torch
 from torch import nn
 
 from vitseg.data.loader import Batch
-from vitseg.errors import VitsegError
 from vitseg.evaluation import Task
 from vitseg.labels import Label
 from vitseg.pictures import panel, panel_sheet
+from vitseg.registry.delivery import MetricStream
 from vitseg.registry.system_metrics import SystemMetrics
-from vitseg.registry.tracking import MetricStream, log_picture
 from vitseg.training.events import say
 from vitseg.training.loop import Recorder
 from vitseg.training.throughput import Throughput
-
-log = logging.getLogger(__name__)
 
 
 class RunRecorder(Recorder):
@@ -26,14 +22,22 @@ class RunRecorder(Recorder):
     Attributes:
         shown: the validation images that every panel shows.
         throughput: what an image costs and the devices reach; None: steps are told without that.
+
+    What the tracking server does not take until the end is kept in `folder`, the job's own.
     """
 
     def __init__(
-        self, run_id: str, shown: Batch, classes: tuple[Label, ...], task: Task, throughput: Throughput | None = None
+        self,
+        run_id: str,
+        folder: str,
+        shown: Batch,
+        classes: tuple[Label, ...],
+        task: Task,
+        throughput: Throughput | None = None,
     ) -> None:
-        self.run_id, self.shown, self.classes, self.task = run_id, shown, classes, task
+        self.shown, self.classes, self.task = shown, classes, task
         self.throughput = throughput
-        self.metrics = MetricStream(run_id)
+        self.metrics = MetricStream(run_id, folder, lambda text: say("note", text=text))
         self.system = SystemMetrics(run_id)
 
     def start(self, step: int, history: list[dict[str, Any]]) -> None:
@@ -64,12 +68,17 @@ class RunRecorder(Recorder):
         if not self.classes:
             predictions = (predictions.clamp(0, 1) * 255).round()
         rows = [panel(*pictures, self.classes) for pictures in self.shown.pictures(predictions.to(torch.uint8))]
-        try:
-            log_picture(self.run_id, panel_sheet(rows), f"panels/epoch-{epoch:04d}.png")
-        except VitsegError as error:  # a tracking server that is away must not end a training
-            log.warning("no panels of epoch %s: %s", epoch, error)
+        self.metrics.log_picture(panel_sheet(rows), f"panels/epoch-{epoch:04d}.png")
+
+    def pending(self) -> list[Any]:
+        """Return the metrics that the tracking server did not take yet."""
+        return self.metrics.pending()
+
+    def take_up(self, pending: list[Any]) -> None:
+        """Deliver what was pending in the checkpoint from which this attempt goes on."""
+        self.metrics.take_up(pending)
 
     def close(self) -> None:
-        """Deliver the last metrics."""
+        """Deliver the last metrics, or keep them in the job's folder."""
         self.system.close()
         self.metrics.close()

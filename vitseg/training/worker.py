@@ -25,12 +25,14 @@ from vitseg.recipe import Recipe
 from vitseg.storage import open_store
 from vitseg.training.agent import AGENT, leave_with
 from vitseg.training.events import say
+from vitseg.training.failure import described
 from vitseg.training.initial import load_initial
 from vitseg.training.job import MASKED, Job, check, read_job
 from vitseg.training.loop import Recorder, Trainer
 from vitseg.training.masked import pretrain_rank
 from vitseg.training.precision import make_deterministic
 from vitseg.training.throughput import measure_throughput, training_flops
+from vitseg.training.watchdog import FIRST_MINUTES, watched
 
 PANEL_IMAGES = 6
 
@@ -39,20 +41,33 @@ def main(job_folder: str) -> int:
     """Train this rank's share of a job; return the exit code."""
     leave_with(int(os.environ.get(AGENT) or os.getppid()), at_once=True)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    recipe = None
     try:
-        train_rank(job_folder, dist.start())
-    except VitsegError as error:
-        say("error", kind=type(error).__name__, message=str(error), rank=os.environ.get("RANK"))
-        return error.exit_code
+        recipe = find_job(job_folder).recipe
+        # The watchdog, which can say who hung, goes first.
+        train_rank(job_folder, dist.start(recipe.run.hang_minutes + FIRST_MINUTES + 1))
+    except Exception as error:  # noqa: BLE001 - told with its traceback, as what ended this rank
+        say("error", **described(error, int(os.environ.get("RANK", "0")), recipe))
+        return error.exit_code if isinstance(error, VitsegError) else 1
     dist.stop()
     return 0
 
 
-def train_rank(job_folder: str, world: dist.World) -> None:
-    """Build model and batches from the job's recipe, train, and leave the bundle in the job's folder."""
+def find_job(job_folder: str) -> Job:
+    """Return the job of a folder.
+
+    Raises:
+        UsageError: there is none.
+    """
     job = read_job(job_folder)
     if job is None:
         raise UsageError(f"{job_folder} holds no job.json: start with `vitseg train`")
+    return job
+
+
+def train_rank(job_folder: str, world: dist.World) -> None:
+    """Build model and batches from the job's recipe, train, and leave the bundle in the job's folder."""
+    job = find_job(job_folder)
     if job.recipe.run.deterministic:
         make_deterministic()
     manifest = read_manifest(job.shards)
@@ -61,26 +76,28 @@ def train_rank(job_folder: str, world: dist.World) -> None:
         pretrain_rank(job, manifest, world, *batches_of(job.shards, manifest, job.recipe, world))
         return
     recipe, classes = job.recipe, manifest.classes
-    model = build_model(recipe.model, manifest.image_size, logit_count(classes), recipe.run.seed)
-    if job.init:
-        load_initial(model, job.folder, job.init_sha256)  # every rank reads the same file
-    model = model.to(world.device)
-    task = task_of(manifest, recipe, world.device)
-    data, validation = batches_of(job.shards, manifest, recipe, world)
-    flops = training_flops(recipe, manifest.image_size, logit_count(classes))
-    throughput = measure_throughput(flops, recipe.run.precision, world)
     recorder = Recorder()
-    if world.rank == 0:
-        from vitseg.training.recorder import RunRecorder  # imports MLflow: only rank 0 waits for that
-
-        shown = Batches(job.shards, manifest, "val", batch_size=PANEL_IMAGES, shuffle=False, drop_last=False)
-        recorder = RunRecorder(job.run_id, next(iter(shown.epoch(0))), classes, task, throughput)
-    trainer = Trainer(
-        recipe, world, model, task, data, validation, open_store(job.checkpoints), recorder,
-        max_minutes=job.max_minutes, commit=code_commit(),
-    )  # fmt: skip
     try:
-        history = trainer.run()
+        with watched(recipe.run.hang_minutes) as alive:
+            model = build_model(recipe.model, manifest.image_size, logit_count(classes), recipe.run.seed)
+            if job.init:
+                load_initial(model, job.folder, job.init_sha256)  # every rank reads the same file
+            model = model.to(world.device)
+            task = task_of(manifest, recipe, world.device)
+            data, validation = batches_of(job.shards, manifest, recipe, world)
+            flops = training_flops(recipe, manifest.image_size, logit_count(classes))
+            throughput = measure_throughput(flops, recipe.run.precision, world)
+            if world.rank == 0:
+                from vitseg.training.recorder import RunRecorder  # imports MLflow: only rank 0 waits for that
+
+                shown = Batches(job.shards, manifest, "val", batch_size=PANEL_IMAGES, shuffle=False, drop_last=False)
+                first = next(iter(shown.epoch(0)))
+                recorder = RunRecorder(job.run_id, job.folder, first, classes, task, throughput)
+            trainer = Trainer(
+                recipe, world, model, task, data, validation, open_store(job.checkpoints), recorder, alive,
+                max_minutes=job.max_minutes, commit=code_commit(),
+            )  # fmt: skip
+            history = trainer.run()
         trainer.choose()
         if world.rank == 0:
             _leave_results(job, model, manifest, history)
