@@ -1,6 +1,7 @@
 """Which of several failures is told, and in which words."""
 
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from tests.training.conftest import small_recipe
 from vitseg.errors import DataError, RankLostError, TrainingError
 from vitseg.training.failure import cause, described
+from vitseg.training.watchdog import in_words, read_notes, what_hung
 
 GLOO = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]")
 
@@ -53,3 +55,13 @@ def test_who_hung_is_told_by_what_the_others_wait_for() -> None:
     assert told == ["rank 1 made no progress for 10 minutes"] * 2
     assert "ranks 0, 1 made no progress" in str(cause([], [], {0: fired + waiting, 1: waiting}))
     assert "rank 1 made no progress for 10 minutes: stopped" in str(cause([], [], {0: fired + waiting, 1: ""}))
+
+
+def test_a_rank_that_lost_sight_of_the_one_that_hung_is_not_blamed(tmp_path: Path) -> None:
+    (tmp_path / "stacks-of-rank-0").write_text("")  # its error came before its timer
+    (tmp_path / "stacks-of-rank-1").write_text(
+        'Timeout (0:03:00)!\nThread 0x1 (most recent call first):\n  File "x.py" in read\n'
+    )
+    assert what_hung(read_notes(tmp_path, [0])) == "rank 1 made no progress for 3 minutes"
+    assert "stopped from outside" in what_hung(read_notes(tmp_path))
+    assert in_words(read_notes(tmp_path, [0]))[1].startswith("rank 0, where it waited")

@@ -107,7 +107,7 @@ def run_ranks(
             else:
                 on_event(event)
         code = process.wait()
-        notes = read_notes(Path(meeting))
+        notes = read_notes(Path(meeting), [event["rank"] for event in told if event["echo"]])
     for words in in_words(notes):
         on_line(words)
     if error := cause(told, ended, notes):

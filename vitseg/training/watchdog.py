@@ -10,7 +10,7 @@ import faulthandler
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 NOTES = "VITSEG_NOTES"
@@ -20,7 +20,9 @@ FIRST_MINUTES = 5.0
 
 _NOTE = "stacks-of-rank-{}"
 _FIRED = re.compile(r"Timeout \((\d+):(\d+):([\d.]+)\)!")
+_LOST_SIGHT = "it lost sight of another rank: its own traceback is above"
 _WAITING = (
+    _LOST_SIGHT,
     "distributed_c10d.py",
     "in sum_over_ranks",
     "in barrier",
@@ -55,9 +57,13 @@ def watched(minutes: float) -> Iterator[Callable[[], None]]:
             faulthandler.unregister(signal.SIGTERM)
 
 
-def read_notes(folder: Path) -> dict[int, str]:
-    """Return the stacks of all ranks that left them, if a timer ran out; else nothing. "": a rank could not write any."""
+def read_notes(folder: Path, lost_sight: Collection[int] = ()) -> dict[int, str]:
+    """Return the stacks of all ranks that left them, if a timer ran out; else nothing. "": a rank could not write any.
+
+    A rank that lost sight of another, whose timer was quicker, had no reason to write any: `lost_sight` are those.
+    """
     notes = {int(path.name.rpartition("-")[2]): path.read_text() for path in folder.glob(_NOTE.format("*"))}
+    notes |= {rank: _LOST_SIGHT for rank in lost_sight if notes.get(rank) == ""}
     return dict(sorted(notes.items())) if any(map(_FIRED.match, notes.values())) else {}
 
 
