@@ -63,5 +63,10 @@ def test_a_rank_that_lost_sight_of_the_one_that_hung_is_not_blamed(tmp_path: Pat
         'Timeout (0:03:00)!\nThread 0x1 (most recent call first):\n  File "x.py" in read\n'
     )
     assert what_hung(read_notes(tmp_path, [0])) == "rank 1 made no progress for 3 minutes"
-    assert "stopped from outside" in what_hung(read_notes(tmp_path))
+    assert what_hung(read_notes(tmp_path)) == "rank 1 made no progress for 3 minutes"  # it had no time to say so
+    (tmp_path / "stacks-of-rank-1").write_text("")
+    (tmp_path / "stacks-of-rank-2").write_text(
+        'Timeout (0:03:00)!\nThread 0x1 (most recent call first):\n  File "y" in barrier\n'
+    )
+    assert "rank 1 made no progress for 3 minutes: stopped from outside" in what_hung(read_notes(tmp_path, [0]))
     assert in_words(read_notes(tmp_path, [0]))[1].startswith("rank 0, where it waited")

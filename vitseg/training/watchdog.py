@@ -87,9 +87,12 @@ def in_words(notes: dict[int, str]) -> list[str]:
 
 
 def _hung(notes: dict[int, str]) -> list[int]:
-    """Return the ranks whose main thread waits for nobody; all, where that can't be told."""
-    hung = [rank for rank, text in notes.items() if not _waits(text)]
-    return hung or list(notes)
+    """Return the ranks whose main thread waits for nobody; all, where that can't be told.
+
+    Of those, the ones whose timer ran out: others may have lost sight of them before, and were on their way out.
+    """
+    busy = [rank for rank, text in notes.items() if not _waits(text)]
+    return [rank for rank in busy if _FIRED.match(notes[rank])] or busy or list(notes)
 
 
 def _waits(text: str) -> bool:
