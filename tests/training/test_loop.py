@@ -45,7 +45,7 @@ def weights(trainer: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
 
 
-@pytest.mark.parametrize("cut", [1, 2, 3, 4, 6, 8, 9])
+@pytest.mark.parametrize("cut", [1, 3, 6, 8])
 def test_an_interrupted_job_ends_like_one_that_was_not(make_trainer: MakeTrainer, cut: int) -> None:
     recipe = small_recipe("model.dropout=0.1", *AUGMENT)
     straight = make_trainer("straight", recipe, heard := Power())
@@ -276,7 +276,7 @@ def test_an_interrupted_job_with_an_average_ends_like_one_that_was_not(make_trai
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_learns_nearly_the_same(make_trainer: MakeTrainer, precision: str) -> None:
-    settings = ["run.epochs=10", "optimiser.learning_rate=0.005"]
+    settings = ["run.epochs=4", "optimiser.learning_rate=0.005"]
     whole = make_trainer("whole", small_recipe(*settings)).run()
     half = make_trainer("half", small_recipe(*settings, f"run.precision={precision}"))
     rows = half.run()

@@ -68,7 +68,7 @@ def test_gradients_and_confusion_matrix_do_not_depend_on_ranks_and_parts(shards:
     gradient, confusion = answers(shards, tmp_path / "1x1", 1, 1)
     assert gradient.abs().max() > 1e-3
     assert confusion.count_nonzero() > 20
-    for world_size, parts in ((1, 2), (2, 1), (2, 2), (3, 1), (4, 1)):
+    for world_size, parts in ((1, 2), (2, 1), (3, 1)):
         other, counted = answers(shards, tmp_path / f"{world_size}x{parts}", world_size, parts)
         assert torch.equal(counted, confusion), world_size
         if world_size != 3:  # which can't share 8 images
