@@ -20,7 +20,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelling
+from prefect.states import Cancelling, Crashed
 
 from flows.console import counted, note
 from vitseg.errors import RankLostError, TrainingError, UsageError
@@ -107,7 +107,7 @@ def _start_node(job: Job, nodes: Nodes, minutes: float) -> UUID:
 def _wait_for_workers(client: SyncPrefectClient, runs: Sequence[UUID], minutes: float) -> None:
     start, told = time.monotonic(), 0
     while True:
-        found = [client.read_flow_run(run) for run in runs]
+        found = [_read(client, run) for run in runs]
         for run in found:
             if run.state and run.state.is_final():
                 raise RankLostError(f"a node ended before the training began: {_outcome(run)}")
@@ -143,7 +143,7 @@ def ranks_end_with(runs: Sequence[UUID]) -> Iterator[None]:
         with get_client(sync_client=True) as client:
             while not over.wait(_WATCH_SECONDS):
                 with contextlib.suppress(httpx.HTTPError):  # the training does not need the server
-                    found = [client.read_flow_run(run) for run in runs]
+                    found = [_read(client, run) for run in runs]
                     ended = [
                         run for run in found if run.state and run.state.is_final() and not run.state.is_completed()
                     ]
@@ -161,12 +161,20 @@ def ranks_end_with(runs: Sequence[UUID]) -> Iterator[None]:
         thread.join()
 
 
+def _read(client: SyncPrefectClient, run: UUID) -> FlowRun:
+    """Return a flow run; one that somebody has deleted is a crashed one."""
+    try:
+        return client.read_flow_run(run)
+    except ObjectNotFound:
+        return FlowRun(id=run, flow_id=run, name=f"run {run}", state=Crashed(message="nobody knows it any more"))
+
+
 def has_ended(run: str | None) -> bool:
     """Tell whether a flow run has ended in any way; False where the server can't be asked."""
     if run is None:
         return False
     with contextlib.suppress(httpx.HTTPError), get_client(sync_client=True) as client:
-        state = client.read_flow_run(UUID(run)).state
+        state = _read(client, UUID(run)).state
         return state is not None and state.is_final()
     return False
 
@@ -193,7 +201,7 @@ def _left(client: SyncPrefectClient, runs: Sequence[UUID], seconds: float) -> li
     """Return the runs that have not ended in time."""
     left, deadline = list(runs), time.monotonic() + seconds
     while True:
-        for run in map(client.read_flow_run, tuple(left)):
+        for run in [_read(client, one) for one in left]:
             if run.state and run.state.is_final():
                 left.remove(run.id)
                 if not run.state.is_completed():

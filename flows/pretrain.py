@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from prefect import flow, task
+from prefect import flow, runtime, task
 
 from flows.choices import Preset
 from flows.console import note
@@ -55,6 +55,7 @@ def pretrain(
         resume: go on with an unfinished job of the same data and recipe; False starts over.
     """
     source = canonical(source)
+    resume = resume or (runtime.flow_run.run_count or 1) > 1  # its process was killed, and its server starts it again
     nodes = Nodes(nproc or max(1, torch.cuda.device_count()))
     place = prepare(source, shards and canonical(shards), size)
     job = plan_pretraining(place, load_recipe(preset, recipe, overrides), nodes, resume)
@@ -118,7 +119,7 @@ def plan_pretraining(shards: str, recipe: Recipe, nodes: Nodes, resume: bool) ->
 def finish(job: Job, seconds: float) -> dict[str, Any]:
     """Draw the curves, end the run, and say where the encoder is."""
     history = json.loads(open_store(job.folder).read("history.json"))
-    loss = chosen_row(history, job.recipe.run.select)["val/loss"]
+    loss = chosen_row(history)["val/loss"]
     tracking.log_picture(job.run_id, curves(history), "pictures/curves.png")
     tracking.log_values(job.run_id, {"final/loss": loss}, step=len(history))
     tracking.end_run(job.run_id)

@@ -44,7 +44,7 @@ def register(job: Job, name: str, seconds: float, world_size: int) -> dict[str, 
         folder = _fetch_bundle(job, Path(temporary) / "bundle")
         bundle = load_bundle(folder)
         history = json.loads(open_store(job.folder).read("history.json"))
-        chosen = chosen_row(history, job.recipe.run.select)
+        chosen = chosen_row(history)
         if chosen is not history[-1] or "stopped" in history[-1]:
             note(f"{_why(history[-1])}; the model is that of epoch {chosen['epoch']}")
         shown = _first_images(job, manifest)

@@ -12,7 +12,7 @@ from prefect.logging import get_run_logger
 from flows.choices import Preset
 from flows.console import note
 from flows.nodes import has_ended, ranks_end_with
-from flows.train import find_job, fitting, tries_again
+from flows.train import find_job, fitting, leave_with_worker, tries_again
 from vitseg.config import load_recipe
 from vitseg.errors import NotFoundError, RankLostError
 from vitseg.storage import canonical
@@ -72,6 +72,7 @@ def train_node(
 @task(retries=5, retry_delay_seconds=5, retry_condition_fn=lambda task, run, state: tries_again(state))
 def run_node(job: Job, nodes: Nodes, minutes: float) -> None:
     """Run this node's ranks when the first one is there. Lost ranks: again, if the first node comes back soon."""
+    leave_with_worker()
     leader = runtime.flow_run.parent_flow_run_id
     again = (runtime.task_run.run_count or 1) > 1
     minutes = min(minutes, _AGAIN_MINUTES) if again else minutes

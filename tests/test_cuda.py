@@ -18,9 +18,10 @@ from vitseg.model.neighbours import NeighbourhoodAttention
 from vitseg.model.segmenter import build_model
 from vitseg.recipe import Recipe
 from vitseg.storage import open_store
-from vitseg.training.loop import Recorder, Trainer
+from vitseg.training.loop import Trainer
 from vitseg.training.masked import MaskedTrainer
 from vitseg.training.precision import make_deterministic
+from vitseg.training.progress import Recorder
 from vitseg.training.worker import batches_of, task_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

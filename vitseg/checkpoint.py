@@ -11,6 +11,7 @@ a job go on exactly on other machines and other numbers of ranks, too.
 import hashlib
 import json
 import logging
+import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -24,11 +25,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import nn
 
-from vitseg.errors import DataError, StoreFullError, VitsegError
+from vitseg.errors import DataError, StoreFullError
 from vitseg.storage import Store
 
 log = logging.getLogger(__name__)
 
+SCRATCH = "VITSEG_SCRATCH"
+"""Environment variable: the folder for files on their way to the store; without it, that of TMPDIR."""
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{12})\.safetensors$")
 
 
@@ -89,19 +92,19 @@ def write_checkpoint(store: Store, checkpoint: Checkpoint, keep: int) -> str:
     """Write a checkpoint, then remove all but the newest `keep`; return its key."""
     header = {"step": str(checkpoint.step), "state": json.dumps(checkpoint.state)}
     # By a file: what safetensors makes in memory it makes holding the interpreter, and training would wait for it.
-    with tempfile.TemporaryDirectory(prefix="vitseg-checkpoint-") as folder:
-        path = Path(folder) / "checkpoint"
-        try:
+    scratch = os.environ.get(SCRATCH)  # whoever starts the ranks clears it: one that is killed can't
+    try:
+        with tempfile.TemporaryDirectory(prefix="vitseg-checkpoint-", dir=scratch) as folder:
+            path = Path(folder) / "checkpoint"
             save_file(checkpoint.tensors, path, header)
-        except (OSError, SafetensorError) as error:
-            raise StoreFullError(
-                f"{folder} has no room for a checkpoint ({error}): set TMPDIR to a larger disk"
-            ) from error
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            file.seek(0)
-            key = f"step-{checkpoint.step:08d}-{sha256[:12]}.safetensors"
-            store.write(key, file)
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                file.seek(0)
+                key = f"step-{checkpoint.step:08d}-{sha256[:12]}.safetensors"
+                store.write(key, file)
+    except (OSError, SafetensorError) as error:
+        where = scratch or tempfile.gettempdir()
+        raise StoreFullError(f"{where} has no room for a checkpoint ({error}): set TMPDIR to a larger disk") from error
     for old in checkpoint_keys(store)[keep:]:
         if old != key:  # it is not the newest where one that is damaged was passed over
             store.delete(old)
@@ -139,7 +142,7 @@ class CheckpointWriter:
         """Wait for the last checkpoint; where the block has failed, its error is the one that is told."""
         try:
             self.wait()
-        except VitsegError as second:
+        except Exception as second:
             if error is None:
                 raise
             log.warning("the last checkpoint is not written: %s", second)

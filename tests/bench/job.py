@@ -23,7 +23,7 @@ from vitseg.model.segmenter import build_model
 from vitseg.storage import open_store
 from vitseg.training.optimiser import build_optimisers
 
-STEPS = 40
+STEPS = 120
 MINUTE = 60.0
 _NUMBERS = itertools.count()
 

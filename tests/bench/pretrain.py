@@ -24,8 +24,8 @@ from vitseg.data.manifest import read_manifest
 from vitseg.evaluation import Task
 from vitseg.model.masked import build_masked
 from vitseg.storage import open_store
-from vitseg.training.loop import Recorder
 from vitseg.training.masked import MaskedTrainer
+from vitseg.training.progress import Recorder
 from vitseg.training.worker import batches_of
 
 

@@ -18,7 +18,8 @@ from vitseg.labels import palette
 from vitseg.model.segmenter import build_model
 from vitseg.recipe import Recipe
 from vitseg.storage import open_store
-from vitseg.training.loop import Recorder, Trainer
+from vitseg.training.loop import Trainer
+from vitseg.training.progress import Recorder
 from vitseg.training.worker import batches_of
 
 WARM_UP = 4

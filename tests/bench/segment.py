@@ -32,7 +32,7 @@ from vitseg.masks import encode_mask, mask_ids, renumber
 from vitseg.model.bundle import load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
 from vitseg.storage import join, open_store
-from vitseg.training.loop import Recorder
+from vitseg.training.progress import Recorder
 from vitseg.training.worker import batches_of, task_of
 
 BUCKET = "s3://vitseg"

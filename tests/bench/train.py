@@ -22,7 +22,7 @@ from vitseg.recipe import Recipe
 from vitseg.training.optimiser import build_optimisers
 from vitseg.training.throughput import matrix_rate, training_flops
 
-STEPS = 16
+STEPS = 64
 FEW = 8
 """Steps of the larger preset."""
 

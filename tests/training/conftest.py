@@ -15,7 +15,8 @@ from vitseg.labels import logit_count
 from vitseg.model.segmenter import build_model
 from vitseg.recipe import Recipe
 from vitseg.storage import open_store
-from vitseg.training.loop import Recorder, Trainer
+from vitseg.training.loop import Trainer
+from vitseg.training.progress import Recorder
 from vitseg.training.worker import task_of
 
 SMALL = [

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel
 
 from tests.training.conftest import AUGMENT, MakeTrainer, small_recipe
 from vitseg.checkpoint import checkpoint_keys, newest_checkpoint
 from vitseg.errors import AccessError, TrainingError
 from vitseg.evaluation import evaluate_batches
-from vitseg.training.loop import Recorder, Trainer
-from vitseg.training.progress import Budget, chosen_row
+from vitseg.training.average import Average
+from vitseg.training.loop import Trainer
+from vitseg.training.progress import Budget, Recorder, chosen_row
 
 
 class Power(Recorder):
@@ -207,14 +207,12 @@ def test_the_model_is_that_of_the_best_epoch_also_after_an_interruption(
     again = make_trainer("good", recipe)
     assert again.run() == history
     again.choose()
-    row = chosen_row(history, "best")
+    row = chosen_row(history)
     found = evaluate_batches(again.model, again.validation.epoch(0), again.task).flat("val/")
     assert row["epoch"] == 2
     assert {name: row[name] for name in found} == found
-    last = make_trainer("good", dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, select="last")))
-    assert chosen_row(history, "last") is history[-1]
-    last.run()
-    assert last.best.epoch == 2
+    last = make_trainer("good", dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, select="last"))).run()
+    assert chosen_row(last)["epoch"] == last[-1]["epoch"]
 
 
 def test_when_time_is_up_training_ends_learned_and_goes_on_with_more(
@@ -242,14 +240,14 @@ def test_the_average_follows_the_weights_and_is_what_is_validated(make_trainer: 
     recipe = small_recipe("run.epochs=2", "optimiser.average=0.9", "run.select=last")
     trainer = make_trainer("job", recipe)
     seen = []
-    update = AveragedModel.update_parameters
+    follow = Average.follow
 
-    def spy(average: AveragedModel, model: torch.nn.Module) -> None:
-        update(average, model)
+    def spy(average: Average, model: torch.nn.Module, updates: int) -> None:
+        follow(average, model, updates)
         seen.append(next(model.parameters()).detach().clone())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(AveragedModel, "update_parameters", spy)
+        patch.setattr(Average, "follow", spy)
         trainer.run()
     wanted = seen[0]
     for number, weight in enumerate(seen[1:], 1):
@@ -359,3 +357,43 @@ def test_the_samples_whose_loss_is_no_number_are_named(make_trainer: MakeTrainer
     assert found is not None
     assert found.step == 2
     assert all(tensor.isfinite().all() for tensor in found.part("model").values())
+
+
+def test_less_time_than_was_used_already_still_ends_in_a_validated_epoch(make_trainer: MakeTrainer) -> None:
+    recipe = small_recipe("run.epochs=50")
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer("job", recipe, Power(4)).run()  # there is a checkpoint of step 3, and one epoch
+    rows = make_trainer("job", recipe, max_minutes=1e-6).run()
+    assert rows[-1]["step"] == 4  # one step more, and then it is told
+    assert rows[-1]["stopped"] == "minutes"
+    assert "val/loss" in rows[-1]
+    assert make_trainer("job", recipe, heard := Power(), max_minutes=1e-6).run() == rows
+    assert heard.losses == {}
+
+
+def test_a_job_from_a_bfloat16_machine_goes_on_where_there_is_only_float16(make_trainer: MakeTrainer) -> None:
+    trainers = [
+        make_trainer("job", small_recipe(f"run.epochs={epochs}", f"run.precision={precision}"))
+        for epochs, precision in ((1, "bfloat16"), (2, "float16"), (3, "bfloat16"))
+    ]
+    assert [len(trainer.run()) for trainer in trainers] == [1, 2, 3]
+
+
+def test_a_gradient_that_overflows_in_one_optimisers_part_changes_nothing(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("job", small_recipe("run.epochs=1", "run.precision=float16", "optimiser.average=0.9"))
+    matrix = next(parameter for parameter in trainer.model.parameters() if parameter.ndim == 2)
+    matrix.register_hook(lambda gradient: gradient * math.inf)
+    before = weights(trainer)
+    trainer.run()
+    assert trainer.scaler.get_scale() == 2.0**13  # from 2¹⁶, halved by each of three steps
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(trainer).items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.judged.state_dict().items())
+
+
+def test_patience_that_ends_with_the_last_epoch_stopped_nothing(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("job", small_recipe("run.epochs=3", "run.patience=1", "optimiser.learning_rate=0.005"))
+    trainer.recorder = Fading(trainer, after=7)
+    rows = trainer.run()
+    assert (len(rows), trainer.best.since) == (3, 1)
+    assert "stopped" not in rows[-1]
+    assert chosen_row(rows)["epoch"] == trainer.best.epoch == 2

@@ -45,7 +45,8 @@ def make_job(folder: Path, shards: str, *overrides: str) -> Job:
 
 def losses(job: Job) -> list[float]:
     history = json.loads(Path(job.folder, "history.json").read_text())
-    assert all(set(row) == {"epoch", "step", "train/loss", "val/loss"} for row in history)
+    assert all(set(row) - {"chosen"} == {"epoch", "step", "train/loss", "val/loss"} for row in history)
+    assert sum("chosen" in row for row in history) == 1
     return [row[f"{split}/loss"] for row in history for split in ("train", "val")]
 
 

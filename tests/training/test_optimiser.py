@@ -102,3 +102,11 @@ def test_a_step_of_muon_turns_all_directions_about_equally() -> None:
     turned = torch.linalg.svdvals(before - model[0].weight.detach())
     assert turned.max() / turned.min() < 3  # of the gradient: 100
     assert turned.square().mean().sqrt() == pytest.approx(0.1 * 0.2 * 8**0.5, rel=0.3)  # of an update: 0.2 rates
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_where_time_is_short_the_rate_has_fallen_when_it_is_up(share: float) -> None:
+    recipe = dataclasses.replace(RECIPE, warmup_share=share)
+    taken = [learning_rate(recipe, step, 1000, step / 40) for step in range(40)]  # time for 40 of 1000 steps
+    assert taken[-1] < 0.01 * recipe.learning_rate
+    assert [learning_rate(recipe, step, 1000, 0.0) for step in range(1000)] == rates(recipe, 1000)

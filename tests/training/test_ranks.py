@@ -14,7 +14,8 @@ from vitseg.evaluation import evaluate_batches
 from vitseg.labels import logit_count
 from vitseg.model.segmenter import build_model
 from vitseg.storage import open_store
-from vitseg.training.loop import Recorder, Trainer
+from vitseg.training.loop import Trainer
+from vitseg.training.progress import Recorder
 from vitseg.training.worker import batches_of, task_of
 
 STARTED = multiprocessing.get_context("forkserver")

@@ -21,7 +21,7 @@ from vitseg.inference.plan import plan_job
 from vitseg.model.bundle import Bundle, load_bundle
 from vitseg.training import worker
 from vitseg.training.job import Job, check, job_folder, write_job
-from vitseg.training.loop import Recorder
+from vitseg.training.progress import Recorder
 
 THING = {"name": "crack", "color": [200, 30, 30], "id": 255, "train_id": 0}
 

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from PIL import Image
 
-from vitseg.errors import DataError, NotFoundError, VitsegError
+from vitseg.errors import DataError, NotFoundError
 from vitseg.registry.tracking import log_picture, metrics_of, registry_errors, resume_run
 from vitseg.storage import open_store
 
@@ -97,15 +97,17 @@ class MetricStream:
 
     def _deliver(self) -> None:
         held: dict[str, set[int]] | None = None
-        away = False
+        away = resumed = False
         while time.monotonic() < self._deadline:
             closed = self._closed.wait(_FLUSH_SECONDS)
             try:
-                if held is None:
+                if not resumed:
                     resume_run(self._run_id)
+                    resumed = True  # this attempt is counted once, however often the next request fails
+                if held is None:
                     held = _held_steps(self._run_id)
                 self._send(held)
-            except VitsegError as error:
+            except Exception as error:  # noqa: BLE001 - told, and tried again: this thread must outlive whatever fails
                 if not away:
                     self._tell(f"training goes on, its metrics wait: {error}")
                 away = True

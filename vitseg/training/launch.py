@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitseg.checkpoint import SCRATCH
 from vitseg.dist import MEETING_FILE
 from vitseg.errors import RankLostError, UsageError
 from vitseg.training.agent import PARENT
@@ -134,6 +135,7 @@ def _process_group(job_folder: str, nodes: Nodes, job_id: str, meeting: str) -> 
         **nodes.network(),
         PARENT: str(os.getpid()),
         NOTES: meeting,
+        SCRATCH: meeting,
         "OMP_NUM_THREADS": threads,
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",  # a rank that crashes in foreign code still says where

@@ -4,6 +4,7 @@ Every random choice of a step is a function of (seed, step): which samples, how 
 So a job that was killed and started again takes the same steps as one that was not.
 """
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,48 +12,23 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from vitseg import dist
 from vitseg.checkpoint import CheckpointWriter, capture, newest_checkpoint, restore
 from vitseg.data.augment import augment
 from vitseg.data.loader import Batch, Batches
-from vitseg.errors import TrainingError
+from vitseg.errors import TrainingError, VitsegError
 from vitseg.evaluation import Task, evaluate_batches
 from vitseg.losses import counted
 from vitseg.model.segmenter import Segmenter
 from vitseg.recipe import Recipe
 from vitseg.storage import Store
-from vitseg.training.average import averaged
+from vitseg.training.average import Average
 from vitseg.training.optimiser import build_optimisers, learning_rate
 from vitseg.training.precision import autocast_type
-from vitseg.training.progress import Best, Budget, Clock, Sums
+from vitseg.training.progress import Best, Budget, Clock, Recorder, Sums, mark_chosen
 
-
-class Recorder:
-    """Hears how training goes. This one does nothing with it: the recorder of every rank but 0."""
-
-    def start(self, step: int, history: list[dict[str, Any]]) -> None:
-        """Hear how many steps are done already, and the rows of the epochs before."""
-
-    def step(self, step: int, values: dict[str, float]) -> None:
-        """Hear of a step that is to be logged."""
-
-    def epoch(self, row: dict[str, Any]) -> None:
-        """Hear of an epoch that is trained and validated."""
-
-    def panels(self, model: nn.Module, epoch: int) -> None:
-        """Draw the fixed validation images as the model sees them now."""
-
-    def pending(self) -> list[Any]:
-        """Return, as plain data, what was heard but is still under way: it goes into the checkpoint."""
-        return []
-
-    def take_up(self, pending: list[Any]) -> None:
-        """Take care of what was pending in the checkpoint from which training goes on."""
-
-    def close(self) -> None:
-        """Deliver what is still under way."""
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -89,7 +65,7 @@ class Trainer:
     history: list[dict[str, Any]] = field(default_factory=list)
     used: float = 0.0
     best: Best = field(default_factory=Best)
-    average: AveragedModel | None = None
+    average: Average | None = None
 
     def __post_init__(self) -> None:
         """Find out in which numbers to compute, and start the clock."""
@@ -117,13 +93,14 @@ class Trainer:
         """
         run, per_epoch = self.recipe.run, self.data.steps_per_epoch
         self.optimisers = build_optimisers(self.model, self.recipe.optimiser)
-        self.average = averaged(self.model, self.recipe.optimiser.average)
+        decay = self.recipe.optimiser.average
+        self.average = Average(self.model, decay) if decay else None
         sums = self._resume()
         replica = dist.replicate(self.model, self.world)
         self.recorder.start(self.finished, self.history)
         with CheckpointWriter(self.checkpoints, run.keep_checkpoints) as self.writer:
             for epoch in range(self.finished // per_epoch, run.epochs):
-                if self._stopped():
+                if self._stopped() and self.history and "stopped" in self.history[-1]:
                     break
                 clock = Clock()
                 for batch in clock.watch(self.data.epoch(epoch, start_step=self.finished % per_epoch)):
@@ -146,7 +123,7 @@ class Trainer:
                 self._close_epoch(epoch + 1, sums)
                 sums = sums if self.finished % per_epoch else Sums()  # time may be up within an epoch
                 self._save(sums)
-        return self.history
+        return mark_chosen(self.history, self.best.epoch if run.select == "best" else 0)
 
     def choose(self) -> None:
         """Give the model, after training, the weights that the recipe selects: the best epoch's or the last, averaged or not."""
@@ -178,23 +155,25 @@ class Trainer:
         size = nn.utils.clip_grad_norm_(self.model.parameters(), clip)
         # The one place where a step waits for the device.
         count, valid, self.used, loss_sum, correct, norm = torch.cat([counts, sums, size.double()[None]]).tolist()
-        # Where float16 overflows, the scaler leaves the step out and scales less from then on.
+        # Where float16 overflows, the step is left out, and the scaler scales less from then on.
         if not math.isfinite(loss_sum) or not (math.isfinite(norm) or self.scaler.get_scale() > 1):
             raise self._not_finite(loss_sum, norm, rate, batch, [part[0] for part in found])
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            self.scaler.step(optimiser)
+            if math.isfinite(norm):
+                self.scaler.step(optimiser)
             optimiser.zero_grad(set_to_none=True)
         self.scaler.update()
-        if self.average:
-            self.average.update_parameters(self.model)
+        if self.average and math.isfinite(norm):
+            self.average.follow(self.model, self.finished)
         return Sums(loss_sum, count, correct, valid)
 
     def _not_finite(
         self, loss: float, norm: float, rate: float, batch: Batch, losses: list[torch.Tensor]
     ) -> TrainingError:
         """Return an error that names the samples, of all ranks, whose part of the batch gave a loss that is no number."""
+        self._leave_in_order()  # all others wait for rank 0 below: once they end, it is ended too
         size = len(batch.keys) // len(losses)
         bad = [batch.keys[part * size : (part + 1) * size] for part, value in enumerate(losses) if not value.isfinite()]
         names = [key for rank in dist.gather([key for keys in bad for key in keys]) for key in rank]
@@ -208,6 +187,13 @@ class Trainer:
             f"{self.finished // self.data.steps_per_epoch + 1}, learning rate {rate:.2g}), {which}: "
             "lower optimiser.learning_rate or look at these samples; the last checkpoint is from before"
         )
+
+    def _leave_in_order(self) -> None:
+        try:
+            self.writer.wait()
+        except VitsegError as error:
+            log.warning("the last checkpoint is not written: %s", error)
+        self.recorder.close()
 
     def _inputs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a batch's images (B, 3, H, W) on the device, and what the model's answers are compared with (B, …)."""
@@ -257,7 +243,10 @@ class Trainer:
 
     def _stopped(self) -> str:
         """Return why training ends before its last epoch: `minutes`, `patience`, or "" where it does not."""
-        patience = self.recipe.run.patience
+        run = self.recipe.run
+        if self.finished == run.epochs * self.data.steps_per_epoch:
+            return ""
+        patience = run.patience
         return "minutes" if self.used >= 1 else "patience" if patience and self.best.since >= patience else ""
 
     def _save(self, sums: Sums) -> None:
@@ -280,11 +269,11 @@ class Trainer:
         restore(checkpoint, self.model, self.optimisers)
         if self.average:
             self.average.module.load_state_dict(checkpoint.part("average"))
-            self.average.n_averaged.fill_(checkpoint.step)
         state = checkpoint.state
         self.finished, self.history = checkpoint.step, state["history"]
         self.best = Best(**state["best"], weights=checkpoint.part("best") if self.world.rank == 0 else {})
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"] and self.scaler.is_enabled():  # the machine before may have computed in bfloat16
+            self.scaler.load_state_dict(state["scaler"])
         self.recorder.take_up(state["pending"])
         self.budget.seconds = state["seconds"]
         self.used = self.budget.share(state["seconds"])

@@ -15,8 +15,8 @@ from vitseg.model.encoder_bundle import pack_encoder
 from vitseg.model.masked import MaskedAutoencoder, build_masked, visible_patches
 from vitseg.storage import join, open_store
 from vitseg.training.job import Job
-from vitseg.training.loop import Recorder, Trainer
-from vitseg.training.progress import chosen_row
+from vitseg.training.loop import Trainer
+from vitseg.training.progress import Recorder, chosen_row
 from vitseg.training.throughput import masked_flops, measure_throughput
 from vitseg.training.watchdog import watched
 
@@ -100,7 +100,7 @@ def _leave_encoder(job: Job, model: MaskedAutoencoder, history: list[dict[str, A
     store.write("history.json", json.dumps(history, indent=1).encode(), content_type="application/json")
     extra = {
         "epochs": len(history),
-        "loss": chosen_row(history, job.recipe.run.select)["val/loss"],
+        "loss": chosen_row(history)["val/loss"],
         "fingerprint": job.fingerprint,
         "masked": job.recipe.to_json()["masked"],
         "run_id": job.run_id,

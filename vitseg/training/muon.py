@@ -24,7 +24,8 @@ class StackedMuon(Muon):
                 continue
             gradients = [matrix.grad for matrix in matrices]
             for matrix in matrices:
-                self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+                if "momentum_buffer" not in self.state[matrix]:
+                    self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
             means = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
             torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
             updates = torch._foreach_lerp(gradients, means, group["momentum"])

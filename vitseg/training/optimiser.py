@@ -44,9 +44,8 @@ def learning_rate(recipe: OptimiserRecipe, step: int, steps: int, time_used: flo
     Where a share of the time that there is, 0–1, is used before that share of the steps is taken, it falls with the time.
     """
     warmup = math.ceil(recipe.warmup_share * steps)
-    if step < warmup:
-        return recipe.learning_rate * (step + 1) / warmup
+    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
     if recipe.schedule == "constant":
-        return recipe.learning_rate
-    progress = max((step - warmup) / max(1, steps - warmup), min(1.0, time_used))
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+        return recipe.learning_rate * rise
+    progress = max(0.0, (step - warmup) / max(1, steps - warmup), min(1.0, time_used))
+    return recipe.learning_rate * min(rise, 0.5 * (1 + math.cos(math.pi * progress)))

@@ -1,4 +1,4 @@
-"""What a training measures of itself: sums over pixels, the time of steps, and which epoch was best."""
+"""What a training measures of itself, and whom it tells: sums over pixels, the time of steps, which epoch was best."""
 
 import math
 import time
@@ -8,10 +8,37 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from vitseg.data.loader import Batch
 
 _RECENT_SECONDS = 30.0
+
+
+class Recorder:
+    """Hears how training goes. This one does nothing with it: the recorder of every rank but 0."""
+
+    def start(self, step: int, history: list[dict[str, Any]]) -> None:
+        """Hear how many steps are done already, and the rows of the epochs before."""
+
+    def step(self, step: int, values: dict[str, float]) -> None:
+        """Hear of a step that is to be logged."""
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """Hear of an epoch that is trained and validated."""
+
+    def panels(self, model: nn.Module, epoch: int) -> None:
+        """Draw the fixed validation images as the model sees them now."""
+
+    def pending(self) -> list[Any]:
+        """Return, as plain data, what was heard but is still under way: it goes into the checkpoint."""
+        return []
+
+    def take_up(self, pending: list[Any]) -> None:
+        """Take care of what was pending in the checkpoint from which training goes on."""
+
+    def close(self) -> None:
+        """Deliver what is still under way."""
 
 
 @dataclass
@@ -64,14 +91,15 @@ def score_of(row: Mapping[str, Any]) -> float:
     return -float(row["val/loss"])
 
 
-def chosen_row(history: Sequence[Mapping[str, Any]], select: str) -> Mapping[str, Any]:
-    """Return the row of the epoch whose weights became the model, as `run.select` says."""
-    best = Best()
-    for row in history:
-        if "val/loss" in row:
-            best.consider(row, {})
-    rows = [row for row in history if row["epoch"] == best.epoch]
-    return rows[0] if rows and select == "best" else history[-1]
+def mark_chosen(history: Sequence[dict[str, Any]], best: int) -> list[dict[str, Any]]:
+    """Return history with the epoch whose weights become the model marked in it: the best one, or the last (0)."""
+    chosen = best or history[-1]["epoch"]
+    return [{**row, "chosen": True} if row["epoch"] == chosen else row for row in history]
+
+
+def chosen_row(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the row of the epoch whose weights became the model."""
+    return next((row for row in history if row.get("chosen")), history[-1])
 
 
 class Clock:

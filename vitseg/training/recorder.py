@@ -12,7 +12,7 @@ from vitseg.pictures import panel, panel_sheet
 from vitseg.registry.delivery import MetricStream
 from vitseg.registry.system_metrics import SystemMetrics
 from vitseg.training.events import say
-from vitseg.training.loop import Recorder
+from vitseg.training.progress import Recorder
 from vitseg.training.throughput import Throughput
 
 
@@ -37,6 +37,7 @@ class RunRecorder(Recorder):
     ) -> None:
         self.shown, self.classes, self.task = shown, classes, task
         self.throughput = throughput
+        self.closed = False
         self.metrics = MetricStream(run_id, folder, lambda text: say("note", text=text))
         self.system = SystemMetrics(run_id)
 
@@ -79,6 +80,8 @@ class RunRecorder(Recorder):
         self.metrics.take_up(pending)
 
     def close(self) -> None:
-        """Deliver the last metrics, or keep them in the job's folder."""
-        self.system.close()
-        self.metrics.close()
+        """Deliver the last metrics, or keep them in the job's folder; a second time, do nothing."""
+        if not self.closed:
+            self.closed = True
+            self.system.close()
+            self.metrics.close()

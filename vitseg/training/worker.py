@@ -28,9 +28,10 @@ from vitseg.training.events import say
 from vitseg.training.failure import described
 from vitseg.training.initial import load_initial
 from vitseg.training.job import MASKED, Job, check, read_job
-from vitseg.training.loop import Recorder, Trainer
+from vitseg.training.loop import Trainer
 from vitseg.training.masked import pretrain_rank
 from vitseg.training.precision import make_deterministic
+from vitseg.training.progress import Recorder
 from vitseg.training.throughput import measure_throughput, training_flops
 from vitseg.training.watchdog import FIRST_MINUTES, watched
 
