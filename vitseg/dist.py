@@ -7,7 +7,7 @@ GPUs talk over NCCL, CPUs over gloo.
 import contextlib
 import datetime
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,22 @@ def gather(value: Any) -> list[Any]:
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def place() -> tuple[int, int]:
+    """Return this process's rank and the number of ranks."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def gather_flat(mine: torch.Tensor, lengths: Sequence[int]) -> list[torch.Tensor]:
+    """Return every rank's flat tensor (lengths[rank],), in the order of ranks, on every rank."""
+    if len(lengths) == 1:
+        return [mine]
+    padded = mine.new_zeros(max(lengths))
+    padded[: len(mine)] = mine
+    found = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather([each.view(torch.uint8) for each in found], padded.view(torch.uint8))  # gloo knows few types
+    return [each[:length] for each, length in zip(found, lengths, strict=True)]
 
 
 def check_equal(value: int, what: str) -> None:

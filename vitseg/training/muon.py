@@ -1,7 +1,8 @@
 """Muon, many matrices at a time.
 
 torch's own (`torch.optim.Muon`) takes one matrix after the other, each in some thirty small kernels: on a GPU their
-launches take as long as the rest of a step. Here matrices of equal shape are stacked and turned together.
+launches take as long as the rest of a step. Here matrices of equal shape are stacked and turned together, and ranks share
+them out: what one has turned it hands to the others, in bfloat16.
 """
 
 from collections import defaultdict
@@ -10,6 +11,8 @@ from typing import Any
 
 import torch
 from torch.optim import Muon
+
+from vitseg import dist
 
 
 class StackedMuon(Muon):
@@ -30,20 +33,47 @@ class StackedMuon(Muon):
             torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
             updates = torch._foreach_lerp(gradients, means, group["momentum"])
             torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-            for shape, which in _by_shape(updates).items():
-                stack = torch.stack([updates[i].mT if updates[i].shape != shape else updates[i] for i in which])
-                turned = orthogonalised(stack, group["ns_coefficients"], group["ns_steps"], group["eps"])
-                parts = [part.mT if matrices[i].shape != shape else part for i, part in zip(which, turned, strict=True)]
-                rate = 0.2 * group["lr"] * max(shape) ** 0.5
-                torch._foreach_add_([matrices[i] for i in which], parts, alpha=-rate)
+            turned = _share_out(updates, group)
+            rates = [0.2 * group["lr"] * max(matrix.shape) ** 0.5 for matrix in matrices]
+            torch._foreach_add_(matrices, torch._foreach_mul(turned, [-rate for rate in rates]))
 
 
-def _by_shape(matrices: Sequence[torch.Tensor]) -> dict[torch.Size, list[int]]:
+def _share_out(updates: Sequence[torch.Tensor], group: dict[str, Any]) -> list[torch.Tensor]:
+    """Return updates with all directions about equally long; each rank turns its share of them, and hears the others'."""
+    rank, ranks = dist.place()
+    shares = [[number for which in _by_shape(updates) for number in which][first::ranks] for first in range(ranks)]
+    own: dict[int, torch.Tensor] = {}
+    for which in _by_shape([updates[number] for number in shares[rank]]):
+        numbers = [shares[rank][index] for index in which]
+        stack = torch.stack([_on_its_side(updates[number]) for number in numbers])
+        parts = orthogonalised(stack, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        own |= dict(zip(numbers, parts, strict=True))
+    mine = torch.cat(
+        [own[number].flatten() for number in shares[rank]] or [updates[0].new_zeros(0, dtype=torch.bfloat16)]
+    )
+    lengths = [sum(updates[number].numel() for number in share) for share in shares]
+    found: dict[int, torch.Tensor] = {}
+    for share, flat in zip(shares, dist.gather_flat(mine, lengths), strict=True):
+        pieces = flat.split([updates[number].numel() for number in share])
+        found |= dict(zip(share, pieces, strict=True))
+    return [
+        _on_its_side(found[number].view(_on_its_side(update).shape), like=update).to(update.dtype)
+        for number, update in enumerate(updates)
+    ]
+
+
+def _on_its_side(matrix: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor:
+    """Return a tall matrix turned on its side; or one turned like another."""
+    turn = matrix.shape != like.shape if like is not None else matrix.shape[0] > matrix.shape[1]
+    return matrix.mT if turn else matrix
+
+
+def _by_shape(matrices: Sequence[torch.Tensor]) -> list[list[int]]:
     """Return the numbers of the matrices of each shape, that of tall ones turned on its side."""
     found = defaultdict(list)
     for number, matrix in enumerate(matrices):
-        found[torch.Size(sorted(matrix.shape))].append(number)
-    return found
+        found[tuple(sorted(matrix.shape))].append(number)
+    return list(found.values())
 
 
 def orthogonalised(
