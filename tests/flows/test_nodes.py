@@ -144,7 +144,7 @@ def logged(run_id: str) -> dict[int, list[float]]:
 def test_a_node_without_a_worker_is_told_of_and_cancelled(
     deployments: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prefect.settings.context import refresh_global_settings_context
+    from prefect.context import refresh_global_settings_context
 
     from flows import nodes  # imports Prefect, which must know the server by then
 
