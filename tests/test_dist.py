@@ -12,7 +12,7 @@ from torch import nn
 from vitseg import dist
 
 SCRIPT = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 import torch
 from torch import nn
@@ -44,6 +44,7 @@ with dist.gradients_stay_local(replica, False):
 found = [world.world_size, total.tolist(), waited, start, local, model.weight.grad.item()]
 Path(sys.argv[1], f"rank{world.rank}").write_text(repr(found))
 dist.stop()
+os._exit(0)  # see the end of `vitseg.training.worker`
 """
 
 
