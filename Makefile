@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 CITYSCAPES := cityscapesscripts==2.3.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench constraints clean
+.PHONY: help install demo test slow lint format bench constraints clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ demo: $(READY) ## the whole way on generated street scenes: pictures, report, th
 # Two workers, a file at a time and in this order: many tests wait for servers, and the longest files come early.
 test: $(READY) ## the whole test suite, with real servers and real processes; ten minutes
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+slow: $(READY) ## the few tests that take longest: a node of a training dies; a photograph of 16,384 pixels a side
+	@$(BIN)/pytest -m slow
 
 lint: $(READY) ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -89,6 +89,7 @@ def workers(deployments: dict[str, str], tmp_path: Path) -> Iterator[list[Worker
             worker.die()
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_costs_no_step(
     deployments: dict[str, str], scenes: Path, workers: list[Worker], tmp_path: Path
 ) -> None:

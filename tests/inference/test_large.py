@@ -7,6 +7,8 @@ import sys
 import zlib
 from pathlib import Path
 
+import pytest
+
 from .conftest import read_ids
 
 SIDE = 16_384
@@ -49,6 +51,7 @@ def write_large(path: Path) -> None:
         file.write(block(b"IDAT", packer.flush()) + block(b"IEND", b""))
 
 
+@pytest.mark.slow
 def test_it_takes_less_than_two_gibibytes(tmp_path: Path) -> None:
     source, dest = tmp_path / "photos", tmp_path / "masks"
     source.mkdir()
