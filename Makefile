@@ -34,7 +34,7 @@ demo: $(READY) ## the whole way on generated street scenes: pictures, report, th
 test: $(READY) ## the whole test suite, with real servers and real processes; ten minutes
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-slow: $(READY) ## the few tests that take longest: a node of a training dies; a photograph of 16,384 pixels a side
+slow: $(READY) ## the three tests that take longest
 	@$(BIN)/pytest -m slow
 
 lint: $(READY) ## ruff and mypy

@@ -47,6 +47,7 @@ RECIPE = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_noisy_photographs_become_cleaner_ones(sqlite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, shards, dest = write_pairs(tmp_path / "pairs", 48, 8), str(tmp_path / "shards"), tmp_path / "clean"
     prepared = vitseg("preprocess", str(source), shards, "--size", f"{SIZE}x{SIZE}", "--json")
