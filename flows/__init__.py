@@ -4,7 +4,7 @@ cli.py, registry_cli.py   what a person types; command.py: how commands start, a
 environment.py            which servers a command uses
 stack.py                  the embedded servers: servers.py how each is started, processes.py, credentials.py
 preprocess.py             sources → shards
-train.py                  shards → version
+train.py                  shards → trained ranks; nodes.py, train_node.py on several machines; register.py → version
 watch.py                  what a person sees of a training; course.py what is known of it
 evaluate.py               version, shards → metrics; compare.py two versions on the same images;
                           assess.py a version against gate and champion

@@ -65,7 +65,7 @@ class TrainingError(VitsegError):
 
 
 class RankLostError(TrainingError):
-    """A rank was killed, or ran out of memory."""
+    """A rank was killed, hung, or failed in a way that nobody expected: another try may go well."""
 
 
 class RegistryError(VitsegError):
