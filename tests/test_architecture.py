@@ -24,6 +24,7 @@ FLOORS = {
         "s3",
         "remote",
         "jpeg",
+        "png",
         "dist",
     },
     1: {"data", "model", "losses", "metrics", "seams", "masks", "pictures", "report"},

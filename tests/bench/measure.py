@@ -19,7 +19,7 @@ from vitseg.data.plan import make_plan
 from vitseg.data.shards import commit, write_shard
 from vitseg.data.synth import write_scenes
 
-_PACKAGES = ("torch", "prefect", "mlflow", "webdataset", "pillow", "simplejpeg")
+_PACKAGES = ("torch", "prefect", "mlflow", "webdataset", "pillow", "simplejpeg", "imagecodecs")
 
 Side = Callable[[], float]
 """Does its work and returns how it went: seconds, images a second, a score."""

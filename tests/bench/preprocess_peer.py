@@ -1,4 +1,4 @@
-"""The same transform by litdata: `python -m tests.bench.preprocess_peer SOURCE FOLDER` prints images a second.
+"""The same transform by litdata: `… -m tests.bench.preprocess_peer SOURCE pillow|ours FOLDER` prints images a second.
 
 litdata comes from a folder of its own (see `loader_peers`).
 """
@@ -6,27 +6,34 @@ litdata comes from a folder of its own (see `loader_peers`).
 import functools
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from tests.bench.preprocess import transform
+from tests.bench.preprocess import by_pillow, transform
+from vitseg.data.samples import open_image
 from vitseg.labels import CITYSCAPES, id_table
 
 WORKERS = 2
 
 
-def one(photo: str, table: np.ndarray) -> dict[str, bytes]:
-    small, mask = transform(Path(photo), table)
+def by_us(path: Path) -> Image.Image:
+    return open_image(path.read_bytes(), path.name)
+
+
+def one(photo: str, table: np.ndarray, decode: Callable[[Path], Image.Image]) -> dict[str, bytes]:
+    small, mask = transform(Path(photo), table, decode)
     return {"jpg": small, "png": mask}
 
 
-def main(source: str, folder: str) -> None:
+def main(source: str, decoder: str, folder: str) -> None:
     from litdata import optimize
 
     photos = [str(path) for path in sorted(Path(source).glob("leftImg8bit/*/*/*.png"))]
     start = time.perf_counter()
-    make = functools.partial(one, table=id_table(CITYSCAPES))
+    make = functools.partial(one, table=id_table(CITYSCAPES), decode={"pillow": by_pillow, "ours": by_us}[decoder])
     optimize(make, photos, folder, num_workers=WORKERS, chunk_bytes="64MB")
     sys.stdout.write(f"\n{len(photos) / (time.perf_counter() - start)}\n")
     sys.stdout.flush()

@@ -23,6 +23,7 @@ from vitseg.data.manifest import Manifest
 from vitseg.data.order import check_batch, epoch_flips, epoch_order, rank_rows, stored_order
 from vitseg.errors import DataError, UsageError
 from vitseg.jpeg import decode_jpeg
+from vitseg.png import decode_png
 
 _BATCHES_AHEAD = 3
 _NOT_AN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
@@ -218,7 +219,8 @@ def _decode(shard: OpenShard, sample: int, flip: bool, image: np.ndarray, label:
 
 
 def _pixels(data: bytes, kind: str, mode: str, size: tuple[int, int]) -> np.ndarray:
-    if kind == "JPEG" and (pixels := decode_jpeg(data, size)) is not None:
+    pixels = decode_jpeg(data, size) if kind == "JPEG" else decode_png(data, size[0] * size[1])
+    if pixels is not None and pixels.shape == (size if mode == "L" else (*size, 3)):
         return pixels
     # Only the header is read here: a picture of the wrong size is refused before it takes memory.
     with Image.open(io.BytesIO(data), formats=(kind,)) as image:

@@ -16,6 +16,7 @@ from vitseg.data.plan import PlannedSample, PlanOptions
 from vitseg.data.sources import PHOTOS
 from vitseg.errors import SampleError
 from vitseg.labels import IGNORE_INDEX, Label, id_table, only_thing
+from vitseg.png import decode_png
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """What source files may be; Pillow's other decoders stay shut."""
@@ -102,6 +103,10 @@ def open_image(data: bytes, what: str) -> Image.Image:
         SampleError: it is not one of `FORMATS`, too large, truncated or broken.
     """
     try:
+        if (pixels := decode_png(data, MAX_PIXELS)) is not None:
+            image = Image.fromarray(pixels)
+            image.format = "PNG"
+            return image
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise SampleError(f"{what} has {_text(image.size)} pixels: over {MAX_PIXELS} are refused")
