@@ -39,7 +39,7 @@ def figures(folder: Path) -> Iterator[Figure]:
         bucket = copy(shards, "s3://vitseg/shards")
         yield compare(
             "job: images a second, `vitseg train` (1 process, from the bucket, logged) / bare loop on tensors in memory",
-            command(bucket), bare_loop(shards, manifest), goal=0.97, better="higher", warm_up=False,
+            command(bucket), bare_loop(shards, manifest), goal=0.97, better="higher", rounds=5, warm_up=False,
         )  # fmt: skip
         yield compare(
             "job: share of a minute that training pauses for a checkpoint of preset base, into the bucket",

@@ -26,6 +26,7 @@ class Power(Recorder):
     def __init__(self, cut: int = 10**9) -> None:
         self.cut = cut
         self.losses: dict[int, float] = {}
+        self.used: list[float | None] = []
         self.rows: list[dict[str, Any]] = []
         self.panels_drawn: list[int] = []
 
@@ -33,6 +34,7 @@ class Power(Recorder):
         if step == self.cut:
             raise KeyboardInterrupt
         self.losses[step] = values["loss"]
+        self.used.append(values.get("time_used"))
 
     def epoch(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
@@ -229,9 +231,14 @@ def test_when_time_is_up_training_ends_learned_and_goes_on_with_more(
     assert "val/loss" in rows[-1]
     assert heard.panels_drawn == [rows[-1]["epoch"]]
     assert rates < 0.5 * short.recipe.optimiser.learning_rate  # it has fallen by then
+    used = [share for share in heard.used if share is not None]
+    assert len(used) == rows[-1]["step"]  # whoever shows what is left is told with each step
+    assert used == sorted(used)
+    assert used[0] < 0.5 <= 1 <= used[-1]
     longer = make_trainer("job", small_recipe("run.epochs=5"), more := Power())
     more_rows = longer.run()
     assert min(more.losses) == rows[-1]["step"] + 1
+    assert set(more.used) == {None}  # nothing is said of time where it has no end
     assert [row["epoch"] for row in more_rows] == [1, 2, 3, 4, 5]
     assert "stopped" not in more_rows[-1]
 
