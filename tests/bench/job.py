@@ -35,11 +35,11 @@ def figures(folder: Path) -> Iterator[Figure]:
     stack.up()
     environment.enter(only_stack=True)
     try:
-        shards, manifest = pack_scenes(folder, train=STEPS * timed_recipe().data.batch_size, val=8, side=96)
+        shards, _ = pack_scenes(folder, train=STEPS * timed_recipe().data.batch_size, val=8, side=96)
         bucket = copy(shards, "s3://vitseg/shards")
         yield compare(
             "job: images a second, `vitseg train` (1 process, from the bucket, logged) / bare loop on tensors in memory",
-            command(bucket), bare_loop(shards, manifest), goal=0.97, better="higher", rounds=5, warm_up=False,
+            command(bucket), bare_loop(shards), goal=0.97, better="higher", rounds=5, warm_up=False,
         )  # fmt: skip
         yield compare(
             "job: share of a minute that training pauses for a checkpoint of preset base, into the bucket",

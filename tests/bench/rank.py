@@ -1,4 +1,4 @@
-"""One rank of a timed training: `python -m tests.bench.rank SHARDS FOLDER`.
+"""One rank of a timed training: `python -m tests.bench.rank SHARDS FOLDER PRESET`.
 
 Rank 0 prints the share of the epoch that it waited for data, and images a second.
 """
@@ -61,9 +61,9 @@ def train(shards: str, manifest: Manifest, recipe: Recipe, folder: Path, world: 
     return watch
 
 
-def main(shards: str, folder: str) -> None:
+def main(shards: str, folder: str, preset: str) -> None:
     world = dist.start()
-    recipe = timed_recipe()
+    recipe = timed_recipe(preset=preset)
     watch = train(shards, read_manifest(shards), recipe, Path(folder), world)
     if world.rank == 0:
         sys.stdout.write(f"{watch.waited} {watch.rate(recipe.data.batch_size)}\n")

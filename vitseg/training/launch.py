@@ -22,7 +22,7 @@ from vitseg.training.network import interface_towards, split_address
 from vitseg.training.watchdog import NOTES, in_words, read_notes
 
 _STOP_SECONDS = 20
-_KEEP_MEMORY = {
+KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30),
     "MALLOC_TRIM_THRESHOLD_": str(8 * 2**30),
     "MALLOC_TOP_PAD_": str(64 * 2**20),
@@ -142,7 +142,7 @@ def _process_group(job_folder: str, nodes: Nodes, job_id: str, meeting: str) -> 
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # a tracking server that is away must not hold up the ranks:
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # nor one that does not answer
         "TORCH_DISTRIBUTED_DEBUG": "OFF",
-        **{name: value for name, value in _KEEP_MEMORY.items() if name not in os.environ},
+        **{name: value for name, value in KEEP_MEMORY.items() if name not in os.environ},
     }
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
