@@ -23,7 +23,7 @@ from vitseg.model.segmenter import build_model
 from vitseg.storage import open_store
 from vitseg.training.optimiser import build_optimisers
 
-STEPS = 120
+SIDE, STEPS = 256, 25
 MINUTE = 60.0
 _NUMBERS = itertools.count()
 
@@ -35,10 +35,11 @@ def figures(folder: Path) -> Iterator[Figure]:
     stack.up()
     environment.enter(only_stack=True)
     try:
-        shards, _ = pack_scenes(folder, train=STEPS * timed_recipe().data.batch_size, val=8, side=96)
+        shards, _ = pack_scenes(folder, train=STEPS * timed_recipe().data.batch_size, val=8, side=SIDE)
         bucket = copy(shards, "s3://vitseg/shards")
         yield compare(
-            "job: images a second, `vitseg train` (1 process, from the bucket, logged) / bare loop on tensors in memory",
+            "job: images a second, `vitseg train` (1 process, from the bucket, logged) / bare loop on tensors in memory, "
+            f"{SIDE} × {SIDE}",
             command(bucket), bare_loop(shards), goal=0.97, better="higher", rounds=5, warm_up=False,
         )  # fmt: skip
         yield compare(
