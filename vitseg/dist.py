@@ -120,10 +120,7 @@ def replicate(model: nn.Module, world: World) -> nn.Module:
     if world.world_size == 1:
         return model
     devices = [world.device.index] if world.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(
-        model, device_ids=devices, gradient_as_bucket_view=True,
-        broadcast_buffers=False,  # they are constants: else rank 0 would send them before each forward pass
-    )  # fmt: skip
+    return nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 Rank 0 prints the share of the epoch that it waited for data, and images a second.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -72,3 +73,5 @@ def main(shards: str, folder: str, preset: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(0)  # as `vitseg.training.worker` does: gloo's threads can meet the closing interpreter
