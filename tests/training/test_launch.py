@@ -20,7 +20,7 @@ from vitseg.evaluation import evaluate_bundle
 from vitseg.model.bundle import load_bundle
 from vitseg.registry import tracking
 from vitseg.training.job import Job, write_job
-from vitseg.training.launch import Nodes, run_ranks
+from vitseg.training.launch import KEEP_MEMORY, Nodes, run_ranks
 from vitseg.training.worker import train_rank
 
 pytestmark = pytest.mark.usefixtures("sqlite")
@@ -114,19 +114,27 @@ def test_a_rank_that_raises_is_quoted(
     assert not ranks()
 
 
-def test_a_rank_that_is_killed_is_named(shards: str, tmp_path: Path, lines: list[str]) -> None:
+def test_a_rank_that_is_killed_is_named(
+    shards: str, tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "131072")
     job = make_job(tmp_path / "job", shards, "run.epochs=1000")
-    killed = []
+    killed, environment = [], {}
 
     def kill(event: dict[str, Any]) -> None:
         if event["step"] == 1:
             killed.append(time.monotonic())
-            next(rank for rank in ranks() if rank.environ()["RANK"] == "1").kill()
+            rank = next(rank for rank in ranks() if rank.environ()["RANK"] == "1")
+            environment.update(rank.environ())
+            rank.kill()
 
     with pytest.raises(RankLostError, match=r"^rank 1 was killed by SIGKILL, for example because memory ran out$"):
         run_ranks(job.folder, Nodes(nproc=2), on_event=kill, on_line=lines.append)
     assert time.monotonic() - killed[0] < 20
     assert not ranks()
+    # Memory stays with the ranks, which is worth a quarter of the time; who has settings of their own keeps these.
+    assert KEEP_MEMORY.items() - environment.items() == {("MALLOC_TOP_PAD_", KEEP_MEMORY["MALLOC_TOP_PAD_"])}
+    assert environment["MALLOC_TOP_PAD_"] == "131072"
 
 
 def test_a_rank_that_hangs_is_named_and_says_where(
