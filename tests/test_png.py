@@ -1,8 +1,10 @@
 import io
 import struct
+import sys
 import zlib
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -135,6 +137,7 @@ def text():
         joined([*chunks(encode(picture(9, 7)))[:-1], (b"eXIf", exif().tobytes()[6:]), (b"IEND", b"")]),
         encode(picture(9, 7))[:-12],
         HEAD,
+        joined([(b"IEND", b"")]),
         b"",
         b"\xff\xd8\xff\xe0",
     ],
@@ -149,6 +152,7 @@ def text():
         "exif-last",
         "endless",
         "head",
+        "end",
         "empty",
         "jpeg",
     ],
@@ -180,3 +184,16 @@ def test_what_becomes_of_a_file_does_not_depend_on_what_is_installed(data):
         patch.setattr(png, "imagecodecs", None)
         assert decode_png(encode(picture(9, 7)), MANY) is None
         assert outcome() == with_it
+
+
+def test_damaged_files_cost_nothing_that_stays():
+    """A decoder that forgets to let go loses the pixels of each damaged file, or references to None until Python aborts."""
+    data = bytearray(encode(picture(256, 256)))
+    data[len(data) // 2] ^= 1
+    process = psutil.Process()
+    decode_png(bytes(data), MANY)
+    references, memory = sys.getrefcount(None), process.memory_info().rss
+    for _ in range(600):
+        assert decode_png(bytes(data), MANY) is None
+    assert sys.getrefcount(None) > references - 100
+    assert process.memory_info().rss - memory < 600 * 256 * 256 * 3 / 4

@@ -43,6 +43,17 @@ class Power(Recorder):
         self.panels_drawn.append(epoch)
 
 
+class Weights(Recorder):
+    """Remembers the weights with which each epoch ended."""
+
+    def __init__(self) -> None:
+        self.at: dict[int, dict[str, torch.Tensor]] = {}
+        self.trainer: Any = None
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        self.at[row["epoch"]] = weights(self.trainer)
+
+
 def weights(trainer: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
 
@@ -241,6 +252,41 @@ def test_when_time_is_up_training_ends_learned_and_goes_on_with_more(
     assert set(more.used) == {None}  # nothing is said of time where it has no end
     assert [row["epoch"] for row in more_rows] == [1, 2, 3, 4, 5]
     assert "stopped" not in more_rows[-1]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cut", "then", "chosen"),
+    [
+        # An epoch that was the best when time was up within it, and whole is not: the best of the whole ones it is.
+        ([], [0.6, 0.7], [0.5, 0.55, 0.1], 1),
+        ([], [0.6, 0.7], [0.65, 0.55, 0.1], 2),
+        ([], [0.7], [0.5, 0.55, 0.1, 0.3], 2),  # in the very first
+        (["run.patience=2"], [0.6, 0.5], [0.5, 0.8, 0.1], 3),  # patience does not count it twice
+        (["run.evaluate_epochs=4"], [0.7], [0.5, 0.6], 4),  # nor does it count where its whole is not validated
+    ],
+)
+def test_an_epoch_in_which_time_was_up_counts_as_whole_once_it_goes_on(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, overrides: list[str], cut: list[float],
+    then: list[float], chosen: int,
+) -> None:  # fmt: skip
+    scores = iter([*cut, *then])
+    monkeypatch.setattr(Trainer, "_validate", lambda trainer: {"val/miou": next(scores)})
+    recipe, before, after = small_recipe("run.epochs=4", *overrides), Weights(), Weights()
+    steps, taken = 3 * len(cut) - 1, itertools.count(1)  # time is up within the last of these epochs
+    with monkeypatch.context() as patch:
+        patch.setattr(Budget, "share", lambda budget, seconds: next(taken) / steps)
+        short = before.trainer = make_trainer("job", recipe, before, max_minutes=1)
+        rows = short.run()
+    assert rows[-1]["step"] == steps
+    assert chosen_row(rows)["val/miou"] == max(cut)
+    longer = after.trainer = make_trainer("job", recipe, after)
+    rows = longer.run()
+    longer.choose()
+    assert chosen_row(rows)["epoch"] == chosen
+    assert chosen_row(rows)["val/miou"] == longer.best.score
+    wanted = (before.at | after.at)[chosen]
+    for name, tensor in longer.model.state_dict().items():
+        torch.testing.assert_close(tensor, wanted[name], rtol=0, atol=0)
 
 
 def test_the_average_follows_the_weights_and_is_what_is_validated(make_trainer: MakeTrainer) -> None:

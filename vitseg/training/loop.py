@@ -7,7 +7,7 @@ So a job that was killed and started again takes the same steps as one that was 
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -48,6 +48,7 @@ class Trainer:
         max_minutes: when time is up, training ends; the learning rate has fallen by then as at the last epoch.
         commit: of the code, for the checkpoints.
         used: share of the time that was used when the last step was taken, equal on all ranks.
+        whole: the best of the whole epochs: one in which time was up no longer counts when it goes on.
     """
 
     recipe: Recipe
@@ -65,6 +66,7 @@ class Trainer:
     history: list[dict[str, Any]] = field(default_factory=list)
     used: float = 0.0
     best: Best = field(default_factory=Best)
+    whole: Best = field(default_factory=Best)
     average: Average | None = None
 
     def __post_init__(self) -> None:
@@ -234,6 +236,8 @@ class Trainer:
             row |= self._validate()
             keeps = run.select == "best" and self.world.rank == 0
             self.best.consider(row, self.judged.state_dict() if keeps else {})
+        if self.finished % self.data.steps_per_epoch == 0:
+            self.whole = replace(self.best)
         self.history = [*(earlier for earlier in self.history if earlier["epoch"] < epoch), row]
         self.recorder.epoch(row)
         if why := self._stopped():
@@ -253,11 +257,13 @@ class Trainer:
         if self.world.rank != 0:
             return
         state = {
-            "history": self.history, "sums": vars(sums), "best": self.best.state(), "scaler": self.scaler.state_dict(),
-            "seconds": self.budget.seconds, "recipe": self.recipe.to_json(), "commit": self.commit,
-            "pending": self.recorder.pending(),
+            "history": self.history, "sums": vars(sums), "best": self.best.state(), "whole": self.whole.state(),
+            "scaler": self.scaler.state_dict(), "seconds": self.budget.seconds, "recipe": self.recipe.to_json(),
+            "commit": self.commit, "pending": self.recorder.pending(),
         }  # fmt: skip
         more = {"best": self.best.weights} | ({"average": self.judged.state_dict()} if self.average else {})
+        if self.whole.epoch != self.best.epoch:
+            more["whole"] = self.whole.weights
         self.writer.put(capture(self.model, self.optimisers, self.finished, state, more))
 
     def _resume(self) -> Sums:
@@ -271,10 +277,15 @@ class Trainer:
             self.average.module.load_state_dict(checkpoint.part("average"))
         state = checkpoint.state
         self.finished, self.history = checkpoint.step, state["history"]
-        self.best = Best(**state["best"], weights=checkpoint.part("best") if self.world.rank == 0 else {})
+        part = checkpoint.part if self.world.rank == 0 else lambda name: {}
+        self.best = Best(**state["best"], weights=part("best"))
+        whole = state.get("whole", state["best"])  # checkpoints of before did not know the difference
+        self.whole = Best(**whole, weights=part("best" if whole["epoch"] == self.best.epoch else "whole"))
         if state["scaler"] and self.scaler.is_enabled():  # the machine before may have computed in bfloat16
             self.scaler.load_state_dict(state["scaler"])
         self.recorder.take_up(state["pending"])
         self.budget.seconds = state["seconds"]
         self.used = self.budget.share(state["seconds"])
+        if self.finished % self.data.steps_per_epoch and self.used < 1:
+            self.best = replace(self.whole)
         return Sums(**state["sums"])

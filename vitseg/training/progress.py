@@ -70,13 +70,8 @@ class Best:
     weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def consider(self, row: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
-        """Compare a validated epoch with the best one, and take its place if it is better.
-
-        An epoch in which time was up, and that is whole now, replaces what it was: its row in the history is gone.
-        """
+        """Compare a validated epoch with the best one, and take its place if it is better."""
         score = score_of(row)
-        if row["epoch"] == self.epoch:
-            self.score = -math.inf
         if not score > self.score:  # nor if it is no number
             self.since += 1
             return
