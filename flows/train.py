@@ -71,8 +71,12 @@ def train(
     resolved = fitting(load_recipe(preset, recipe, overrides), shards)
     job = plan_job(shards, resolved, nodes, name, resume, init, max_minutes)
     if job.result:
+        again = (
+            "time was up: a larger --max-minutes, or none, goes on" if job.result.get("stopped") == "minutes" else ""
+        )
         note(
-            f"nothing to do: this recipe on this data is {job.result['model_uri']} already (--no-resume trains it again)"
+            f"nothing to do: this recipe on this data is {job.result['model_uri']} already "
+            f"({again or '--no-resume trains it again'})"
         )
         return dict(job.result)
     start = time.monotonic()

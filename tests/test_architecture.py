@@ -25,6 +25,7 @@ FLOORS = {
         "remote",
         "jpeg",
         "png",
+        "rgb",
         "dist",
     },
     1: {"data", "model", "losses", "metrics", "seams", "masks", "pictures", "report"},

@@ -214,7 +214,7 @@ def other(name: str, value: Any) -> Any:
 
 
 HOW = {"data.decode_threads", "run.checkpoint_steps", "run.keep_checkpoints", "run.log_steps", "run.panel_epochs"}
-HOW |= {"run.hang_minutes", "run.compile", "run.deterministic"}
+HOW |= {"run.hang_minutes", "run.compile"}
 
 
 @pytest.mark.parametrize("name", FIELDS)

@@ -2,7 +2,7 @@
 
 Read the modules in the order of the data:
 
-    0  errors, labels, config (recipe and architecture), storage (with atomic, s3 and remote), jpeg, png, dist, commit
+    0  errors, labels, config (recipe and architecture), storage (with atomic, s3 and remote), jpeg, png, rgb, dist, commit
     1  data       sources → plan → shards → exact batches
        model      patches → encoder → decoder → pixels; bundle
        losses, metrics, seams, masks, pictures, report              siblings of data and model

@@ -17,7 +17,6 @@ _WITHOUT_EFFECT = {
         "panel_epochs",
         "hang_minutes",
         "compile",
-        "deterministic",
     ),
 }
 """What a job may change between a crash and its continuation: it is how the work is done, not what is computed."""
@@ -73,11 +72,11 @@ class OptimiserRecipe:
         require(self.name in ("adamw", "muon"), "optimiser.name is adamw or muon")
         require(self.learning_rate > 0, "optimiser.learning_rate must be positive")
         require(self.weight_decay >= 0, "optimiser.weight_decay must not be negative")
-        require(0 <= self.warmup_share < 1, "optimiser.warmup_share is in 0 – 1")
+        require(0 <= self.warmup_share < 1, "optimiser.warmup_share is at least 0 and less than 1")
         require(self.schedule in ("cosine", "constant"), "optimiser.schedule is cosine or constant")
         require(self.clip_norm >= 0, "optimiser.clip_norm must not be negative")
         require(self.accumulate >= 1, "optimiser.accumulate must be at least 1")
-        require(0 <= self.average < 1, "optimiser.average is in 0 – 1")
+        require(0 <= self.average < 1, "optimiser.average is at least 0 and less than 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +96,7 @@ class LossRecipe:
         """Check ranges."""
         require(self.rgb in ("absolute", "squared"), "loss.rgb is absolute or squared")
         require(self.class_weights in ("none", "balanced"), "loss.class_weights is none or balanced")
-        require(0 <= self.label_smoothing < 1, "loss.label_smoothing is in 0 – 1")
+        require(0 <= self.label_smoothing < 1, "loss.label_smoothing is at least 0 and less than 1")
         require(self.dice >= 0, "loss.dice must not be negative")
 
 
@@ -135,7 +134,7 @@ class MaskedRecipe:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(0 < self.ratio < 1, "masked.ratio is in 0 – 1")
+        require(0 < self.ratio < 1, "masked.ratio is between 0 and 1")
         require(self.decoder_blocks >= 1, "masked.decoder_blocks must be at least 1")
         require(
             self.decoder_width >= 32 and self.decoder_width % 32 == 0, "masked.decoder_width must be a multiple of 32"
@@ -220,4 +219,6 @@ class Recipe:
         for section, keys in _WITHOUT_EFFECT.items():
             for key in keys:
                 del values[section][key]
+        if not self.run.deterministic:  # asked for, it is a job of its own: another one's weights would be no answer
+            del values["run"]["deterministic"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

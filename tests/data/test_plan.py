@@ -199,11 +199,11 @@ def test_a_source_without_a_labelled_photo_says_why(cityscapes):
 @pytest.mark.parametrize(
     ("layout", "names", "fingerprint"),
     [
-        ("cityscapes", CITYSCAPES, "ec3f495146930ce1"),
-        ("pairs", ("val/{}.jpg",), "3f04847dca6fd4f5"),
-        ("folders", FOLDERS, "62688ec4020802d5"),
-        ("images", IMAGES, "3ecc34012334c362"),
-        ("photos", PHOTOS, "8698c231031b11f2"),
+        ("cityscapes", CITYSCAPES, "4ac09d7de2e63df4"),
+        ("pairs", ("val/{}.jpg",), "3ed14afb5d0c015f"),
+        ("folders", FOLDERS, "604005ead29a9aa7"),
+        ("images", IMAGES, "b80f1a66a5c554d4"),
+        ("photos", PHOTOS, "c7fd4fc6fa7c85ec"),
     ],
 )
 def test_data_sets_that_exist_keep_their_fingerprint(tmp_path, monkeypatch, layout, names, fingerprint):

@@ -9,6 +9,7 @@ from vitseg.data import samples
 from vitseg.data.plan import PlannedSample, PlanOptions
 from vitseg.data.samples import make_sample, nearest
 from vitseg.errors import SampleError
+from vitseg.inference.images import decode_image
 from vitseg.labels import CITYSCAPES, Label
 
 OWN = (Label("void", (0, 0, 0), 0), Label("crack", (200, 30, 30), 5, 0), Label("asphalt", (90, 90, 90), 9, 1))
@@ -122,6 +123,28 @@ def test_photos_are_turned_as_their_camera_was():
     image = encoded(np.zeros((4, 8, 3), np.uint8), "JPEG", exif=exif)
     _, train_ids, _ = sample(image, encoded(np.full((8, 4), 5, np.uint8)))
     assert (train_ids == 0).all()
+
+
+def test_photos_of_16_bits_and_of_floats_look_as_they_do_to_segment():
+    grey = np.tile(np.linspace(0, 255, 16, dtype=np.uint8), (16, 1))
+    wanted = open_members(encoded(grey))
+    forms = {
+        "PNG": grey.astype(np.uint16) * 257,
+        "TIFF": grey.astype(np.uint16) * 257,
+        "floats": (grey / 255).astype(np.float32),
+    }
+    for kind, pixels in forms.items():
+        data = encoded(pixels, kind.replace("floats", "TIFF"))
+        found = open_members(data)
+        np.testing.assert_allclose(found, wanted, atol=3, err_msg=kind)  # JPEG in between
+        segmented = np.asarray(decode_image(data, 10**6))
+        np.testing.assert_allclose(found, segmented, atol=3, err_msg=kind)
+
+
+def open_members(image):
+    ids = encoded(np.full((16, 16), 5, np.uint8))
+    members, *_ = sample(image, ids, size=(16, 16))
+    return np.asarray(Image.open(io.BytesIO(members["jpg"]))).astype(int)
 
 
 def test_cityscapes_colours_are_exact():

@@ -17,6 +17,7 @@ from vitseg.data.sources import PHOTOS
 from vitseg.errors import SampleError
 from vitseg.labels import IGNORE_INDEX, Label, id_table, only_thing
 from vitseg.png import decode_png
+from vitseg.rgb import to_rgb
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """What source files may be; Pillow's other decoders stay shut."""
@@ -201,7 +202,7 @@ def _has_color(image: Image.Image, label: Label) -> bool:
 
 def _rgb(image: Image.Image) -> Image.Image:
     try:
-        return image if image.mode == "RGB" else image.convert("RGB")
+        return to_rgb(image)
     except _BROKEN as error:
         raise SampleError(f"an image of mode {image.mode} can't be turned into RGB") from error
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 
-import numpy as np
 from PIL import Image, ImageOps
 
 from vitseg.errors import SampleError
+from vitseg.rgb import to_rgb
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 """What is opened. JPEG includes MPO, the stereo files of some cameras."""
@@ -140,23 +140,3 @@ def as_people_see_it(image: Image.Image) -> Image.Image:
         raise  # nobody's fault but the machine's
     except Exception as error:  # on hostile bytes decoders raise anything
         raise SampleError(f"the image is broken: {error or type(error).__name__}") from error
-
-
-def to_rgb(image: Image.Image, scale: float | None = None) -> Image.Image:
-    """Turn an image of any mode into RGB; floats are multiplied by `scale`, or else as they themselves suggest."""
-    if image.mode.startswith("I"):  # I;16 and friends; I holds 16-bit values, too
-        values = np.clip(np.asarray(image).astype(np.int32), 0, 65_535)
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        floats = np.nan_to_num(np.asarray(image))
-        scale = scale or float_scale(image)
-        return Image.fromarray(np.clip(floats * scale, 0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode == "P":
-        image = image.convert("RGBA")  # straight to RGB, Pillow warns about palettes with transparency
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def float_scale(image: Image.Image) -> float:
-    """Return what floats are multiplied by to become bytes: 255 where none is over 1."""
-    values = np.asarray(image)  # numbers alone: getextrema takes one that is not for the largest
-    return 255.0 if np.nanmax(values, initial=0.0, where=np.isfinite(values)) <= 1 else 1.0

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from vitseg.errors import SampleError, StoreFullError
-from vitseg.inference.images import ON_ITS_SIDE, TURNS, float_scale, open_image, orientation, to_rgb
+from vitseg.inference.images import ON_ITS_SIDE, TURNS, open_image, orientation
+from vitseg.rgb import float_scale, to_rgb
 
 SPILLED_PIXELS = 64_000_000
 """Larger images go to a temporary file."""

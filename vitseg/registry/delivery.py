@@ -145,7 +145,10 @@ def upload(address: str) -> int:
     store = open_store(folder)
     rows: dict[str, list[Metric]] = {}
     if store.stat(name) is None:
-        raise NotFoundError(f"no metrics wait in {store.uri(name)}: the tracking server has them, or none were kept")
+        raise NotFoundError(
+            f"no metrics wait in {store.uri(name)}: the tracking server has them all, or this is no folder of a job "
+            "(SHARDS/_vitseg/training/…)"
+        )
     try:
         for line in store.read(name).decode().splitlines():
             run_id, key, value, timestamp, step = json.loads(line)

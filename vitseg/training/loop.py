@@ -187,7 +187,7 @@ class Trainer:
         return TrainingError(
             f"loss {loss} with a gradient of norm {norm} at step {self.finished} (epoch "
             f"{self.finished // self.data.steps_per_epoch + 1}, learning rate {rate:.2g}), {which}: "
-            "lower optimiser.learning_rate or look at these samples; the last checkpoint is from before"
+            "lower optimiser.learning_rate or look at these samples; checkpoints, if there are any, are from before"
         )
 
     def _leave_in_order(self) -> None:
