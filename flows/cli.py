@@ -17,7 +17,7 @@ from flows.command import answer, parse_size
 from flows.registry_cli import registry_app
 from flows.stack_cli import stack_app
 from vitseg.storage import canonical
-from vitseg.training.launch import Nodes
+from vitseg.training.nodes import Nodes
 
 app = typer.Typer(
     name="vitseg", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",

@@ -25,8 +25,8 @@ from prefect.states import Cancelling, Crashed
 from flows.console import counted, note
 from vitseg.errors import RankLostError, TrainingError, UsageError
 from vitseg.training.job import Job
-from vitseg.training.launch import Nodes
 from vitseg.training.network import address_towards
+from vitseg.training.nodes import Nodes
 
 DEPLOYMENT = "train-node/train-node"
 ADDRESS = "VITSEG_NODE_ADDRESS"

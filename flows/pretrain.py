@@ -25,8 +25,8 @@ from vitseg.recipe import Recipe
 from vitseg.registry import tracking
 from vitseg.storage import canonical, open_store
 from vitseg.training.job import MASKED, Job, check, finish_job, forget_job, job_folder, read_job, write_job
-from vitseg.training.launch import Nodes
 from vitseg.training.masked import encoder_folder
+from vitseg.training.nodes import Nodes
 from vitseg.training.progress import chosen_row
 
 

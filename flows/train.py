@@ -28,7 +28,8 @@ from vitseg.storage import canonical, open_store
 from vitseg.training.agent import leave_with
 from vitseg.training.initial import FILE, Initial, fit_initial
 from vitseg.training.job import MASKED, Job, check, forget_job, job_folder, read_job, write_job
-from vitseg.training.launch import Nodes, run_ranks
+from vitseg.training.launch import run_ranks
+from vitseg.training.nodes import Nodes
 
 
 @flow(name="train", flow_run_name="train {preset} on {shards}")

@@ -17,8 +17,9 @@ from vitseg.config import load_recipe
 from vitseg.errors import NotFoundError, RankLostError
 from vitseg.storage import canonical
 from vitseg.training.job import Job, read_job
-from vitseg.training.launch import Nodes, run_ranks
+from vitseg.training.launch import run_ranks
 from vitseg.training.network import split_address
+from vitseg.training.nodes import Nodes
 
 _POLL_SECONDS = 2
 _AGAIN_MINUTES = 5.0

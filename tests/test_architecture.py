@@ -1,6 +1,8 @@
 """The floors of the house: who may import whom, and what must never appear where."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,10 +106,15 @@ def test_model_sources_call_no_convolution() -> None:
         assert not [name for name in names if name.lower().startswith("conv") and name != "convolutions"], path.name
 
 
+def test_a_command_line_that_is_only_read_starts_at_once() -> None:
+    """Each worker process of a job imports it, too: torch here cost every one of them a second and its memory."""
+    code = "import sys, flows.cli; print([name for name in ('torch', 'prefect', 'mlflow', 'boto3') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_top_level_is_what_the_design_says() -> None:
     allowed = {"flows", "vitseg", "infra", "tests", "pyproject.toml", "README.md", "Makefile", "LICENSE"}
-    import subprocess
-
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
         pytest.skip("not a git checkout")

@@ -15,12 +15,13 @@ import torch
 from tests.training.conftest import AUGMENT, small_recipe
 from vitseg.data.manifest import read_manifest
 from vitseg.dist import World
-from vitseg.errors import RankLostError, UsageError
+from vitseg.errors import RankLostError
 from vitseg.evaluation import evaluate_bundle
 from vitseg.model.bundle import load_bundle
 from vitseg.registry import tracking
 from vitseg.training.job import Job, write_job
-from vitseg.training.launch import KEEP_MEMORY, Nodes, run_ranks
+from vitseg.training.launch import KEEP_MEMORY, run_ranks
+from vitseg.training.nodes import Nodes
 from vitseg.training.worker import train_rank
 
 pytestmark = pytest.mark.usefixtures("sqlite")
@@ -167,15 +168,6 @@ def test_an_interruption_leaves_no_process(shards: str, tmp_path: Path, lines: l
     assert len(children) >= 3  # the agent and two ranks
     _, alive = psutil.wait_procs(children, timeout=5)
     assert not alive
-
-
-def test_several_nodes_need_a_place_to_meet() -> None:
-    with pytest.raises(UsageError, match="--rendezvous"):
-        Nodes(nnodes=2)
-    with pytest.raises(UsageError, match="at least 1"):
-        Nodes(nproc=0)
-    options = Nodes(nproc=4, nnodes=2, rendezvous="node-0:29400").arguments("job-7", "unused")
-    assert {"--nnodes=2", "--nproc-per-node=4", "node-0:29400", "job-7"} <= set(options)
 
 
 def test_a_rank_leaves_without_closing_the_interpreter(tmp_path: Path) -> None:

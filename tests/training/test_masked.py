@@ -17,9 +17,10 @@ from vitseg.errors import UsageError
 from vitseg.registry import tracking
 from vitseg.training.initial import fit_initial
 from vitseg.training.job import MASKED, Job, check, job_folder, read_job, write_job
-from vitseg.training.launch import Nodes, run_ranks
+from vitseg.training.launch import run_ranks
 from vitseg.training.loop import Trainer
 from vitseg.training.masked import encoder_folder
+from vitseg.training.nodes import Nodes
 from vitseg.training.worker import train_rank
 
 ALONE = World(0, 1, torch.device("cpu"))

@@ -4,8 +4,17 @@ import psutil
 import pytest
 
 from vitseg.errors import UsageError
-from vitseg.training.launch import Nodes
 from vitseg.training.network import address_towards, interface_towards, split_address
+from vitseg.training.nodes import Nodes
+
+
+def test_several_nodes_need_a_place_to_meet() -> None:
+    with pytest.raises(UsageError, match="--rendezvous"):
+        Nodes(nnodes=2)
+    with pytest.raises(UsageError, match="at least 1"):
+        Nodes(nproc=0)
+    options = Nodes(nproc=4, nnodes=2, rendezvous="node-0:29400").arguments("job-7", "unused")
+    assert {"--nnodes=2", "--nproc-per-node=4", "node-0:29400", "job-7"} <= set(options)
 
 
 def test_addresses_are_split_at_the_port() -> None:

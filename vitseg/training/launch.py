@@ -3,22 +3,20 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vitseg.checkpoint import SCRATCH
 from vitseg.dist import MEETING_FILE
-from vitseg.errors import RankLostError, UsageError
+from vitseg.errors import RankLostError
 from vitseg.training.agent import PARENT
 from vitseg.training.events import heard
 from vitseg.training.failure import cause, ended_by
-from vitseg.training.network import interface_towards, split_address
+from vitseg.training.nodes import Nodes
 from vitseg.training.watchdog import NOTES, in_words, read_notes
 
 _STOP_SECONDS = 20
@@ -29,54 +27,6 @@ KEEP_MEMORY = {
 }
 """For glibc, on processors: by default each large tensor's memory goes back to the system and comes again, page by page,
 in every step; a quarter of the time of `small` on two cores went there."""
-
-
-@dataclass(frozen=True)
-class Nodes:
-    """How many machines take part, how many ranks each runs, and where they meet (`host:port`, on the first of them)."""
-
-    nproc: int = 1
-    nnodes: int = 1
-    rendezvous: str = ""
-    first: bool = True
-    """Whether this machine is the one where they meet: rank 0, which tells how training goes, is there."""
-
-    def __post_init__(self) -> None:
-        """Check that several machines have a place to meet."""
-        if self.nproc < 1 or self.nnodes < 1:
-            raise UsageError("--nproc and --nnodes are at least 1")
-        if self.nnodes > 1 and not self.rendezvous:
-            raise UsageError("--nnodes needs --rendezvous HOST:PORT: one address that every node reaches")
-        if self.nnodes > 1:
-            try:
-                split_address(self.rendezvous)
-            except ValueError:
-                raise UsageError(f"--rendezvous {self.rendezvous}: write HOST:PORT, as node-0:29400") from None
-
-    def network(self) -> dict[str, str]:
-        """Return the variables that keep the ranks of several machines to the network in which they meet.
-
-        By themselves they may choose an interface that leads nowhere: that of what the machine's own name resolves to.
-        """
-        interface = interface_towards(split_address(self.rendezvous)[0]) if self.nnodes > 1 else None
-        wanted = {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface and f"={interface}"}
-        return {name: value for name, value in wanted.items() if value and not os.environ.get(name)}
-
-    def arguments(self, job_id: str, meeting: str) -> list[str]:
-        """Return the options of `torch.distributed.run`. Restarts are the flow's business: from a checkpoint.
-
-        On one machine agent and ranks meet in files of the folder `meeting`: nothing listens for them.
-        """
-        if self.nnodes == 1:
-            place = ["--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file", "--local-addr", "127.0.0.1"]
-            place += ["--rdzv-endpoint", f"{meeting}/agent", "--rdzv-id", job_id]
-        else:
-            place = ["--rdzv-backend", "c10d", "--rdzv-endpoint", self.rendezvous, "--rdzv-id", job_id]
-            # Torch would guess from host names who is the first, and let the ranks meet at what this machine calls itself:
-            # all must reach the rendezvous anyway. It numbers nodes in the order of their addresses; `~` comes last.
-            place += ["--rdzv-conf", f"is_host={int(self.first)}"]
-            place += ["--local-addr", split_address(self.rendezvous)[0] if self.first else f"~{socket.gethostname()}"]
-        return [f"--nnodes={self.nnodes}", f"--nproc-per-node={self.nproc}", "--max-restarts=0", *place]
 
 
 def run_ranks(
