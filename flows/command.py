@@ -1,5 +1,7 @@
 """How every command starts, answers and fails: environment, standard output, exit codes."""
 
+import atexit
+import gc
 import json as json_module
 import logging
 import math
@@ -27,6 +29,7 @@ SOME_FAILED = 4
 STOPPED = 130
 _PATIENCE_SECONDS = 1  # before somebody is told why it still goes on
 _GRACE_SECONDS = 20  # between a signal and the end, for what has to be told to servers and ranks
+_GARBAGE = 50_000  # new objects between two searches for garbage: while torch, MLflow and Prefect load, nothing is any
 _STOPPED_WORDS = "stopped: the same command goes on from here"
 _QUIET = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
@@ -41,6 +44,8 @@ _SIZE = re.compile(r"(\d+)x(\d+)$")
 def run(app: typer.Typer) -> None:
     """Run the app with its environment, and turn every way to fail into one line and an exit code."""
     global _output, _told
+    gc.set_threshold(_GARBAGE)
+    atexit.register(_end)  # before libraries register theirs: the first that is registered runs last
     if len(sys.argv) > 1 and "--help" not in sys.argv:
         _output = _reserve_stdout()
     wants_json = "--json" in sys.argv
@@ -85,6 +90,8 @@ def run(app: typer.Typer) -> None:
 
 def _leave(code: int | None) -> NoReturn:
     """End this process; without what Prefect would still deliver, for minutes, if its server is gone."""
+    global _code
+    _code = code or 0
     url = urlsplit(os.environ.get("PREFECT_API_URL", ""))
     if url.hostname and "prefect" in sys.modules:
         try:
@@ -92,8 +99,17 @@ def _leave(code: int | None) -> NoReturn:
             socket.create_connection((url.hostname, port), timeout=5).close()
         except OSError:
             sys.stderr.flush()
-            os._exit(code or 0)
-    sys.exit(code)
+            os._exit(_code)
+    sys.exit(_code)
+
+
+def _end() -> None:
+    """Leave out the very last: Python would take torch, MLflow and Prefect apart, object by object, for a second."""
+    if _code is not None:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_code)
 
 
 def _stop(number: int, frame: object) -> None:
@@ -156,6 +172,7 @@ def make_way() -> None:
 
 _output: TextIO = sys.stdout
 _answered = False
+_code: int | None = None  # known once the command has ended
 _stops = 0  # signals so far
 _told = False  # how the command ended is on standard error, and on standard output with `--json`
 

@@ -1,4 +1,4 @@
-"""Signals: one stops a command in order, and it says so; the third ends it at once."""
+"""How commands end: with their answer and exit code, soon, and in order when a signal stops them."""
 
 import os
 import signal
@@ -63,3 +63,30 @@ def test_worker_processes_use_the_server_of_their_command(tmp_path):
     own |= {"PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=120, env=own)
     assert done.stdout.splitlines()[-1:] == ["True"], done.stderr
+
+
+END = """
+import atexit, sys, typer
+from flows import command
+
+app = typer.Typer()
+
+class Large:
+    def __del__(self):
+        print("taken apart", file=sys.stderr)
+
+@app.command()
+def work(json: bool = False):
+    sys.modules["large"] = Large()
+    atexit.register(print, "closed", file=sys.stderr)  # as libraries do
+    print("not yet flushed", end="", file=sys.stderr)
+    command.answer({"masks": 3}, json, some_failed=True)
+
+command.run(app)
+"""
+
+
+def test_the_end_of_a_command_closes_what_libraries_left_open_and_takes_nothing_apart():
+    done = subprocess.run([sys.executable, "-c", END, "--json"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (4, '{"masks": 3}\n')
+    assert done.stderr == "not yet flushedclosed\n"
