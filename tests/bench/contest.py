@@ -125,7 +125,6 @@ def recipe_of(name: str, seed: int, epochs: int, extra: tuple[str, ...] = ()) ->
     preset, own = CONTENDERS[name]
     epochs = max(1, epochs)
     own, settings = (own + LONG.get(name, []), []) if epochs >= LONG_EPOCHS else (own, SHORT)
-    settings = [*settings, f"data.decode_threads={8 if torch.cuda.is_available() else 2}"]
     settings = [*settings, f"run.epochs={epochs}", f"run.seed={seed}", "run.log_steps=1", "run.panel_epochs=1000000"]
     return load_recipe(preset, overrides=[*settings, f"run.evaluate_epochs={-(-epochs // POINTS)}", *own, *extra])
 

@@ -25,10 +25,13 @@ BATCH = 16
 
 def figures(folder: Path) -> Iterator[Figure]:
     shards, manifest = pack_scenes(folder, train=SAMPLES, val=0, side=256, shard_samples=64)
-    batches = Batches(shards, manifest, "train", batch_size=BATCH, flip=True, threads=2)
+    many = min(8, len(os.sched_getaffinity(0)))
+    data = {
+        count: Batches(shards, manifest, "train", batch_size=BATCH, flip=True, threads=count) for count in (1, 2, many)
+    }
 
-    def ours() -> None:
-        count = sum(len(batch.keys) for epoch in range(EPOCHS) for batch in batches.epoch(epoch))
+    def ours(threads: int = 2) -> None:
+        count = sum(len(batch.keys) for epoch in range(EPOCHS) for batch in data[threads].epoch(epoch))
         assert count == EPOCHS * SAMPLES
 
     def bare() -> None:
@@ -46,6 +49,10 @@ def figures(folder: Path) -> Iterator[Figure]:
             per_second(work, ours), lambda kind=kind: samples_per_second(kind, shards, folder, EPOCHS, BATCH),
             goal=1.3, better="higher",
         )  # fmt: skip
+    yield compare(
+        f"loader: samples a second, {many} threads / 1 thread",
+        per_second(work, lambda: ours(many)), per_second(work, lambda: ours(1)), goal=None, better="higher",
+    )  # fmt: skip
     yield from _from_bucket(folder, shards, manifest, per_second(work, ours))
     for count in (12, 24, 120):
         yield compare(
