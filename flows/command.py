@@ -29,7 +29,7 @@ SOME_FAILED = 4
 STOPPED = 130
 _PATIENCE_SECONDS = 1  # before somebody is told why it still goes on
 _GRACE_SECONDS = 20  # between a signal and the end, for what has to be told to servers and ranks
-_GARBAGE = 50_000  # new objects between two searches for garbage: while torch, MLflow and Prefect load, nothing is any
+_GARBAGE = 10_000  # new objects between two searches for garbage: while torch, MLflow and Prefect load, there is none
 _STOPPED_WORDS = "stopped: the same command goes on from here"
 _QUIET = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
@@ -91,7 +91,6 @@ def run(app: typer.Typer) -> None:
 def _leave(code: int | None) -> NoReturn:
     """End this process; without what Prefect would still deliver, for minutes, if its server is gone."""
     global _code
-    _code = code or 0
     url = urlsplit(os.environ.get("PREFECT_API_URL", ""))
     if url.hostname and "prefect" in sys.modules:
         try:
@@ -99,12 +98,13 @@ def _leave(code: int | None) -> NoReturn:
             socket.create_connection((url.hostname, port), timeout=5).close()
         except OSError:
             sys.stderr.flush()
-            os._exit(_code)
+            os._exit(code or 0)
+    _code = code or 0
     sys.exit(_code)
 
 
 def _end() -> None:
-    """Leave out the very last: Python would take torch, MLflow and Prefect apart, object by object, for a second."""
+    """Skip the interpreter's own end: it would take torch, MLflow and Prefect apart, object by object, for a second."""
     if _code is not None:
         logging.shutdown()
         sys.stdout.flush()

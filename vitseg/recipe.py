@@ -37,7 +37,7 @@ class DataRecipe:
     flip: bool = True
     """Mirror half of the training images, with their labels."""
     decode_threads: int = 2
-    """Threads a rank that read and decode ahead. Two of them, 1,900 samples of 256×256 a second, are enough for an H100; eight
+    """Threads per rank that read and decode ahead. Two of them, 1,900 samples of 256×256 a second, are enough for an H100; eight
     read 6,000 a second where nothing else goes on, but take the interpreter from the thread that trains."""
 
     def __post_init__(self) -> None:

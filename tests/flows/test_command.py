@@ -66,7 +66,7 @@ def test_worker_processes_use_the_server_of_their_command(tmp_path):
 
 
 END = """
-import atexit, sys, typer
+import atexit, logging.handlers, sys, typer
 from flows import command
 
 app = typer.Typer()
@@ -78,15 +78,20 @@ class Large:
 @app.command()
 def work(json: bool = False):
     sys.modules["large"] = Large()
-    atexit.register(print, "closed", file=sys.stderr)  # as libraries do
-    print("not yet flushed", end="", file=sys.stderr)
+    atexit.register(print, "closed", end=" ", file=sys.stderr)  # as libraries do
+    global told
+    told = logging.handlers.MemoryHandler(9, target=logging.StreamHandler())
+    told.handle(logging.makeLogRecord({"msg": "logged", "levelno": 20}))
     command.answer({"masks": 3}, json, some_failed=True)
 
 command.run(app)
 """
 
 
-def test_the_end_of_a_command_closes_what_libraries_left_open_and_takes_nothing_apart():
-    done = subprocess.run([sys.executable, "-c", END, "--json"], capture_output=True, text=True, timeout=60)
+def test_the_end_of_a_command_closes_what_libraries_left_open_and_takes_nothing_apart(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", END, "--json"], capture_output=True, text=True, timeout=60,
+        env={**os.environ, "VITSEG_HOME": str(tmp_path)},
+    )  # fmt: skip
     assert (done.returncode, done.stdout) == (4, '{"masks": 3}\n')
-    assert done.stderr == "not yet flushedclosed\n"
+    assert done.stderr == "closed logged\n"
