@@ -51,8 +51,8 @@ def figures(folder: Path) -> Iterator[Figure]:
     repeat(frames, many, SOME)
     repeat(source, some, SOME)
 
-    def ours(source: Path, workers: int) -> Side:
-        return lambda: rate(source, folder / f"shards-{next(numbers)}", workers)
+    def ours(source: Path, workers: int, runner: str = "process") -> Side:
+        return lambda: rate(source, folder / f"shards-{next(numbers)}", workers, runner)
 
     yield compare(
         f"preprocess: images a second, 2 processes / 1 ({SOME} images of {FRAME[0]}×{FRAME[1]})",
@@ -65,8 +65,8 @@ def figures(folder: Path) -> Iterator[Figure]:
 
     for decoder, told, goal in (("ours", "our decoding in both", 2.0), ("pillow", "Pillow in theirs", None)):
         yield compare(
-            f"preprocess: images a second / {name_of('litdata')}'s optimize, 2 processes each, {told} ({SOME} images)",
-            ours(some, 2), peer(decoder), goal=goal, better="higher", warm_up=False,
+            f"preprocess: images a second, 2 threads / {name_of('litdata')}'s optimize, 2 workers, {told} ({SOME} images)",
+            ours(some, 2, "thread"), peer(decoder), goal=goal, better="higher", warm_up=False,
         )  # fmt: skip
 
 
@@ -82,10 +82,10 @@ def repeat(source: Path, dest: Path, count: int) -> None:
             (place / f"city_{number:06d}_000000_{ending}").hardlink_to(given)
 
 
-def rate(source: Path, dest: Path, workers: int) -> float:
+def rate(source: Path, dest: Path, workers: int, runner: str) -> float:
     """Return images a second of the command, from its first look at the source to the manifest."""
     command = [str(Path(sys.executable).with_name("vitseg")), "preprocess", str(source), str(dest)]
-    command += ["--size", f"{SIDE}x{SIDE}", "--shard-samples", "64", "--runner", "process", "--json"]
+    command += ["--size", f"{SIDE}x{SIDE}", "--shard-samples", "64", "--runner", runner, "--json"]
     done = subprocess.run([*command, "--workers", str(workers)], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
