@@ -114,6 +114,8 @@ def _end() -> None:
 
 def _stop(number: int, frame: object) -> None:
     global _stops
+    if _code is not None:  # all is told: only exit handlers are cut short
+        os._exit(_code)
     _stops += 1
     if _stops == 1:
         for seconds, then in ((_PATIENCE_SECONDS, _say_stopping), (_GRACE_SECONDS, _leave_now)):

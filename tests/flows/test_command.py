@@ -95,3 +95,12 @@ def test_the_end_of_a_command_closes_what_libraries_left_open_and_takes_nothing_
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (4, '{"masks": 3}\n')
     assert done.stderr == "closed logged\n"
+
+
+def test_a_signal_after_the_answer_changes_nothing(tmp_path):
+    late = END.replace('print, "closed", end=" ", file=sys.stderr', "os.kill, os.getpid(), signal.SIGINT")
+    done = subprocess.run(
+        [sys.executable, "-c", f"import os, signal\n{late}", "--json"], capture_output=True, text=True, timeout=60,
+        env={**os.environ, "VITSEG_HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (4, '{"masks": 3}\n', "")
