@@ -7,14 +7,14 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.compare import Measured, measure, rows_of
-from flows.console import note
+from flows.display.console import note
 from vitseg.data.manifest import read_manifest
 from vitseg.errors import UsageError
-from vitseg.registry import review, tracking, versions
+from vitseg.registry import promotion, tracking, versions
 from vitseg.registry.comparison import holdout_digest
 from vitseg.registry.examples import draw_examples, worth_a_look
 from vitseg.registry.gate import Gate, judge, passed, read_gate, rules_from, rules_text
-from vitseg.registry.record import read_record
+from vitseg.registry.provenance import read_record
 from vitseg.registry.review_page import Assessment, for_other_pages, review_page
 
 _PICTURE = "review/examples.png"
@@ -36,8 +36,8 @@ def assess(
         to: registered model whose champion it is set beside, if that is not `name`: the one it may be promoted to.
     """
     candidate = versions.get_version(name, version)
-    champion = versions.alias_version(to or name, review.CHAMPION)
-    if champion and review.is_same(champion, candidate):
+    champion = versions.alias_version(to or name, promotion.CHAMPION)
+    if champion and promotion.is_same(champion, candidate):
         raise UsageError(f"{candidate.uri} is the champion already: there is nothing to decide")
     data = shards or candidate.tags.get("shards", "")
     if not data:
@@ -64,16 +64,16 @@ def assess(
             approved=to,
         )
     )
-    review.record_assessment(candidate, passed(rulings), champion, holdout, page, rules_text(rules))
+    promotion.record_assessment(candidate, passed(rulings), champion, holdout, page, rules_text(rules))
     create_markdown_artifact(for_other_pages(page, candidate.uri, ""), key="assessment", description=candidate.uri)
     verdict = "passed" if passed(rulings) else "failed"
-    note(f"{candidate.uri} {verdict} the gate: `{review.command('show', candidate)}`")
+    note(f"{candidate.uri} {verdict} the gate: `{promotion.command('show', candidate)}`")
     return {
         "version": version,
         "model_uri": candidate.uri,
         "gate": verdict,
         "rules": [vars(ruling) for ruling in rulings],
-        "compared_to": review.short(champion, candidate),
+        "compared_to": promotion.short(champion, candidate),
         "shards": data,
         "holdout": holdout,
         "differences": {metric: {**vars(row), "sure": row.sure} for metric, row in rows.items()},
@@ -82,17 +82,17 @@ def assess(
 
 def assessed(version: versions.Version, gate: str | None = None, to: str = "") -> versions.Version:
     """Return a version with a verdict against the champion of now: the one it has, or a new one."""
-    champion = versions.alias_version(to or version.name, review.CHAMPION)
-    if champion and review.is_same(champion, version):
+    champion = versions.alias_version(to or version.name, promotion.CHAMPION)
+    if champion and promotion.is_same(champion, version):
         return version
-    if review.verdict_of(version) is None or review.is_stale(version, champion):
+    if promotion.verdict_of(version) is None or promotion.is_stale(version, champion):
         assess(version.name, version.version, gate=gate, to=to)
     return versions.get_version(version.name, version.version)
 
 
 def _rules(known_to: versions.Version | None, file: str | None) -> Gate:
     """Return the rules of a file, or those of a version, or the defaults."""
-    known = known_to.tags.get(review.RULES) if known_to else None
+    known = known_to.tags.get(promotion.RULES) if known_to else None
     return rules_from(known) if known and not file else read_gate(Path(file) if file else None)
 
 

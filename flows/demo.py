@@ -1,31 +1,91 @@
-"""The demo: starts the embedded servers, goes the whole way, and stops what it started."""
+"""Flow: scenes → shards → training → version → masks → report; each step is the flow that a user would run."""
 
-import asyncio
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from flows import environment, stack
-from flows.command import say
+from prefect import flow, task
+
+from flows.display.console import headline, note, progress
+from flows.display.demo_report import Results, Timed, write_demo_report
+from flows.evaluate import evaluate
+from flows.preprocess import preprocess
+from flows.segment import segment
+from flows.train import train
+from vitseg.config import load_recipe
+from vitseg.storage import join, open_store
+from vitseg.synth.dataset import write_scenes
+from vitseg.synth.photographs import write_photographs
+
+BUCKET = "s3://vitseg/demo"
+TRAIN, VAL, SEED = 240, 48, 7
+PHOTOGRAPHS = 24
+SIZE = (128, 256)  # height, width
+RANKS = 2
+MODEL = "vitseg-demo"
+OVERRIDES: tuple[str, ...] = ()  # of the preset tiny
 
 
-def demo(workdir: str) -> dict[str, Any]:
-    """Run the whole way on generated scenes.
+@flow(name="demo", flow_run_name="demo in {workdir}")
+def whole_way(workdir: str) -> dict[str, Any]:
+    """Go from generated street scenes to masks and a report; what an earlier demo left is reused."""
+    folder = Path(workdir).absolute()
+    steps: list[Timed] = []
 
-    Args:
-        workdir: where scenes, a copy of the masks, pictures and the report go.
-    """
-    ours = not any(server.running for server in stack.status().servers)
-    say("servers", "S3, MLflow and Prefect, on loopback only")
-    stack.up(progress=say)
-    environment.enter(only_stack=True)
-    try:
-        # Imported only now: Prefect reads the address of its server when it is imported.
-        from flows.whole_way import whole_way
+    def step(name: str, what: str, run: Callable[[], Any]) -> Any:
+        headline(f"{len(steps) + 1} {name}: {what}")
+        start = time.monotonic()
+        result = run()
+        steps.append(Timed(name.capitalize(), time.monotonic() - start))
+        return result
 
-        return whole_way(workdir)
-    finally:
-        if ours:
-            from prefect.logging.handlers import APILogHandler
+    shards, photographs, masks = (join(BUCKET, name) for name in ("shards", "photographs", "masks"))
+    step("scenes", "streets with labels, photographs without", lambda: draw(str(folder / "scenes"), photographs))
+    prepared = step(
+        "preprocess",
+        "scenes → shards in the bucket",
+        lambda: preprocess(str(folder / "scenes"), shards, size=SIZE, shard_samples=48),
+    )
+    trained = step(
+        "train",
+        f"{RANKS} processes → a version in the registry",
+        lambda: train(shards, "tiny", overrides=OVERRIDES, nproc=RANKS, name=MODEL),
+    )
+    measured = step("evaluate", "the version on the validation scenes", lambda: evaluate(trained["model_uri"], shards))
+    segmented = step(
+        "segment",
+        "a mask for every photograph in the bucket",
+        lambda: segment(photographs, masks, trained["model_uri"], also=["overlay"]),
+    )
+    results = Results(shards, photographs, masks, prepared, trained, measured, segmented)
+    report = step(
+        "report",
+        "one page with pictures",
+        lambda: write_demo_report(folder, steps, results, load_recipe("tiny", overrides=OVERRIDES)),
+    )
+    note(f"look at {report}")
+    return {
+        "preprocess": prepared, "train": trained, "evaluate": measured, "segment": segmented, "report": str(report)
+    }  # fmt: skip
 
-            asyncio.run(APILogHandler.aflush())  # what is logged still goes to the server that is about to stop
-            say("servers", "stopping; `vitseg stack up` starts them again, with all that is in them")
-            stack.down()
+
+@task
+def draw(scenes: str, photographs: str) -> None:
+    """Generate the data, unless an earlier demo has."""
+    settings = json.dumps({"train": TRAIN, "val": VAL, "seed": SEED, "size": SIZE, "photographs": PHOTOGRAPHS})
+    store = open_store(scenes)
+    if (
+        store.stat("demo.json")
+        and store.read("demo.json").decode() == settings
+        and open_store(photographs).stat("notes.txt")
+    ):
+        note("the scenes of an earlier demo are still there")
+        return
+    height, width = SIZE
+    with progress("drawing scenes", TRAIN + VAL, "scenes") as show:
+        write_scenes(scenes, train=TRAIN, val=VAL, size=(width, height), seed=SEED, progress=show)
+    write_photographs(photographs, count=PHOTOGRAPHS, seed=SEED + 1)
+    open_store(photographs).write("notes.txt", b"Not everything in a bucket is a photograph.\n")
+    store.write("demo.json", settings.encode())

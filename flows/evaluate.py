@@ -5,7 +5,7 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
-from flows.console import note, progress
+from flows.display.console import note, progress
 from vitseg.evaluation import evaluate_bundle
 from vitseg.model.bundle import load_bundle
 from vitseg.registry import versions
@@ -13,7 +13,7 @@ from vitseg.registry import versions
 
 @flow(name="evaluate", flow_run_name="evaluate {model}")
 def evaluate(model: str, shards: str, split: str = "val") -> dict[str, Any]:
-    """Measure a model: mIoU, per-class IoU, pixel accuracy, colour errors, PSNR and seam ratios, as far as there are classes.
+    """Measure a model: mIoU, per-class IoU, pixel accuracy, color errors, PSNR and seam ratios, as far as there are classes.
 
     Args:
         model: `models:/NAME@alias`, `models:/NAME/VERSION` or a bundle folder.

@@ -12,8 +12,8 @@ from prefect.futures import PrefectFuture
 from prefect.tasks import exponential_backoff
 
 from flows.choices import Layout
-from flows.console import note, progress
-from flows.runners import CLUSTER_AHEAD, make_runner, may_pass
+from flows.display.console import note, progress
+from flows.tasks.runners import CLUSTER_AHEAD, make_runner, may_pass
 from vitseg.data.manifest import Manifest, manifest_tag
 from vitseg.data.plan import Plan, PlanOptions, ShardPlan, make_plan
 from vitseg.data.shards import ShardRecord, commit, done_shard, finished, write_shard
@@ -31,7 +31,7 @@ def make_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecord
 def preprocess(
     source: str, dest: str, layout: Layout = "auto", size: tuple[int, int] = (256, 256), shard_samples: int = 256
 ) -> dict[str, Any]:
-    """Turn labelled photographs into shards; done work is found and left alone.
+    """Turn labeled photographs into shards; done work is found and left alone.
 
     Args:
         source: folder, `s3://` or other fsspec address of the photographs and labels.

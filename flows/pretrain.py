@@ -12,9 +12,9 @@ import torch
 from prefect import flow, runtime, task
 
 from flows.choices import Preset
-from flows.console import note
+from flows.display.console import note
 from flows.preprocess import preprocess
-from flows.register import after_training
+from flows.tasks.register_version import after_training
 from flows.train import run_parameters, run_training
 from vitseg.config import home, load_recipe
 from vitseg.data.manifest import MANIFEST, read_manifest

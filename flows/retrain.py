@@ -12,12 +12,12 @@ from prefect.events import emit_event
 
 from flows.assess import assessed
 from flows.choices import Preset, Start
-from flows.console import note
+from flows.display.console import note
 from flows.preprocess import preprocess
-from flows.processes import locked
+from flows.stack.processes import locked
 from flows.train import fitting, train
 from vitseg.config import home, load_recipe
-from vitseg.registry import review, versions
+from vitseg.registry import promotion, versions
 from vitseg.registry.gate import read_gate
 from vitseg.storage import canonical
 
@@ -55,7 +55,7 @@ def retrain(
         auto_promote: make a version that passes the gate the champion, without asking a person.
     """
     read_gate(Path(gate) if gate else None)  # a mistake in it is told now, not after the training
-    review.check_target(to)
+    promotion.check_target(to)
     with _alone(name):
         place = canonical(shards or str(home() / "shards" / name))
         prepared = preprocess(source, place, size=size)
@@ -71,11 +71,11 @@ def retrain(
             note(f"nothing new in {source}: {version.uri} was trained on the same data")
             return {"changed": False, "preprocess": prepared, "version": version.version, "model_uri": version.uri}
         version = assessed(version, gate, to)
-        verdict = review.verdict_of(version)
+        verdict = promotion.verdict_of(version)
         champion = ""
-        if auto_promote and verdict == review.PASSED:
+        if auto_promote and verdict == promotion.PASSED:
             reason = "passed the gate (auto_promote)"
-            champion = review.promote(name, version.version, "retrain", reason, to).uri
+            champion = promotion.promote(name, version.version, "retrain", reason, to).uri
             note(f"{champion} is the champion: {reason}")
         else:
             _put_up(version, str(verdict), to)
@@ -92,13 +92,13 @@ def _alone(name: str) -> contextlib.AbstractContextManager[None]:
 
 def _start(start: str, name: str) -> str:
     """Return the address of the weights to start from; "" for chance."""
-    champion = versions.alias_version(name, review.CHAMPION) if start == "champion" else None
+    champion = versions.alias_version(name, promotion.CHAMPION) if start == "champion" else None
     return champion.uri if champion else ""
 
 
 def _trained(name: str, fingerprint: str, recipe: str) -> versions.Version | None:
     """Return the newest version of this data and this recipe: another one is somebody's experiment."""
-    for version in review.list_versions(name):
+    for version in promotion.list_versions(name):
         if (version.tags.get("data_fingerprint"), version.tags.get("recipe")) == (fingerprint, recipe):
             return version
     return None
@@ -106,17 +106,17 @@ def _trained(name: str, fingerprint: str, recipe: str) -> versions.Version | Non
 
 def _has_to_go_on(version: versions.Version, auto_promote: bool) -> bool:
     """Say whether the run that trained a version ended before it was put up, or promoted."""
-    if version.tags.get("review") != review.PENDING:
+    if version.tags.get("review") != promotion.PENDING:
         return False
-    return not version.aliases or (auto_promote and review.verdict_of(version) == review.PASSED)
+    return not version.aliases or (auto_promote and promotion.verdict_of(version) == promotion.PASSED)
 
 
 def _put_up(version: versions.Version, verdict: str, to: str) -> None:
     """Tell that a version is up for review, and make it the challenger: last, for without that it is told again."""
-    note(f"{version.uri} {verdict} the gate and is up for review: `{review.command('show', version)}`")
+    note(f"{version.uri} {verdict} the gate and is up for review: `{promotion.command('show', version)}`")
     emit_event(
         PROPOSED,
         resource={"prefect.resource.id": f"vitseg.model.{version.name}", "prefect.resource.name": version.uri},
         payload={"name": version.name, "version": version.version, "gate": verdict, "to": to},
     )
-    review.propose(version)
+    promotion.propose(version)

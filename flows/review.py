@@ -12,9 +12,9 @@ from prefect.input import RunInput
 from pydantic import Field, create_model
 
 from flows.assess import assess, assessed
-from flows.console import note
+from flows.display.console import note
 from vitseg.errors import NotFoundError, UsageError
-from vitseg.registry import review as registry
+from vitseg.registry import promotion as registry
 from vitseg.registry.review_page import for_other_pages
 from vitseg.registry.versions import Version, alias_version, get_version
 from vitseg.storage import without_secrets

@@ -8,8 +8,8 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.choices import Ids, Picture, Runner
-from flows.chunks import default_runner, default_workers, run_chunks
-from flows.console import counted, note, progress
+from flows.display.console import counted, note, progress
+from flows.tasks.segment_chunks import default_runner, default_workers, run_chunks
 from vitseg.inference.commit import Summary, commit_job
 from vitseg.inference.dry_run import dry_run as count_work
 from vitseg.inference.job import MAX_PIXELS, ModelRef, Options

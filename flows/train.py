@@ -14,19 +14,19 @@ from prefect import flow, runtime, task
 from prefect.logging import get_run_logger
 
 from flows.choices import Preset
-from flows.console import counted, note
-from flows.nodes import meeting_place, other_nodes
-from flows.register import register
-from flows.watch import watching
+from flows.display.console import counted, note
+from flows.display.training_table import watching
+from flows.tasks.other_nodes import meeting_place, other_nodes
+from flows.tasks.register_version import register
 from vitseg.config import load_recipe
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.errors import NameTakenError, RankLostError, StorageError, StoreFullError, VitsegError
 from vitseg.labels import logit_count
 from vitseg.recipe import Recipe
-from vitseg.registry import delivery, tracking, versions
+from vitseg.registry import metric_upload, tracking, versions
 from vitseg.storage import canonical, open_store
 from vitseg.training.agent import leave_with
-from vitseg.training.initial import FILE, Initial, fit_initial
+from vitseg.training.initial_weights import FILE, Initial, fit_initial
 from vitseg.training.job import MASKED, Job, check, forget_job, job_folder, read_job, write_job
 from vitseg.training.launch import run_ranks
 from vitseg.training.nodes import Nodes
@@ -59,7 +59,7 @@ def train(
         rendezvous: `host:port` where several nodes meet, if `train-node` is started by hand; it has to be on this node.
         name: registered model.
         resume: go on with an unfinished job of the same data, recipe and start; False starts over.
-        init: weights to start from (see `vitseg.training.initial`); "": chance.
+        init: weights to start from (see `vitseg.training.initial_weights`); "": chance.
         max_minutes: training ends after so long, all its attempts together, and what it has learned is registered; told
             more the next time, it goes on.
         wait_minutes: so long a deployment waits for workers for its other nodes.
@@ -195,11 +195,11 @@ def leave_with_worker() -> None:
 
 def _deliver_rest(folder: str) -> None:
     """Deliver the metrics that the ranks had to keep; where the tracking server is still away, say how to do it later."""
-    if not open_store(folder).stat(delivery.UNDELIVERED):
+    if not open_store(folder).stat(metric_upload.UNDELIVERED):
         return
     note("delivering the metrics for which the tracking server was away")
     try:
-        delivery.upload(folder)
+        metric_upload.upload(folder)
     except VitsegError as error:
         note(f"they are kept, for `vitseg registry upload-metrics {folder}`: {error}")
 
@@ -214,5 +214,5 @@ def tries_again(state: Any) -> bool:
 
 
 def _measure(job: Job, manifest: Manifest) -> str:
-    """Return by what epochs are compared, one of `flows.course.MEASURES`."""
+    """Return by what epochs are compared, one of `flows.display.training_state.MEASURES`."""
     return "val/loss" if job.task == MASKED else "val/psnr" if manifest.truth == "images" else "val/miou"

@@ -10,15 +10,15 @@ from prefect import flow, runtime, task
 from prefect.logging import get_run_logger
 
 from flows.choices import Preset
-from flows.console import note
-from flows.nodes import has_ended, ranks_end_with
+from flows.display.console import note
+from flows.tasks.other_nodes import has_ended, ranks_end_with
 from flows.train import find_job, fitting, leave_with_worker, tries_again
 from vitseg.config import load_recipe
 from vitseg.errors import NotFoundError, RankLostError
 from vitseg.storage import canonical
 from vitseg.training.job import Job, read_job
 from vitseg.training.launch import run_ranks
-from vitseg.training.network import split_address
+from vitseg.training.network_address import split_address
 from vitseg.training.nodes import Nodes
 
 _POLL_SECONDS = 2

@@ -11,13 +11,13 @@ import pytest
 import torch
 from hypothesis import settings
 
-from flows import environment
-from flows import stack as servers
-from flows.database import prepare_database
-from vitseg import s3 as s3_store
+from flows.stack import environment
+from flows.stack import stack as servers
+from flows.stack.mlflow_database import prepare_database
 from vitseg.data.plan import make_plan
 from vitseg.data.shards import commit, write_shard
-from vitseg.data.synth import write_scenes
+from vitseg.storage import s3 as s3_store
+from vitseg.synth.dataset import write_scenes
 
 # No deadline: on a busy machine an example may take any time. Fifty examples a property keep the suite short.
 settings.register_profile("vitseg", deadline=None, max_examples=50)

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from vitseg import s3 as s3_module
+from vitseg.storage import s3 as s3_module
 
 KINDS = ("refused", "slow_down", "reset", "lost", "broken", "cut", "cut_headers", "empty", "stall")
 """What any request may meet; `conflict` is no part of it."""

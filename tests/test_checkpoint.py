@@ -30,12 +30,12 @@ def pair(seed: int, width: int = 5) -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, torch.optim.AdamW(groups, lr=0.01)
 
 
-def train(model: nn.Module, optimiser: torch.optim.Optimizer, steps: range) -> None:
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
     for step in steps:
         images = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
         model(images).square().sum().backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def of(step: int, size: int = 10) -> Checkpoint:
@@ -48,10 +48,10 @@ def store(tmp_path: Path) -> LocalStore:
 
 
 def test_resumed_training_is_the_same_to_the_last_bit(store: LocalStore) -> None:
-    straight, optimiser = pair(0)
-    train(straight, optimiser, range(3))
-    write_checkpoint(store, capture(straight, [optimiser], 3, STATE), keep=2)
-    train(straight, optimiser, range(3, 6))
+    straight, optimizer = pair(0)
+    train(straight, optimizer, range(3))
+    write_checkpoint(store, capture(straight, [optimizer], 3, STATE), keep=2)
+    train(straight, optimizer, range(3, 6))
 
     resumed, other = pair(1)
     found = newest_checkpoint(store)
@@ -62,23 +62,23 @@ def test_resumed_training_is_the_same_to_the_last_bit(store: LocalStore) -> None
     assert found.state == STATE
     for one, two in zip(straight.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, two)
-        assert optimiser.state[one].keys() == other.state[two].keys() == {"step", "exp_avg", "exp_avg_sq"}
-        assert all(torch.equal(optimiser.state[one][name], other.state[two][name]) for name in other.state[two])
+        assert optimizer.state[one].keys() == other.state[two].keys() == {"step", "exp_avg", "exp_avg_sq"}
+        assert all(torch.equal(optimizer.state[one][name], other.state[two][name]) for name in other.state[two])
 
 
 def test_what_is_captured_does_not_change_with_training(store: LocalStore) -> None:
-    model, optimiser = pair(0)
-    train(model, optimiser, range(2))
-    captured = capture(model, [optimiser], 2, {})
+    model, optimizer = pair(0)
+    train(model, optimizer, range(2))
+    captured = capture(model, [optimizer], 2, {})
     before = {name: tensor.clone() for name, tensor in captured.tensors.items()}
-    train(model, optimiser, range(2, 4))
+    train(model, optimizer, range(2, 4))
     assert all(torch.equal(captured.tensors[name], before[name]) for name in before)
     assert len(before) == 6 + 6 * 3
 
 
 def test_before_the_first_step_there_are_no_moments(store: LocalStore) -> None:
-    model, optimiser = pair(0)
-    write_checkpoint(store, capture(model, [optimiser], 0, {}), keep=1)
+    model, optimizer = pair(0)
+    write_checkpoint(store, capture(model, [optimizer], 0, {}), keep=1)
     found = newest_checkpoint(store)
     assert found is not None
     other, fresh = pair(1)
@@ -125,22 +125,22 @@ def test_what_was_just_written_stays_though_a_damaged_one_looks_newer(store: Loc
 
 
 def test_another_model_is_refused(store: LocalStore) -> None:
-    model, optimiser = pair(0)
-    train(model, optimiser, range(1))
-    captured = capture(model, [optimiser], 1, {})
+    model, optimizer = pair(0)
+    train(model, optimizer, range(1))
+    captured = capture(model, [optimizer], 1, {})
     for other in (pair(0, width=6), (nn.Linear(4, 3), torch.optim.AdamW(nn.Linear(4, 3).parameters()))):
         with pytest.raises(DataError, match="step 1 does not fit this model"):
             restore(captured, other[0], [other[1]])
 
 
-def test_moments_of_another_kind_of_optimiser_are_refused(store: LocalStore) -> None:
-    model, optimiser = pair(0)
-    train(model, optimiser, range(1))
-    captured = capture(model, [optimiser], 1, {})
-    for number in ("7.0", "0"):  # of one optimiser more; of an older version
-        tensors = {name.replace("optimiser.0.0", f"optimiser.{number}"): t for name, t in captured.tensors.items()}
+def test_moments_of_another_kind_of_optimizer_are_refused(store: LocalStore) -> None:
+    model, optimizer = pair(0)
+    train(model, optimizer, range(1))
+    captured = capture(model, [optimizer], 1, {})
+    for number in ("7.0", "0"):  # of one optimizer more; of an older version
+        tensors = {name.replace("optimizer.0.0", f"optimizer.{number}"): t for name, t in captured.tensors.items()}
         with pytest.raises(DataError, match="step 1 does not fit this model"):
-            restore(Checkpoint(1, tensors, {}), model, [optimiser])
+            restore(Checkpoint(1, tensors, {}), model, [optimizer])
 
 
 def test_a_file_of_others_is_refused_by_name(store: LocalStore) -> None:

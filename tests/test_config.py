@@ -18,7 +18,7 @@ from vitseg.recipe import (
     DataRecipe,
     LossRecipe,
     MaskedRecipe,
-    OptimiserRecipe,
+    OptimizerRecipe,
     Recipe,
     RunRecipe,
 )
@@ -29,7 +29,7 @@ SECTIONS = {
     "data": DataRecipe,
     "augment": AugmentRecipe,
     "loss": LossRecipe,
-    "optimiser": OptimiserRecipe,
+    "optimizer": OptimizerRecipe,
     "masked": MaskedRecipe,
     "run": RunRecipe,
 }
@@ -37,13 +37,13 @@ FIELDS = [f"{section}.{row.name}" for section, kind in SECTIONS.items() for row 
 OTHER_WORDS: dict[str, Any] = {
     "model.pixels": "image",
     "model.position": "add",
-    "model.normalisation": "none",
+    "model.normalization": "none",
     "model.decoder": "overlap",
     "model.target": "rgb",
     "loss.rgb": "squared",
     "loss.class_weights": "balanced",
-    "optimiser.name": "muon",
-    "optimiser.schedule": "constant",
+    "optimizer.name": "muon",
+    "optimizer.schedule": "constant",
     "masked.decoder_width": 64,
     "run.select": "last",
     "run.precision": "bfloat16",
@@ -92,10 +92,10 @@ def test_every_knob_is_connected(name: str) -> None:
 
 def test_layers_lie_over_each_other_in_order(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    file.write_text("[run]\nepochs = 7\nseed = 3\n[optimiser]\nlearning_rate = 1\n")
+    file.write_text("[run]\nepochs = 7\nseed = 3\n[optimizer]\nlearning_rate = 1\n")
     recipe = load_recipe("tiny", file, ["run.epochs=9", "run.epochs = 8"])
-    assert (recipe.run.epochs, recipe.run.seed, recipe.optimiser.learning_rate) == (8, 3, 1.0)
-    assert isinstance(recipe.optimiser.learning_rate, float)
+    assert (recipe.run.epochs, recipe.run.seed, recipe.optimizer.learning_rate) == (8, 3, 1.0)
+    assert isinstance(recipe.optimizer.learning_rate, float)
     assert recipe.run.checkpoint_steps == load_recipe("tiny").run.checkpoint_steps
 
 
@@ -106,8 +106,8 @@ def test_layers_lie_over_each_other_in_order(tmp_path: Path) -> None:
         ('model.target="rgb"', "rgb"),
         ("data.flip=false", False),
         ("run.epochs=1_000", 1000),
-        ("optimiser.learning_rate=3e-4", 3e-4),
-        ("optimiser.weight_decay=0", 0.0),
+        ("optimizer.learning_rate=3e-4", 3e-4),
+        ("optimizer.weight_decay=0", 0.0),
         ("model.mlp_units=[64, 32]", (64, 32)),
         ("model.decoder_mlp_units=[]", ()),
     ],
@@ -128,8 +128,8 @@ def test_set_without_section_key_and_value_is_explained(text: str) -> None:
     ("text", "hint"),
     [
         ("run.epoch=3", "did you mean run.epochs?"),
-        ("optimizer.learning_rate=1", "did you mean optimiser?"),
-        ("optimiser.learn_rate=1", "did you mean optimiser.learning_rate?"),
+        ("optimzer.learning_rate=1", "did you mean optimizer?"),
+        ("optimizer.learn_rate=1", "did you mean optimizer.learning_rate?"),
         ("model.zzz=1", "it knows blocks, class_token"),
     ],
 )
@@ -145,8 +145,8 @@ def test_an_unknown_key_is_answered_with_the_nearest(text: str, hint: str) -> No
         "run.epochs=many",
         "run.epochs=",
         "data.flip=1",
-        "optimiser.learning_rate=true",
-        "optimiser.learning_rate=fast",
+        "optimizer.learning_rate=true",
+        "optimizer.learning_rate=fast",
         "model.target=3",
         "model.mlp_units=64",
         "model.mlp_units=[64, true]",
@@ -167,12 +167,12 @@ def test_a_value_of_the_wrong_type_is_named(text: str) -> None:
         ),
         *("model.blocks=0", "model.patch_size=-8", "model.mlp_units=[]", "model.mlp_units=[64, 0]"),
         *("model.decoder_mlp_units=[0]", "model.dropout=1", "model.dropout=nan", "model.position=rotary"),
-        *("model.target=depth", "optimiser.learning_rate=0", "optimiser.learning_rate=nan"),
-        *("optimiser.weight_decay=-1", "optimiser.warmup_share=1.0", "optimiser.schedule=step"),
+        *("model.target=depth", "optimizer.learning_rate=0", "optimizer.learning_rate=nan"),
+        *("optimizer.weight_decay=-1", "optimizer.warmup_share=1.0", "optimizer.schedule=step"),
         *(
-            "optimiser.clip_norm=-1",
-            "optimiser.accumulate=0",
-            "optimiser.average=1.0",
+            "optimizer.clip_norm=-1",
+            "optimizer.accumulate=0",
+            "optimizer.average=1.0",
             "run.seed=-1",
             "run.patience=-1",
             "run.seed=4294967296",
@@ -184,7 +184,7 @@ def test_a_value_out_of_range_is_named(text: str) -> None:
 
 
 def test_a_batch_must_be_cut_evenly() -> None:
-    assert "multiple of optimiser.accumulate" in refusal("data.batch_size=16", "optimiser.accumulate=3")
+    assert "multiple of optimizer.accumulate" in refusal("data.batch_size=16", "optimizer.accumulate=3")
 
 
 def test_files_that_are_no_recipe(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_the_digest_changes_with_what_is_computed_and_not_with_how(name: str) ->
 
 @given(st.sampled_from(["tiny", "small", "base"]), st.integers(1, 10**6), st.floats(1e-9, 1.0))
 def test_a_recipe_survives_json(preset: str, epochs: int, rate: float) -> None:
-    recipe = load_recipe(preset, overrides=[f"run.epochs={epochs}", f"optimiser.learning_rate={rate!r}"])
+    recipe = load_recipe(preset, overrides=[f"run.epochs={epochs}", f"optimizer.learning_rate={rate!r}"])
     again = recipe_from(json.loads(json.dumps(recipe.to_json())))
     assert again == recipe
     assert again.digest() == recipe.digest()

@@ -13,8 +13,8 @@ from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest
 from vitseg.evaluation import evaluate_batches
 from vitseg.losses import segmentation_loss
-from vitseg.model.masked import build_masked
-from vitseg.model.neighbours import NeighbourhoodAttention
+from vitseg.model.masked_autoencoder import build_masked
+from vitseg.model.neighborhood import NeighborhoodAttention
 from vitseg.model.segmenter import build_model
 from vitseg.recipe import Recipe
 from vitseg.storage import open_store
@@ -57,9 +57,9 @@ def test_a_preset_says_what_it_says_on_a_cpu(preset: str) -> None:
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
-def test_attention_among_neighbours_has_the_same_gradients(half: bool) -> None:
+def test_attention_among_neighbors_has_the_same_gradients(half: bool) -> None:
     torch.manual_seed(0)
-    layer, tokens = NeighbourhoodAttention(64, 8, 2), torch.randn(2, 13, 9, 64)
+    layer, tokens = NeighborhoodAttention(64, 8, 2), torch.randn(2, 13, 9, 64)
     torch.nn.init.normal_(layer.offset_bias)
     found = []
     for device in ("cpu", "cuda"):
@@ -96,10 +96,10 @@ def test_augmentation_makes_the_same_images(data: Data) -> None:
     "settings",
     [
         ["model.decoder=overlap"],
-        ["model.decoder=patch", "optimiser.name=adamw"],
+        ["model.decoder=patch", "optimizer.name=adamw"],
         ["model.decoder=spiral"],
         ["model.target=rgb"],
-        ["loss.class_weights=balanced", "loss.dice=1", "optimiser.accumulate=2"],
+        ["loss.class_weights=balanced", "loss.dice=1", "optimizer.accumulate=2"],
     ],
     ids=lambda settings: "+".join(settings),
 )
@@ -121,7 +121,7 @@ def test_training_learns_and_goes_on_where_it_was_cut(data: Data, tmp_path: Path
 
 
 def test_deterministic_means_the_same_weights_each_time(data: Data, tmp_path: Path) -> None:
-    recipe = load_recipe("small", overrides=[*EIGHT, "run.evaluate_epochs=12", "optimiser.average=0.9"])
+    recipe = load_recipe("small", overrides=[*EIGHT, "run.evaluate_epochs=12", "optimizer.average=0.9"])
     make_deterministic()
     try:
         trainers = [make_trainer(data, recipe, GPU, tmp_path / name) for name in ("one", "two")]

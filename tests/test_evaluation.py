@@ -1,4 +1,4 @@
-"""Evaluation counts every labelled pixel once, however the split is cut into batches and ranks."""
+"""Evaluation counts every labeled pixel once, however the split is cut into batches and ranks."""
 
 import dataclasses
 import io
@@ -102,7 +102,7 @@ def test_it_equals_a_count_image_by_image(bundles: dict[str, Bundle], shards: st
 
 
 def seams_of(found: Evaluation) -> torch.Tensor:
-    """Return all counts of neighbouring pixels: of predictions and of labels, int64 (2, 2, 2, 2)."""
+    """Return all counts of neighboring pixels: of predictions and of labels, int64 (2, 2, 2, 2)."""
     return torch.stack([found.seams[8].counts, found.truth_seams[8].counts])
 
 

@@ -1,4 +1,4 @@
-"""The table of classes, and the ways between ids and colours."""
+"""The table of classes, and the ways between ids and colors."""
 
 import json
 

@@ -20,7 +20,7 @@ def test_cross_entropy_of_three_pixels_by_hand():
 
 
 def test_absolute_error_of_three_pixels_by_hand():
-    # Colour of class 2: 0.2, 0.4, 0.6.
+    # Color of class 2: 0.2, 0.4, 0.6.
     output = torch.tensor([[0.2, 0.4, 0.6], [0.5, 0.5, 0.0], [0.9, 0.9, 0.9]]).T.reshape(1, 3, 1, 3)
     total, valid = segmentation_loss(output, torch.tensor([[[2, 1, 255]]], dtype=torch.uint8), PALETTE, "rgb")
     assert float(total) == pytest.approx((0.5 + 0.5 + 0.0) / 3, abs=1e-6)

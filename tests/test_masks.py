@@ -24,7 +24,7 @@ from vitseg.masks import (
 CLASSES = train_classes()
 
 
-def test_a_mask_reads_as_ids_and_opens_in_colours():
+def test_a_mask_reads_as_ids_and_opens_in_colors():
     ids = np.array([[0, 13, 18], [10, 10, 0]], np.uint8)
     _, palette = mask_ids(CLASSES, "train")
     image = Image.open(io.BytesIO(encode_mask(ids, palette, {})))
@@ -40,7 +40,7 @@ def test_a_mask_has_8_bits_a_pixel_however_few_classes_it_shows():
     assert (depth, color_type) == (8, 3)
 
 
-def test_label_ids_keep_the_official_colours():
+def test_label_ids_keep_the_official_colors():
     numbers, palette = mask_ids(CLASSES, "label")
     by_name = {label.name: label for label in CITYSCAPES}
     assert numbers[0] == 7

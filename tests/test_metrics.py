@@ -27,12 +27,12 @@ PREDICTIONS = arrays.arrays(np.uint8, SHAPE, elements=IDS)
 def test_scores_are_those_of_a_loop_over_pixels(truth, predicted):
     matrix = confusion_matrix(torch.from_numpy(truth), torch.from_numpy(predicted), CLASSES)
     scores = Scores.from_confusion(matrix)
-    right = labelled = 0
+    right = labeled = 0
     counts = [{"tp": 0, "fp": 0, "fn": 0} for _ in range(CLASSES)]
     for true, guess in zip(truth.flat, predicted.flat, strict=True):
         if true == 255:
             continue
-        labelled += 1
+        labeled += 1
         right += int(true == guess)
         if true == guess:
             counts[true]["tp"] += 1
@@ -41,8 +41,8 @@ def test_scores_are_those_of_a_loop_over_pixels(truth, predicted):
             counts[true]["fn"] += 1
     ious = [c["tp"] / sum(c.values()) if sum(c.values()) else None for c in counts]
     assert list(scores.per_class_iou) == pytest.approx(ious)
-    if labelled:
-        assert scores.pixel_accuracy == pytest.approx(right / labelled)
+    if labeled:
+        assert scores.pixel_accuracy == pytest.approx(right / labeled)
         assert scores.miou == pytest.approx(np.mean([iou for iou in ious if iou is not None]))
     else:
         assert math.isnan(scores.pixel_accuracy)
@@ -134,7 +134,7 @@ def test_a_class_that_is_only_predicted_counts_as_zero():
     assert scores.miou == 0.375
 
 
-def test_where_nothing_is_labelled_there_is_no_score():
+def test_where_nothing_is_labeled_there_is_no_score():
     matrix = confusion_matrix(torch.full((2, 2), 255), torch.zeros(2, 2, dtype=torch.uint8), 3)
     assert Scores.from_confusion(matrix).to_json() == {
         "miou": None, "pixel_accuracy": None, "per_class_iou": [None, None, None]
@@ -143,7 +143,7 @@ def test_where_nothing_is_labelled_there_is_no_score():
 
 @pytest.mark.parametrize("bad", [-1, 3, 255])
 @pytest.mark.parametrize("truth", [0, 255])
-def test_predictions_out_of_range_are_refused_even_where_nothing_is_labelled(bad, truth):
+def test_predictions_out_of_range_are_refused_even_where_nothing_is_labeled(bad, truth):
     with pytest.raises(DataError, match="prediction is outside 0-2"):
         confusion_matrix(torch.tensor([truth, 0]), torch.tensor([bad, 0]), 3)
 
@@ -174,7 +174,7 @@ def test_the_strongest_channel_agrees_and_ties_take_the_first():
     pixels = [  # predicted, true, agree
         ((0.1, 0.9, 0.3), (0.4, 0.5, 0.2), True),
         ((0.1, 0.9, 0.3), (0.4, 0.5, 0.6), False),
-        ((0.5, 0.5, 0.5), (0.6, 0.6, 0.1), True),  # grey and yellow: red
+        ((0.5, 0.5, 0.5), (0.6, 0.6, 0.1), True),  # gray and yellow: red
         ((0.5, 0.5, 0.5), (0.1, 0.6, 0.6), False),  # red and green
         ((0.1, 0.6, 0.6), (0.0, 1.0, 0.0), True),
         ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), True),

@@ -26,7 +26,7 @@ def ids(*columns: int, height: int = 32, width: int = 24) -> np.ndarray:
     return np.repeat(np.repeat(np.array([columns], np.uint8), height, 0), width // len(columns), 1)
 
 
-def test_a_panel_shows_photo_truth_and_prediction_in_their_places_and_colours() -> None:
+def test_a_panel_shows_photo_truth_and_prediction_in_their_places_and_colors() -> None:
     photo = np.full((32, 24, 3), (12, 200, 34), np.uint8)
     panel = np.asarray(pictures.panel(photo, ids(ROAD, SKY), ids(SKY, CAR), CLASSES, width=240))
     row = [tuple(pixel) for pixel in panel[panel.shape[0] // 2].tolist()]
@@ -99,7 +99,7 @@ def test_a_sheet_stacks_panels_over_the_legend() -> None:
     assert pictures.panel_sheet([]).width > 0
 
 
-def test_a_legend_has_the_colours_of_the_present_classes_only() -> None:
+def test_a_legend_has_the_colors_of_the_present_classes_only() -> None:
     colors = colors_of(pictures.legend(CLASSES, {ROAD, SKY}))
     assert {CLASSES[ROAD].color, CLASSES[SKY].color} <= colors
     assert CLASSES[CAR].color not in colors

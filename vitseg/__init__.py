@@ -2,10 +2,11 @@
 
 Read the modules in the order of the data:
 
-    0  errors, labels, config (recipe and architecture), storage (with atomic, s3 and remote), jpeg, png, rgb, dist, commit
+    0  errors, labels, config (recipe and architecture), storage, images, dist, git_commit
     1  data       sources → plan → shards → exact batches
        model      patches → encoder → decoder → pixels; bundle
-       losses, metrics, seams, masks, pictures, report              siblings of data and model
+       synth      generated street scenes
+       losses, metrics, seams, masks, pictures                      siblings of data and model
     2  evaluation, checkpoint, registry (MLflow)
     3  training   a job, its ranks and its loop
        inference  a bucket of photographs → masks and a ledger

@@ -8,7 +8,7 @@ from vitseg.errors import UsageError
 _CHOICES = {
     "pixels": ("fixed", "image"),
     "position": ("concat", "add"),
-    "normalisation": ("layer", "none"),
+    "normalization": ("layer", "none"),
     "decoder": ("patch", "overlap", "spiral"),
     "target": ("classes", "rgb"),
 }
@@ -31,7 +31,7 @@ class Architecture:
     patch_size: int = 16
     """Side of the square patches, pixels."""
     pixels: str = "fixed"
-    """How pixels are normalised: `fixed`, by numbers equal for all; `image`, by each photograph's own mean and deviation,
+    """How pixels are normalized: `fixed`, by numbers equal for all; `image`, by each photograph's own mean and deviation,
     so that how bright a camera or a day was does not matter."""
     spatial_embedding: int = 8
     """Width of the learned embedding of a patch's position, concatenated to its projection."""
@@ -55,7 +55,7 @@ class Architecture:
     """Widths of the MLP that turns features and patch into pixels."""
     skip_projection: bool = False
     """Whether the skip path around each block's MLP is a linear layer even where it changes no width: the paper's."""
-    normalisation: str = "layer"
+    normalization: str = "layer"
     """`layer`: LayerNorm before attention, MLPs and features; `none`: nowhere."""
     norm_epsilon: float = 1e-6
     """What LayerNorm adds to the variance; published weights bring theirs (timm 1e-6, Hugging Face's ViT 1e-12)."""
@@ -74,17 +74,17 @@ class Architecture:
     fine_width: int = 64
     """Decoder `overlap`: width of the finer tokens."""
     fine_blocks: int = 0
-    """Decoder `overlap`: blocks of attention among neighbours on the finer grid."""
+    """Decoder `overlap`: blocks of attention among neighbors on the finer grid."""
     fine_heads: int = 2
     """Decoder `overlap`: heads of these blocks."""
     fine_reach: int = 2
-    """Decoder `overlap`: how many steps away on the finer grid a neighbour may be."""
+    """Decoder `overlap`: how many steps away on the finer grid a neighbor may be."""
     narrow_width: int = 64
     """Decoder `overlap`: width to which finer tokens are narrowed before each writes its square of pixels."""
     spiral_blocks: int = 2
     """Decoder `spiral`: number of its blocks."""
     target: str = "classes"
-    """`classes`: scores a class and pixel; `rgb`: the colour image itself, 0–1."""
+    """`classes`: scores a class and pixel; `rgb`: the color image itself, 0–1."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -1,7 +1,7 @@
 """Checkpoints in a folder or bucket: one safetensors object each, complete or not there at all.
 
 Name: `step-{step:08d}-{first 12 hex of its sha256}.safetensors`. It holds the weights (`model.*`), their average and
-those of the best epoch (`average.*`, `best.*`), the optimisers' moments (`optimiser.{which}.{parameter}.*`) and, as plain
+those of the best epoch (`average.*`, `best.*`), the optimizers' moments (`optimizer.{which}.{parameter}.*`) and, as plain
 JSON, everything else that resuming needs. No pickle.
 
 No state of a random generator is among it: whatever is random in a step is a function of (seed, step, rank), which makes
@@ -37,7 +37,7 @@ _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{12})\.safetensors$")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights and optimiser moments by name, the number of finished steps, and plain data."""
+    """Weights and optimizer moments by name, the number of finished steps, and plain data."""
 
     step: int
     tensors: dict[str, torch.Tensor]
@@ -51,7 +51,7 @@ class Checkpoint:
 
 def capture(
     model: nn.Module,
-    optimisers: Sequence[torch.optim.Optimizer],
+    optimizers: Sequence[torch.optim.Optimizer],
     step: int,
     state: dict[str, Any],
     more: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
@@ -62,30 +62,30 @@ def capture(
     """
     parts = {"model": model.state_dict(), **(more or {})}
     tensors = {f"{part}.{name}": tensor for part, weights in parts.items() for name, tensor in weights.items()}
-    for which, optimiser in enumerate(optimisers):
-        for index, moments in optimiser.state_dict()["state"].items():
-            prefix = f"optimiser.{which}.{index}"
+    for which, optimizer in enumerate(optimizers):
+        for index, moments in optimizer.state_dict()["state"].items():
+            prefix = f"optimizer.{which}.{index}"
             tensors |= {f"{prefix}.{name}": torch.as_tensor(value) for name, value in moments.items()}
     return Checkpoint(step, {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, state)
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> None:
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
     """Put a checkpoint's weights and moments back.
 
     Raises:
         DataError: the checkpoint belongs to another model.
     """
-    moments: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in optimisers]
+    moments: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in optimizers]
     try:
         for name, tensor in checkpoint.tensors.items():
-            if name.startswith("optimiser."):
+            if name.startswith("optimizer."):
                 _, which, index, moment = name.split(".")
                 moments[int(which)].setdefault(int(index), {})[moment] = tensor
         model.load_state_dict(checkpoint.part("model"))
     except (RuntimeError, ValueError, IndexError) as error:
         raise DataError(f"checkpoint of step {checkpoint.step} does not fit this model: {error}") from error
-    for optimiser, state in zip(optimisers, moments, strict=True):
-        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    for optimizer, state in zip(optimizers, moments, strict=True):
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def write_checkpoint(store: Store, checkpoint: Checkpoint, keep: int) -> str:

@@ -1,4 +1,4 @@
-"""One pass of a model over labelled batches: confusion matrix, seams, loss and colour error as plain sums.
+"""One pass of a model over labeled batches: confusion matrix, seams, loss and color error as plain sums.
 
 Sums of ranks add up to exactly what one process counts, so validation may be split over any number of them.
 """
@@ -30,11 +30,11 @@ _TIMED = 4  # batches, each run once more to see how long it takes
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model does on labelled images: confusion matrix int64 (K, K), rows = truth; and means over valid pixels.
+    """What a model does on labeled images: confusion matrix int64 (K, K), rows = truth; and means over valid pixels.
 
-    Colour errors are those of the images that a person sees, 0–1. `strongest_channel_accuracy`, 0–1, is the paper's
-    accuracy of colour images. Of image pairs there is nothing else: K is 0. `seams` and `truth_seams` count the
-    predictions' and the labels' neighbouring pixels, by the side of the patches.
+    Color errors are those of the images that a person sees, 0–1. `strongest_channel_accuracy`, 0–1, is the paper's
+    accuracy of color images. Of image pairs there is nothing else: K is 0. `seams` and `truth_seams` count the
+    predictions' and the labels' neighboring pixels, by the side of the patches.
     """
 
     confusion: torch.Tensor
@@ -100,7 +100,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Task:
-    """What is learned: `classes` or `rgb`, over how many classes, in which colours, and with which loss.
+    """What is learned: `classes` or `rgb`, over how many classes, in which colors, and with which loss.
 
     `classes` is 0 where images are learned from images. `colors` is the palette of train ids, uint8 (256, 3), on the
     device that computes. `weights` are those of the classes in the loss, float32 (K,); None: 1 each.
@@ -123,7 +123,7 @@ class Task:
     def teach(self, labels: torch.Tensor, channels: int) -> torch.Tensor:
         """Return what a model of so many channels ought to say, zeros where nothing counts.
 
-        One-hot classes (B, channels, H, W), of which a binary model names the first alone, or colours (B, 3, H, W).
+        One-hot classes (B, channels, H, W), of which a binary model names the first alone, or colors (B, 3, H, W).
         """
         if self.target == "rgb":
             return self.paint(labels) * counted(labels)[:, None]
@@ -136,7 +136,7 @@ class Task:
         return class_scores(output.float(), self.colors[: self.classes], self.target).argmax(1)
 
     def paint(self, labels: torch.Tensor) -> torch.Tensor:
-        """Return colour images (B, 3, H, W) in 0–1 for train ids (B, H, W), 255 as any colour, or for images."""
+        """Return color images (B, 3, H, W) in 0–1 for train ids (B, H, W), 255 as any color, or for images."""
         return true_colors(labels, self.colors)
 
 
@@ -152,7 +152,7 @@ def evaluate_batches(
     """Run a model over this rank's batches and add up over all ranks.
 
     Args:
-        model: gives class scores (B, K, H, W) or a colour image (B, 3, H, W); put into evaluation mode meanwhile.
+        model: gives class scores (B, K, H, W) or a color image (B, 3, H, W); put into evaluation mode meanwhile.
         batches: images uint8 (B, 3, H, W) with labels uint8 (B, H, W), or target images uint8 (B, 3, H, W).
         task: what the model was made for.
         progress: called with the number of images after each batch.

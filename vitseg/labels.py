@@ -1,10 +1,10 @@
-"""Classes, their ids and colours, and the way between colour images and train ids.
+"""Classes, their ids and colors, and the way between color images and train ids.
 
 The table is the official one of Cityscapes (https://github.com/mcordts/cityscapesScripts,
 helpers/labels.py). Models learn *train ids* (0–18); 255 marks pixels that no loss or metric counts.
 
 A data set is *binary* where a single train id is listed: that thing, and as train id 1 the background, which is everything
-else. Only the id 255 of a label file, or the colour of a label with id 255, still counts nowhere. So a user lists
+else. Only the id 255 of a label file, or the color of a label with id 255, still counts nowhere. So a user lists
 `[{"name": "crack", "color": [255, 255, 255], "id": 255, "train_id": 0}]` for masks of 0 and 255, and that is all. A model
 of such a set has one logit a pixel, the thing's; whoever reads shards, masks or metrics sees two plain classes.
 """
@@ -21,7 +21,7 @@ IGNORE_INDEX = 255
 
 @dataclass(frozen=True)
 class Label:
-    """One kind of thing: its name, colour (R, G, B in 0–255), id in label files, and train id."""
+    """One kind of thing: its name, color (R, G, B in 0–255), id in label files, and train id."""
 
     name: str
     color: tuple[int, int, int]
@@ -45,7 +45,7 @@ class Label:
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"class {row!r} needs name, color [r, g, b], id and train_id") from error
         if not all(0 <= value <= 255 for value in label.color):
-            raise DataError(f"class {label.name!r}: colour {label.color} is outside 0-255")
+            raise DataError(f"class {label.name!r}: color {label.color} is outside 0-255")
         if not 0 <= label.train_id <= IGNORE_INDEX:
             raise DataError(f"class {label.name!r}: train_id {label.train_id} is outside 0-255; 255 = does not count")
         return label
@@ -91,7 +91,7 @@ CITYSCAPES = (
 
 
 def background_of(thing: Label) -> Label:
-    """Return the class of all that is not the one thing of a binary data set; its colour and id are not the thing's."""
+    """Return the class of all that is not the one thing of a binary data set; its color and id are not the thing's."""
     color = (255, 255, 255) if max(thing.color) < 128 else (0, 0, 0)
     return Label("background", color, 0 if thing.id != 0 else 1, 1)
 
@@ -135,7 +135,7 @@ def train_classes(labels: tuple[Label, ...] = CITYSCAPES) -> tuple[Label, ...]:
 
 
 def palette(classes: tuple[Label, ...]) -> np.ndarray:
-    """Return the colours of train ids as uint8 (256, 3); ids without a class, and 255, are black."""
+    """Return the colors of train ids as uint8 (256, 3); ids without a class, and 255, are black."""
     colors = np.zeros((256, 3), np.uint8)
     for label in classes:
         colors[label.train_id] = label.color

@@ -1,7 +1,7 @@
 """The losses, as sums and counts.
 
 Whoever adds them up, over ranks and over the parts of a batch, divides once, by the count of all: then neither the
-result nor its gradient depends on how a batch was cut. Pixels labelled 255 count nowhere.
+result nor its gradient depends on how a batch was cut. Pixels labeled 255 count nowhere.
 
     loss of a batch = sum over pixels of weight · error  /  sum over pixels of weight
 
@@ -34,9 +34,9 @@ def segmentation_loss(
 
     Args:
         output: (B, K, H, W) logits for `classes`, or (B, 1, H, W), the one logit of a binary model: then the loss is
-            binary cross-entropy, for class 1 counts as a logit of 0. (B, 3, H, W) colours in 0–1 for `rgb`.
+            binary cross-entropy, for class 1 counts as a logit of 0. (B, 3, H, W) colors in 0–1 for `rgb`.
         labels: train ids (B, H, W), 0 to K-1, or 255 = ignored; or, for `rgb` alone, images uint8 (B, 3, H, W).
-        palette: colours of train ids, 0–255, at least (K, 3); used where `rgb` meets train ids.
+        palette: colors of train ids, 0–255, at least (K, 3); used where `rgb` meets train ids.
         target: `classes`: cross-entropy; `rgb`: mean error over the three channels.
         recipe: the error of `rgb`; label smoothing and Dice for `classes`.
         weights: of the classes, (K,), for `classes`; None: 1 each.
@@ -80,7 +80,7 @@ def loss_count(labels: Tensor, weights: Tensor | None = None) -> Tensor:
 
 
 def true_colors(labels: Tensor, palette: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return colour images (B, 3, H, W) in 0–1 for train ids (B, H, W), 255 in the first colour; images as they are."""
+    """Return color images (B, 3, H, W) in 0–1 for train ids (B, H, W), 255 in the first color; images as they are."""
     if labels.ndim == 4:
         return labels.to(dtype) / 255
     colors = palette.to(labels.device, dtype) / 255

@@ -1,6 +1,6 @@
 """Masks as files: palette PNGs whose pixel index is the class id, with their origin written into them.
 
-Such a file opens in colours in any viewer and reads as ids in any library:
+Such a file opens in colors in any viewer and reads as ids in any library:
 `numpy.asarray(PIL.Image.open("mask.png"))` is the uint8 (H, W) array of ids. Where it came from (source etag,
 model, options) travels in the PNG's own text chunks (https://www.w3.org/TR/png-3/#11textinfo), so that it
 survives in stores that keep no metadata. What a model without classes writes is an RGB PNG with the same origin.
@@ -32,7 +32,7 @@ _JPEG_SIDE = 65_500  # the longest that libjpeg writes
 
 
 def mask_ids(classes: tuple[Label, ...], ids: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return how a model's classes are numbered in mask files, and the colours of those numbers.
+    """Return how a model's classes are numbered in mask files, and the colors of those numbers.
 
     Args:
         classes: the model's classes in train id order.
@@ -69,11 +69,11 @@ def encode_mask(ids: np.ndarray, palette: np.ndarray, metadata: dict[str, str]) 
 
     Args:
         ids: uint8 (H, W), the class of each pixel.
-        palette: uint8 (256, 3), the colour of each id.
+        palette: uint8 (256, 3), the color of each id.
         metadata: text to store beside the pixels; any Unicode.
     """
     image = Image.fromarray(ids)
-    image.putpalette(palette.tobytes())  # turns mode L into P: same bytes a pixel, now with colours
+    image.putpalette(palette.tobytes())  # turns mode L into P: same bytes a pixel, now with colors
     return _encode(image, metadata, _RUN_LENGTHS)
 
 
@@ -133,7 +133,7 @@ def _decode(data: bytes, mode: str, rule: str) -> tuple[np.ndarray, dict[str, st
 
 
 def mask_preview(data: bytes, size: tuple[int, int]) -> Image.Image:
-    """Return a mask in its own colours, RGB, scaled to `size` (width, height): each pixel is one of the mask's.
+    """Return a mask in its own colors, RGB, scaled to `size` (width, height): each pixel is one of the mask's.
 
     Raises:
         DataError: these bytes are not an 8-bit palette PNG, or are cut off.
@@ -176,27 +176,27 @@ def class_fractions(ids: np.ndarray, numbers: np.ndarray) -> tuple[float, ...]:
 
 
 def colorize(ids: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Return ids, uint8 (H, W), in the colours of `palette`, uint8 (256, 3), as uint8 (H, W, 3)."""
+    """Return ids, uint8 (H, W), in the colors of `palette`, uint8 (256, 3), as uint8 (H, W, 3)."""
     image = Image.fromarray(ids)
     image.putpalette(palette.tobytes())
     return np.asarray(image.convert("RGB"))
 
 
 def overlay(photo: np.ndarray, ids: np.ndarray, palette: np.ndarray, opacity: float = 0.5) -> np.ndarray:
-    """Lay the colours of `ids`, uint8 (H, W), over a photo, uint8 (H, W, 3), of the same size.
+    """Lay the colors of `ids`, uint8 (H, W), over a photo, uint8 (H, W, 3), of the same size.
 
     Args:
         photo: what was segmented.
         ids: the class of each pixel.
-        palette: uint8 (256, 3), the colour of each id.
-        opacity: weight of the colours, 0 (photo only) – 1 (colours only).
+        palette: uint8 (256, 3), the color of each id.
+        opacity: weight of the colors, 0 (photo only) – 1 (colors only).
     """
     colors = Image.fromarray(colorize(ids, palette))
     return np.asarray(Image.blend(Image.fromarray(photo), colors, opacity))
 
 
 def confidence_image(confidence: np.ndarray) -> np.ndarray:
-    """Return probabilities 0–1, float (H, W), as grey uint8 (H, W): 255 is certain."""
+    """Return probabilities 0–1, float (H, W), as gray uint8 (H, W): 255 is certain."""
     return np.rint(np.clip(confidence, 0, 1) * np.float32(255)).astype(np.uint8)
 
 

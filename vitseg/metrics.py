@@ -1,7 +1,7 @@
 """How good masks are: a confusion matrix, and the scores of the Cityscapes benchmark that follow from it.
 
 The matrices of batches and ranks add up, so a score over a split is exact however the split was cut.
-Definitions: https://www.cityscapes-dataset.com/benchmarks/ (pixel-level semantic labelling), as the official
+Definitions: https://www.cityscapes-dataset.com/benchmarks/ (pixel-level semantic labeling), as the official
 `cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling` computes them; a test compares the two:
 
 - Pixels whose true class is not evaluated count nowhere, whatever is predicted there.
@@ -21,7 +21,7 @@ from vitseg.labels import IGNORE_INDEX
 
 
 def confusion_matrix(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
-    """Count pixels by true (row) and predicted (column) class; pixels labelled 255 are left out.
+    """Count pixels by true (row) and predicted (column) class; pixels labeled 255 are left out.
 
     Args:
         labels: true train ids, integers of any shape, 0 to K-1 or 255.
@@ -47,12 +47,12 @@ def confusion_matrix(labels: Tensor, predictions: Tensor, classes: int) -> Tenso
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a confusion matrix, all 0–1; NaN where no pixel at all is labelled."""
+    """The scores of a confusion matrix, all 0–1; NaN where no pixel at all is labeled."""
 
     miou: float
     """Mean IoU of the classes that occur in the truth or in the predictions."""
     pixel_accuracy: float
-    """Share of labelled pixels whose class is right."""
+    """Share of labeled pixels whose class is right."""
     per_class_iou: tuple[float | None, ...]
     """IoU = TP / (TP + FP + FN) of each class; None for a class that is nowhere."""
 
@@ -80,15 +80,15 @@ class Scores:
 
 
 def strongest_channel_agrees(colors: Tensor, truth: Tensor) -> Tensor:
-    """Say for each pixel whether its strongest colour channel is the true one.
+    """Say for each pixel whether its strongest color channel is the true one.
 
     The share of such pixels is the paper's "accuracy": what Keras calls so for images of three channels, the argmax
-    over them compared. It is no pixel accuracy: two classes whose colours are strongest in the same channel count as
-    one. Where channels tie, as in greys, both sides take the first of them, in the order red, green, blue.
+    over them compared. It is no pixel accuracy: two classes whose colors are strongest in the same channel count as
+    one. Where channels tie, as in grays, both sides take the first of them, in the order red, green, blue.
 
     Args:
-        colors: predicted colours (B, 3, H, W), of any scale.
-        truth: true colours of the same shape.
+        colors: predicted colors (B, 3, H, W), of any scale.
+        truth: true colors of the same shape.
 
     Returns:
         bool (B, H, W).
@@ -97,16 +97,16 @@ def strongest_channel_agrees(colors: Tensor, truth: Tensor) -> Tensor:
         DataError: the shapes differ.
     """
     if colors.shape != truth.shape:
-        raise DataError(f"colour images {tuple(colors.shape)} and {tuple(truth.shape)} differ in shape")
+        raise DataError(f"color images {tuple(colors.shape)} and {tuple(truth.shape)} differ in shape")
     return colors.argmax(dim=1) == truth.argmax(dim=1)
 
 
 def mean_absolute_error(colors: Tensor, truth: Tensor, valid: Tensor) -> float:
-    """Return the mean absolute difference of colour images over valid pixels and channels, 0–1.
+    """Return the mean absolute difference of color images over valid pixels and channels, 0–1.
 
     Args:
-        colors: predicted colours (B, 3, H, W), 0–1.
-        truth: true colours (B, 3, H, W), 0–1.
+        colors: predicted colors (B, 3, H, W), 0–1.
+        truth: true colors (B, 3, H, W), 0–1.
         valid: bool (B, H, W), the pixels that count.
 
     Returns:
@@ -116,6 +116,6 @@ def mean_absolute_error(colors: Tensor, truth: Tensor, valid: Tensor) -> float:
         DataError: the shapes differ.
     """
     if colors.shape != truth.shape:
-        raise DataError(f"colour images {tuple(colors.shape)} and {tuple(truth.shape)} differ in shape")
+        raise DataError(f"color images {tuple(colors.shape)} and {tuple(truth.shape)} differ in shape")
     errors = (colors.double() - truth.double()).abs().mean(dim=1)
     return float(errors[valid].mean())

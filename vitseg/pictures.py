@@ -2,7 +2,7 @@
 
 Every function returns a new RGB `PIL.Image` and keeps no state: charts use matplotlib's Agg canvas without
 pyplot (https://matplotlib.org/stable/gallery/user_interfaces/canvasagg.html), so that no
-window or global figure is needed. Line colours are the colour-blind-safe ones of Okabe and Ito
+window or global figure is needed. Line colors are the color-blind-safe ones of Okabe and Ito
 (https://jfly.uni-koeln.de/color/).
 """
 
@@ -57,7 +57,7 @@ def _scaled(image: Image.Image, width: int, resample: Image.Resampling) -> Image
 
 
 def _mask(ids: np.ndarray, colors: np.ndarray, width: int) -> Image.Image:
-    """Colour class ids uint8 (H, W); ignored pixels become black with grey hatching. Images (H, W, 3) stay as they are."""
+    """Color class ids uint8 (H, W); ignored pixels become black with gray hatching. Images (H, W, 3) stay as they are."""
     if ids.ndim == 3:
         return _scaled(Image.fromarray(ids), width, Image.Resampling.LANCZOS)
     big = np.asarray(_scaled(Image.fromarray(ids), width, Image.Resampling.NEAREST))
@@ -128,7 +128,7 @@ def panel_sheet(
 
 
 def legend(classes: tuple[Label, ...], present: set[int] | None = None, *, width: int = 960) -> Image.Image:
-    """Draw a colour swatch and name for each class whose train id is in `present` (None: all).
+    """Draw a color swatch and name for each class whose train id is in `present` (None: all).
 
     The entries wrap into rows of `width` pixels. 255 in `present` adds the swatch of ignored pixels.
     """
@@ -275,7 +275,7 @@ def confusion(matrix: np.ndarray, classes: tuple[Label, ...]) -> Image.Image:
 
 
 def iou_bars(per_class_iou: Sequence[float | None], classes: tuple[Label, ...]) -> Image.Image:
-    """Draw the IoU (0-1) of each class as a bar in its colour, best on top; None = no pixels of it.
+    """Draw the IoU (0-1) of each class as a bar in its color, best on top; None = no pixels of it.
 
     Args:
         per_class_iou: one value a train id.

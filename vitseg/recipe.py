@@ -30,7 +30,7 @@ class DataRecipe:
     """How samples become batches."""
 
     batch_size: int = 16
-    """Images an optimiser step, over all ranks together: the result does not depend on the number of ranks, but for what
+    """Images an optimizer step, over all ranks together: the result does not depend on the number of ranks, but for what
     dropout and stochastic depth leave out, and for rounding, of which Muon, in bfloat16, makes more than AdamW."""
     shuffle_shards: int = 16
     """Shards that are open at once; samples are shuffled among them."""
@@ -47,8 +47,8 @@ class DataRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimiserRecipe:
-    """The optimiser and its schedule; AdamW, learning rate and weight decay are the paper's."""
+class OptimizerRecipe:
+    """The optimizer and its schedule; AdamW, learning rate and weight decay are the paper's."""
 
     name: str = "adamw"
     """`adamw`, or `muon`: matrices by Muon, the rest by AdamW; it learns much more from the same images."""
@@ -63,21 +63,21 @@ class OptimiserRecipe:
     clip_norm: float = 1.0
     """Largest norm of the whole gradient; 0 switches clipping off."""
     accumulate: int = 1
-    """Forward and backward passes an optimiser step: a batch in this many parts, for small memories."""
+    """Forward and backward passes an optimizer step: a batch in this many parts, for small memories."""
     average: float = 0.0
     """Decay of the exponential moving average of the weights, which is then what is validated and registered; 0: none.
     In the first steps it decays faster, so that what they were is soon forgotten."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(self.name in ("adamw", "muon"), "optimiser.name is adamw or muon")
-        require(self.learning_rate > 0, "optimiser.learning_rate must be positive")
-        require(self.weight_decay >= 0, "optimiser.weight_decay must not be negative")
-        require(0 <= self.warmup_share < 1, "optimiser.warmup_share is at least 0 and less than 1")
-        require(self.schedule in ("cosine", "constant"), "optimiser.schedule is cosine or constant")
-        require(self.clip_norm >= 0, "optimiser.clip_norm must not be negative")
-        require(self.accumulate >= 1, "optimiser.accumulate must be at least 1")
-        require(0 <= self.average < 1, "optimiser.average is at least 0 and less than 1")
+        require(self.name in ("adamw", "muon"), "optimizer.name is adamw or muon")
+        require(self.learning_rate > 0, "optimizer.learning_rate must be positive")
+        require(self.weight_decay >= 0, "optimizer.weight_decay must not be negative")
+        require(0 <= self.warmup_share < 1, "optimizer.warmup_share is at least 0 and less than 1")
+        require(self.schedule in ("cosine", "constant"), "optimizer.schedule is cosine or constant")
+        require(self.clip_norm >= 0, "optimizer.clip_norm must not be negative")
+        require(self.accumulate >= 1, "optimizer.accumulate must be at least 1")
+        require(0 <= self.average < 1, "optimizer.average is at least 0 and less than 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,11 +151,11 @@ class RunRecipe:
     seed: int = 0
     """Everything random is a function of it."""
     checkpoint_steps: int = 50
-    """Optimiser steps between checkpoints."""
+    """Optimizer steps between checkpoints."""
     keep_checkpoints: int = 2
     """Checkpoints that stay in the bucket."""
     log_steps: int = 5
-    """Optimiser steps between logged training metrics."""
+    """Optimizer steps between logged training metrics."""
     evaluate_epochs: int = 1
     """Epochs between validations."""
     panel_epochs: int = 5
@@ -194,15 +194,15 @@ class Recipe:
     data: DataRecipe = field(default_factory=DataRecipe)
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
     loss: LossRecipe = field(default_factory=LossRecipe)
-    optimiser: OptimiserRecipe = field(default_factory=OptimiserRecipe)
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     masked: MaskedRecipe = field(default_factory=MaskedRecipe)
     run: RunRecipe = field(default_factory=RunRecipe)
 
     def __post_init__(self) -> None:
         """Check what concerns more than one section."""
         require(
-            self.data.batch_size % self.optimiser.accumulate == 0,
-            "data.batch_size must be a multiple of optimiser.accumulate",
+            self.data.batch_size % self.optimizer.accumulate == 0,
+            "data.batch_size must be a multiple of optimizer.accumulate",
         )
         plain = self.loss.class_weights == "none" and not self.loss.label_smoothing and not self.loss.dice
         require(

@@ -1,7 +1,7 @@
 """Seams: how much more often the class changes across the borders of patches than inside them.
 
 A model that predicts each patch by itself leaves steps at the borders, even where its patches are right. The *seam
-ratio* is the share of neighbouring pixels whose class differs across a border, over the same share inside patches:
+ratio* is the share of neighboring pixels whose class differs across a border, over the same share inside patches:
 1 where borders are nothing special, as in the labels. Counts of images, batches and ranks add up exactly.
 """
 
@@ -22,9 +22,9 @@ SeamRatios = Mapping[str, Mapping[str, float | None]]
 
 @dataclass(frozen=True)
 class SeamCounts:
-    """What the neighbouring pixels of some class maps do, for one side of patches.
+    """What the neighboring pixels of some class maps do, for one side of patches.
 
-    `counts` is int64 (2, 2, 2): neighbours in the direction of rows (one above the other, so that they see
+    `counts` is int64 (2, 2, 2): neighbors in the direction of rows (one above the other, so that they see
     horizontal borders) and of columns (side by side); inside patches and across a border; all pairs, and those whose
     classes differ.
     """
@@ -50,7 +50,7 @@ class SeamCounts:
 
 
 def seam_counts(ids: Tensor, patch: int) -> SeamCounts:
-    """Count neighbouring pixels by whether a border of patches lies between them, and whether they differ.
+    """Count neighboring pixels by whether a border of patches lies between them, and whether they differ.
 
     Args:
         ids: train ids, integers (B, H, W); pairs with a pixel of 255 count nowhere.

@@ -1,4 +1,4 @@
-"""The same model, loss and optimiser in a loop of a few lines: `python -m tests.bench.bare SHARDS` prints images a second.
+"""The same model, loss and optimizer in a loop of a few lines: `python -m tests.bench.bare SHARDS` prints images a second.
 
 No data loading, clipping, metrics, checkpoints: what training costs at least.
 """
@@ -14,7 +14,7 @@ from vitseg.data.manifest import read_manifest
 from vitseg.labels import palette
 from vitseg.losses import segmentation_loss
 from vitseg.model.segmenter import build_model
-from vitseg.training.optimiser import build_optimisers
+from vitseg.training.optimizer import build_optimizers
 
 
 def main(shards: str) -> None:
@@ -23,15 +23,15 @@ def main(shards: str) -> None:
     batches = list(Batches(shards, manifest, "train", batch_size=size).epoch(0))
     colors = torch.from_numpy(palette(classes))
     model = build_model(recipe.model, manifest.image_size, len(classes), seed=0)
-    optimisers = build_optimisers(model, recipe.optimiser)
+    optimizers = build_optimizers(model, recipe.optimizer)
     for step, batch in enumerate(batches):
         if step == WARM_UP:
             start = time.perf_counter()
         loss, valid = segmentation_loss(model(batch.images), batch.labels, colors, recipe.model.target)
         (loss / valid).backward()
-        for optimiser in optimisers:
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
     sys.stdout.write(f"{size * (len(batches) - WARM_UP) / (time.perf_counter() - start)}\n")
 
 

@@ -1,7 +1,7 @@
 """How good a perfect model could look: what bilinear resizing and JPEG did to the labels of a source of pairs.
 
-True class ids are drawn in their colours, resized and saved as the published labels were (JPEG with the very tables of
-each file), and read again by the nearest colour. The mIoU of what was drawn against what is then read is a ceiling: it
+True class ids are drawn in their colors, resized and saved as the published labels were (JPEG with the very tables of
+each file), and read again by the nearest color. The mIoU of what was drawn against what is then read is a ceiling: it
 is what a model would get that knew the truth. BENCH_SOURCE names the source.
 """
 
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from tests.bench.measure import Figure, say
-from vitseg.data.colors import ColorDecoder
+from vitseg.data.color_labels import ColorDecoder
 from vitseg.labels import CITYSCAPES, IGNORE_INDEX, palette, train_classes
 from vitseg.metrics import Scores, confusion_matrix
 

@@ -1,6 +1,6 @@
 """One contender's training, watched: `python -m tests.bench.contest SHARDS NAME SEED IMAGES FOLDER [KEY=VALUE …]`.
 
-Same data, order, augmentation, batches, schedule and evaluator for all; network, target and optimiser differ.
+Same data, order, augmentation, batches, schedule and evaluator for all; network, target and optimizer differ.
 What comes out: NAME-SEED.json (a row a validation: images seen, minutes, scores) and the class ids it gives for the
 first validation photographs. On a GPU where there is one; minutes are then wall-clock, else those of one CPU core.
 """
@@ -29,23 +29,23 @@ from vitseg.storage import open_store
 from vitseg.training.loop import Recorder, Sums, Trainer
 from vitseg.training.worker import batches_of, task_of
 
-# Each with the optimiser that suits it best: Muon does not help the paper's decoder, and torch's takes no convolutions.
+# Each with the optimizer that suits it best: Muon does not help the paper's decoder, and torch's takes no convolutions.
 # Learning rates: the best of two to six by the training loss after one epoch of images half as large. That is 0.008 for the
 # U-Net too, but on validation images of full size 0.0015 did better (mIoU 0.131 to 0.107 after an epoch): hence 0.002.
-ADAMW = ["optimiser.name=adamw", "optimiser.weight_decay=0.0001", "model.stochastic_depth=0.0"]
+ADAMW = ["optimizer.name=adamw", "optimizer.weight_decay=0.0001", "model.stochastic_depth=0.0"]
 PAPER = [
-    *ADAMW, "optimiser.learning_rate=0.0007", "model.decoder=patch", "model.decoder_projection=128",
+    *ADAMW, "optimizer.learning_rate=0.0007", "model.decoder=patch", "model.decoder_projection=128",
     "model.decoder_mlp_units=[512, 512]",
 ]  # fmt: skip
 CONTENDERS: dict[str, tuple[str, list[str]]] = {
     "paper-rgb": ("small", [*PAPER, "model.target=rgb"]),
     "paper-classes": ("small", PAPER),
     "small": ("small", []),
-    "unet": ("small", [*ADAMW, "optimiser.learning_rate=0.002"]),
+    "unet": ("small", [*ADAMW, "optimizer.learning_rate=0.002"]),
     "small-pretrained": ("small", []),
     "base": ("base", ["data.batch_size=16"]),
 }
-LONG = {"unet": ["optimiser.learning_rate=0.001"]}
+LONG = {"unet": ["optimizer.learning_rate=0.001"]}
 """What suits a contender better in a long training: the best of 0.0005, 0.001 and 0.002 after 50 epochs of 600 images."""
 FOUR = ("paper-rgb", "paper-classes", "small", "unet")
 SHORT = ["data.batch_size=8", "augment.scale=[1.0, 1.0]", "augment.color=0.0", "augment.rare=0.0"]

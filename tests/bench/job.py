@@ -21,7 +21,7 @@ from vitseg.checkpoint import CheckpointWriter, capture
 from vitseg.config import load_recipe
 from vitseg.model.segmenter import build_model
 from vitseg.storage import open_store
-from vitseg.training.optimiser import build_optimisers
+from vitseg.training.optimizer import build_optimizers
 
 SIDE, STEPS = 256, 25
 MINUTE = 60.0
@@ -29,7 +29,7 @@ _NUMBERS = itertools.count()
 
 
 def figures(folder: Path) -> Iterator[Figure]:
-    from flows import environment, stack
+    from flows.stack import environment, stack
 
     os.environ["VITSEG_HOME"] = str(folder / "home")
     stack.up()
@@ -74,11 +74,11 @@ def pause(place: str) -> Side:
     """
     recipe = load_recipe("base")
     model = build_model(recipe.model, (256, 256), 19, 0)
-    optimisers = build_optimisers(model, recipe.optimiser)
+    optimizers = build_optimizers(model, recipe.optimizer)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    for optimiser in optimisers:
-        optimiser.step()  # makes its moments
+    for optimizer in optimizers:
+        optimizer.step()  # makes its moments
     store = open_store(place)
 
     def side() -> float:
@@ -86,7 +86,7 @@ def pause(place: str) -> Side:
         with CheckpointWriter(store, keep=2) as writer:
             for step in range(3):
                 start = time.perf_counter()
-                writer.put(capture(model, optimisers, step, {}))
+                writer.put(capture(model, optimizers, step, {}))
                 pauses.append(time.perf_counter() - start)
                 writer.wait()
                 written.append(time.perf_counter() - start)

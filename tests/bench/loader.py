@@ -64,7 +64,7 @@ def figures(folder: Path) -> Iterator[Figure]:
 
 def _from_bucket(folder: Path, shards: str, manifest: Manifest, disk: Side) -> Iterator[Figure]:
     """Yield what a bucket costs, the embedded one, which works on the same cores."""
-    from flows import environment, stack
+    from flows.stack import environment, stack
 
     os.environ["VITSEG_HOME"] = str(folder / "home")
     stack.up(servers=["s3"])

@@ -17,7 +17,7 @@ import torch
 from vitseg.data.manifest import Manifest
 from vitseg.data.plan import make_plan
 from vitseg.data.shards import commit, write_shard
-from vitseg.data.synth import write_scenes
+from vitseg.synth.dataset import write_scenes
 
 _PACKAGES = ("torch", "prefect", "mlflow", "webdataset", "pillow", "simplejpeg", "imagecodecs")
 

@@ -15,8 +15,8 @@ from tests.bench.loader_peers import name_of, run_beside
 from tests.bench.measure import Figure, Side, compare, cpu_seconds, say
 from vitseg.data.plan import make_plan
 from vitseg.data.shards import commit, write_shard
-from vitseg.data.synth import write_scenes
 from vitseg.labels import CITYSCAPES, id_table
+from vitseg.synth.dataset import write_scenes
 
 SCENES = 32
 SIDE = 256

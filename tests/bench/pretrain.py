@@ -1,7 +1,7 @@
 """What a start from one's own photographs is worth: `small` after masked pretraining on them, and from nothing.
 
-Both learn from equally many labelled images. BENCH_SOURCE names a source of real photographs, BENCH_IMAGES how many
-labelled images each sees (ten times the photographs or more: then they are augmented), BENCH_PRETRAIN how many the
+Both learn from equally many labeled images. BENCH_SOURCE names a source of real photographs, BENCH_IMAGES how many
+labeled images each sees (ten times the photographs or more: then they are augmented), BENCH_PRETRAIN how many the
 pretraining sees, and BENCH_SEEDS how many seeds. By default: generated scenes, four passes and twenty.
 """
 
@@ -22,7 +22,7 @@ from vitseg import dist
 from vitseg.config import load_recipe
 from vitseg.data.manifest import read_manifest
 from vitseg.evaluation import Task
-from vitseg.model.masked import build_masked
+from vitseg.model.masked_autoencoder import build_masked
 from vitseg.storage import open_store
 from vitseg.training.masked import MaskedTrainer
 from vitseg.training.progress import Recorder
@@ -54,7 +54,7 @@ def figures(folder: Path) -> Iterator[Figure]:
         say(f"seed {seed}: mIoU from nothing {scores[0]:.4f}, pretrained {scores[1]:.4f}")
         ratios.append(scores[1] / scores[0])
     yield Figure(
-        "quality: validation mIoU of small after masked pretraining / from nothing, equal labelled images",
+        "quality: validation mIoU of small after masked pretraining / from nothing, equal labeled images",
         round(statistics.median(ratios), 4), goal=1.0, better="higher", rounds=seeds,
     )  # fmt: skip
 

@@ -24,14 +24,14 @@ from tests.bench.segment_peers import plain_loop, ray_data
 from tests.bench.segment_run import SIZE, smooth_scores
 from vitseg import dist
 from vitseg.config import load_recipe
-from vitseg.data.photographs import write_photographs
+from vitseg.images.resize import model_input
 from vitseg.inference.predict import predict_resized
-from vitseg.inference.shrink import model_input
 from vitseg.labels import CITYSCAPES, train_classes
 from vitseg.masks import encode_mask, mask_ids, renumber
 from vitseg.model.bundle import load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
 from vitseg.storage import join, open_store
+from vitseg.synth.photographs import write_photographs
 from vitseg.training.progress import Recorder
 from vitseg.training.worker import batches_of, task_of
 
@@ -43,7 +43,7 @@ OBJECTS = int(os.environ.get("BENCH_OBJECTS", "20000"))
 
 
 def figures(folder: Path) -> Iterator[Figure]:
-    from flows import environment, stack
+    from flows.stack import environment, stack
 
     os.environ["VITSEG_HOME"] = str(folder / "home")
     stack.up(servers=["s3"])
@@ -175,7 +175,7 @@ def fill(address: str, count: int, size: tuple[int, int], kind: str = "JPEG") ->
 
     from PIL import Image
 
-    from vitseg.data.synth import draw_scene
+    from vitseg.synth.dataset import draw_scene
 
     say(f"filling {address} with {count} photographs of {size[0]}x{size[1]}")
     drawn = []

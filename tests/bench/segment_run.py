@@ -23,8 +23,8 @@ def smooth_scores(classes: int) -> torch.Tensor:
 
 
 def main(source: str, dest: str, model: str, *options: str) -> None:
-    from flows import environment
-    from flows.command import prepare_flow
+    from flows.cli.process import prepare_flow
+    from flows.stack import environment
 
     environment.enter()
     prepare_flow()

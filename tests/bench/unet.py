@@ -1,4 +1,4 @@
-"""The yardstick: a plain U-Net (https://arxiv.org/abs/1505.04597), with the batch normalisation that came after it.
+"""The yardstick: a plain U-Net (https://arxiv.org/abs/1505.04597), with the batch normalization that came after it.
 
 The only convolutions of the project. They are here to be beaten.
 """
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitseg.model.segmenter import standardise
+from vitseg.model.segmenter import standardize
 
 
 class UNet(nn.Module):
@@ -23,8 +23,8 @@ class UNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # twice as fast on a CPU, and on a GPU with tensor cores
 
     def forward(self, images: Tensor) -> Tensor:
-        """Segment photographs, normalised as the presets `tiny`, `small` and `base` do it."""
-        x = standardise(images.float()).contiguous(memory_format=torch.channels_last)
+        """Segment photographs, normalized as the presets `tiny`, `small` and `base` do it."""
+        x = standardize(images.float()).contiguous(memory_format=torch.channels_last)
         levels = []
         for depth, block in enumerate(self.down):
             x = block(F.max_pool2d(x, 2) if depth else x)
@@ -35,7 +35,7 @@ class UNet(nn.Module):
 
 
 def double(inputs: int, outputs: int) -> nn.Sequential:
-    """Two convolutions of 3×3, each normalised."""
+    """Two convolutions of 3×3, each normalized."""
 
     def single(a: int, b: int) -> list[nn.Module]:
         return [nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(inplace=True)]

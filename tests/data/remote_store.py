@@ -3,8 +3,8 @@
 import time
 from pathlib import Path
 
-from vitseg.data import cache as cache_module
-from vitseg.data.cache import ShardCache
+from vitseg.data import shard_cache as cache_module
+from vitseg.data.shard_cache import ShardCache
 from vitseg.errors import NotFoundError, StorageError
 
 

@@ -18,7 +18,7 @@ def run(images, labels, *, seed=0, step=0, rows=None, pixels=EVEN, **recipe):
 
 
 def scenes(batch=8, height=48, width=64, seed=0):
-    """Return labels of blocks of 8 pixels, (B, H, W), and photos in just the colours of their classes."""
+    """Return labels of blocks of 8 pixels, (B, H, W), and photos in just the colors of their classes."""
     generator = torch.Generator().manual_seed(seed)
     blocks = torch.randint(0, 19, (batch, height // 8, width // 8), generator=generator)
     labels = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2).to(torch.uint8)
@@ -57,12 +57,12 @@ def test_photo_and_label_are_aligned_to_less_than_half_a_pixel(scale, channel):
     assert (photo[:, 2][known] == 200).all()
 
 
-def test_colours_of_the_palette_stay_with_their_classes():
+def test_colors_of_the_palette_stay_with_their_classes():
     images, labels = scenes(32)
     photo, label = run(images, labels, scale=(0.75, 2.0))
     middle = label[:, 1:-1, 1:-1]
     sharp = middle != 255
-    for y in (0, 1, 2):  # only where all neighbours are of one class nothing is blended
+    for y in (0, 1, 2):  # only where all neighbors are of one class nothing is blended
         for x in (0, 1, 2):
             sharp &= label[:, y : y + middle.shape[1], x : x + middle.shape[2]] == middle
     assert sharp.float().mean() > 0.4
@@ -192,7 +192,7 @@ def test_class_weights_are_those_of_daformer():
     assert np.isfinite(class_weights([10**15, 0, 1])).all()
 
 
-def test_target_images_are_resampled_like_the_photo_and_keep_their_colours():
+def test_target_images_are_resampled_like_the_photo_and_keep_their_colors():
     images, _ = scenes(8)
     photo, target = run(images, images.clone(), scale=(0.6, 2.0), rare=1.0)
     assert torch.equal(photo, target)
@@ -210,19 +210,19 @@ def test_each_factor_changes_what_it_is_named_after():
 
     torch.testing.assert_close(jitter(1, 1, 1), images.float(), rtol=0, atol=1e-3)
     torch.testing.assert_close(jitter(0.5, 1, 1), images.float() / 2, rtol=0, atol=1e-3)
-    flat, grey = jitter(1, 0, 1), jitter(1, 1, 0)
+    flat, gray = jitter(1, 0, 1), jitter(1, 1, 0)
     assert flat.flatten(1).std(dim=1).max() < 1e-3
-    assert grey.std(dim=1).max() < 1e-3
-    torch.testing.assert_close(grey.mean((1, 2, 3)), flat.mean((1, 2, 3)), rtol=0, atol=1e-2)
-    assert grey[:, 0].flatten(1).std(dim=1).min() > 20
+    assert gray.std(dim=1).max() < 1e-3
+    torch.testing.assert_close(gray.mean((1, 2, 3)), flat.mean((1, 2, 3)), rtol=0, atol=1e-2)
+    assert gray[:, 0].flatten(1).std(dim=1).min() > 20
 
 
-def test_colours_change_by_what_was_asked_and_labels_do_not():
+def test_colors_change_by_what_was_asked_and_labels_do_not():
     images = torch.full((256, 3, 8, 8), 100, dtype=torch.uint8)
     labels = torch.zeros(256, 8, 8, dtype=torch.uint8)
     photo, same = run(images, labels, color=0.3)
     assert same is labels
-    values = photo[:, 0, 0, 0]  # a grey picture of one tone has no contrast and no saturation
+    values = photo[:, 0, 0, 0]  # a gray picture of one tone has no contrast and no saturation
     assert 70 <= int(values.min()) < 76
     assert 124 < int(values.max()) <= 130
     assert (photo == values[:, None, None, None]).all()

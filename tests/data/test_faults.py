@@ -11,9 +11,9 @@ from vitseg.data.loader import Batches
 from vitseg.data.manifest import read_manifest
 from vitseg.data.plan import make_plan
 from vitseg.data.shards import commit, write_shard
-from vitseg.data.synth import write_scenes
 from vitseg.data.verify import verify
 from vitseg.storage import open_store
+from vitseg.synth.dataset import write_scenes
 
 PLACE = "data-faults"  # fixed: which requests fail depends on their addresses
 

@@ -21,8 +21,8 @@ from tests.data.made_shards import (
     write_tar,
 )
 from tests.data.remote_store import RemoteStore
-from vitseg.data import cache as cache_module
 from vitseg.data import loader as loader_module
+from vitseg.data import shard_cache as cache_module
 from vitseg.data.loader import Batch, Batches
 from vitseg.errors import DataError, UsageError
 

@@ -61,7 +61,7 @@ def test_epochs_and_seeds_have_orders_of_their_own():
 def test_samples_of_a_window_are_mixed():
     shards = epoch_order([200] * 4, seed=0, epoch=0, window=4)[:, 0]
     changes = sum(a != b for a, b in pairwise(shards))
-    assert 500 < changes < 700  # by chance 3 of 4 neighbours come from different shards
+    assert 500 < changes < 700  # by chance 3 of 4 neighbors come from different shards
 
 
 def test_the_order_of_a_run_survives_upgrades():

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitseg.data import plan as plan_module
+from vitseg.data.disk_table import Spill
 from vitseg.data.plan import make_plan
-from vitseg.data.spill import Spill
 from vitseg.errors import NotFoundError, StoreFullError, UsageError
 from vitseg.storage import LocalStore, ObjectInfo, content_md5
 
@@ -53,7 +53,7 @@ def test_every_source_is_in_one_shard_and_all_are_of_like_size(pairs):
     assert len(keys_of(plan)) == plan.sources == 14
 
 
-def test_neighbours_are_spread_over_shards(pairs):
+def test_neighbors_are_spread_over_shards(pairs):
     plan = make_plan(str(pairs(train=40, val=1)), shard_samples=10)
     first = {int(sample.key) for sample in plan.shards[0].samples}
     assert first != set(range(10))
@@ -189,7 +189,7 @@ def test_options_out_of_range_are_refused(pairs, options):
         make_plan(str(pairs()), **options)
 
 
-def test_a_source_without_a_labelled_photo_says_why(cityscapes):
+def test_a_source_without_a_labeled_photo_says_why(cityscapes):
     for path in cityscapes.rglob("*_labelIds.png"):
         path.unlink()
     with pytest.raises(NotFoundError, match="no label belongs to this photo"):

@@ -9,7 +9,7 @@ from vitseg.data import samples
 from vitseg.data.plan import PlannedSample, PlanOptions
 from vitseg.data.samples import make_sample, nearest
 from vitseg.errors import SampleError
-from vitseg.inference.images import decode_image
+from vitseg.images.decode import decode_image
 from vitseg.labels import CITYSCAPES, Label
 
 OWN = (Label("void", (0, 0, 0), 0), Label("crack", (200, 30, 30), 5, 0), Label("asphalt", (90, 90, 90), 9, 1))
@@ -66,7 +66,7 @@ def rgba():
         rgba(),
         palette_image(np.searchsorted([0, 5, 9], IDS).astype(np.uint8) + 1, OWN_PALETTE),
     ],
-    ids=["ids", "ids-16-bit", "ids-palette", "colours", "colours-bmp", "colours-alpha", "colours-palette"],
+    ids=["ids", "ids-16-bit", "ids-palette", "colors", "colors-bmp", "colors-alpha", "colors-palette"],
 )
 def test_labels_are_read_in_every_form(label):
     _, train_ids, counts = sample(photo(), label)
@@ -126,12 +126,12 @@ def test_photos_are_turned_as_their_camera_was():
 
 
 def test_photos_of_16_bits_and_of_floats_look_as_they_do_to_segment():
-    grey = np.tile(np.linspace(0, 255, 16, dtype=np.uint8), (16, 1))
-    wanted = open_members(encoded(grey))
+    gray = np.tile(np.linspace(0, 255, 16, dtype=np.uint8), (16, 1))
+    wanted = open_members(encoded(gray))
     forms = {
-        "PNG": grey.astype(np.uint16) * 257,
-        "TIFF": grey.astype(np.uint16) * 257,
-        "floats": (grey / 255).astype(np.float32),
+        "PNG": gray.astype(np.uint16) * 257,
+        "TIFF": gray.astype(np.uint16) * 257,
+        "floats": (gray / 255).astype(np.float32),
     }
     for kind, pixels in forms.items():
         data = encoded(pixels, kind.replace("floats", "TIFF"))
@@ -147,7 +147,7 @@ def open_members(image):
     return np.asarray(Image.open(io.BytesIO(members["jpg"]))).astype(int)
 
 
-def test_cityscapes_colours_are_exact():
+def test_cityscapes_colors_are_exact():
     rgb = np.full((8, 8, 3), (150, 120, 90), np.uint8)  # a real tunnel, not learned
     rgb[0] = (128, 64, 128)
     name = "gtFine/train/x/a_gtFine_color.png"
@@ -170,9 +170,9 @@ BROKEN_PNG = encoded(np.random.default_rng(0).integers(0, 9, (64, 64), dtype=np.
         (photo(8, 9), encoded(IDS), "the photo is 9x8, but its label 8x8"),
         (photo(), encoded(np.full((8, 8), 7, np.uint8)), "ids that no class has: 7"),
         (photo(), encoded(np.full((8, 8), 300, np.uint16)), "ids that no class has: 300"),
-        (photo(), encoded(np.zeros((8, 8), np.uint8)), "no labelled pixel"),
-        (photo(), encoded(np.full((8, 8), 255, np.uint8)), "no labelled pixel"),
-        (photo(), photo(), "colours that no class has"),
+        (photo(), encoded(np.zeros((8, 8), np.uint8)), "no labeled pixel"),
+        (photo(), encoded(np.full((8, 8), 255, np.uint8)), "no labeled pixel"),
+        (photo(), photo(), "colors that no class has"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -221,14 +221,14 @@ def test_masks_of_0_and_255_and_masks_of_one_bit_are_binary_sets_too():
     assert sample(photo(), encoded(ids > 0), labels=one)[1][0].tolist() == [1, 1, 0, 0, 1, 1, 1, 0]
 
 
-def test_colours_of_a_binary_set():
+def test_colors_of_a_binary_set():
     colors = np.repeat(COLORS[None], 8, 0)
     assert sample(photo(), encoded(colors), labels=THING)[1][0].tolist() == [1, 1, 0, 0, 0, 1, 1, 1]
     void = (*THING, Label("void", (90, 90, 90), 255))
     assert sample(photo(), encoded(colors), labels=void)[1][0].tolist() == [1, 1, 0, 0, 0, 255, 255, 255]
     palette = Image.fromarray(colors).convert("P", palette=Image.Palette.ADAPTIVE, colors=3)
     out = io.BytesIO()
-    palette.save(out, "PNG")  # its indices 0-2 are no ids: the thing's 5 is not among them, its colour is
+    palette.save(out, "PNG")  # its indices 0-2 are no ids: the thing's 5 is not among them, its color is
     assert sample(photo(), out.getvalue(), labels=THING)[1][0].tolist() == [1, 1, 0, 0, 0, 1, 1, 1]
 
 
@@ -247,7 +247,7 @@ def test_a_pair_of_images_is_scaled_alike_and_its_target_kept_exactly():
     png = Image.open(io.BytesIO(members["png"]))
     assert png.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(png), target)
-    grey, _ = make_sample(planned, "train", options, photo(), encoded(target[:, :, 0]))
-    assert Image.open(io.BytesIO(grey["png"])).mode == "RGB"
+    gray, _ = make_sample(planned, "train", options, photo(), encoded(target[:, :, 0]))
+    assert Image.open(io.BytesIO(gray["png"])).mode == "RGB"
     with pytest.raises(SampleError, match="the photo is 8x9, but its target 8x8"):
         make_sample(planned, "train", options, photo(9, 8), encoded(target))

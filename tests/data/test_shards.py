@@ -101,7 +101,7 @@ def test_broken_sources_become_rows_and_the_rest_goes_on(pairs, tmp_path):
     assert "broken" in reasons["train/1.jpg"]
     assert "not an image" in reasons["train/2.jpg"]
     assert "twice as wide" in reasons["train/3.jpg"]
-    assert reasons["train/4.jpg"] == "no labelled pixel"
+    assert reasons["train/4.jpg"] == "no labeled pixel"
     assert manifest.samples + len(manifest.skipped) == plan.sources
 
 
@@ -110,7 +110,7 @@ def test_a_split_without_labels_is_left_out(cityscapes, tmp_path):
     Image.new("L", (32, 24), 3).save(label)  # "out of roi", as the official test split has it everywhere
     _, manifest = prepare(cityscapes, tmp_path / "out")
     assert list(manifest.splits) == ["train"]
-    assert [row.reason for row in manifest.skipped] == ["no labelled pixel"]
+    assert [row.reason for row in manifest.skipped] == ["no labeled pixel"]
 
 
 def test_no_usable_source_at_all_makes_no_data_set(pairs, tmp_path):
@@ -382,9 +382,9 @@ def test_pairs_of_images_are_shards_that_stock_webdataset_reads(tmp_path):
     assert 0 < sum(mirrored) < 8
 
 
-def test_verify_names_a_target_that_is_no_colour_image(tmp_path):
-    grey = np.zeros((8, 8), np.uint8)
-    write_source(tmp_path / "pairs", [grey], [])
+def test_verify_names_a_target_that_is_no_color_image(tmp_path):
+    gray = np.zeros((8, 8), np.uint8)
+    write_source(tmp_path / "pairs", [gray], [])
     (tmp_path / "pairs" / "classes.json").unlink()
     (tmp_path / "pairs" / "train" / "masks").rename(tmp_path / "pairs" / "train" / "targets")
     prepare(tmp_path / "pairs", tmp_path / "out", size=(8, 8))

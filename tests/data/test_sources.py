@@ -60,7 +60,7 @@ def test_cityscapes_pairs_photos_with_label_ids(cityscapes):
     assert all(sample.label.key.endswith("_labelIds.png") for sample in samples)
 
 
-def test_cityscapes_takes_colours_only_where_ids_are_missing(cityscapes):
+def test_cityscapes_takes_colors_only_where_ids_are_missing(cityscapes):
     gt = cityscapes / "gtFine/train/aachen"
     ids = sorted(gt.iterdir())
     for path in ids:

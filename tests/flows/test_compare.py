@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.stack import StackStatus
+from flows.stack.stack import StackStatus
 from tests.training.conftest import small_recipe
 from vitseg.data.manifest import read_manifest
 from vitseg.evaluation import evaluate_bundle

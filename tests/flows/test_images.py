@@ -20,7 +20,7 @@ NOISE = 60
 
 
 def scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return a noisy and a clean image, uint8 (H, W, 3): one smooth colour over another."""
+    """Return a noisy and a clean image, uint8 (H, W, 3): one smooth color over another."""
     rng = np.random.default_rng(seed)
     top, bottom = rng.uniform(40, 215, (2, 3))
     share = np.linspace(0, 1, SIZE)[:, None, None]
@@ -43,7 +43,7 @@ RECIPE = [
     "model.encoder_projection=32", "model.blocks=1", "model.heads=2", "model.head_width=16", "model.mlp_units=[64]",
     "model.features_per_patch=32", "model.decoder_projection=32", "model.decoder_mlp_units=[64]",
     "data.batch_size=8", "run.epochs=20", "run.log_steps=20", "run.evaluate_epochs=10", "run.panel_epochs=20",
-    "optimiser.learning_rate=0.01", "loss.rgb=squared",
+    "optimizer.learning_rate=0.01", "loss.rgb=squared",
 ]  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def test_noisy_photographs_become_cleaner_ones(sqlite: str, tmp_path: Path, monk
     assert {(row["mean_confidence"], row["class_fractions"]) for row in rows} == {(None, None)}
 
     # What follows is asked of the same functions in this process, for each command takes seconds to start.
-    from flows import registry_cli
+    from flows.cli import registry
     from flows.segment import segment
     from vitseg.model.bundle import load_bundle
     from vitseg.registry import versions
@@ -97,12 +97,12 @@ def test_noisy_photographs_become_cleaner_ones(sqlite: str, tmp_path: Path, monk
     again = segment(str(photographs), str(dest), model)
     assert (again["ok"], again["skipped"], again["failed"]) == (0, 4, 0)
     answers: list[dict[str, Any]] = []
-    monkeypatch.setattr(registry_cli, "answer", lambda result, as_json: answers.append(result))
+    monkeypatch.setattr(registry, "answer", lambda result, as_json: answers.append(result))
     version = trained.json["version"]
-    registry_cli.list_()
-    registry_cli.show(version)
-    registry_cli.compare(version, version, shards="", json=True)
-    registry_cli.compare(version, version, shards="")
+    registry.list_()
+    registry.show(version)
+    registry.compare(version, version, shards="", json=True)
+    registry.compare(version, version, shards="")
     listed, shown, compared, said = answers
     assert "PSNR" in listed["version 1"]
     assert shown["miou"] is None

@@ -15,8 +15,8 @@ from tests.flows.command_line import vitseg
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.data.plan import Plan, PlannedShards, PlanOptions, ShardPlan, make_plan
 from vitseg.data.shards import ShardRecord, commit, write_shard
-from vitseg.data.synth import write_scenes
 from vitseg.errors import DataError, StorageError, UsageError
+from vitseg.synth.dataset import write_scenes
 
 pytestmark = pytest.mark.usefixtures("stack")  # Prefect reads its settings when it is imported: in the tests
 
@@ -30,7 +30,7 @@ def written(folder: Path) -> dict[str, bytes]:
 
 def test_every_runner_writes_the_same_bytes(scenes: Path, tmp_path: Path) -> None:
     from flows.preprocess import preprocess
-    from flows.runners import make_runner
+    from flows.tasks.runners import make_runner
 
     answers = {}
     for name in ("thread", *OTHERS):
@@ -75,7 +75,7 @@ def test_sources_that_can_not_be_used_are_rows_and_exit_code_4(tmp_path: Path) -
     ]
     photos[0].write_bytes(b"not a picture at all")
     photos[1].write_bytes(photos[1].read_bytes()[:-200])
-    labels[2].write_bytes(photos[3].read_bytes())  # colours where ids should be
+    labels[2].write_bytes(photos[3].read_bytes())  # colors where ids should be
     for label in labels[4].parent.glob(f"{labels[4].name.removesuffix('_labelIds.png')}*"):
         label.unlink()
     done = vitseg("preprocess", str(source), str(dest), "--size", "64x32", "--json")
@@ -93,7 +93,7 @@ def test_sources_that_can_not_be_used_are_rows_and_exit_code_4(tmp_path: Path) -
 
 
 def test_a_runner_that_is_not_installed_or_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.runners import make_runner
+    from flows.tasks.runners import make_runner
 
     monkeypatch.setitem(sys.modules, "prefect_ray", None)
     with pytest.raises(UsageError, match=r"pip install 'vitseg\[ray\]'"):
@@ -124,7 +124,7 @@ def test_shards_are_read_from_the_plan_a_few_at_a_time(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows import preprocess as module
-    from flows.runners import cores
+    from flows.tasks.runners import cores
 
     read: list[weakref.ref[ShardPlan]] = []
     alive = []

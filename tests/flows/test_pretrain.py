@@ -8,15 +8,15 @@ import httpx
 import pytest
 import torch
 
-from flows.stack import StackStatus
+from flows.stack.stack import StackStatus
 from tests.flows.command_line import vitseg
 from tests.training.conftest import SMALL
 from vitseg.data.manifest import read_manifest
-from vitseg.data.photographs import write_photographs
 from vitseg.dist import World
 from vitseg.errors import UsageError
 from vitseg.registry import tracking
 from vitseg.storage import open_store
+from vitseg.synth.photographs import write_photographs
 from vitseg.training.job import read_job
 from vitseg.training.worker import train_rank
 
@@ -34,17 +34,17 @@ def ask(path: str, **filters: Any) -> list[dict[str, Any]]:
 def test_a_bucket_of_photographs_is_all_it_needs(
     stack: StackStatus, sqlite: str, s3: str, shards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    photographs = f"{s3}/unlabelled"
+    photographs = f"{s3}/unlabeled"
     write_photographs(photographs, count=20, seed=2)
     open_store(photographs).write("notes.txt", b"Not everything in a bucket is a photograph.")
-    command = ["pretrain", photographs, "--shards", f"{s3}/unlabelled-shards", "--size", "64x32", *OPTIONS]
+    command = ["pretrain", photographs, "--shards", f"{s3}/unlabeled-shards", "--size", "64x32", *OPTIONS]
     done = vitseg(*command, "--epochs", "2", "--nproc", "2", "--json")
     assert done.code == 0, done.err
     found = done.json
     assert found.keys() == {"run_id", "encoder", "epochs", "seconds", "loss"}
-    assert (found["epochs"], found["encoder"].startswith(f"{s3}/unlabelled-shards/_vitseg/pretraining/")) == (2, True)
+    assert (found["epochs"], found["encoder"].startswith(f"{s3}/unlabeled-shards/_vitseg/pretraining/")) == (2, True)
     assert 0 < found["loss"] < 2
-    manifest = read_manifest(f"{s3}/unlabelled-shards")
+    manifest = read_manifest(f"{s3}/unlabeled-shards")
     assert {name: split.samples for name, split in manifest.splits.items()} == {"train": 19, "val": 1}
 
     client = tracking.MlflowClient()
@@ -57,12 +57,12 @@ def test_a_bucket_of_photographs_is_all_it_needs(
 
     measured = {
         "step/tflops",
-        "step/flops_utilisation",
+        "step/flops_utilization",
         "throughput/matrix_tflops",
         "system/cpu_utilization_percentage",
     }
     assert measured <= run.data.metrics.keys()
-    assert 0 < run.data.metrics["step/flops_utilisation"] < 1
+    assert 0 < run.data.metrics["step/flops_utilization"] < 1
     assert "of what matrix products reach here" in done.err
     key = "training-" + run.data.tags["vitseg.job"].rpartition("/")[2]
     (shown,) = ask("artifacts/filter", artifacts={"key": {"any_": [key]}})
@@ -78,7 +78,7 @@ def test_a_bucket_of_photographs_is_all_it_needs(
     monkeypatch.setattr(module, "run_ranks", lambda folder, nodes, **options: train_rank(folder, ALONE))
     small = [*SMALL, "run.epochs=1"]
     overrides = [*SMALL, "masked.decoder_width=32", "run.epochs=2"]
-    assert pretrain(f"{s3}/unlabelled-shards", overrides=overrides) == found  # the shards name the same job
+    assert pretrain(f"{s3}/unlabeled-shards", overrides=overrides) == found  # the shards name the same job
 
     start = f"runs:/{found['run_id']}"
     trained = module.train(shards, overrides=small, name="started", init=start)
@@ -93,7 +93,7 @@ def test_a_bucket_of_photographs_is_all_it_needs(
 def test_what_pretraining_and_training_refuse(
     stack: StackStatus, shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.cli import app
+    from flows.cli.app import app
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights.pth").write_bytes(b"x")

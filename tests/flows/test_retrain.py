@@ -9,7 +9,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from flows.stack import StackStatus
+from flows.stack.stack import StackStatus
 from tests.training.conftest import SMALL
 from vitseg.dist import World
 from vitseg.errors import NotFoundError, UsageError, VitsegError
@@ -40,7 +40,7 @@ def test_only_new_data_is_trained_and_put_up_for_review(
     trainings: list[str], scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows.retrain import retrain
-    from vitseg.registry import review, versions
+    from vitseg.registry import promotion, versions
 
     source = tmp_path / "source"
     shutil.copytree(scenes, source)
@@ -50,14 +50,14 @@ def test_only_new_data_is_trained_and_put_up_for_review(
         return retrain(str(source), place, size=(32, 64), overrides=OVERRIDES, name="scheduled", gate=rules)
 
     def challenger() -> str | None:
-        found = versions.alias_version("scheduled", review.CHALLENGER)
+        found = versions.alias_version("scheduled", promotion.CHALLENGER)
         return found and found.version
 
     def refuse(version: versions.Version) -> None:
         raise VitsegError("the power is gone")
 
     with pytest.MonkeyPatch.context() as cut, pytest.raises(VitsegError, match="the power is gone"):
-        cut.setattr(review, "propose", refuse)
+        cut.setattr(promotion, "propose", refuse)
         run()
     assert (challenger(), len(trainings)) == (None, 1)
     assert run()["version"] == "1"  # what was trained before the cut is put up now
@@ -65,8 +65,8 @@ def test_only_new_data_is_trained_and_put_up_for_review(
 
     again = run()
     assert (again["changed"], again["version"], challenger(), len(trainings)) == (False, "1", "1", 1)
-    assert versions.alias_version("scheduled", review.CHAMPION) is None  # that is for a person to decide
-    review.reject("scheduled", "1", "ada", "blurs people")
+    assert versions.alias_version("scheduled", promotion.CHAMPION) is None  # that is for a person to decide
+    promotion.reject("scheduled", "1", "ada", "blurs people")
     assert run()["changed"] is False
     assert challenger() is None  # what was rejected does not come back by itself
 
@@ -80,7 +80,7 @@ def test_only_new_data_is_trained_and_put_up_for_review(
     assert (first.tags["gate"], first.tags["compared_to"]) == ("passed", "none")
     assert first.description.startswith("# Gate passed")
     assert "# As trained" in first.description
-    review.promote("scheduled", "2", "ada", "the first one")
+    promotion.promote("scheduled", "2", "ada", "the first one")
     next((source / "leftImg8bit" / "train").rglob("*.png")).unlink()
     from flows import assess
 
@@ -94,11 +94,11 @@ def test_only_new_data_is_trained_and_put_up_for_review(
     assert "| mIoU&ensp; | 0." in third.description  # beside the champion, with its interval
     assert [file.path for file in MlflowClient().list_artifacts(third.run_id, "review")] == ["review/examples.png"]
     with pytest.raises(UsageError, match="did not pass the gate"):
-        review.promote("scheduled", "3", "ada", "looks nice")
+        promotion.promote("scheduled", "3", "ada", "looks nice")
     assert assess.assess("scheduled", "3")["gate"] == "failed"  # by the rules that it was judged by before
     assert assess.assess("scheduled", "3", gate=str(rules))["gate"] == "passed"
     assert versions.get_version("scheduled", "3").description.count("# As trained") == 1
-    assert review.promote("scheduled", "3", "ada", "good enough").aliases == ("champion",)
+    assert promotion.promote("scheduled", "3", "ada", "good enough").aliases == ("champion",)
     with pytest.raises(UsageError, match="is the champion already"):
         assess.assess("scheduled", "3")
 
@@ -128,8 +128,8 @@ def test_it_starts_from_the_champion_and_promotes_by_itself_only_if_told(
     trainings: list[str], scenes: Path, tmp_path: Path
 ) -> None:
     from flows.retrain import _trained, retrain
-    from vitseg.registry import review, versions
-    from vitseg.registry.record import read_record
+    from vitseg.registry import promotion, versions
+    from vitseg.registry.provenance import read_record
 
     source = tmp_path / "source"
     shutil.copytree(scenes, source)
@@ -149,7 +149,7 @@ def test_it_starts_from_the_champion_and_promotes_by_itself_only_if_told(
     first = run(auto_promote=True)
     assert (first["gate"], first["champion"]) == ("passed", "models:/approved/1")
     assert _trained("unasked", first["preprocess"]["fingerprint"], "somebody's experiment") is None
-    assert versions.alias_version("unasked", review.CHALLENGER) is None
+    assert versions.alias_version("unasked", promotion.CHALLENGER) is None
     record = read_record(versions.get_version("unasked", "1").run_id)
     assert record is not None
     assert (record.init, record.world_size, record.attempts) == ("", 1, 1)  # there was no champion to start from
@@ -158,7 +158,7 @@ def test_it_starts_from_the_champion_and_promotes_by_itself_only_if_told(
     next((source / "leftImg8bit" / "train").rglob("*.png")).unlink()
     second = run()
     assert (second["changed"], second["champion"], len(trainings)) == (True, "", 2)
-    challenger = versions.alias_version("unasked", review.CHALLENGER)
+    challenger = versions.alias_version("unasked", promotion.CHALLENGER)
     assert challenger is not None
     assert challenger.version == second["version"]
     assert challenger.tags["compared_to"] == "approved/1"
@@ -176,7 +176,7 @@ def test_it_starts_from_the_champion_and_promotes_by_itself_only_if_told(
 
     told = run(auto_promote=True)  # the same data again: what passed meanwhile is promoted
     assert (told["changed"], told["champion"], len(trainings)) == (False, "models:/approved/2", 2)
-    champion = versions.alias_version("approved", review.CHAMPION)
+    champion = versions.alias_version("approved", promotion.CHAMPION)
     assert champion is not None
     assert (champion.tags["previous_champion"], champion.tags["reviewer"]) == ("1", "retrain")
-    assert review.rollback("approved", "ada", "misses night").version == "1"
+    assert promotion.rollback("approved", "ada", "misses night").version == "1"

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from flows.stack import StackStatus
+from flows.stack.stack import StackStatus
 from tests.training.conftest import small_recipe
 from vitseg.data.manifest import read_manifest
 from vitseg.errors import UsageError
 from vitseg.model.bundle import save_bundle
 from vitseg.model.segmenter import build_model
-from vitseg.registry import review, tracking, versions
+from vitseg.registry import promotion, tracking, versions
 
 
 @pytest.fixture
@@ -39,10 +39,10 @@ def test_what_failed_by_strict_rules_is_not_promoted_by_others(candidate: versio
     for to in ("", "approved"):
         with pytest.raises(UsageError, match="did not pass the gate"):
             promote("candidates", "1", "ada", "looks nice", to)
-    assert versions.alias_version("approved", review.CHAMPION) is None
+    assert versions.alias_version("approved", promotion.CHAMPION) is None
 
     # What a candidate says of itself its trainer wrote: for another model it is measured anew, by the reviewer's rules.
-    review.record_assessment(candidate, True, None, "d" * 16, "# Gate passed, they say")
+    promotion.record_assessment(candidate, True, None, "d" * 16, "# Gate passed, they say")
     with pytest.raises(UsageError, match="did not pass the gate"):
         promote("candidates", "1", "ada", "they say it passed", "approved", str(strict))
     assert promote("candidates", "1", "ada", "good enough", "approved", str(lax)).uri == "models:/approved/1"

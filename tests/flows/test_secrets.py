@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from flows.stack import StackStatus
+from flows.stack.stack import StackStatus
 from tests.flows.command_line import vitseg
 from tests.training.conftest import SMALL
 from vitseg.storage import join, open_store

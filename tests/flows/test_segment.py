@@ -96,12 +96,12 @@ class Chunks:
     """Stands in for `segment_chunk`: some chunks fail each time, others once."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, errors: dict[int, Exception], *, once: bool = False) -> None:
-        from flows import chunks
+        from flows.tasks import segment_chunks
 
-        self.real, self.errors, self.once = chunks.segment_chunk, errors, once
+        self.real, self.errors, self.once = segment_chunks.segment_chunk, errors, once
         self.tried: list[int] = []
-        monkeypatch.setattr(chunks, "segment_chunk", self)
-        monkeypatch.setattr(chunks.do_chunk, "retry_delay_seconds", [0.01, 0.01])
+        monkeypatch.setattr(segment_chunks, "segment_chunk", self)
+        monkeypatch.setattr(segment_chunks.do_chunk, "retry_delay_seconds", [0.01, 0.01])
 
     def __call__(self, job: Any, index: int, **options: Any) -> Any:
         self.tried.append(index)

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.guard import MARK
+from flows.stack.temporary_prefect import MARK
 from tests.flows.command_line import COMMAND, kill_when
 from tests.training.conftest import SMALL
 

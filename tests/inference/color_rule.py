@@ -1,4 +1,4 @@
-"""A model with an exact rule: the class of a pixel is its strongest colour channel."""
+"""A model with an exact rule: the class of a pixel is its strongest color channel."""
 
 import time
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Pictures in plain colours, and a model whose answer to them is known."""
+"""Pictures in plain colors, and a model whose answer to them is known."""
 
 import io
 from dataclasses import fields

@@ -41,12 +41,12 @@ def halves(width=24, height=16):
     return image
 
 
-def test_masks_have_the_size_of_their_image_and_the_class_of_its_colours(folders, rule):
+def test_masks_have_the_size_of_their_image_and_the_class_of_its_colors(folders, rule):
     source, dest = folders
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn: 21 x 13 is shown as 13 x 21
     put(source, "rgb.png", encode(plain(GREEN, 37, 1)))
-    put(source, "grey.jpg", encode(Image.new("L", (5, 7), 99), "JPEG"))
+    put(source, "gray.jpg", encode(Image.new("L", (5, 7), 99), "JPEG"))
     put(source, "cmyk.jpg", encode(plain(BLUE, 300, 11).convert("CMYK"), "JPEG"))
     put(source, "palette.gif", encode(plain(GREEN), "GIF"))
     put(source, "alpha.webp", encode(plain(BLUE).convert("RGBA"), "WEBP"))
@@ -62,7 +62,7 @@ def test_masks_have_the_size_of_their_image_and_the_class_of_its_colours(folders
         return np.array_equal(read_ids(dest / f"{name}.png"), np.full((height, width), class_id))
 
     assert same("rgb.png", 1, 1, 37)
-    assert same("grey.jpg", 0, 7, 5)
+    assert same("gray.jpg", 0, 7, 5)
     assert same("cmyk.jpg", 2, 11, 300)
     assert same("palette.gif", 1, 13, 21)
     assert same("alpha.webp", 2, 13, 21)
@@ -150,7 +150,7 @@ def test_pictures_beside_the_masks(folders, rule, tile):
     assert color[3, 3].tolist() == [200, 0, 0]
     assert color[3, 20].tolist() == [0, 0, 200]
     laid = np.asarray(Image.open(also / "overlay/a/x.png.jpg")).astype(int)
-    assert np.abs(laid[8, 3] - [225, 10, 5]).max() < 6  # half of photo and colour
+    assert np.abs(laid[8, 3] - [225, 10, 5]).max() < 6  # half of photo and color
     confidence = np.asarray(Image.open(also / "confidence/a/x.png.png"))
     assert confidence.shape == color.shape[:2] == laid.shape[:2] == (16, 24)
     assert confidence.min() > 250

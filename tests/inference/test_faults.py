@@ -97,5 +97,5 @@ def test_a_store_that_fails_now_and_then_changes_nothing(
     rows, pixels = left_by(job)
     expected_rows, expected_pixels = left_by(undisturbed)
     assert rows == expected_rows
-    assert len(expected_pixels) == 2 * IMAGES  # the mask, and its colours
+    assert len(expected_pixels) == 2 * IMAGES  # the mask, and its colors
     assert pixels == expected_pixels

@@ -23,7 +23,7 @@ def test_scores_that_are_not_numbers_are_an_error():
         predict_resized(scores, (5, 5))
 
 
-def test_colours_are_rounded_to_bytes_and_scaled():
+def test_colors_are_rounded_to_bytes_and_scaled():
     colors = torch.tensor([0.0, 0.5, 1.2])[:, None, None].expand(3, 4, 6)
     painting = paint_resized(colors, (9, 5))
     assert painting.colors.dtype == np.uint8
@@ -34,6 +34,6 @@ def test_colours_are_rounded_to_bytes_and_scaled():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_colours_that_are_not_numbers_are_an_error(value):
+def test_colors_that_are_not_numbers_are_an_error(value):
     with pytest.raises(DataError, match="not numbers"):
         paint_resized(torch.full((3, 4, 4), value), (4, 4))

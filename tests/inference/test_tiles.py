@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vitseg.errors import DataError
+from vitseg.images.rows import DecodedPhoto
 from vitseg.inference import tiles
-from vitseg.inference.photo import DecodedPhoto
 from vitseg.inference.tiles import paint_tiled, predict_tiled
 
 
@@ -64,7 +64,7 @@ def test_scores_that_are_not_numbers_are_an_error():
 
 
 def test_borders_of_windows_are_blended():
-    # A model that says how many windows it has been asked about: neighbours disagree, what comes out is smooth.
+    # A model that says how many windows it has been asked about: neighbors disagree, what comes out is smooth.
     asked = []
 
     def model(images):

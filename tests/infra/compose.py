@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from flows import processes
+from flows.stack import processes
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "infra" / "compose.yaml"

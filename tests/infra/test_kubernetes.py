@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from flows.stack import StackStatus
+from flows.stack.stack import StackStatus
 from tests.infra.compose import FILE, ROOT
 
 FOLDER = ROOT / "infra/kubernetes"

@@ -17,7 +17,7 @@ from shlex import quote
 
 import pytest
 
-from flows import processes
+from flows.stack import processes
 from tests.infra.compose import ROOT, Services, postgres_programs
 
 RUNBOOK = (ROOT / "infra/README.md").read_text()

@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from flows.stack import StackStatus
+from flows.stack.stack import StackStatus
 from tests.looks.browser import CHROMIUM, mlflow, signed_in
 from tests.registry.conftest import CLASSES, write_bundle
 from vitseg.registry import tracking, versions
 from vitseg.registry.comparison import Result
 from vitseg.registry.gate import Ruling
-from vitseg.registry.review import record_assessment
+from vitseg.registry.promotion import record_assessment
 from vitseg.registry.review_page import Assessment, review_page
 
 RED = (200, 30, 30)

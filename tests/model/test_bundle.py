@@ -69,7 +69,7 @@ def test_what_comes_back_predicts_the_same(tmp_path):
     assert not any(parameter.is_meta or parameter.requires_grad for parameter in bundle.model.parameters())
 
 
-def test_scores_of_a_colour_model_choose_the_nearest_colour_of_the_palette(tmp_path):
+def test_scores_of_a_color_model_choose_the_nearest_color_of_the_palette(tmp_path):
     model = build_model(architecture("rgb"), SIZE, 4, seed=3).eval()
     save_bundle(tmp_path, model, CLASSES)
     bundle = load_bundle(tmp_path)
@@ -86,7 +86,7 @@ def test_config_holds_what_the_format_says(folder):
     assert config["schema"] == 1
     assert config["image_size"] == [16, 24]
     assert config["target"] == "classes"
-    assert config["normalisation"] == {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+    assert config["normalization"] == {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
     assert [row["name"] for row in config["classes"]] == ["road", "sidewalk", "building", "wall"]
     assert config["architecture"]["heads"] == 2
 
@@ -189,7 +189,7 @@ def test_an_unknown_schema_is_refused(folder):
     refused(folder, "schema 2 is unknown")
 
 
-@pytest.mark.parametrize("key", ["architecture", "classes", "image_size", "target", "normalisation", "sha256"])
+@pytest.mark.parametrize("key", ["architecture", "classes", "image_size", "target", "normalization", "sha256"])
 def test_every_key_of_the_config_is_needed(folder, key):
     config = json.loads((folder / "config.json").read_text())
     del config[key]
@@ -215,7 +215,7 @@ def test_every_key_of_the_config_is_needed(folder, key):
         {"classes": [label.to_json() for label in train_classes()[:5]]},
         {"classes": [{**label.to_json(), "id": 1e999} for label in CLASSES]},
         {"target": "rgb"},
-        {"normalisation": {"mean": [0, 0, 0], "std": [1, 1, 1]}},
+        {"normalization": {"mean": [0, 0, 0], "std": [1, 1, 1]}},
         {"architecture": None},
         {"architecture": {}},
         {"sha256": None},

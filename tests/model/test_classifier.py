@@ -31,11 +31,11 @@ def test_learns_where_an_image_is_darker(pool):
     model = Classifier(ARCH, (16, 16), classes=2, pool=pool)
     photos, labels = halves(64)
     assert torch.equal(model(photos), torch.zeros(64, 2))  # nothing is preferred before anything is learned
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(40):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         F.cross_entropy(model(photos[:48]), labels[:48]).backward()
-        optimiser.step()
+        optimizer.step()
     assert (model(photos[48:]).argmax(1) == labels[48:]).float().mean() > 0.9
 
 

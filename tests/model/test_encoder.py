@@ -53,8 +53,8 @@ def test_positions_are_interpolated_on_another_grid():
     assert (tokens.diff(dim=0) > 0.05).all()
 
 
-def test_without_normalisation_there_is_none():
-    encoder = VisionTransformer(dataclasses.replace(ARCH, normalisation="none"), (2, 3))
+def test_without_normalization_there_is_none():
+    encoder = VisionTransformer(dataclasses.replace(ARCH, normalization="none"), (2, 3))
     assert not [module for module in encoder.modules() if isinstance(module, torch.nn.LayerNorm)]
 
 

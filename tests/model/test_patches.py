@@ -8,7 +8,7 @@ from vitseg.errors import UsageError
 from vitseg.model.patches import PatchEmbedding, patch_grid, patchify, unpatchify
 
 
-def test_a_patch_is_a_square_of_neighbours_row_by_row_with_channels_together():
+def test_a_patch_is_a_square_of_neighbors_row_by_row_with_channels_together():
     image = torch.arange(2 * 4 * 6).reshape(1, 2, 4, 6)  # channel 0 counts from 0, channel 1 from 24
     patches = patchify(image, 2)
     assert patches.shape == (1, 6, 8)

@@ -83,7 +83,7 @@ def tokens(weights, photos, arch=ARCH):
 
 
 def said(model, photos, pixels=None, **options):
-    """Return what transformers' own model says of the same photos, normalised its way."""
+    """Return what transformers' own model says of the same photos, normalized its way."""
     pixels = pixels or Pixels()
     mean, std = (torch.tensor(values)[:, None, None] for values in (pixels.mean, pixels.std))
     with torch.no_grad():
@@ -151,7 +151,7 @@ def test_a_patch_is_flattened_as_ours_are(theirs):
         ({"heads": 6, "head_width": 4}, "--set model.heads=3 --set model.head_width=8"),
         ({"mlp_units": (48, 24)}, "--set model.mlp_units=[40,24]"),
         ({"position": "concat", "class_token": False}, "--set model.position=add --set model.class_token=true"),
-        ({"normalisation": "none"}, "--set model.normalisation=layer"),
+        ({"normalization": "none"}, "--set model.normalization=layer"),
         ({"layer_scale": 0.1}, "--set model.layer_scale=0.0"),
     ],
 )

@@ -8,7 +8,7 @@ from PIL import Image
 from vitseg.architecture import Architecture
 from vitseg.config import load_recipe, presets
 from vitseg.errors import DataError, UsageError
-from vitseg.inference.photo import DecodedPhoto, pixel_moments
+from vitseg.images.rows import DecodedPhoto, pixel_moments
 from vitseg.labels import palette, train_classes
 from vitseg.losses import segmentation_loss
 from vitseg.model.segmenter import Segmenter, build_model, class_scores
@@ -42,9 +42,9 @@ def test_bytes_and_floats_give_the_same():
     assert torch.equal(model(photos()), model(photos().contiguous(memory_format=torch.channels_last)))
 
 
-def test_pixels_are_normalised_inside():
+def test_pixels_are_normalized_inside():
     model = build_model(ARCH, (8, 8), 2, seed=0)
-    values = model.normalise(torch.tensor([0, 255], dtype=torch.uint8).repeat(1, 3, 8, 4))
+    values = model.normalize(torch.tensor([0, 255], dtype=torch.uint8).repeat(1, 3, 8, 4))
     assert torch.allclose(values[..., 0], torch.tensor(-2.0))
     assert torch.allclose(values[..., 1], torch.tensor(2.0))
     assert {"mean", "std"} <= model.state_dict().keys()
@@ -58,30 +58,30 @@ def test_how_bright_a_day_was_matters_only_where_pixels_are_fixed(pixels, tolera
     assert torch.allclose(model(bright), model(dark), atol=0.02 * float(model(bright).abs().max())) == tolerated
 
 
-def test_each_photograph_is_normalised_by_itself_with_its_colours_in_balance():
+def test_each_photograph_is_normalized_by_itself_with_its_colors_in_balance():
     model = build_model(dataclasses.replace(ARCH, pixels="image"), (32, 48), 19, seed=0)
     images = photos().float() * torch.tensor([1.0, 0.5])[:, None, None, None]
     images[:, 0] *= 0.5
-    values = model.normalise(images)
+    values = model.normalize(images)
     assert torch.allclose(values.mean((1, 2, 3)), torch.zeros(2), atol=1e-4)
     assert torch.allclose(values.std((1, 2, 3)), torch.ones(2), atol=0.05)
     assert bool((values[:, 0].mean((1, 2)) < values[:, 1].mean((1, 2)) - 0.2).all())  # less red than green, still
     assert torch.equal(model(images)[1], model(images[1:])[0])
 
 
-def test_windows_are_normalised_as_the_photograph_they_are_from():
+def test_windows_are_normalized_as_the_photograph_they_are_from():
     model = build_model(dataclasses.replace(ARCH, pixels="image"), (32, 48), 19, seed=0)
     whole, photo = photos(1), photos(1)[0].permute(1, 2, 0).numpy()
     moments = pixel_moments(DecodedPhoto(Image.fromarray(photo)))
-    windows = model.normalise(whole[..., 8:16, 8:24], moments)
-    assert torch.allclose(windows, model.normalise(whole)[..., 8:16, 8:24], atol=1e-5)
-    assert not torch.allclose(windows, model.normalise(whole[..., 8:16, 8:24]), atol=1e-2)
+    windows = model.normalize(whole[..., 8:16, 8:24], moments)
+    assert torch.allclose(windows, model.normalize(whole)[..., 8:16, 8:24], atol=1e-5)
+    assert not torch.allclose(windows, model.normalize(whole[..., 8:16, 8:24]), atol=1e-2)
 
 
 @pytest.mark.parametrize("value", [0, 7, 255])
-def test_an_image_of_one_colour_is_no_division_by_zero(value):
+def test_an_image_of_one_color_is_no_division_by_zero(value):
     model = build_model(dataclasses.replace(ARCH, pixels="image"), (32, 48), 19, seed=0)
-    assert torch.equal(model.normalise(torch.full((1, 3, 32, 48), value, dtype=torch.uint8)), torch.zeros(1, 3, 32, 48))
+    assert torch.equal(model.normalize(torch.full((1, 3, 32, 48), value, dtype=torch.uint8)), torch.zeros(1, 3, 32, 48))
 
 
 def test_equal_seeds_give_equal_weights_and_leave_the_global_generator_alone():
@@ -140,20 +140,20 @@ def test_learns_four_images_by_heart(arch):
     # Stripes of a few classes, different in each image; nothing of them can be seen in the noise.
     labels = (torch.arange(16) // 4 + torch.arange(4)[:, None]).remainder(4).to(torch.uint8)[:, None].repeat(1, 16, 1)
     model = build_model(arch, (16, 16), 19, seed=0)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1.5e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-3)
     for step in range(100):
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = 1.5e-3 * min(1, (step + 1) / 10)
         total, valid = segmentation_loss(model(images), labels, PALETTE, arch.target)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (total / valid).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
     scores = class_scores(model.eval()(images), PALETTE[:19], arch.target)
     assert (scores.argmax(1) == labels).float().mean() > 0.98
 
 
-def test_scores_of_a_colour_image_choose_the_nearest_colour():
+def test_scores_of_a_color_image_choose_the_nearest_color():
     colors = torch.tensor([[0, 0, 0], [255, 0, 0], [0, 0, 255]], dtype=torch.uint8)
     image = torch.tensor([[0.1, 0.0, 0.2], [0.6, 0.1, 0.1], [0.3, 0.3, 0.8]]).T.reshape(1, 3, 1, 3)
     scores = class_scores(image, colors, "rgb")

@@ -30,7 +30,7 @@ def block(d: int, inner: int, *units: int, scale: bool = False) -> list[int]:
 def overlap(features: int, projection: int, width: int, patch: int, fine: int, blocks: int, heads: int, reach: int, *,
             square: int, hidden: int, scale: bool = False) -> list[int]:  # fmt: skip
     """Parameters of our decoder at 19 classes; a square of three times the side has nine times the cells."""
-    neighbours = [
+    neighbors = [
         2 * width,
         linear(width, 3 * width),
         linear(width, width),
@@ -48,14 +48,14 @@ def overlap(features: int, projection: int, width: int, patch: int, fine: int, b
         linear(4 * fine**2 * 3, projection),  # the photograph, reintroduced
         linear(projection + width, hidden),
         linear(hidden, width),
-        *(blocks * neighbours),
+        *(blocks * neighbors),
         2 * width,
         linear(width, square),
         linear(square, 9 * fine**2 * 19),  # 19 scores a pixel
     ]
 
 
-# All at 256 × 256 pixels; 19 classes, or the three channels of the paper's colour image.
+# All at 256 × 256 pixels; 19 classes, or the three channels of the paper's color image.
 BY_HAND = {
     "tiny": [
         linear(8 * 8 * 3, 120),  # projection of a patch

@@ -7,11 +7,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from flows.stack import StackStatus
+from flows.stack.stack import StackStatus
 from tests.registry.conftest import write_bundle
 from vitseg.errors import AccessError, UsageError
-from vitseg.registry import review, tracking, versions
-from vitseg.registry.review import record_assessment
+from vitseg.registry import promotion, tracking, versions
+from vitseg.registry.promotion import record_assessment
 from vitseg.registry.team import User, make_team
 
 TRAINER, REVIEWER = User("trainer", "trains-all-night"), User("reviewer", "looks-at-pictures")
@@ -38,18 +38,18 @@ def test_who_trains_cannot_approve(sign_in, tmp_path: Path) -> None:
     candidate = versions.register(
         folder, name=CANDIDATES, run_id=run_id, tags={"review": "pending"}, description="page"
     )
-    review.propose(candidate)
+    promotion.propose(candidate)
     record_assessment(candidate, True, None, "d" * 16, "# Gate passed, they say")
     with pytest.raises(AccessError, match="refuses"):
-        review.promote(CANDIDATES, "1", "trainer", "I like it", to=APPROVED)
+        promotion.promote(CANDIDATES, "1", "trainer", "I like it", to=APPROVED)
     with pytest.raises(MlflowException, match="denied"):
-        MlflowClient().set_registered_model_alias(APPROVED, review.CHAMPION, "1")
+        MlflowClient().set_registered_model_alias(APPROVED, promotion.CHAMPION, "1")
     with pytest.raises(AccessError):
         make_team(CANDIDATES, APPROVED, User("mallory", "another-password"), REVIEWER)
 
     sign_in(REVIEWER)
-    assert versions.alias_version(APPROVED, review.CHAMPION) is None
-    champion = review.promote(CANDIDATES, "1", "ada", "sees kerbs", to=APPROVED)
+    assert versions.alias_version(APPROVED, promotion.CHAMPION) is None
+    champion = promotion.promote(CANDIDATES, "1", "ada", "sees kerbs", to=APPROVED)
     assert (champion.uri, champion.aliases, champion.sha256) == (
         f"models:/{APPROVED}/1",
         ("champion",),
@@ -59,21 +59,21 @@ def test_who_trains_cannot_approve(sign_in, tmp_path: Path) -> None:
     left = versions.get_version(CANDIDATES, "1")
     assert (left.aliases, left.tags["review"], left.tags["reviewer"]) == ((), "approved", "ada")
     assert versions.fetch(champion, tmp_path / "cache").name == candidate.sha256
-    assert review.promote(CANDIDATES, "1", "ada", "again", to=APPROVED).uri == champion.uri  # no second copy
+    assert promotion.promote(CANDIDATES, "1", "ada", "again", to=APPROVED).uri == champion.uri  # no second copy
 
     sign_in(TRAINER)
     client = MlflowClient()
     for forbidden in (
         lambda: client.create_model_version(APPROVED, candidate.uri, run_id),
         lambda: client.set_model_version_tag(APPROVED, "1", "review", "rejected"),
-        lambda: client.delete_registered_model_alias(APPROVED, review.CHAMPION),
+        lambda: client.delete_registered_model_alias(APPROVED, promotion.CHAMPION),
         lambda: client.delete_model_version(APPROVED, "1"),
         lambda: client.update_model_version(APPROVED, "1", "not as good as mine"),
     ):
         with pytest.raises(MlflowException, match="denied"):
             forbidden()
     sign_in(admin)
-    assert [version.uri for version in review.list_versions(APPROVED)] == [champion.uri]
+    assert [version.uri for version in promotion.list_versions(APPROVED)] == [champion.uri]
     assert versions.get_version(APPROVED, "1") == champion
 
 

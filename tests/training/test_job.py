@@ -116,7 +116,7 @@ def test_a_batch_must_be_shared_evenly(job: Job) -> None:
     with pytest.raises(UsageError, match="make it a multiple of 3"):
         check(job, manifest(train=16, val=1), world_size=3)
     accumulating = dataclasses.replace(
-        job, recipe=load_recipe(overrides=["data.batch_size=16", "optimiser.accumulate=8"])
+        job, recipe=load_recipe(overrides=["data.batch_size=16", "optimizer.accumulate=8"])
     )
     check(accumulating, manifest(train=16, val=1), world_size=2)
     with pytest.raises(UsageError, match="make it a multiple of 32"):

@@ -51,7 +51,7 @@ def history(job: Job) -> list[dict[str, Any]]:
 
 def test_two_ranks_compute_what_one_does(shards: str, tmp_path: Path, lines: list[str]) -> None:
     # AdamW: Muon computes in bfloat16 what it makes of a gradient, and makes more of how sums were rounded.
-    settings = [*AUGMENT, "optimiser.name=adamw"]
+    settings = [*AUGMENT, "optimizer.name=adamw"]
     alone, shared = (make_job(tmp_path / name, shards, *settings) for name in ("alone", "shared"))
     train_rank(alone.folder, World(0, 1, torch.device("cpu")))
     events: list[dict[str, Any]] = []

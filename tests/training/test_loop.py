@@ -15,9 +15,9 @@ from tests.training.conftest import AUGMENT, MakeTrainer, small_recipe
 from vitseg.checkpoint import checkpoint_keys, newest_checkpoint
 from vitseg.errors import AccessError, TrainingError
 from vitseg.evaluation import evaluate_batches
-from vitseg.training.average import Average
 from vitseg.training.loop import Trainer
 from vitseg.training.progress import Budget, Recorder, chosen_row
+from vitseg.training.weight_average import Average
 
 
 class Power(Recorder):
@@ -88,7 +88,7 @@ def test_a_finished_job_does_nothing_more(make_trainer: MakeTrainer) -> None:
 def test_accumulated_parts_give_the_gradient_of_the_whole_batch(make_trainer: MakeTrainer, loss: list[str]) -> None:
     ends = []
     for parts in (1, 2, 4):
-        settings = [f"optimiser.accumulate={parts}", "run.epochs=1", "optimiser.clip_norm=0.0", *AUGMENT, *loss]
+        settings = [f"optimizer.accumulate={parts}", "run.epochs=1", "optimizer.clip_norm=0.0", *AUGMENT, *loss]
         recipe = small_recipe(*settings)
         trainer = make_trainer(f"parts-{parts}", recipe, dtype=torch.float64)
         trainer.run()
@@ -111,7 +111,7 @@ def test_the_loss_of_a_step_is_torchs_weighted_mean(make_trainer: MakeTrainer) -
 
 
 def test_it_learns(make_trainer: MakeTrainer) -> None:
-    rows = make_trainer("job", small_recipe("run.epochs=10", "optimiser.learning_rate=0.005")).run()
+    rows = make_trainer("job", small_recipe("run.epochs=10", "optimizer.learning_rate=0.005")).run()
     assert rows[-1]["train/loss"] < 0.8 * rows[0]["train/loss"]
     assert rows[-1]["val/pixel_accuracy"] > rows[0]["val/pixel_accuracy"]
     assert [row["epoch"] for row in rows] == list(range(1, 11))
@@ -119,12 +119,12 @@ def test_it_learns(make_trainer: MakeTrainer) -> None:
 
 def test_what_is_trained_on_is_changed_and_what_is_validated_is_not(make_trainer: MakeTrainer) -> None:
     heard = []
-    for name, overrides in (("plain", []), ("changed", AUGMENT), ("grey", ["augment.scale=[0.25, 0.25]"])):
-        recipe = small_recipe("run.epochs=1", "optimiser.learning_rate=1e-12", *overrides)
+    for name, overrides in (("plain", []), ("changed", AUGMENT), ("gray", ["augment.scale=[0.25, 0.25]"])):
+        recipe = small_recipe("run.epochs=1", "optimizer.learning_rate=1e-12", *overrides)
         heard.append(make_trainer(name, recipe).run()[0])
-    plain, changed, grey = heard
-    assert changed["train/loss"] != plain["train/loss"] != grey["train/loss"]
-    for row in (changed, grey):
+    plain, changed, gray = heard
+    assert changed["train/loss"] != plain["train/loss"] != gray["train/loss"]
+    for row in (changed, gray):
         assert row["val/loss"] == pytest.approx(plain["val/loss"], rel=1e-6)
 
 
@@ -164,15 +164,15 @@ def test_panels_come_when_asked_for_and_at_the_end(make_trainer: MakeTrainer) ->
     assert heard.panels_drawn == [2, 4, 5]
 
 
-def test_colours_are_learned_too(make_trainer: MakeTrainer) -> None:
-    rows = make_trainer("job", small_recipe("model.target=rgb", "run.epochs=6", "optimiser.learning_rate=0.005")).run()
+def test_colors_are_learned_too(make_trainer: MakeTrainer) -> None:
+    rows = make_trainer("job", small_recipe("model.target=rgb", "run.epochs=6", "optimizer.learning_rate=0.005")).run()
     assert rows[-1]["val/mean_absolute_error"] < rows[0]["val/mean_absolute_error"]
     assert 0 < rows[-1]["val/loss"] < 0.5
 
 
 @pytest.mark.parametrize("target", ["classes", "rgb"])
 def test_a_decoder_that_wants_the_truth_gets_it_in_training_alone(make_trainer: MakeTrainer, target: str) -> None:
-    recipe = small_recipe("model.decoder=spiral", f"model.target={target}", "run.epochs=1", "optimiser.accumulate=2")
+    recipe = small_recipe("model.decoder=spiral", f"model.target={target}", "run.epochs=1", "optimizer.accumulate=2")
     trainer = make_trainer("job", recipe)
     given: list[tuple[bool, list[tuple[int, ...]]]] = []
     trainer.model.register_forward_pre_hook(
@@ -210,7 +210,7 @@ class Fading(Power):
 def test_the_model_is_that_of_the_best_epoch_also_after_an_interruption(
     make_trainer: MakeTrainer, patience: int
 ) -> None:
-    recipe = small_recipe("run.epochs=6", "optimiser.learning_rate=0.005", f"run.patience={patience}")
+    recipe = small_recipe("run.epochs=6", "optimizer.learning_rate=0.005", f"run.patience={patience}")
     good = make_trainer("good", recipe)
     good.recorder = Fading(good, after=7)  # the first two epochs have 6 steps
     history = good.run()
@@ -235,13 +235,13 @@ def test_when_time_is_up_training_ends_learned_and_goes_on_with_more(
     monkeypatch.setattr(Budget, "seconds", property(lambda self: next(seconds), lambda self, before: None))
     short = make_trainer("job", small_recipe("run.epochs=5"), heard := Power(), max_minutes=5 / 60)
     rows = short.run()
-    rates = short.optimisers[0].param_groups[0]["lr"]
+    rates = short.optimizers[0].param_groups[0]["lr"]
     assert 3 < rows[-1]["step"] < 15
     assert rows[-1]["step"] % 3  # within an epoch, which is validated all the same
     assert rows[-1]["stopped"] == "minutes"
     assert "val/loss" in rows[-1]
     assert heard.panels_drawn == [rows[-1]["epoch"]]
-    assert rates < 0.5 * short.recipe.optimiser.learning_rate  # it has fallen by then
+    assert rates < 0.5 * short.recipe.optimizer.learning_rate  # it has fallen by then
     used = [share for share in heard.used if share is not None]
     assert len(used) == rows[-1]["step"]  # whoever shows what is left is told with each step
     assert used == sorted(used)
@@ -290,7 +290,7 @@ def test_an_epoch_in_which_time_was_up_counts_as_whole_once_it_goes_on(
 
 
 def test_the_average_follows_the_weights_and_is_what_is_validated(make_trainer: MakeTrainer) -> None:
-    recipe = small_recipe("run.epochs=2", "optimiser.average=0.9", "run.select=last")
+    recipe = small_recipe("run.epochs=2", "optimizer.average=0.9", "run.select=last")
     trainer = make_trainer("job", recipe)
     seen = []
     follow = Average.follow
@@ -314,7 +314,7 @@ def test_the_average_follows_the_weights_and_is_what_is_validated(make_trainer: 
 
 
 def test_an_interrupted_job_with_an_average_ends_like_one_that_was_not(make_trainer: MakeTrainer) -> None:
-    recipe = small_recipe("optimiser.average=0.95")
+    recipe = small_recipe("optimizer.average=0.95")
     straight = make_trainer("straight", recipe)
     history = straight.run()
     with pytest.raises(KeyboardInterrupt):
@@ -327,7 +327,7 @@ def test_an_interrupted_job_with_an_average_ends_like_one_that_was_not(make_trai
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_learns_nearly_the_same(make_trainer: MakeTrainer, precision: str) -> None:
-    settings = ["run.epochs=4", "optimiser.learning_rate=0.005"]
+    settings = ["run.epochs=4", "optimizer.learning_rate=0.005"]
     whole = make_trainer("whole", small_recipe(*settings)).run()
     half = make_trainer("half", small_recipe(*settings, f"run.precision={precision}"))
     rows = half.run()
@@ -347,7 +347,7 @@ def test_a_step_that_overflows_in_float16_is_left_out(make_trainer: MakeTrainer)
 
 
 def test_a_checkpoint_holds_what_a_job_is(make_trainer: MakeTrainer) -> None:
-    recipe = small_recipe("run.epochs=1", "optimiser.average=0.9")
+    recipe = small_recipe("run.epochs=1", "optimizer.average=0.9")
     trainer = make_trainer("job", recipe, commit="c0ffee")
     trainer.run()
     found = newest_checkpoint(trainer.checkpoints)
@@ -391,7 +391,7 @@ def test_a_bucket_that_takes_no_checkpoint_ends_the_job(make_trainer: MakeTraine
 
 
 def test_the_samples_whose_loss_is_no_number_are_named(make_trainer: MakeTrainer) -> None:
-    trainer = make_trainer("job", small_recipe("optimiser.accumulate=4"))
+    trainer = make_trainer("job", small_recipe("optimizer.accumulate=4"))
     batch = next(trainer.data.epoch(0, start_step=2))
     loss = trainer._loss
 
@@ -432,8 +432,8 @@ def test_a_job_from_a_bfloat16_machine_goes_on_where_there_is_only_float16(make_
     assert [len(trainer.run()) for trainer in trainers] == [1, 2, 3]
 
 
-def test_a_gradient_that_overflows_in_one_optimisers_part_changes_nothing(make_trainer: MakeTrainer) -> None:
-    trainer = make_trainer("job", small_recipe("run.epochs=1", "run.precision=float16", "optimiser.average=0.9"))
+def test_a_gradient_that_overflows_in_one_optimizers_part_changes_nothing(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("job", small_recipe("run.epochs=1", "run.precision=float16", "optimizer.average=0.9"))
     matrix = next(parameter for parameter in trainer.model.parameters() if parameter.ndim == 2)
     matrix.register_hook(lambda gradient: gradient * math.inf)
     before = weights(trainer)
@@ -444,7 +444,7 @@ def test_a_gradient_that_overflows_in_one_optimisers_part_changes_nothing(make_t
 
 
 def test_patience_that_ends_with_the_last_epoch_stopped_nothing(make_trainer: MakeTrainer) -> None:
-    trainer = make_trainer("job", small_recipe("run.epochs=3", "run.patience=1", "optimiser.learning_rate=0.005"))
+    trainer = make_trainer("job", small_recipe("run.epochs=3", "run.patience=1", "optimizer.learning_rate=0.005"))
     trainer.recorder = Fading(trainer, after=7)
     rows = trainer.run()
     assert (len(rows), trainer.best.since) == (3, 1)

@@ -8,14 +8,14 @@ import torch
 
 from tests.training.conftest import AUGMENT, small_recipe
 from vitseg.data.manifest import read_manifest
-from vitseg.data.photographs import write_photographs
 from vitseg.data.plan import make_plan
 from vitseg.data.shards import commit, write_shard
 from vitseg.data.verify import verify
 from vitseg.dist import World
 from vitseg.errors import UsageError
 from vitseg.registry import tracking
-from vitseg.training.initial import fit_initial
+from vitseg.synth.photographs import write_photographs
+from vitseg.training.initial_weights import fit_initial
 from vitseg.training.job import MASKED, Job, check, job_folder, read_job, write_job
 from vitseg.training.launch import run_ranks
 from vitseg.training.loop import Trainer
@@ -93,7 +93,7 @@ def test_two_ranks_and_a_restart_compute_what_one_does(
 
 
 def test_it_learns_and_training_starts_from_it(shards: str, tmp_path: Path, sqlite: str) -> None:
-    """On labelled shards, whose labels it must not look at."""
+    """On labeled shards, whose labels it must not look at."""
     job = make_job(tmp_path / "job", shards, "run.epochs=30", "run.panel_epochs=30")
     train_rank(job.folder, ALONE)
     found = losses(job)
@@ -107,12 +107,12 @@ def test_it_learns_and_training_starts_from_it(shards: str, tmp_path: Path, sqli
 
 
 def test_photographs_are_augmented_as_the_recipe_says(shards: str, tmp_path: Path, sqlite: str) -> None:
-    slow = ["run.epochs=1", "optimiser.learning_rate=1e-12"]
+    slow = ["run.epochs=1", "optimizer.learning_rate=1e-12"]
     kinds = {
         "plain": [],
         "scaled": ["augment.scale=[1.0, 2.0]"],
         "same": ["augment.scale=[1.0, 2.0]", "augment.rare=1.0"],
-        "coloured": ["augment.color=0.5"],
+        "colored": ["augment.color=0.5"],
     }
     found = {}
     for name, values in kinds.items():
@@ -120,13 +120,13 @@ def test_photographs_are_augmented_as_the_recipe_says(shards: str, tmp_path: Pat
         train_rank(job.folder, ALONE)
         found[name] = losses(job)
     assert found["same"] == found["scaled"]  # the labels that are there choose no crops
-    for name in ("scaled", "coloured"):
+    for name in ("scaled", "colored"):
         assert found[name][0] != pytest.approx(found["plain"][0], abs=1e-5)
         assert found[name][1] == pytest.approx(found["plain"][1], abs=1e-5)  # validation sees photographs as they are
 
 
 def test_validation_always_hides_the_same_patches(photo_shards: str, tmp_path: Path, sqlite: str) -> None:
-    job = make_job(tmp_path / "job", photo_shards, "run.epochs=2", "optimiser.learning_rate=1e-12")
+    job = make_job(tmp_path / "job", photo_shards, "run.epochs=2", "optimizer.learning_rate=1e-12")
     train_rank(job.folder, ALONE)
     first, before, second, after = losses(job)
     assert after == pytest.approx(before, abs=1e-6)

@@ -16,13 +16,13 @@ def test_it_steps_as_torchs_own() -> None:
     ends = []
     for kind in (Muon, StackedMuon):
         matrices = [nn.Parameter(matrix.clone()) for matrix in start]
-        optimiser = kind(matrices, lr=0.1, weight_decay=0.2, adjust_lr_fn="match_rms_adamw")
+        optimizer = kind(matrices, lr=0.1, weight_decay=0.2, adjust_lr_fn="match_rms_adamw")
         for step in range(3):
             for number, matrix in enumerate(matrices):
                 generator = torch.Generator().manual_seed(10 * step + number)
                 matrix.grad = torch.randn(matrix.shape, generator=generator) if number != 3 or step else None
-            optimiser.step()
-        ends.append((matrices, optimiser.state_dict()["state"]))
+            optimizer.step()
+        ends.append((matrices, optimizer.state_dict()["state"]))
     (ones, one), (others, other) = ends
     for matrix, stacked, before in zip(ones, others, start, strict=True):
         moved = (matrix - before).norm()

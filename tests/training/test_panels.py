@@ -6,12 +6,12 @@ import torch
 
 from tests.training.conftest import small_recipe
 from vitseg.data.loader import Batch
-from vitseg.model.masked import build_masked
+from vitseg.model.masked_autoencoder import build_masked
 from vitseg.training.panels import draw_panels
 
 
 @pytest.mark.parametrize("pixels", ["fixed", "image"])
-def test_the_photo_is_shown_in_its_own_colours(pixels: str) -> None:
+def test_the_photo_is_shown_in_its_own_colors(pixels: str) -> None:
     recipe = small_recipe(f"model.pixels={pixels}")
     dark = torch.from_numpy(np.random.default_rng(0).integers(20, 60, (1, 3, 32, 64), dtype=np.uint8))
     batch = Batch(keys=["one"], images=dark, labels=torch.zeros(1, 32, 64, dtype=torch.uint8))

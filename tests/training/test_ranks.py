@@ -30,14 +30,14 @@ def work(shards: str, folder: str, rank: int, world_size: int, parts: int) -> No
     world = dist.start()
     manifest = read_manifest(shards)
     batch = 9 if world_size == 3 else 8
-    settings = [f"optimiser.accumulate={parts}", f"data.batch_size={batch}", "optimiser.clip_norm=0.0"]
+    settings = [f"optimizer.accumulate={parts}", f"data.batch_size={batch}", "optimizer.clip_norm=0.0"]
     recipe = small_recipe(*settings, *AUGMENT)
     model = build_model(recipe.model, manifest.image_size, logit_count(manifest.classes), 0).double()
     torch.nn.init.normal_(model.decoder.head.weight, std=0.1)  # or the untrained model says nearly nothing
     task = task_of(manifest, recipe, world.device)
     data, validation = batches_of(shards, manifest, recipe, world)
     trainer = Trainer(recipe, world, model, task, data, validation, open_store(f"{folder}/checkpoints"), Recorder())
-    trainer.optimisers = []  # nobody takes the gradient away
+    trainer.optimizers = []  # nobody takes the gradient away
     trainer._step(dist.replicate(model, world), next(data.epoch(0)), 0.0)
     gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
     confusion = evaluate_batches(model, validation.epoch(0), task).confusion

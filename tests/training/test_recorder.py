@@ -10,7 +10,7 @@ from mlflow.artifacts import load_image
 from tests.training.conftest import MakeTrainer, small_recipe
 from vitseg.checkpoint import newest_checkpoint
 from vitseg.labels import train_classes
-from vitseg.registry import delivery, tracking
+from vitseg.registry import metric_upload, tracking
 from vitseg.training.recorder import RunRecorder
 
 
@@ -21,7 +21,7 @@ def test_a_tracking_server_that_goes_away_stops_no_training(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(delivery, "_FLUSH_SECONDS", 0.05)
+    monkeypatch.setattr(metric_upload, "_FLUSH_SECONDS", 0.05)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     trainer = make_trainer("job", small_recipe("run.epochs=2", "run.panel_epochs=1"))
     run_id = tracking.start_run("test", {}, {})

@@ -27,7 +27,7 @@ THING = {"name": "crack", "color": [200, 30, 30], "id": 255, "train_id": 0}
 
 
 def scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return a grey photo (16, 16, 3) with a dark bar, and its mask: 255 on the bar, 0 elsewhere."""
+    """Return a gray photo (16, 16, 3) with a dark bar, and its mask: 255 on the bar, 0 elsewhere."""
     rng = np.random.default_rng(seed)
     mask = np.zeros((16, 16), np.uint8)
     left = int(rng.integers(0, 12))
@@ -59,7 +59,7 @@ def train(shards: str, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Bund
     from vitseg.training import recorder
 
     monkeypatch.setattr(recorder, "RunRecorder", lambda *settings: Recorder())
-    recipe = small_recipe("optimiser.learning_rate=0.01", "run.epochs=10", *overrides)
+    recipe = small_recipe("optimizer.learning_rate=0.01", "run.epochs=10", *overrides)
     fingerprint = read_manifest(shards).fingerprint
     job = Job(job_folder(shards, fingerprint, recipe), shards, fingerprint, recipe)
     write_job(job)
@@ -87,7 +87,7 @@ def test_a_thing_and_its_background_are_learned(
     photo, mask = scene(102)
     Image.fromarray(photo).save(tmp_path / "photos" / "a.png")
     folder = Path(job_folder(cracks, read_manifest(cracks).fingerprint, small_recipe(
-        "optimiser.learning_rate=0.01", "run.epochs=10", *overrides))) / "bundle"  # fmt: skip
+        "optimizer.learning_rate=0.01", "run.epochs=10", *overrides))) / "bundle"  # fmt: skip
     model = ModelRef(name="cracks", version="1", sha256=bundle.sha256, folder=str(folder))
     job = plan_job(str(tmp_path / "photos"), str(tmp_path / "masks"), model=model, options=Options(ids="label"))
     assert segment_chunk(job, 0).written == 1
@@ -120,6 +120,6 @@ def test_balanced_weights_are_those_of_the_training_split(cracks: str) -> None:
 
 
 @pytest.mark.parametrize("value", LOSS)
-def test_losses_of_classes_are_refused_for_colours(value: str) -> None:
+def test_losses_of_classes_are_refused_for_colors(value: str) -> None:
     with pytest.raises(UsageError, match=r"are for model\.target = classes"):
         small_recipe("model.target=rgb", value)

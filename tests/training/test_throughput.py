@@ -21,7 +21,7 @@ def test_a_training_step_is_three_forward_passes(monkeypatch: pytest.MonkeyPatch
     assert found == Throughput(3 * flops, 200e9)
     values = found.values(images_per_second=10)
     assert values["tflops"] == pytest.approx(30 * flops / 1e12)
-    assert values["flops_utilisation"] == pytest.approx(30 * flops / 200e9)
+    assert values["flops_utilization"] == pytest.approx(30 * flops / 200e9)
     assert found.limits() == pytest.approx({"matrix_tflops": 0.2, "gflop_per_image": 3 * flops / 1e9})
 
 

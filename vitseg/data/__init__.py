@@ -4,7 +4,7 @@ Writing:
     sources    what is there: images and labels of the four layouts, paired
     pairing    where photos and labels find each other by their names
     spill      tables on disk, for what is too much for memory: pairs and plans
-    colors     colour labels -> train ids
+    colors     color labels -> train ids
     plan       a deterministic list of shards, and the fingerprint of what they will hold
     samples    one source -> one sample: open, check, resize, encode
     shards     one part of the plan -> one tar; then the commit

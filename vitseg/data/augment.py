@@ -1,11 +1,11 @@
-"""Random changes of photographs and their labels together, in training: scale and crop, and colours.
+"""Random changes of photographs and their labels together, in training: scale and crop, and colors.
 
 They act on a whole batch of tensors, on whatever device it lies. What is drawn for a sample is a function of (seed,
 step, its row in the *global* batch) alone: so a batch does not depend on the number of ranks, nor on where a job was
 resumed. Mirroring is not here: the loader does that while it decodes.
 
-A pixel's centre lies at half-integer coordinates, for photo and label alike: pixel i covers [i, i + 1). The label of
-an output pixel is that of the source pixel in which its centre falls, so labels are never blended.
+A pixel's center lies at half-integer coordinates, for photo and label alike: pixel i covers [i, i + 1). The label of
+an output pixel is that of the source pixel in which its center falls, so labels are never blended.
 """
 
 from collections.abc import Sequence
@@ -38,11 +38,11 @@ def augment(
     Args:
         images: photographs uint8 (B, 3, H, W).
         labels: train ids uint8 (B, H, W), or target images uint8 (B, 3, H, W), which are resampled as the photos are
-            but keep their colours.
+            but keep their colors.
         recipe: what to change, and how much.
-        pixels_per_class: labelled pixels of each class in the whole split: rare classes attract crops.
+        pixels_per_class: labeled pixels of each class in the whole split: rare classes attract crops.
         seed: of the run.
-        step: optimiser steps before this one.
+        step: optimizer steps before this one.
         rows: of the global batch, one for each of these samples.
 
     Returns:
@@ -58,7 +58,7 @@ def augment(
         pixels = _jitter(images, 1 + recipe.color * (2 * draws[:, _BRIGHTNESS:_DRAWS] - 1))
     if moved:
         low, high = recipe.scale
-        # As likely twice as large as half as large. One number at a time: a vectorised power may round otherwise at
+        # As likely twice as large as half as large. One number at a time: a vectorized power may round otherwise at
         # the end of a batch than in its middle.
         scale = draws.new_tensor([low * (high / low) ** power for power in drawn[:, _SCALE].tolist()])
         if labels.ndim == 4:
@@ -95,10 +95,10 @@ def _jitter(images: Tensor, factors: Tensor) -> Tensor:
     # Sums of integers are exact: they can't depend on how many images lie side by side.
     means = images.sum(dim=(2, 3), keepdim=True, dtype=torch.int64).float() / (images.shape[2] * images.shape[3])
     pixels = (images.float() * brightness).clamp(0, 255)
-    grey = _luma(means) * brightness
-    pixels = (grey + (pixels - grey) * contrast).clamp(0, 255)
-    grey = _luma(pixels)
-    return (grey + (pixels - grey) * saturation).clamp(0, 255)
+    gray = _luma(means) * brightness
+    pixels = (gray + (pixels - gray) * contrast).clamp(0, 255)
+    gray = _luma(pixels)
+    return (gray + (pixels - gray) * saturation).clamp(0, 255)
 
 
 def _luma(pixels: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def _rare_pixels(labels: Tensor, pixels_per_class: Sequence[int], draws: Tensor,
     """Choose for some images a class that is there, the rarer the likelier, and one of its pixels.
 
     Returns:
-        int64 (B, 2): row and column; -1 where the crop may lie anywhere: not chosen, or nothing labelled.
+        int64 (B, 2): row and column; -1 where the crop may lie anywhere: not chosen, or nothing labeled.
     """
     batch, _, width = labels.shape
     weights = torch.from_numpy(class_weights(pixels_per_class)).to(labels.device)
@@ -138,12 +138,12 @@ def _sources(scale: Tensor, draws: Tensor, focus: Tensor | None, size: tuple[int
         low, high = (length - crop).clamp(max=0), (length - crop).clamp(min=0)
         if focus is not None:
             pixel = focus[:, axis]
-            # All of the pixel, so that an output pixel's centre falls into it.
+            # All of the pixel, so that an output pixel's center falls into it.
             low = torch.where(pixel < 0, low, torch.maximum(low, pixel + 1 - crop))
             high = torch.where(pixel < 0, high, torch.minimum(high, pixel.double()))
         start = low + draws[:, drawn] * (high - low)
-        centres = torch.arange(length, dtype=torch.float64, device=scale.device) + 0.5
-        axes.append(start[:, None] + centres / scale[:, None])
+        centers = torch.arange(length, dtype=torch.float64, device=scale.device) + 0.5
+        axes.append(start[:, None] + centers / scale[:, None])
     return axes[0], axes[1]
 
 

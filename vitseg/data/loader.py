@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vitseg.data.ahead import OpenAhead
-from vitseg.data.cache import ShardCache
-from vitseg.data.index import OpenShard, ShardIndex, index_shard
 from vitseg.data.manifest import Manifest
 from vitseg.data.order import check_batch, epoch_flips, epoch_order, rank_rows, stored_order
+from vitseg.data.prefetch import OpenAhead
+from vitseg.data.shard_cache import ShardCache
+from vitseg.data.tar_index import OpenShard, ShardIndex, index_shard
 from vitseg.errors import DataError, UsageError
-from vitseg.jpeg import decode_jpeg
-from vitseg.png import decode_png
+from vitseg.images.jpeg import decode_jpeg
+from vitseg.images.png import decode_png
 
 _BATCHES_AHEAD = 3
 _NOT_AN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
@@ -103,7 +103,7 @@ class Batches:
         self.samples = manifest.splits[split].samples
         """Samples of the split."""
         self.pixels_per_class = manifest.splits[split].pixels_per_class
-        """Labelled pixels of each class in the split."""
+        """Labeled pixels of each class in the split."""
         if drop_last and self.samples < batch_size:
             raise UsageError(
                 f"split {split!r} has {self.samples} samples, not even one batch of {batch_size}: "

@@ -49,7 +49,7 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class Split:
-    """One split: number of samples, labelled pixels of each class (by train id), and its shards in order."""
+    """One split: number of samples, labeled pixels of each class (by train id), and its shards in order."""
 
     samples: int
     pixels_per_class: tuple[int, ...]

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator
 
-from vitseg.data.spill import Spill, packed, unpacked
+from vitseg.data.disk_table import Spill, packed, unpacked
 from vitseg.storage import ObjectInfo
 
 PHOTO, LABEL, SECOND_LABEL = range(3)

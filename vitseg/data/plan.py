@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
+from vitseg.data.disk_table import Spill, on_disk, packed, unpacked
 from vitseg.data.manifest import SkippedSource
 from vitseg.data.sources import LAYOUTS, PHOTOS, Sample, detect_layout, find_samples, read_classes
-from vitseg.data.spill import Spill, on_disk, packed, unpacked
 from vitseg.errors import NotFoundError, UsageError
 from vitseg.labels import Label, train_classes
 from vitseg.storage import LocalStore, ObjectInfo, Store, open_store
@@ -196,7 +196,7 @@ def make_plan(
         table = Spill()
         if not (count := _find(table, store, layout, skipped)):
             why = f": {skipped[0].source}: {skipped[0].reason}" if skipped else ""
-            what = "photo" if layout == PHOTOS else "labelled photo"
+            what = "photo" if layout == PHOTOS else "labeled photo"
             raise NotFoundError(f"{store.root} has no {what} in layout {layout}{why}")
         _hash(table, store, lambda done: progress(done, count) if progress else None)
         options = replace(options, fingerprint=_fingerprint(settings, table))

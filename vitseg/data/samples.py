@@ -11,13 +11,13 @@ import zlib
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vitseg.data.colors import ColorDecoder
+from vitseg.data.color_labels import ColorDecoder
 from vitseg.data.plan import PlannedSample, PlanOptions
 from vitseg.data.sources import PHOTOS
 from vitseg.errors import SampleError
+from vitseg.images.png import decode_png
+from vitseg.images.rgb import to_rgb
 from vitseg.labels import IGNORE_INDEX, Label, id_table, only_thing
-from vitseg.png import decode_png
-from vitseg.rgb import to_rgb
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """What source files may be; Pillow's other decoders stay shut."""
@@ -45,7 +45,7 @@ _BROKEN = (
 def make_sample(
     planned: PlannedSample, split: str, options: PlanOptions, image: bytes, label: bytes | None
 ) -> tuple[dict[str, bytes], np.ndarray]:
-    """Return the tar members of one sample and its labelled pixels.
+    """Return the tar members of one sample and its labeled pixels.
 
     Args:
         planned: names and hashes of the source.
@@ -58,7 +58,7 @@ def make_sample(
         `{"jpg", "png", "json"}` → bytes, and pixels of each class, int64 (K,); K = 0 for image pairs.
 
     Raises:
-        SampleError: the files are broken, don't belong together, or have no labelled pixel.
+        SampleError: the files are broken, don't belong together, or have no labeled pixel.
     """
     photo = open_image(image, "the photo")
     size = photo.size
@@ -79,7 +79,7 @@ def make_sample(
             truth = np.asarray(_resized(mask, options.image_size))
     counts = np.bincount(truth.ravel(), minlength=256)[: len(options.classes)]
     if options.classes and not counts.any():
-        raise SampleError("no labelled pixel")
+        raise SampleError("no labeled pixel")
     origin = {
         "source": planned.image,
         "label": planned.label,
@@ -121,7 +121,7 @@ def open_image(data: bytes, what: str) -> Image.Image:
 
 
 def split_pair(image: Image.Image) -> tuple[Image.Image, Image.Image]:
-    """Cut a pair into photo (left) and colour label (right), both RGB.
+    """Cut a pair into photo (left) and color label (right), both RGB.
 
     Raises:
         SampleError: the image is not exactly twice as wide as high.
@@ -137,11 +137,11 @@ def decode_label(mask: Image.Image, options: PlanOptions, *, colors: bool) -> np
     """Return the train ids of a lossless label, at the size wanted: uint8 (H, W).
 
     Label files of `cityscapes` hold ids, or `colors`. Those of `folders` hold either: images with one
-    channel are ids, images with several are colours, and a palette image is what its values fit. In a binary
-    data set all values fit, so there it is colours only where the thing's colour occurs and its id does not.
+    channel are ids, images with several are colors, and a palette image is what its values fit. In a binary
+    data set all values fit, so there it is colors only where the thing's color occurs and its id does not.
 
     Raises:
-        SampleError: ids or colours are not in the list of classes.
+        SampleError: ids or colors are not in the list of classes.
     """
     decoder = ColorDecoder(options.labels)
     one_channel = mask.mode in ("1", "L", "P", "I") or mask.mode.startswith("I;16")
@@ -170,7 +170,7 @@ def unknown_ids(ids: np.ndarray, labels: tuple[Label, ...]) -> list[int]:
 
 
 def nearest(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize (H, W, …) to `size` (height, width): each pixel takes the one under its centre, unmixed."""
+    """Resize (H, W, …) to `size` (height, width): each pixel takes the one under its center, unmixed."""
     rows, columns = (
         ((np.arange(wanted) + 0.5) * given / wanted).astype(np.intp)
         for wanted, given in zip(size, pixels.shape[:2], strict=True)

@@ -44,7 +44,7 @@ RECORDS = "_vitseg/preprocess"
 class ShardRecord:
     """What became of one part: `shard` is None where no source of it could be used.
 
-    `pixels_per_class` counts the labelled pixels of each class, by train id.
+    `pixels_per_class` counts the labeled pixels of each class, by train id.
     """
 
     split: str
@@ -114,7 +114,7 @@ def _temporary_file() -> Iterator[BufferedRandom]:
 
 
 def _pack(shard: ShardPlan, options: PlanOptions, file: BinaryIO) -> tuple[np.ndarray, list[SkippedSource]]:
-    """Write the tar of a part; return the labelled pixels of each class, and what had to be left out."""
+    """Write the tar of a part; return the labeled pixels of each class, and what had to be left out."""
     source = open_store(options.source)
     pixels = np.zeros(len(options.classes), np.int64)
     skipped = []
@@ -196,7 +196,7 @@ def commit(plan: Plan, records: Iterable[ShardRecord], dest: str, replaces: str 
     thing = only_thing(plan.options.labels)
     if thing and not any(split.pixels_per_class[0] for split in splits.values()):
         raise DataError(
-            f"no label has a pixel of {thing.name!r}: it is looked for as id {thing.id} or colour {thing.color}; "
+            f"no label has a pixel of {thing.name!r}: it is looked for as id {thing.id} or color {thing.color}; "
             f"correct classes.json (masks of 0 and 255 need id 255)"
         )
     manifest = Manifest(

@@ -2,7 +2,7 @@
 
     cityscapes   leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png
                  gtFine/{split}/{city}/{stem}_gtFine_labelIds.png, or _color.png where ids are missing
-    pairs        {split}/{n}.jpg: photo left, colour label right, one image twice as wide as high
+    pairs        {split}/{n}.jpg: photo left, color label right, one image twice as wide as high
     folders      {split}/images/*, {split}/masks/* with equal stems, and a classes.json
     images       {split}/images/*, {split}/targets/* with equal stems: pairs of images, without classes
     photos       any images, wherever they lie, without labels: for pretraining; labels of the other layouts are left out
@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from vitseg.data.disk_table import packed, unpacked
 from vitseg.data.manifest import SkippedSource, parse_json
 from vitseg.data.pairing import LABEL, PHOTO, SECOND_LABEL, Listed, Pairing
-from vitseg.data.spill import packed, unpacked
 from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.labels import CITYSCAPES, Label, train_classes
 from vitseg.storage import ObjectInfo, Store

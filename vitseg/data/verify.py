@@ -29,7 +29,7 @@ _BROKEN_TAR = (tarfile.TarError, OSError, ValueError, EOFError, LookupError, Ove
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was read: shards, samples, labelled pixels of each class by split, the classes' names, a line a problem."""
+    """What was read: shards, samples, labeled pixels of each class by split, the classes' names, a line a problem."""
 
     shards: int
     samples: int

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from vitseg.errors import SampleError
+from vitseg.images.decode import one_large, open_image
+from vitseg.images.rows import Photo, open_photo, pixel_moments
 from vitseg.inference.device import bf16
-from vitseg.inference.images import one_large, open_image
 from vitseg.inference.ledger import Row
 from vitseg.inference.objects import Setting, Task, row_of
-from vitseg.inference.photo import Photo, open_photo, pixel_moments
 from vitseg.inference.predict import Painting, Prediction, paint_resized, predict_resized
 from vitseg.inference.tiles import paint_tiled, predict_tiled
 
@@ -91,7 +91,7 @@ def _answer(task: Task, prediction: Prediction | Painting, seconds: float) -> An
 
 
 def ask(setting: Setting, images: Tensor, moments: Moments = None) -> Tensor:
-    """Return scores (B, K, h, w), or colours (B, 3, h, w), of images uint8 (B, 3, h, w); with flips if they are wanted.
+    """Return scores (B, K, h, w), or colors (B, 3, h, w), of images uint8 (B, 3, h, w); with flips if they are wanted.
 
     The image and its mirror image are two opinions, of which the mean is taken.
     """

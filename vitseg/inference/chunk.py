@@ -40,7 +40,7 @@ def segment_chunk(
 ) -> ChunkCounts:
     """Make the masks of one chunk and write its rows; of a chunk that has its rows, what failed is tried again.
 
-    Safe to repeat and to kill: what is there already is recognised, whole objects are written or none.
+    Safe to repeat and to kill: what is there already is recognized, whole objects are written or none.
 
     Args:
         job: the planned job.

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vitseg.errors import DataError, NotFoundError
+from vitseg.inference.contact_sheet import SHOWN, draw_sheet
 from vitseg.inference.job import Job
 from vitseg.inference.ledger import STATUSES, ChunkCounts, Row, read_part
-from vitseg.inference.sheet import SHOWN, draw_sheet
 from vitseg.inference.stages import STAGES
 from vitseg.storage import Store, open_store
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vitseg.inference.chunk import make_setting, segment_objects
-from vitseg.inference.existing import find_mask
 from vitseg.inference.job import Job, ModelRef, Options, key_problem
 from vitseg.inference.ledger import Listed, Row
 from vitseg.inference.model import load_once
 from vitseg.inference.plan import Made, list_source
+from vitseg.inference.reuse import find_mask
 from vitseg.storage import LocalStore, ObjectInfo, canonical, open_store
 
 SAMPLED = 32

@@ -1,8 +1,8 @@
 """What a batch segmentation job is: addresses, model, options, and the names of its files.
 
     DEST/<key>.png                            the mask of SOURCE/<key>: the whole key, as equal stems would meet
-    DEST/_vitseg/also/color/<key>.png         the mask in its colours, without a palette
-    DEST/_vitseg/also/overlay/<key>.jpg       the colours over the photo
+    DEST/_vitseg/also/color/<key>.png         the mask in its colors, without a palette
+    DEST/_vitseg/also/overlay/<key>.jpg       the colors over the photo
     DEST/_vitseg/also/confidence/<key>.png    probability of the chosen class, 255 is certain
     DEST/_vitseg/<job>/listing/*/part-*.parquet, listing.json  the frozen listing
     DEST/_vitseg/<job>/part-*.parquet, summary.json            the rows, and the proof that they are complete

@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 
 from vitseg.errors import AccessError, DataError, NameTakenError, NotFoundError, SampleError, StorageError
-from vitseg.inference.existing import find_mask
-from vitseg.inference.images import (
+from vitseg.images.decode import (
     SNIFFED,
     has_image_name,
     is_image,
@@ -20,11 +19,12 @@ from vitseg.inference.images import (
     open_image,
     worth_reading,
 )
+from vitseg.images.resize import model_input
+from vitseg.images.rows import open_photo, reduced, reduction
 from vitseg.inference.job import PICTURES, Job, mask_key, picture_key
 from vitseg.inference.ledger import Listed, Row
-from vitseg.inference.photo import open_photo, reduced, reduction
 from vitseg.inference.predict import Painting, Prediction
-from vitseg.inference.shrink import model_input
+from vitseg.inference.reuse import find_mask
 from vitseg.inference.stages import Stopwatch
 from vitseg.masks import (
     class_fractions,
@@ -45,7 +45,7 @@ ALREADY_DONE = "already done"
 NOT_AN_IMAGE = "not an image"
 A_MASK = "a mask of an earlier job"
 _S3_METADATA_BYTES = 2000  # S3 takes 2 KB of metadata, as sent
-_PICTURE_PIXELS = 32_000_000  # of larger images, colours and overlays are made smaller: they are for people
+_PICTURE_PIXELS = 32_000_000  # of larger images, colors and overlays are made smaller: they are for people
 
 
 @dataclass(frozen=True)
@@ -180,8 +180,8 @@ def _picture(setting: Setting, kind: str, task: Task, prediction: Prediction, id
         assert prediction.confidence is not None
         if prediction.confidence.shape == ids.shape:
             return prediction.confidence
-        grey = Image.fromarray(prediction.confidence)
-        return np.asarray(grey.resize((width, height), Image.Resampling.BILINEAR))
+        gray = Image.fromarray(prediction.confidence)
+        return np.asarray(gray.resize((width, height), Image.Resampling.BILINEAR))
     step = reduction(height * width, _PICTURE_PIXELS)
     if step > 1:
         middles = (np.minimum(np.arange(0, side, step) + step // 2, side - 1) for side in (height, width))

@@ -1,4 +1,4 @@
-"""From what a model says about a whole image to class ids at the image's own size; or from colours to an image.
+"""From what a model says about a whole image to class ids at the image's own size; or from colors to an image.
 
 Shapes: K classes; (H, W) the image; (h, w) the model's input.
 """
@@ -36,10 +36,10 @@ class Painting:
 
 
 def paint_resized(colors: Tensor, size: tuple[int, int]) -> Painting:
-    """Round a model's colours, float (3, h, w) in 0–1, to 8 bits and scale them to (H, W), bicubic and antialiased.
+    """Round a model's colors, float (3, h, w) in 0–1, to 8 bits and scale them to (H, W), bicubic and antialiased.
 
     Raises:
-        DataError: the colours are not numbers.
+        DataError: the colors are not numbers.
     """
     small = Image.fromarray(to_bytes(colors))
     return Painting(np.asarray(small.resize((size[1], size[0]), Image.Resampling.BICUBIC)))
@@ -85,11 +85,11 @@ def mean_of(total: float, count: int) -> float:
 
 
 def to_bytes(colors: Tensor) -> np.ndarray:
-    """Round colours, float (3, rows, W) in 0–1, to uint8 (rows, W, 3).
+    """Round colors, float (3, rows, W) in 0–1, to uint8 (rows, W, 3).
 
     Raises:
         DataError: they are not numbers.
     """
     if not colors.isfinite().all():
-        raise DataError("the model's colours are not numbers (NaN or infinite): the bundle is unusable")
+        raise DataError("the model's colors are not numbers (NaN or infinite): the bundle is unusable")
     return (colors.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()

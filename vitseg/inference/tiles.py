@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitseg.inference.photo import Photo
+from vitseg.images.rows import Photo
 from vitseg.inference.predict import Painting, Prediction, certainty, mean_of, to_bytes
 from vitseg.inference.upsample import best_class
 from vitseg.masks import confidence_image
 
 Network = Callable[[Tensor], Tensor]
-"""uint8 (B, 3, h, w) → scores (B, K, h, w), or colours (B, 3, h, w)."""
+"""uint8 (B, 3, h, w) → scores (B, K, h, w), or colors (B, 3, h, w)."""
 
 _BLOCK = 2048  # columns
 _STRIPE = 4096  # columns whose scores are held at a time
@@ -54,10 +54,10 @@ def predict_tiled(
 
 
 def paint_tiled(paint: Network, photo: Photo, window: tuple[int, int], batch_size: int) -> Painting:
-    """Do what `predict_tiled` does for the colours (B, 3, h, w), 0–1, of a model without classes.
+    """Do what `predict_tiled` does for the colors (B, 3, h, w), 0–1, of a model without classes.
 
     Raises:
-        DataError: the colours are not numbers.
+        DataError: the colors are not numbers.
     """
     colors = np.empty((*photo.size, 3), np.uint8)
     for place, block in _blended(paint, photo, window, batch_size):

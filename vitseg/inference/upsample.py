@@ -1,7 +1,7 @@
 """From scores at the model's size to the best class of every pixel of the image, in bounded memory.
 
 Scores at full size would be 4 · K bytes a pixel: 15 GB for 200 megapixels and 19 classes. So they are made a part at a
-time, and only where they are needed: between four neighbours of one class every mixture of them is of that class, too.
+time, and only where they are needed: between four neighbors of one class every mixture of them is of that class, too.
 
 Shapes: K classes; (H, W) the image; (h, w) the model's input.
 """
@@ -43,7 +43,7 @@ def best_upsampled(scores: Tensor, size: tuple[int, int]) -> np.ndarray:
 
 
 class _Cells(NamedTuple):
-    """Which pixels of one side lie in each of its cells, those between two scores that are neighbours."""
+    """Which pixels of one side lie in each of its cells, those between two scores that are neighbors."""
 
     held: np.ndarray  # int64 (cells,): pixels
     pixels: np.ndarray  # int64 (most, cells): their places; where a cell has fewer, its last one again
@@ -52,14 +52,14 @@ class _Cells(NamedTuple):
 
 def _cells(length: int, given: int) -> _Cells:
     """Divide a side of `length` pixels among the given + 1 cells of a padded side of scores."""
-    # Pixel centres: pixel y of the image lies at (y + 0.5) · h / H - 0.5 of the scores, one further with their border.
-    centres = (np.arange(length) + 0.5) * (given / length) + 0.5
+    # Pixel centers: pixel y of the image lies at (y + 0.5) · h / H - 0.5 of the scores, one further with their border.
+    centers = (np.arange(length) + 0.5) * (given / length) + 0.5
     cells = np.arange(given + 1)
-    start, stop = (np.searchsorted(centres.astype(np.int64), cells, side) for side in ("left", "right"))
+    start, stop = (np.searchsorted(centers.astype(np.int64), cells, side) for side in ("left", "right"))
     count = stop - start
     pixels = start + np.minimum(np.arange(count.max())[:, None], np.maximum(count - 1, 0))
     pixels = np.minimum(pixels, length - 1)
-    return _Cells(count, pixels, (centres[pixels] - cells).astype(np.float32))
+    return _Cells(count, pixels, (centers[pixels] - cells).astype(np.float32))
 
 
 def _by_cells(padded: Tensor, size: tuple[int, int], first: np.ndarray, mixed: np.ndarray) -> np.ndarray:
@@ -110,9 +110,9 @@ def _mixtures(corners: list[Tensor], down: Tensor, across: Tensor) -> Iterator[T
 def _upsampled(scores: Tensor, size: tuple[int, int], part: slice) -> Iterator[Tensor]:
     """Yield what `F.interpolate` gives for some rows, (rows, W), class by class."""
     given = scores.shape[1]
-    centres = ((torch.arange(size[0])[part] + 0.5) * (given / size[0]) - 0.5).clamp(0, given - 1).to(scores.device)
-    above = centres.floor().long()
-    below, down = (above + 1).clamp(max=given - 1), (centres - above)[:, None].to(scores.dtype)
+    centers = ((torch.arange(size[0])[part] + 0.5) * (given / size[0]) - 0.5).clamp(0, given - 1).to(scores.device)
+    above = centers.floor().long()
+    below, down = (above + 1).clamp(max=given - 1), (centers - above)[:, None].to(scores.dtype)
     for plane in scores:
         mixed = torch.lerp(plane[above], plane[below], down)
         # Its height stays as it is, so this interpolates along rows only.

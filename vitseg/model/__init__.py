@@ -6,9 +6,9 @@ In the order of the forward pass:
     blocks       multi-head self-attention, MLP, and the pre-norm Transformer block of both
     encoder      patches -> tokens that know of each other, through the blocks
     decoder      the paper's: features + the original patches, reintroduced -> the pixels of each patch
-    overlap      ours: the same at a finer grid, without seams; its tokens agree with their `neighbours`
-    spiral       instead: patch after patch from the centre outwards, each seeing those before; of `spiral_blocks`
-    segmenter    the whole network: normalise -> cut -> encode -> decode
+    overlap      ours: the same at a finer grid, without seams; its tokens agree with their `neighbors`
+    spiral       instead: patch after patch from the center outwards, each seeing those before; of `spiral_blocks`
+    segmenter    the whole network: normalize -> cut -> encode -> decode
     classifier   the base ViT: the same encoder with a head that says one thing about the whole image
 
 and around it:

@@ -94,5 +94,5 @@ class Branch(nn.Module):
 
 
 def layer_norm(arch: Architecture, width: int) -> nn.Module:
-    """Return the normalisation of tokens that an architecture asks for."""
-    return nn.LayerNorm(width, eps=arch.norm_epsilon) if arch.normalisation == "layer" else nn.Identity()
+    """Return the normalization of tokens that an architecture asks for."""
+    return nn.LayerNorm(width, eps=arch.norm_epsilon) if arch.normalization == "layer" else nn.Identity()

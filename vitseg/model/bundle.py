@@ -29,7 +29,7 @@ SCHEMA = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
-_KEYS = {"schema", "architecture", "classes", "image_size", "target", "normalisation", "sha256"}
+_KEYS = {"schema", "architecture", "classes", "image_size", "target", "normalization", "sha256"}
 _CONFIG_BYTES = 1 << 20
 _HEADER_BYTES = 1 << 20  # of the weights file, over the tensors themselves
 # Of a network that a bundle may ask for; widths and sides:
@@ -50,7 +50,7 @@ class Bundle:
     image_size: tuple[int, int]
     """(H, W) pixels."""
     palette: np.ndarray
-    """Colours of train ids, uint8 (256, 3)."""
+    """Colors of train ids, uint8 (256, 3)."""
     sha256: str
     """Of the weights file: what the model is, whatever it is called."""
     extra: dict[str, Any]
@@ -59,7 +59,7 @@ class Bundle:
     def predict(self, images: Tensor, moments: tuple[float, float] | None = None) -> Tensor:
         """Return float32 class scores (B, K, H, W) of photographs uint8 (B, 3, H, W); the argmax is the class.
 
-        Scores are logits for target `classes`, and minus the distance to each class's colour (0–1 scale) for
+        Scores are logits for target `classes`, and minus the distance to each class's color (0–1 scale) for
         `rgb`. Images go to the device of the model, where the scores stay. Of windows, `moments` are mean and
         deviation of the photograph they are from.
 
@@ -73,7 +73,7 @@ class Bundle:
             return class_scores(output, colors, self.architecture.target)
 
     def colors(self, images: Tensor, moments: tuple[float, float] | None = None) -> Tensor:
-        """Return the colour images, float32 (B, 3, H, W) in 0–1, that a model of target `rgb` makes; see `predict`."""
+        """Return the color images, float32 (B, 3, H, W) in 0–1, that a model of target `rgb` makes; see `predict`."""
         assert self.architecture.target == "rgb", "a model of target classes gives scores: see predict"
         with torch.inference_mode():
             return self.model(images.to(self.model.mean.device), moments=moments).float()
@@ -119,7 +119,7 @@ def save_bundle(
         "classes": [label.to_json() for label in classes],
         "image_size": list(model.image_size),
         "target": model.architecture.target,
-        "normalisation": fixed,
+        "normalization": fixed,
         "sha256": digest,
     }
     assert not config.keys() & (extra or {}).keys(), "extra keys must not replace those of the format"
@@ -150,8 +150,8 @@ def load_bundle(folder: Path) -> Bundle:
     if config["target"] != arch.target:
         raise DataError(f"{folder / CONFIG}: target {config['target']!r}, but the architecture's is {arch.target!r}")
     model.load_state_dict(_read_weights(folder, str(config["sha256"]), model.state_dict()), assign=True)
-    if config["normalisation"] != {"mean": model.mean.tolist(), "std": model.std.tolist()}:
-        raise DataError(f"{folder}: normalisation differs between {CONFIG} and {WEIGHTS}")
+    if config["normalization"] != {"mean": model.mean.tolist(), "std": model.std.tolist()}:
+        raise DataError(f"{folder}: normalization differs between {CONFIG} and {WEIGHTS}")
     return Bundle(
         model=model.requires_grad_(False).eval(),
         architecture=arch,

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from vitseg.architecture import Architecture
 from vitseg.errors import UsageError
 from vitseg.model.encoder import VisionTransformer
-from vitseg.model.segmenter import PhotoNetwork, initialise
+from vitseg.model.segmenter import PhotoNetwork, initialize
 
 
 class Classifier(PhotoNetwork):
@@ -28,7 +28,7 @@ class Classifier(PhotoNetwork):
         self.pool = pool
         self.encoder = VisionTransformer(arch, self.grid)
         self.head = nn.Linear(self.encoder.width, classes)
-        self.apply(initialise)
+        self.apply(initialize)
         nn.init.zeros_(self.head.weight)  # as the official ViT: no class is preferred before anything is learned
 
     def forward(self, images: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 Two namings are read: that of Hugging Face transformers (`ViTModel` and what contains it, as published and as
 transformers 5 names it in memory) and that of timm. A convolution whose stride is its kernel is a linear layer of
-flattened patches, and pixels normalised another way differ by one linear map: both are folded into the projection,
+flattened patches, and pixels normalized another way differ by one linear map: both are folded into the projection,
 in float64, so that the encoder says what the original says.
 """
 
@@ -173,7 +173,7 @@ def _check_fit(found: Mapping[str, Tensor], arch: Architecture, heads: int | Non
     attention = found["blocks.0.attention.output.weight"].shape[-1]
     wanted: dict[str, Any] = {
         "patch_size": patch_size, "pixels": "fixed", "position": "add", "class_token": "class_token" in found,
-        "encoder_projection": width, "blocks": blocks, "mlp_units": (hidden, width), "normalisation": "layer",
+        "encoder_projection": width, "blocks": blocks, "mlp_units": (hidden, width), "normalization": "layer",
         "skip_projection": False, "layer_scale": 0.0,
     }  # fmt: skip
     if heads:
@@ -207,7 +207,7 @@ def _check_shapes(found: Mapping[str, Tensor], width: int, hidden: int, attentio
 
 
 def _pixel_map(ours: Pixels, theirs: Pixels) -> tuple[Tensor, Tensor]:
-    """Return scale and shift (3,) that turn pixels normalised our way into theirs, float64."""
+    """Return scale and shift (3,) that turn pixels normalized our way into theirs, float64."""
     mean, std = (torch.tensor(values, dtype=torch.float64) for values in (ours.mean, ours.std))
     their_mean, their_std = (torch.tensor(values, dtype=torch.float64) for values in (theirs.mean, theirs.std))
     return std / their_std, (mean - their_mean) / their_std

@@ -1,15 +1,15 @@
-"""The whole network, from the photograph's bytes to scores of classes, or to a colour image, of the same size."""
+"""The whole network, from the photograph's bytes to scores of classes, or to a color image, of the same size."""
 
 import torch
 from torch import Tensor, nn
 
 from vitseg.architecture import Architecture
 from vitseg.errors import DataError, UsageError
-from vitseg.model.decoder import PatchDecoder
 from vitseg.model.encoder import VisionTransformer
-from vitseg.model.overlap import OverlapDecoder
+from vitseg.model.overlap_decoder import OverlapDecoder
+from vitseg.model.patch_decoder import PatchDecoder
 from vitseg.model.patches import patch_grid, patchify
-from vitseg.model.spiral import SpiralDecoder
+from vitseg.model.spiral_decoder import SpiralDecoder
 
 # In the 0–1 scale. Fixed, not measured: a model keeps its input when its data set grows.
 PIXEL_MEAN = (0.5, 0.5, 0.5)
@@ -22,7 +22,7 @@ _DECODERS: dict[str, type[Decoder]] = {"patch": PatchDecoder, "overlap": Overlap
 class PhotoNetwork(nn.Module):
     """What takes photographs and cuts them to patches.
 
-    Pixels are normalised inside, by what travels with the weights: training and serving can't differ.
+    Pixels are normalized inside, by what travels with the weights: training and serving can't differ.
     """
 
     mean: Tensor
@@ -37,7 +37,7 @@ class PhotoNetwork(nn.Module):
         self.register_buffer("std", torch.tensor(PIXEL_STD))
 
     def cut(self, images: Tensor, moments: tuple[float, float] | None = None) -> tuple[Tensor, tuple[int, int]]:
-        """Normalise photographs (B, 3, H, W), 0–255, and cut them: patches (B, N, P·P·3) and their grid.
+        """Normalize photographs (B, 3, H, W), 0–255, and cut them: patches (B, N, P·P·3) and their grid.
 
         Raises:
             DataError: the images are not of three channels, or a side is no multiple of the patch size.
@@ -48,9 +48,9 @@ class PhotoNetwork(nn.Module):
             raise DataError(
                 f"the model takes images (3, {patch_size}·n, {patch_size}·m), not {tuple(images.shape[1:])}"
             )
-        return patchify(self.normalise(images, moments), patch_size), (height // patch_size, width // patch_size)
+        return patchify(self.normalize(images, moments), patch_size), (height // patch_size, width // patch_size)
 
-    def normalise(self, images: Tensor, moments: tuple[float, float] | None = None) -> Tensor:
+    def normalize(self, images: Tensor, moments: tuple[float, float] | None = None) -> Tensor:
         """Bring pixels (B, 3, H, W) from 0–255 to mean 0 and deviation 1, roughly or exactly: see `Architecture.pixels`.
 
         Args:
@@ -58,15 +58,15 @@ class PhotoNetwork(nn.Module):
             moments: mean and deviation of the photograph that these are windows of.
         """
         if self.architecture.pixels == "image":
-            return standardise(images.to(self.std.dtype), moments)
+            return standardize(images.to(self.std.dtype), moments)
         scale = 1 / (255 * self.std)
         return images.to(scale.dtype) * scale[:, None, None] - (self.mean / self.std)[:, None, None]
 
 
-def standardise(images: Tensor, moments: tuple[float, float] | None = None) -> Tensor:
+def standardize(images: Tensor, moments: tuple[float, float] | None = None) -> Tensor:
     """Bring each image of float (B, 3, H, W), 0–255, to mean 0 and deviation 1 over all its pixels and channels.
 
-    The channels together, so that colours keep their balance. An image of one grey becomes 0. `moments`, mean and
+    The channels together, so that colors keep their balance. An image of one gray becomes 0. `moments`, mean and
     deviation, replace those of each image.
     """
     mean: Tensor | float
@@ -100,8 +100,8 @@ class Segmenter(PhotoNetwork):
         self.wants_truth = arch.decoder == "spiral"
         self.channels = classes if arch.target == "classes" else 3
         self.decoder: Decoder = _DECODERS[arch.decoder](arch, self.channels)
-        self.apply(initialise)
-        # Nearly nothing is claimed before anything is learned: all classes equal, or mid-grey. Ours claims so little that
+        self.apply(initialize)
+        # Nearly nothing is claimed before anything is learned: all classes equal, or mid-gray. Ours claims so little that
         # chance draws no combs into each patch later on, where two classes are nearly as likely.
         nn.init.trunc_normal_(self.decoder.head.weight, std=0.002 if arch.decoder == "overlap" else 0.02)
 
@@ -118,7 +118,7 @@ class Segmenter(PhotoNetwork):
 
         Returns:
             Target `classes`: logits (B, K, H, W); one class is binary, its logit is that of the thing. Target `rgb`:
-            the colour image (B, 3, H, W), 0–1. Both lie in memory as `channels_last`.
+            the color image (B, 3, H, W), 0–1. Both lie in memory as `channels_last`.
 
         Raises:
             DataError: a side of the images is no multiple of the patch size.
@@ -148,8 +148,8 @@ def class_scores(output: Tensor, palette: Tensor, target: str) -> Tensor:
 
     Args:
         output: of `Segmenter.forward`.
-        palette: colours of train ids, 0–255, (K, 3).
-        target: `classes`: the output is the scores; `rgb`: a score is minus the distance to a class's colour.
+        palette: colors of train ids, 0–255, (K, 3).
+        target: `classes`: the output is the scores; `rgb`: a score is minus the distance to a class's color.
     """
     if target == "classes":
         scores = output.float()
@@ -159,7 +159,7 @@ def class_scores(output: Tensor, palette: Tensor, target: str) -> Tensor:
     return -torch.stack(distances, dim=1)
 
 
-def initialise(module: nn.Module) -> None:
+def initialize(module: nn.Module) -> None:
     """Set linear layers as the official ViT does. Narrow layers learn much slower from a fixed deviation of 0.02."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)

@@ -14,7 +14,7 @@ POSITION = "encoder.embedding.position"
 # What must be equal for an encoder to compute the same; heads don't show in the shapes of weights.
 _ENCODER_KEYS = (
     "patch_size", "pixels", "position", "encoder_projection", "blocks", "heads", "head_width", "mlp_units", "skip_projection",
-    "normalisation", "class_token",
+    "normalization", "class_token",
 )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ class Result:
     images: Tensor | None
     """Confusion matrices, one an image, int64 (N, K, K); None without classes."""
     psnr: float
-    """Decibels, of the colours."""
+    """Decibels, of the colors."""
     images_per_second: float
     """Of forward passes."""
     worst_seam: float = math.nan

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from vitseg.registry.comparison import Difference, Result
 from vitseg.registry.gate import Ruling, passed
-from vitseg.registry.page import MAX_PAGE
-from vitseg.registry.record import Record
-from vitseg.registry.review import command
+from vitseg.registry.promotion import command
+from vitseg.registry.provenance import Record
+from vitseg.registry.version_page import MAX_PAGE
 from vitseg.registry.versions import Version
 
 _TITLES = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
@@ -162,7 +162,7 @@ def _data(record: Record, before: Record | None) -> list[str]:
 
 
 def _shares(record: Record, before: Record | None) -> list[str]:
-    """Say how much of the labelled pixels each class has, and how that differs from the champion's data."""
+    """Say how much of the labeled pixels each class has, and how that differs from the champion's data."""
     if not record.classes or "train" not in record.splits:
         return []
     ours = record.splits["train"]
@@ -172,7 +172,7 @@ def _shares(record: Record, before: Record | None) -> list[str]:
         change = ours.share(index) - theirs.share(index) if theirs else 0.0
         words.append(f"{name} {ours.share(index):.1%}" + (f" ({100 * change:+.1f})" if abs(change) >= 0.0005 else ""))
     differs = " (points more than in the champion's)" if theirs else ""
-    return [f"Share of labelled pixels in train{differs}: {_listed(words)}.", ""]
+    return [f"Share of labeled pixels in train{differs}: {_listed(words)}.", ""]
 
 
 def _making(record: Record, candidate: Version) -> list[str]:

@@ -58,7 +58,7 @@ def register(bundle_folder: Path, *, name: str, run_id: str, tags: Mapping[str, 
     with registry_errors("registering the model"), mlflow.start_run(run_id=run_id):
         model = mlflow.pyfunc.log_model(
             name="model",
-            loader_module="vitseg.registry.flavor",
+            loader_module="vitseg.registry.pyfunc",
             data_path=str(bundle_folder),
             signature=signature,
             model_type="semantic-segmentation" if bundle.classes else "image-to-image",

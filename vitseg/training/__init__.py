@@ -7,7 +7,7 @@ worker.py      what one rank runs; watchdog.py ends one that hangs, failure.py t
 loop.py        the training loop; progress.py what it measures and whom it tells, average.py the weights' average
 initial.py     what a training starts from instead of chance (`--init`); hub.py fetches it from the Hugging Face hub
 masked.py      the other task: pretraining by masked autoencoding; panels.py draws what it sees
-optimiser.py   AdamW or Muon (muon.py), groups of parameters and the learning rate of each step
+optimizer.py   AdamW or Muon (muon.py), groups of parameters and the learning rate of each step
 precision.py   in which numbers a forward pass computes
 throughput.py  what is computed a second, against what the devices reach
 recorder.py    rank 0's events: one line each on standard output (events.py), metrics and panels to the tracking server

@@ -11,7 +11,7 @@ import threading
 import time
 
 from vitseg import dist
-from vitseg.training.events import say
+from vitseg.training.rank_events import say
 
 PARENT = "VITSEG_PARENT_PID"
 AGENT = "VITSEG_AGENT_PID"

@@ -132,7 +132,7 @@ def check(job: Job, manifest: Manifest, world_size: int) -> None:
     if job.task == SEGMENTATION and manifest.truth == "none":
         raise UsageError(
             f"{job.shards} holds photographs without labels: `vitseg pretrain {job.shards}` learns from them, and "
-            "`vitseg train` on labelled ones starts from that with --init"
+            "`vitseg train` on labeled ones starts from that with --init"
         )
     if job.task == SEGMENTATION and manifest.truth == "images" and job.recipe.model.target == "classes":
         raise UsageError(f"{job.shards} has pairs of images and no classes: train it with --set model.target=rgb")
@@ -142,9 +142,9 @@ def check(job: Job, manifest: Manifest, world_size: int) -> None:
             f"data.batch_size = {job.recipe.data.batch_size}, but there are only {manifest.splits['train'].samples} "
             "training samples: --set data.batch_size=… lowers it"
         )
-    share = world_size * job.recipe.optimiser.accumulate
+    share = world_size * job.recipe.optimizer.accumulate
     if job.recipe.data.batch_size % share:
         raise UsageError(
             f"data.batch_size = {job.recipe.data.batch_size} can't be shared by {world_size} ranks × "
-            f"{job.recipe.optimiser.accumulate} parts: make it a multiple of {share}"
+            f"{job.recipe.optimizer.accumulate} parts: make it a multiple of {share}"
         )

@@ -14,9 +14,9 @@ from vitseg.checkpoint import SCRATCH
 from vitseg.dist import MEETING_FILE
 from vitseg.errors import RankLostError
 from vitseg.training.agent import PARENT
-from vitseg.training.events import heard
-from vitseg.training.failure import cause, ended_by
 from vitseg.training.nodes import Nodes
+from vitseg.training.rank_events import heard
+from vitseg.training.rank_failure import cause, ended_by
 from vitseg.training.watchdog import NOTES, in_words, read_notes
 
 _STOP_SECONDS = 20

@@ -23,10 +23,10 @@ from vitseg.losses import counted
 from vitseg.model.segmenter import Segmenter
 from vitseg.recipe import Recipe
 from vitseg.storage import Store
-from vitseg.training.average import Average
-from vitseg.training.optimiser import build_optimisers, learning_rate
+from vitseg.training.optimizer import build_optimizers, learning_rate
 from vitseg.training.precision import autocast_type
 from vitseg.training.progress import Best, Budget, Clock, Recorder, Sums, mark_chosen
+from vitseg.training.weight_average import Average
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Trainer:
         recipe: what to compute.
         world: this rank's place, and the device the model is on.
         model: takes images uint8 (B, 3, H, W), and in training the truth too, if it has a true `wants_truth`.
-        task: target, classes and colours.
+        task: target, classes and colors.
         data: this rank's training batches.
         validation: this rank's validation batches.
         checkpoints: the store of checkpoints.
@@ -94,8 +94,8 @@ class Trainer:
             StorageError, AccessError, StoreFullError: a checkpoint can't be written.
         """
         run, per_epoch = self.recipe.run, self.data.steps_per_epoch
-        self.optimisers = build_optimisers(self.model, self.recipe.optimiser)
-        decay = self.recipe.optimiser.average
+        self.optimizers = build_optimizers(self.model, self.recipe.optimizer)
+        decay = self.recipe.optimizer.average
         self.average = Average(self.model, decay) if decay else None
         sums = self._resume()
         replica = dist.replicate(self.model, self.world)
@@ -106,7 +106,7 @@ class Trainer:
                     break
                 clock = Clock()
                 for batch in clock.watch(self.data.epoch(epoch, start_step=self.finished % per_epoch)):
-                    rate = learning_rate(self.recipe.optimiser, self.finished, run.epochs * per_epoch, self.used)
+                    rate = learning_rate(self.recipe.optimizer, self.finished, run.epochs * per_epoch, self.used)
                     new = self._step(replica, batch, rate)
                     sums += new
                     self.finished += 1
@@ -132,13 +132,13 @@ class Trainer:
         self.model.load_state_dict(self.best.weights or self.judged.state_dict())
 
     def _step(self, replica: nn.Module, batch: Batch, rate: float) -> Sums:
-        """Take one optimiser step on this rank's part of a global batch.
+        """Take one optimizer step on this rank's part of a global batch.
 
         The loss is divided by the count of the *whole* batch, over ranks and accumulated parts (its valid pixels, or
         their weights), so that the gradient does not depend on how the batch is cut up.
         """
         torch.manual_seed((self.recipe.run.seed * 1_000_003 + self.finished) * 4_093 + self.world.rank)
-        parts, clip = self.recipe.optimiser.accumulate, self.recipe.optimiser.clip_norm or math.inf
+        parts, clip = self.recipe.optimizer.accumulate, self.recipe.optimizer.clip_norm or math.inf
         images, truth = self._inputs(batch)
         mine = self.budget.share(self.budget.seconds) if self.world.rank == 0 else 0.0  # all go by the clock of rank 0
         counts = torch.stack([*self._counts(truth), images.new_tensor(mine, dtype=torch.float64)])
@@ -152,20 +152,20 @@ class Trainer:
                 self.scaler.scale(loss * scale.to(loss.dtype)).backward()
             found.append(torch.stack([loss.detach().double(), right.double()]))
         sums = dist.sum_over_ranks(torch.stack(found).sum(0))
-        for optimiser in self.optimisers:
-            self.scaler.unscale_(optimiser)
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
         size = nn.utils.clip_grad_norm_(self.model.parameters(), clip)
         # The one place where a step waits for the device.
         count, valid, self.used, loss_sum, correct, norm = torch.cat([counts, sums, size.double()[None]]).tolist()
         # Where float16 overflows, the step is left out, and the scaler scales less from then on.
         if not math.isfinite(loss_sum) or not (math.isfinite(norm) or self.scaler.get_scale() > 1):
             raise self._not_finite(loss_sum, norm, rate, batch, [part[0] for part in found])
-        for optimiser in self.optimisers:
-            for group in optimiser.param_groups:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
                 group["lr"] = rate
             if math.isfinite(norm):
-                self.scaler.step(optimiser)
-            optimiser.zero_grad(set_to_none=True)
+                self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
         if self.average and math.isfinite(norm):
             self.average.follow(self.model, self.finished)
@@ -187,7 +187,7 @@ class Trainer:
         return TrainingError(
             f"loss {loss} with a gradient of norm {norm} at step {self.finished} (epoch "
             f"{self.finished // self.data.steps_per_epoch + 1}, learning rate {rate:.2g}), {which}: "
-            "lower optimiser.learning_rate or look at these samples; checkpoints, if there are any, are from before"
+            "lower optimizer.learning_rate or look at these samples; checkpoints, if there are any, are from before"
         )
 
     def _leave_in_order(self) -> None:
@@ -264,7 +264,7 @@ class Trainer:
         more = {"best": self.best.weights} | ({"average": self.judged.state_dict()} if self.average else {})
         if self.whole.epoch != self.best.epoch:
             more["whole"] = self.whole.weights
-        self.writer.put(capture(self.model, self.optimisers, self.finished, state, more))
+        self.writer.put(capture(self.model, self.optimizers, self.finished, state, more))
 
     def _resume(self) -> Sums:
         checkpoint = newest_checkpoint(self.checkpoints)
@@ -272,7 +272,7 @@ class Trainer:
         dist.check_equal(checkpoint.step if checkpoint else 0, "the newest checkpoint")
         if checkpoint is None:
             return Sums()
-        restore(checkpoint, self.model, self.optimisers)
+        restore(checkpoint, self.model, self.optimizers)
         if self.average:
             self.average.module.load_state_dict(checkpoint.part("average"))
         state = checkpoint.state

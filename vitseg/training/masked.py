@@ -1,4 +1,4 @@
-"""The other task: an encoder learns from photographs without labels, in the same loop (see `vitseg.model.masked`)."""
+"""The other task: an encoder learns from photographs without labels, in the same loop (see `vitseg.model.masked_autoencoder`)."""
 
 import json
 from typing import Any
@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from vitseg import dist
-from vitseg.commit import code_commit
 from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import Manifest
 from vitseg.evaluation import Task
+from vitseg.git_commit import code_commit
 from vitseg.model.encoder_bundle import pack_encoder
-from vitseg.model.masked import MaskedAutoencoder, build_masked, visible_patches
+from vitseg.model.masked_autoencoder import MaskedAutoencoder, build_masked, visible_patches
 from vitseg.storage import join, open_store
 from vitseg.training.job import Job
 from vitseg.training.loop import Trainer

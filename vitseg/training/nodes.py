@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass
 
 from vitseg.errors import UsageError
-from vitseg.training.network import interface_towards, split_address
+from vitseg.training.network_address import interface_towards, split_address
 
 
 @dataclass(frozen=True)

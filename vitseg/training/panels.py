@@ -8,7 +8,7 @@ from torch import nn
 
 from vitseg.data.loader import Batch
 from vitseg.evaluation import Task
-from vitseg.model.masked import MaskedAutoencoder, normalise_patches, visible_patches
+from vitseg.model.masked_autoencoder import MaskedAutoencoder, normalize_patches, visible_patches
 from vitseg.model.patches import patchify, unpatchify
 from vitseg.pictures import panel_sheet
 from vitseg.recipe import Recipe
@@ -51,7 +51,7 @@ def draw_panels(model: MaskedAutoencoder, batch: Batch, recipe: Recipe) -> Image
     model.train(was_training)
     size = model.architecture.patch_size
     patches, grid = patchify(images.float() / 255, size), model.grid
-    _, mean, deviation = normalise_patches(patches)
+    _, mean, deviation = normalize_patches(patches)
     hidden = model.hidden(visible)[..., None]
     columns = (patches, patches.where(~hidden, 0.5), patches.where(~hidden, drawn * deviation + mean))
     pixels = [unpatchify(column, grid, size) for column in columns]

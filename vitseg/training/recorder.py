@@ -9,10 +9,10 @@ from vitseg.data.loader import Batch
 from vitseg.evaluation import Task
 from vitseg.labels import Label
 from vitseg.pictures import panel, panel_sheet
-from vitseg.registry.delivery import MetricStream
+from vitseg.registry.metric_upload import MetricStream
 from vitseg.registry.system_metrics import SystemMetrics
-from vitseg.training.events import say
 from vitseg.training.progress import Recorder
+from vitseg.training.rank_events import say
 from vitseg.training.throughput import Throughput
 
 

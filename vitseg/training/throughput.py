@@ -1,6 +1,6 @@
 """How much a training computes, against what its devices reach at the one thing they do best: large matrix products.
 
-The share is the "model FLOP/s utilisation" of https://arxiv.org/abs/2204.02311, appendix B: only what the network itself
+The share is the "model FLOP/s utilization" of https://arxiv.org/abs/2204.02311, appendix B: only what the network itself
 asks for counts. But it is of a rate that was measured where the job runs, not of a data sheet's.
 """
 
@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitseg import dist
-from vitseg.model.masked import MaskedAutoencoder, visible_patches
+from vitseg.model.masked_autoencoder import MaskedAutoencoder, visible_patches
 from vitseg.model.summary import summarize
 from vitseg.recipe import Recipe
 from vitseg.training.precision import autocast_type
@@ -36,9 +36,9 @@ class Throughput:
         return {"matrix_tflops": self.matrix_rate / 1e12, "gflop_per_image": self.flops_per_image / 1e9}
 
     def values(self, images_per_second: float) -> dict[str, float]:
-        """Return `tflops`, 10¹² FLOP a second, and `flops_utilisation`, the share of the matrix products' rate."""
+        """Return `tflops`, 10¹² FLOP a second, and `flops_utilization`, the share of the matrix products' rate."""
         rate = self.flops_per_image * images_per_second
-        return {"tflops": rate / 1e12, "flops_utilisation": rate / self.matrix_rate}
+        return {"tflops": rate / 1e12, "flops_utilization": rate / self.matrix_rate}
 
 
 def measure_throughput(flops_per_image: int, precision: str, world: dist.World) -> Throughput:

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from vitseg import dist
-from vitseg.commit import code_commit
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.errors import UsageError, VitsegError
 from vitseg.evaluation import Task
+from vitseg.git_commit import code_commit
 from vitseg.labels import logit_count, palette
 from vitseg.losses import balanced_weights
 from vitseg.model.bundle import save_bundle
@@ -24,14 +24,14 @@ from vitseg.model.segmenter import Segmenter, build_model
 from vitseg.recipe import Recipe
 from vitseg.storage import open_store
 from vitseg.training.agent import AGENT, leave_with
-from vitseg.training.events import say
-from vitseg.training.failure import described
-from vitseg.training.initial import load_initial
+from vitseg.training.initial_weights import load_initial
 from vitseg.training.job import MASKED, Job, check, read_job
 from vitseg.training.loop import Trainer
 from vitseg.training.masked import pretrain_rank
 from vitseg.training.precision import make_deterministic
 from vitseg.training.progress import Recorder
+from vitseg.training.rank_events import say
+from vitseg.training.rank_failure import described
 from vitseg.training.throughput import measure_throughput, training_flops
 from vitseg.training.watchdog import FIRST_MINUTES, watched
 

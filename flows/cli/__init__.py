@@ -1,0 +1,11 @@
+"""The command line: what a person types.
+
+app.py        the commands that run one flow each
+segment.py, registry.py, stack.py, verify.py, deploy.py, demo.py   commands with more to say
+validate.py   what is checked before any server starts
+process.py    how a command starts, answers and fails
+"""
+
+from flows.cli.app import main
+
+__all__ = ["main"]

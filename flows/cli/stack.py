@@ -1,0 +1,56 @@
+"""`vitseg stack …`: the embedded servers."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli import process
+from flows.cli.process import answer
+from vitseg.errors import NotFoundError
+
+stack_app = typer.Typer(no_args_is_help=True, help="The embedded servers: S3, MLflow and Prefect, on loopback only.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+
+
+@stack_app.command("up")
+def stack_up(json: Json = False) -> None:
+    """Start the servers, or find them running."""
+    from flows.stack import stack
+
+    process.show_stack(stack.up(progress=process.say), json)
+
+
+@stack_app.command("down")
+def stack_down(json: Json = False) -> None:
+    """Stop the servers; their data stays."""
+    from flows.stack import stack
+
+    stopped = stack.down()
+    answer({"stopped": list(stopped)}, json)
+
+
+@stack_app.command("status")
+def stack_status(json: Json = False) -> None:
+    """Say which servers run, and where."""
+    from flows.stack import stack
+
+    process.show_stack(stack.status(), json)
+
+
+@stack_app.command("run", context_settings={"allow_interspersed_args": False})
+def stack_run(words: Annotated[list[str], typer.Argument(metavar="COMMAND...", help="What to run.")]) -> None:
+    """Run any command in the servers' environment: `vitseg stack run prefect worker start --pool cpu`."""
+    from flows.stack import stack
+
+    if not all(server.running for server in stack.status().servers):
+        raise NotFoundError("the servers don't run: start them with `vitseg stack up`")
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    process.make_way()
+    try:
+        os.execvp(words[0], words)  # noqa: S606 - this is what the command is for
+    except OSError as error:
+        raise NotFoundError(f"{words[0]} can't be run: {error.strerror}") from error

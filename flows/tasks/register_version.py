@@ -1,0 +1,144 @@
+"""Task: a trained bundle → evaluated, registered as a version, and loaded back as any user would."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from prefect import runtime, task
+from prefect.artifacts import create_markdown_artifact
+
+from flows.display.console import note, progress
+from vitseg.data.loader import Batches
+from vitseg.data.manifest import Manifest, read_manifest
+from vitseg.errors import AccessError, RegistryError
+from vitseg.evaluation import Evaluation, evaluate_bundle
+from vitseg.model.bundle import Bundle, load_bundle
+from vitseg.registry import provenance, tracking, versions
+from vitseg.registry.version_page import draw_run, version_page
+from vitseg.seams import seam_ratios
+from vitseg.storage import open_store
+from vitseg.training.job import Job, finish_job
+from vitseg.training.progress import chosen_row
+
+
+@contextlib.contextmanager
+def after_training() -> Iterator[None]:
+    """Say with what the registry refuses that the training itself is done."""
+    try:
+        yield
+    except (AccessError, RegistryError) as error:
+        raise type(error)(f"{error}; the training is done: the same command goes on from there") from error
+
+
+@task
+@after_training()
+def register(job: Job, name: str, seconds: float, world_size: int) -> dict[str, Any]:
+    """Evaluate the trained bundle, register it, and check what the registry gives back."""
+    manifest = read_manifest(job.shards)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = _fetch_bundle(job, Path(temporary) / "bundle")
+        bundle = load_bundle(folder)
+        history = json.loads(open_store(job.folder).read("history.json"))
+        chosen = chosen_row(history)
+        if chosen is not history[-1] or "stopped" in history[-1]:
+            note(f"{_why(history[-1])}; the model is that of epoch {chosen['epoch']}")
+        shown = _first_images(job, manifest)
+        with progress("evaluating", unit="images") as show:
+            evaluation = evaluate_bundle(bundle, job.shards, "val", progress=show)
+        pictures = draw_run(bundle, shown, evaluation.confusion, history)
+        for title, picture in pictures.items():
+            tracking.log_picture(job.run_id, picture, f"pictures/{title}.png")
+        tracking.log_values(job.run_id, evaluation.flat("final/"), step=len(history))
+        seams = (seam_ratios(evaluation.seams), seam_ratios(evaluation.truth_seams))
+        page = version_page(
+            job.run_id,
+            evaluation.scores,
+            evaluation.samples,
+            bundle,
+            manifest,
+            job.recipe,
+            len(history),
+            seams,
+            evaluation.flat(),
+        )
+        provenance.write_record(job.run_id, _record(job, manifest, world_size))
+        note("registering")
+        version = versions.register(folder, name=name, run_id=job.run_id, tags=_tags(job, evaluation), description=page)
+        _check_version(version, bundle, shown.images, Path(temporary) / "cache")
+    quality = f"mIoU {evaluation.scores.miou:.3f}" if bundle.classes else f"PSNR {evaluation.psnr:.2f} dB"
+    note(f"registered {version.uri}: {quality}; loaded back and checked")
+    create_markdown_artifact(page, key="version", description=version.uri)
+    result = {
+        "run_id": job.run_id,
+        "model_uri": version.uri,
+        "version": version.version,
+        "metrics": {"miou": None, "pixel_accuracy": None, **evaluation.flat()},
+        "epochs": history[-1]["epoch"],
+        "best_epoch": chosen["epoch"],
+        "stopped": history[-1].get("stopped"),
+        "seconds": round(seconds, 3),
+    }
+    finish_job(job, result)
+    return result
+
+
+def _why(last: Mapping[str, Any]) -> str:
+    """Say how a training ended."""
+    ends = {"minutes": "time was up", "patience": "no epoch was better for a while"}
+    return f"{ends.get(last.get('stopped', ''), 'trained')} after epoch {last['epoch']}"
+
+
+def _fetch_bundle(job: Job, folder: Path) -> Path:
+    store = open_store(job.folder)
+    folder.mkdir()
+    for name in ("model.safetensors", "config.json"):
+        (folder / name).write_bytes(store.read(f"bundle/{name}"))
+    return folder
+
+
+def _first_images(job: Job, manifest: Manifest) -> Any:
+    return next(iter(Batches(job.shards, manifest, "val", batch_size=6, shuffle=False, drop_last=False).epoch(0)))
+
+
+def _record(job: Job, manifest: Manifest, world_size: int) -> provenance.Record:
+    seconds, attempts = tracking.run_age(job.run_id)
+    return provenance.Record(
+        shards=job.shards,
+        recipe=job.recipe.digest(),
+        seed=job.recipe.run.seed,
+        init=job.init,
+        world_size=world_size,
+        seconds=round(seconds, 1),
+        attempts=attempts,
+        flow_run=str(runtime.flow_run.ui_url if os.environ.get("PREFECT_API_URL") else runtime.flow_run.name),
+        **provenance.data_of(manifest),
+        **provenance.machine(),
+    )
+
+
+def _tags(job: Job, evaluation: Evaluation) -> dict[str, str]:
+    metrics = evaluation.flat()
+    shown = ("miou", "pixel_accuracy") if "miou" in metrics else ("psnr", "mean_absolute_error")
+    return {
+        **{name: f"{metrics[name]:.4f}" for name in shown},
+        "data_fingerprint": job.fingerprint,
+        "shards": job.shards,
+        "recipe": job.recipe.digest(),
+        "review": "pending",
+    }
+
+
+def _check_version(version: versions.Version, bundle: Bundle, images: torch.Tensor, cache: Path) -> None:
+    """Load the version as any user would, and compare what it predicts.
+
+    Raises:
+        RegistryError: it does not predict the same.
+    """
+    returned = load_bundle(versions.fetch(version, cache))
+    if not torch.equal(returned.answer(images), bundle.answer(images)):
+        raise RegistryError(f"{version.uri} does not predict what the trained model predicts: don't use it")

@@ -1,0 +1,201 @@
+"""Map the chunks of a job over threads, processes, Dask or Ray: a few at a time, so that a hopeless job stops early."""
+
+import queue
+import time
+from concurrent.futures import BrokenExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.futures import PrefectFuture
+from prefect.tasks import exponential_backoff
+
+from flows.choices import Runner
+from flows.display.console import counted, note, progress
+from flows.tasks.runners import CLUSTER_AHEAD, cores, make_runner, may_pass
+from vitseg.errors import DataError, StorageError, StoreFullError, VitsegError
+from vitseg.inference.chunk import segment_chunk
+from vitseg.inference.job import Job
+from vitseg.inference.ledger import ChunkCounts
+
+_HOPELESS = 3  # chunks one after another that fail, after their retries: then it is the store, not the chunk
+_TOLD = 5  # failed objects, as they occur
+_LOOK_SECONDS = 0.5
+_PAGE_SECONDS = 5
+
+_seen: "queue.SimpleQueue[int]" = queue.SimpleQueue()
+"""Objects that chunks in this very process have done; those in others tell when they end."""
+
+
+@task(retries=2, retry_delay_seconds=exponential_backoff(backoff_factor=1), retry_jitter_factor=0.5,
+      retry_condition_fn=may_pass, task_run_name="chunk-{index}")  # fmt: skip
+def do_chunk(job: Job, index: int, threads: int | None) -> ChunkCounts:
+    """Segment one chunk of the frozen listing, unless its rows are there already."""
+    return _do(job, index, threads)
+
+
+def _do(job: Job, index: int, threads: int | None) -> ChunkCounts:
+    # By name: the task itself travels to other processes with all that it refers to, and a queue can't.
+    return segment_chunk(job, index, threads=threads, progress=_seen.put)
+
+
+def default_runner() -> Runner:
+    """Return where chunks run best: a process for each of several GPUs, else threads, that need not start."""
+    return "process" if _gpus() > 1 else "thread"
+
+
+def default_workers(runner: str) -> int:
+    """Return how many chunks go at a time: two share a GPU, so that it never waits; else as many as there are cores.
+
+    Threads of one process also share its interpreter: over four they wait for each other.
+    """
+    if gpus := _gpus():
+        return 2 if runner == "thread" else gpus
+    return min(cores(), 4) if runner == "thread" else cores()
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def run_chunks(job: Job, runner: str, workers: int, max_failures: int | None) -> list[ChunkCounts]:
+    """Segment all chunks; one that fails is retried, and doesn't keep the others from being done.
+
+    Raises:
+        VitsegError: chunks have failed for good, more objects than `max_failures` have, or going on makes no sense.
+    """
+    outcome = Outcome(job, max_failures)
+    with progress("segmenting", job.listed, "objects") as show:
+        watch = Watch(job, show)
+        left = list(range(job.chunks))
+        while left:
+            suspects = _run(left, runner, workers, outcome, watch)
+            if suspects:
+                note(f"a worker died (out of memory?): {counted(len(suspects), 'chunk')} once more, each alone")
+            for index in suspects:  # in flight when it happened: only one of them is to blame
+                if _run([index], runner, 1, outcome, watch):
+                    outcome.lose(index, StorageError("its worker died again, alone with it (out of memory?)"))
+            left = [index for index in left if index not in outcome.counts and index not in outcome.lost]
+    if outcome.lost:
+        index, error = next(iter(outcome.lost.items()))
+        raise StorageError(
+            f"{counted(len(outcome.lost), 'chunk')} of {job.chunks} could not be done, the others are "
+            f"(chunk {index}: {error or type(error).__name__}); the same command goes on from here"
+        ) from error
+    return list(outcome.counts.values())
+
+
+def _run(indexes: list[int], runner: str, workers: int, outcome: "Outcome", watch: "Watch") -> list[int]:
+    """Run chunks, some more than there are workers at a time; return those in flight when a worker died."""
+    here = runner in ("thread", "process")
+    ahead = workers + 1 if here else max(workers + 1, CLUSTER_AHEAD)
+    threads = max(1, cores() // workers) if here and not _gpus() else None  # Dask and Ray tell their workers themselves
+    ended: queue.SimpleQueue[PrefectFuture[ChunkCounts]] = queue.SimpleQueue()
+    waiting, running = iter(indexes), dict[PrefectFuture[ChunkCounts], int]()
+    suspects: list[int] = []
+
+    def begin() -> None:
+        if (index := next(waiting, None)) is not None:
+            future = pool.submit(do_chunk, {"job": outcome.job, "index": index, "threads": threads})
+            running[future] = index
+            future.add_done_callback(ended.put)
+
+    with make_runner(runner, workers) as pool:
+        for _ in range(ahead):
+            begin()
+        while running:
+            try:
+                future = ended.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                watch.look()
+                continue
+            index = running.pop(future)
+            try:
+                counts = future.result()
+            except BrokenExecutor:  # the pool is gone, and all that was in it
+                suspects.append(index)
+            except Exception as error:  # noqa: BLE001 - told apart by `lose`
+                outcome.lose(index, error)
+            else:
+                outcome.add(index, counts)
+                watch.ended(index)
+            if not suspects:
+                begin()
+    return suspects
+
+
+@dataclass
+class Outcome:
+    """What became of the chunks so far; stops the job where going on makes no sense."""
+
+    job: Job
+    max_failures: int | None
+    counts: dict[int, ChunkCounts] = field(default_factory=dict)
+    lost: dict[int, Exception] = field(default_factory=dict)
+    """Chunks without a result, and why."""
+    failed: int = 0
+    """Objects that failed."""
+    in_a_row: int = 0
+    """Chunks that were lost since the last that was not."""
+
+    def add(self, index: int, counts: ChunkCounts) -> None:
+        """Take the result of a chunk.
+
+        Raises:
+            DataError: more objects have failed than may.
+        """
+        for key, reason in counts.failures[: max(0, _TOLD - self.failed)]:
+            note(f"failed: {key}: {reason}")
+        self.counts[index] = counts
+        self.failed += counts.failed
+        self.in_a_row = 0
+        if self.max_failures is not None and self.failed > self.max_failures:
+            raise DataError(
+                f"{counted(self.failed, 'object')} failed, more than --max-failures {self.max_failures}: the job has stopped "
+                f"after {len(self.counts)} of {self.job.chunks} chunks; the same command tries again what failed, and goes on"
+            )
+
+    def lose(self, index: int, error: Exception) -> None:
+        """Go on without a chunk.
+
+        Raises:
+            Exception: the error itself, where it is nothing that other chunks could be spared.
+        """
+        for_all = isinstance(error, VitsegError) and not isinstance(error, StorageError)
+        self.in_a_row += 1
+        if for_all or isinstance(error, StoreFullError) or self.in_a_row == _HOPELESS:
+            raise error
+        self.lost[index] = error
+        note(f"chunk {index} failed: {error or type(error).__name__}")
+
+
+class Watch:
+    """Shows how far a job is: in the terminal object by object, on the flow run's page every few seconds."""
+
+    def __init__(self, job: Job, show: Any) -> None:
+        self._job, self._show = job, show
+        self._ended = self._heard = 0
+        self._told = time.monotonic()
+        self._page: Any = create_progress_artifact(
+            progress=0.0, key="segment-progress", description="objects, per cent"
+        )
+        while not _seen.empty():  # of another job in this process
+            _seen.get()
+
+    def look(self) -> None:
+        """Show what chunks in this process have told."""
+        while not _seen.empty():
+            self._heard += _seen.get()
+        done = min(max(self._ended, self._heard), self._job.listed)
+        self._show(done, self._job.listed)
+        if done == self._job.listed or time.monotonic() - self._told > _PAGE_SECONDS:
+            self._told = time.monotonic()
+            update_progress_artifact(self._page, progress=100 * done / self._job.listed)
+
+    def ended(self, index: int) -> None:
+        """Count a chunk that has ended."""
+        self._ended += self._job.size(index)
+        self.look()

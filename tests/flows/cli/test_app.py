@@ -1,0 +1,86 @@
+"""What a person sees who mistypes: one clear line, the right exit code, no traceback, and no secret."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from flows.cli.app import app
+from flows.stack.stack import StackStatus
+from tests.flows.command_line import vitseg
+from vitseg.errors import VitsegError
+
+MISTAKES = [
+    (["preprocess", "no-such-folder", "out"], 1, "no-such-folder"),
+    (["preprocess", ".", "out"], 2, "layout"),
+    (["segment", ".", "out", "--model", "models:/nobody/1", "--also", "color"], 2, "overlay"),
+    (["segment", ".", "out", "--model", "models:/nobody/1", "--ids", "both"], 2, "label"),
+    (["preprocess", ".", "out", "--layout", "cubes"], 2, "cubes"),
+    (["preprocess", ".", "out", "--size", "big"], 2, "WIDTHxHEIGHT"),
+    (["preprocess", "s3://no-such-bucket/x", "out"], 1, "no-such-bucket"),
+    (["preprocess", "s3://key:secret@bucket/x", "out"], 2, "environment"),
+    (["train", "no-shards-here"], 1, "vitseg preprocess"),
+    (["train", "x", "--preset", "huge"], 2, "tiny"),
+    (["train", "x", "--set", "run.epoch=3"], 2, "run.epochs"),
+    (["train", "x", "--set", "run.epochs=three"], 2, "run.epochs"),
+    (["train", "x", "--recipe", "none.toml"], 1, "none.toml"),
+    (["train", "x", "--nnodes", "2"], 2, "--rendezvous"),
+    (["segment", ".", "out", "--model", "models:/nobody@champion"], 1, "registry list"),
+    (["segment", ".", "out", "--model", "models:nobody"], 2, "models:/NAME@alias"),
+    (["segment", ".", "out", "--model", "no-such-folder"], 1, "no-such-folder"),
+    (["evaluate", "models:/nobody/7", "x"], 1, "vitseg preprocess"),
+    (["registry", "show", "7", "--name", "nobody"], 1, "nobody/7"),
+    (["registry", "promote", "1", "--reviewer", "me", "--reason", "why", "--name", "nobody"], 1, "nobody"),
+    (["model", "huge"], 2, "tiny"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "hint"), MISTAKES, ids=[" ".join(row[0])[:40] for row in MISTAKES])
+def test_a_mistake_is_told_in_one_line(
+    stack: StackStatus, arguments: list[str], code: int, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file.txt").write_text("not a picture")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(VitsegError) as caught:
+        app(arguments)
+    assert caught.value.exit_code == code
+    assert hint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_line_is_all_that_is_shown(stack: StackStatus) -> None:
+    done = vitseg("train", "no-shards-here", "--json")
+    assert done.code == 1
+    assert done.err.count("error:") == 1
+    assert "vitseg preprocess" in done.err
+    assert "Traceback" not in done.err
+    assert json.loads(done.out)["exit_code"] == 1
+
+
+def test_wrong_credentials_are_named_but_not_shown(stack: StackStatus) -> None:
+    done = vitseg("verify", "s3://vitseg/shards", env={"AWS_SECRET_ACCESS_KEY": "not-the-secret-one"})
+    assert done.code == 1
+    assert "AWS_SECRET_ACCESS_KEY" in done.err
+    assert "not-the-secret-one" not in done.err
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in done.err
+
+
+def test_wrong_usage_is_code_2_and_one_json_object_if_asked_for() -> None:
+    assert vitseg("segment").code == 2
+    done = vitseg("no-such-command", "--json")
+    assert done.code == 2
+    assert done.json["exit_code"] == 2
+
+
+def test_json_is_the_only_thing_on_standard_output(tmp_path: Path) -> None:
+    done = vitseg("synth", str(tmp_path), "--train", "2", "--val", "1", "--size", "64x32", "--json")
+    assert done.code == 0
+    assert done.json["scenes"] == 3
+
+
+def test_model_shows_its_numbers() -> None:
+    found = vitseg("model", "tiny", "--json").json
+    assert {"preset", "parameters", "trainable", "flops_per_image", "convolutions"} <= found.keys()
+    assert found["convolutions"] == 0
+    assert found["parameters"] == found["trainable"] > 500_000

@@ -1,0 +1,150 @@
+"""A photograph of any size as rows of RGB: what the model slides over, in bounded memory.
+
+A decoder needs 4 bytes a pixel, once. Of a large image the rows then go to a temporary file (3 bytes a pixel, in TMPDIR),
+so that what the model says about it has room where the image was. (A TMPDIR in memory makes nothing of that.)
+"""
+
+import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from io import RawIOBase
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from vitseg.errors import SampleError, StoreFullError
+from vitseg.images.decode import ON_ITS_SIDE, TURNS, open_image, orientation
+from vitseg.images.rgb import float_scale, to_rgb
+
+SPILLED_PIXELS = 64_000_000
+"""Larger images go to a temporary file."""
+_BAND = 256
+
+
+class Photo(Protocol):
+    """An image that hands out its rows."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width as people see them, pixels."""
+        ...
+
+    def rows(self, top: int, bottom: int) -> np.ndarray:
+        """Return rows top … bottom - 1 as uint8 (rows, W, 3)."""
+        ...
+
+
+@contextmanager
+def open_photo(data: bytes, max_pixels: int) -> Iterator[Photo]:
+    """Decode an image for its rows.
+
+    Raises:
+        SampleError: it is empty, of a foreign format, too large, cut off or broken.
+        StoreFullError: the temporary file of a large one finds no room.
+    """
+    image = open_image(data, max_pixels)
+    try:
+        image.load()
+        decoded = DecodedPhoto(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # on hostile bytes decoders raise anything
+        raise SampleError(f"the image is broken: {error or type(error).__name__}") from error
+    if image.width * image.height <= SPILLED_PIXELS:
+        yield decoded
+        return
+    with ExitStack() as stack:
+        try:
+            # Unbuffered: closing a full disk's file would write what is left, and fail once more.
+            file = stack.enter_context(tempfile.TemporaryFile(prefix="vitseg-photo-", buffering=0))
+            spilled = SpilledPhoto(decoded, file)
+        except OSError as error:
+            needed = f"{3 * image.width * image.height >> 20} MiB for the pixels of a large image"
+            raise StoreFullError(
+                f"{tempfile.gettempdir()} has no room for {needed}: set TMPDIR to a disk that has"
+            ) from error
+        image.close()
+        del image, decoded
+        yield spilled
+
+
+class DecodedPhoto:
+    """A decoded image, turned as people see it and made RGB row by row, without a second copy of the whole."""
+
+    def __init__(self, image: Image.Image) -> None:
+        """Take an image that is decoded."""
+        self._image = image
+        self._turn = orientation(image)
+        self._scale = float_scale(image) if image.mode == "F" else None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """See `Photo.size`."""
+        width, height = self._image.size
+        return (width, height) if self._turn >= ON_ITS_SIDE else (height, width)
+
+    def rows(self, top: int, bottom: int) -> np.ndarray:
+        """See `Photo.rows`."""
+        width, height = self._image.size
+        box = (0, top, width, bottom)
+        if self._turn in (3, 4):  # upside down
+            box = (0, height - bottom, width, height - top)
+        elif self._turn in (5, 6):  # its columns are what people see as rows
+            box = (top, 0, bottom, height)
+        elif self._turn in (7, 8):
+            box = (width - bottom, 0, width - top, height)
+        part = self._image.crop(box)
+        return np.asarray(to_rgb(part.transpose(TURNS[self._turn]) if self._turn > 1 else part, self._scale))
+
+
+class SpilledPhoto:
+    """The rows of an image in a file."""
+
+    def __init__(self, photo: Photo, file: RawIOBase) -> None:
+        """Copy all rows."""
+        self._size = photo.size
+        self._file = file
+        for top in range(0, self._size[0], _BAND):
+            rows = memoryview(photo.rows(top, min(top + _BAND, self._size[0])).tobytes())
+            while rows:
+                rows = rows[file.write(rows) :]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """See `Photo.size`."""
+        return self._size
+
+    def rows(self, top: int, bottom: int) -> np.ndarray:
+        """See `Photo.rows`."""
+        width = self._size[1]
+        self._file.seek(top * width * 3)
+        return np.frombuffer(self._file.read((bottom - top) * width * 3), np.uint8).reshape(-1, width, 3)
+
+
+def reduced(photo: Photo, pixels: int) -> np.ndarray:
+    """Return an image as uint8 (h, w, 3) of at most about so many pixels: the means of squares of its own."""
+    height, width = photo.size
+    step = reduction(height * width, pixels)
+    bands = []
+    for top in range(0, height, _BAND * step):
+        band = Image.fromarray(photo.rows(top, min(top + _BAND * step, height)))
+        bands.append(np.asarray(band.reduce(step) if step > 1 else band))
+    return np.concatenate(bands)
+
+
+def reduction(given: int, wanted: int) -> int:
+    """Return the side of the squares that make `given` pixels to about `wanted`."""
+    return max(1, math.ceil((given / wanted) ** 0.5))
+
+
+def pixel_moments(photo: Photo) -> tuple[float, float]:
+    """Return mean and deviation of all values of a photograph, exactly and in bounded memory."""
+    counts = np.zeros(256, np.int64)
+    for top in range(0, photo.size[0], _BAND):
+        band = Image.fromarray(photo.rows(top, min(top + _BAND, photo.size[0])))
+        counts += np.array(band.histogram()).reshape(3, 256).sum(0)
+    values = np.arange(256)
+    mean = float(values @ counts / counts.sum())
+    return mean, float(((values - mean) ** 2 @ counts / counts.sum()) ** 0.5)

@@ -1,0 +1,93 @@
+"""What every store can do, and how addresses are written.
+
+A store is opened on a root address (`photos/`, `s3://bucket/photos`, `gs://…`); keys are relative to it and use
+forward slashes. Every write is atomic: a reader sees the old object or the new one, never a part.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One object of a listing: key relative to the store's root, size in bytes, and a tag that changes with it."""
+
+    key: str
+    size: int
+    etag: str
+
+
+class Store(Protocol):
+    """What every store can do. Missing objects give `None` from `stat` and NotFoundError from `read`."""
+
+    root: str
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Yield every object whose key starts with `prefix`, page by page, in the store's own order."""
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """Return the object's size and etag, or None where there is none."""
+
+    def metadata(self, key: str) -> dict[str, str]:
+        """Return the user metadata of an object; empty where the store keeps none."""
+
+    def read(self, key: str) -> bytes:
+        """Return an object's content."""
+
+    def read_tagged(self, key: str) -> tuple[bytes, str]:
+        """Return an object's content, and the etag of just that content: it may be newer than what was listed."""
+
+    def read_start(self, key: str, size: int) -> bytes:
+        """Return the first `size` bytes (at least 1) of an object, or all of a shorter one; errors as `read_tagged`."""
+
+    def write(
+        self, key: str, data: bytes | BinaryIO, *, metadata: dict[str, str] | None = None,
+        content_type: str | None = None, if_absent: bool = False, if_match: str | None = None,
+    ) -> bool:  # fmt: skip
+        """Put an object atomically, or, where a condition does not hold, write nothing and return False.
+
+        Args:
+            key: its place.
+            data: its content, or a file that holds it: that is read from its start, block by block.
+            metadata: user metadata, for stores that keep some.
+            content_type: its media type, for stores that keep one.
+            if_absent: put it only where there is no object.
+            if_match: put it only in the place of the object that has this etag. Not together with `if_absent`.
+
+        Raises:
+            AccessError: the store can't be written.
+            StoreFullError: it has no room left.
+            NameTakenError: a folder lies where the object should, or a file where a folder of its key should.
+            StorageError: it failed in another way, which may pass.
+        """
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+
+    def md5(self, info: ObjectInfo) -> str:
+        """Return the MD5 of an object's content (hex): equal content gives an equal digest in any store."""
+
+    def uri(self, key: str) -> str:
+        """Return the full address of a key."""
+
+
+def without_secrets(address: str) -> str:
+    """Return an address as it may be shown: without user, password and query."""
+    parts = urlsplit(address)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")) if parts.netloc else address
+
+
+def join(address: str | Path, *parts: str) -> str:
+    """Join keys to a root address with single slashes."""
+    text = str(address)
+    stripped = text.rstrip("/") or "/"
+    return "/".join([stripped.rstrip("/"), *(part.strip("/") for part in parts if part)])
+
+
+def content_md5(data: bytes) -> str:
+    """Return the MD5 of bytes as hex: a content id (what S3 uses as etag), not a safeguard."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()

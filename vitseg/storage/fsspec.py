@@ -1,0 +1,172 @@
+"""Any address that fsspec can read (`gs://`, `az://`, `https://` …), as a store of sources."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, BinaryIO
+
+import aiohttp
+import fsspec
+
+from vitseg.errors import NotFoundError, StorageError, UsageError
+from vitseg.storage.base import ObjectInfo, content_md5, join, without_secrets
+
+_THREADS = 16
+_BLOCK = 256  # names that are asked for at once, where a listing has names alone
+_ERRORS = (OSError, aiohttp.ClientError)  # what a web server's 403 or 500 becomes is no OSError
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
+
+
+class FsspecStore:
+    """Reads and lists; it does not write."""
+
+    def __init__(self, address: str) -> None:
+        self.root = address.rstrip("/")
+        try:
+            self._fs, self._path = fsspec.core.url_to_fs(self.root)
+        except (ImportError, ValueError) as error:
+            raise UsageError(f"{address}: {error}") from error
+
+    def _key(self, row: dict[str, Any]) -> str:
+        return str(row["name"]).removeprefix(self._path).lstrip("/")
+
+    def _info(self, row: dict[str, Any]) -> ObjectInfo:
+        names = ("ETag", "etag", "mtime", "updated", "Last-Modified", "size")
+        tag = next((row[name] for name in names if row.get(name)), row.get("size"))
+        return ObjectInfo(self._key(row), int(row.get("size") or 0), str(tag).strip('"'))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """See `Store.list`."""
+        rows = self._rows(prefix)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            # In blocks: `map` would send off the questions about a million names before the first is answered.
+            while block := list(itertools.islice(rows, _BLOCK)):
+                yield from map(self._info, pool.map(self._complete, block))
+
+    def _rows(self, prefix: str) -> Iterator[dict[str, Any]]:
+        # Not fsspec's `find`, which holds all names before it gives the first, nor its `walk`: both leave out what
+        # can't be listed, without a word.
+        waiting, empty = [self._path], True
+        while waiting:
+            folder = waiting.pop()
+            rows = self._ls(folder)
+            empty = empty and not rows
+            folders = []
+            for name, row in sorted(rows.items()):
+                key = self._key(row)
+                inside = f"{key.rstrip('/')}/"
+                if row["type"] != "directory":
+                    if key.startswith(prefix):
+                        yield row
+                elif name != folder.rstrip("/") and inside.startswith(prefix[: len(inside)]):
+                    folders.append(name)
+            waiting += reversed(folders)
+        if empty and not prefix and (single := self._single()):
+            yield single
+
+    def _ls(self, folder: str) -> dict[str, dict[str, Any]]:
+        try:
+            rows = self._fs.ls(folder, detail=True)
+            self._fs.invalidate_cache(folder)  # else it remembers every folder, and the next listing is an old one
+        except (FileNotFoundError, NotADirectoryError):
+            return {}  # what is not there holds nothing
+        except _ERRORS as error:
+            raise StorageError(f"can't list {without_secrets(folder)}: {_reason(error)}") from error
+        rows = sorted(rows, key=lambda row: row["type"] == "directory")  # of one name, the folder counts
+        return {str(row["name"]).rstrip("/"): row for row in rows}
+
+    def _single(self) -> dict[str, Any] | None:
+        # A web server lists nothing for a file, nor for an empty folder: of that it sends a page.
+        try:
+            row = self._fs.info(self._path)
+        except _ERRORS:
+            return None
+        return row if row["type"] == "file" and row.get("mimetype") != "text/html" else None
+
+    def _complete(self, row: dict[str, Any]) -> dict[str, Any]:
+        # A web server lists names alone. What `stat` and `read_tagged` say of them must hold here, too.
+        if row.get("size") is not None:
+            return row
+        try:
+            return self._fs.info(row["name"])
+        except _ERRORS:
+            return row
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """See `Store.stat`."""
+        try:
+            return self._info(self._fs.info(f"{self._path}/{key}"))
+        except FileNotFoundError:
+            return None
+        except _ERRORS as error:
+            raise StorageError(f"can't ask for {self.uri(key)}: {_reason(error)}") from error
+
+    def metadata(self, key: str) -> dict[str, str]:
+        """Not asked for: sources are never written to."""
+        return {}
+
+    def read(self, key: str) -> bytes:
+        """See `Store.read`."""
+        return self.read_tagged(key)[0]
+
+    def read_tagged(self, key: str) -> tuple[bytes, str]:
+        """See `Store.read_tagged`: as good as fsspec can, for it gives both only one after the other."""
+        path = f"{self._path}/{key}"
+        with self._reading(key):
+            self._fs.invalidate_cache(path)  # what was listed may be old
+            # The tag first: should the content change in between, the old tag makes a later job look at it again.
+            tag = self._info(self._fs.info(path)).etag
+            return self._fs.cat_file(path), tag
+
+    def read_start(self, key: str, size: int) -> bytes:
+        """See `Store.read_start`: a web server that knows no ranges sends all."""
+        path = f"{self._path}/{key}"
+        with self._reading(key):
+            try:
+                return self._fs.cat_file(path, start=0, end=size)[:size]
+            except _ERRORS:
+                if self._fs.info(path).get("size") == 0:  # it has no first byte, which many servers call an error
+                    return b""
+                raise
+
+    @contextlib.contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise NotFoundError(f"{self.uri(key)} does not exist") from error
+        except _ERRORS as error:
+            raise StorageError(f"can't read {self.uri(key)}: {_reason(error)}") from error
+
+    def write(
+        self,
+        key: str,
+        data: bytes | BinaryIO,
+        *,
+        metadata: dict[str, str] | None = None,
+        content_type: str | None = None,
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> bool:
+        """Refused: results go to a folder or to s3://.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"{self.root} can only be read: write to a folder or to s3://")
+
+    def delete(self, key: str) -> None:
+        """Refused, like `write`."""
+        raise UsageError(f"{self.root} can only be read")
+
+    def md5(self, info: ObjectInfo) -> str:
+        """See `Store.md5`."""
+        return content_md5(self.read(info.key))
+
+    def uri(self, key: str) -> str:
+        """See `Store.uri`."""
+        return join(self.root, key)

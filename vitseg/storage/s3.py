@@ -1,0 +1,285 @@
+"""The S3 store: boto3 with retries, conditional puts, and errors that say what to do.
+
+Credentials and endpoint come from the environment alone (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+AWS_ENDPOINT_URL_S3 …), as for every AWS tool.
+"""
+
+import functools
+import os
+import random
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NoReturn
+from urllib.parse import quote, unquote
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
+
+from vitseg.errors import AccessError, NotFoundError, StorageError, StoreFullError, UsageError
+from vitseg.storage.base import ObjectInfo, content_md5, without_secrets
+
+_DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "ExpiredToken", "InvalidToken"}
+_MISSING = {"NoSuchKey", "404", "NotFound", "NoSuchBucket"}
+# MinIO's full disk and its quota, Ceph's quota; others send the status 507. SeaweedFS says InternalError to everything.
+_FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"}
+_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
+_PAUSES = (0.1, 0.4, 1.6)  # seconds, before a body that broke off is asked for again
+_WRITER = "vitseg-writer"  # metadata of what is written under a condition: who wrote it
+_LOCK = threading.Lock()
+
+
+@functools.cache
+def _client_of(process: int) -> Any:
+    # One client a process: clients may be shared by threads, not carried over a fork.
+    made = boto3.session.Session().client(
+        "s3",
+        region_name=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
+        config=Config(
+            signature_version="s3v4",
+            retries={"mode": "standard", "total_max_attempts": 6},
+            connect_timeout=10,
+            read_timeout=60,
+            max_pool_connections=32,
+        ),
+    )
+    for operation in ("ListObjectsV2", "HeadObject", "GetObject"):
+        made.meta.events.register(f"before-parse.s3.{operation}", _distrust)
+    made.meta.events.register("before-parse.s3.PutObject", _send_again)
+    return made
+
+
+def _distrust(operation_model: Any, response_dict: dict[str, Any], **_: Any) -> None:
+    """Turn an answer that broke off, where botocore would take it for a whole one, into an error that it retries.
+
+    A connection that closes among the headers ends them like a blank line does: the content seems to be empty. A
+    listing that breaks off before its first byte seems to have no keys.
+    """
+    if response_dict["status_code"] not in (200, 206):
+        return
+    headers = response_dict["headers"]
+    if operation_model.name == "ListObjectsV2":
+        whole = bool(response_dict["body"])
+    else:
+        sized = headers.get("content-length", "").isdigit() or "transfer-encoding" in headers
+        etag = headers.get("etag", "")
+        whole = sized and etag != "" and etag.count('"') != 1
+        headers.pop("last-modified", None)  # nobody asks for it, and half a date is one more kind of error
+    if not whole:
+        response_dict.update(status_code=500, body=b"")
+
+
+def _send_again(response_dict: dict[str, Any], **_: Any) -> None:
+    """Let botocore retry a conditional put that met another one, as S3 asks for: by itself it takes that for final."""
+    if response_dict["status_code"] == 409 and b"ConditionalRequestConflict" in response_dict["body"]:
+        response_dict["status_code"] = 503
+
+
+def _is(error: Exception, status: int, code: str) -> bool:
+    # Servers differ in which of the two they send.
+    if not isinstance(error, ClientError):
+        return False
+    sent = str(error.response.get("Error", {}).get("Code", ""))
+    return sent in (code, str(status)) or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == status
+
+
+def client() -> Any:
+    """Return this process's boto3 S3 client.
+
+    Raises:
+        UsageError: the AWS_ variables name a profile or endpoint that can't be.
+    """
+    try:
+        with _LOCK:
+            return _client_of(os.getpid())
+    except (BotoCoreError, ValueError) as error:
+        raise UsageError(f"no S3 client can be made: {error}: check AWS_ENDPOINT_URL_S3 and AWS_PROFILE") from error
+
+
+class S3Store:
+    """A prefix of a bucket. The etag is the store's own."""
+
+    def __init__(self, bucket: str, prefix: str = "") -> None:
+        self.bucket = bucket
+        self.prefix = prefix.strip("/")
+        self.root = f"s3://{bucket}/{self.prefix}".rstrip("/")
+
+    def _key(self, key: str) -> str:
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def _fail(self, error: Exception, key: str) -> NoReturn:
+        where = self.uri(key)
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+        endpoint = without_secrets(endpoint)
+        if isinstance(error, NoCredentialsError | PartialCredentialsError):
+            raise AccessError(
+                f"no S3 credentials for {where}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                "or start the embedded store with `vitseg stack up`"
+            ) from error
+        if isinstance(error, EndpointConnectionError):
+            raise StorageError(
+                f"no S3 server answers at {endpoint}: start it (`vitseg stack up`), or check AWS_ENDPOINT_URL_S3"
+            ) from error
+        if isinstance(error, ParamValidationError):
+            raise UsageError(f"{where}: S3 allows no such name of a bucket or object") from error
+        if isinstance(error, ClientError):
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            if code == "NoSuchBucket":
+                raise NotFoundError(
+                    f"bucket {self.bucket!r} does not exist at {endpoint}: create it, or check its name"
+                ) from error
+            if code in _MISSING:
+                raise NotFoundError(f"{where} does not exist") from error
+            if code in _DENIED:
+                raise AccessError(
+                    f"{endpoint} refuses access to {where} ({code}): check AWS_ACCESS_KEY_ID, "
+                    "AWS_SECRET_ACCESS_KEY and the bucket's permissions"
+                ) from error
+            if code in _FULL or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 507:
+                raise StoreFullError(
+                    f"{endpoint} has no room left for {where} ({code}): make room there or raise the quota, "
+                    "then start again"
+                ) from error
+            text = f"{where}: {code} {error.response.get('Error', {}).get('Message', '')}".strip()
+            if code == "InternalError" and error.operation_name == "PutObject":
+                text += " (SeaweedFS says this when its disk is full, too)"
+            raise StorageError(text) from error
+        raise StorageError(f"{where}: {' '.join(str(error).split())[:300]}") from error
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """See `Store.list`: ListObjectsV2, 1,000 keys a page; folder markers are left out."""
+        base = f"{self.prefix}/" if self.prefix else ""
+        pages = client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=base + prefix)
+        try:
+            for page in pages:
+                for row in page.get("Contents", []):
+                    key = row["Key"].removeprefix(base)
+                    if key and not (key.endswith("/") and row["Size"] == 0):
+                        yield ObjectInfo(key, row["Size"], row["ETag"].strip('"'))
+        except _ERRORS as error:
+            self._fail(error, prefix)
+
+    def _head(self, key: str) -> dict[str, Any] | None:
+        try:
+            return client().head_object(Bucket=self.bucket, Key=self._key(key))
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") in {"404", "NotFound", "NoSuchKey"}:
+                return None
+            self._fail(error, key)
+        except (BotoCoreError, ResponseParserError) as error:
+            self._fail(error, key)
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """See `Store.stat`."""
+        head = self._head(key)
+        return ObjectInfo(key, head["ContentLength"], head["ETag"].strip('"')) if head else None
+
+    def metadata(self, key: str) -> dict[str, str]:
+        """See `Store.metadata`."""
+        return {name: value for name, value in self._metadata(key).items() if name != _WRITER}
+
+    def _metadata(self, key: str) -> dict[str, str]:
+        head = self._head(key)
+        return {name.lower(): unquote(value) for name, value in (head or {}).get("Metadata", {}).items()}
+
+    def read(self, key: str) -> bytes:
+        """See `Store.read`."""
+        return self.read_tagged(key)[0]
+
+    def read_tagged(self, key: str) -> tuple[bytes, str]:
+        """See `Store.read_tagged`: content and etag come with the same answer."""
+        return self._get(key)
+
+    def read_start(self, key: str, size: int) -> bytes:
+        """See `Store.read_start`: a range of bytes; a server that knows no ranges sends all."""
+        return self._get(key, Range=f"bytes=0-{size - 1}")[0][:size]
+
+    def _get(self, key: str, **options: str) -> tuple[bytes, str]:
+        for pause in (*_PAUSES, None):
+            answer = None
+            try:
+                answer = client().get_object(Bucket=self.bucket, Key=self._key(key), **options)
+                return answer["Body"].read(), answer["ETag"].strip('"')
+            except (*_ERRORS, HTTPError) as error:
+                if options and _is(error, 416, "InvalidRange"):
+                    return b"", ""  # an empty object has no first byte
+                # botocore retries requests, but not a body that breaks off, whether content or error.
+                begun = answer is not None or isinstance(error, HTTPError)
+                if pause is None or not begun:
+                    self._fail(error, key)
+            time.sleep(pause * random.uniform(0.5, 1.5))  # threads must not retry in step
+        raise AssertionError
+
+    def write(
+        self,
+        key: str,
+        data: bytes | BinaryIO,
+        *,
+        metadata: dict[str, str] | None = None,
+        content_type: str | None = None,
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> bool:
+        """See `Store.write`: one PUT, at most 5 GiB; metadata is percent-encoded, for S3 takes ASCII only."""
+        options: dict[str, Any] = {"ContentType": content_type or "application/octet-stream"}
+        options["Metadata"] = {name: quote(value, safe=":/@.-_") for name, value in (metadata or {}).items()}
+        conditional = if_absent or if_match is not None
+        if conditional:
+            options |= {"IfNoneMatch": "*"} if if_absent else {"IfMatch": f'"{if_match}"'}
+            options["Metadata"][_WRITER] = writer = secrets.token_hex(8)
+        if not isinstance(data, bytes):
+            data.seek(0)
+        try:
+            client().put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **options)
+        except ClientError as error:
+            if conditional and _is(error, 501, "NotImplemented"):
+                # A server without conditional writes: two writers in the same instant may both win.
+                there = self.stat(key)
+                holds = there is None if if_absent else there is not None and there.etag == if_match
+                return holds and self.write(key, data, metadata=metadata, content_type=content_type)
+            if conditional and _is(error, 412, "PreconditionFailed"):
+                # Where the answer to a first try was lost, what now stands in the way is our own.
+                retried = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
+                return retried and self._metadata(key).get(_WRITER) == writer
+            if if_match is not None and error.response.get("Error", {}).get("Code") == "NoSuchKey":
+                return False  # what S3 says where there is nothing to match
+            self._fail(error, key)
+        except (BotoCoreError, ResponseParserError) as error:
+            self._fail(error, key)
+        return True
+
+    def delete(self, key: str) -> None:
+        """See `Store.delete`."""
+        try:
+            client().delete_object(Bucket=self.bucket, Key=self._key(key))
+        except _ERRORS as error:
+            self._fail(error, key)
+
+    def md5(self, info: ObjectInfo) -> str:
+        """See `Store.md5`: a plain etag is the MD5 already; a multipart one is not, so the object is read."""
+        plain = len(info.etag) == 32 and "-" not in info.etag
+        return info.etag if plain else content_md5(self.read(info.key))
+
+    def uri(self, key: str) -> str:
+        """See `Store.uri`."""
+        return f"{self.root}/{key}" if key else self.root
+
+
+def create_bucket(name: str) -> None:
+    """Create a bucket; one that we already own is no error."""
+    try:
+        client().create_bucket(Bucket=name)
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+            S3Store(name)._fail(error, "")

@@ -1,0 +1,256 @@
+"""What a training starts from instead of chance: `--init`, read once, fitted to the recipe, kept with the job.
+
+    hf:OWNER/NAME[@REVISION]    a plain ViT from the Hugging Face hub
+    …/model.safetensors         the same from a folder or bucket; `preprocessor_config.json` and `config.json` beside
+                                it tell its pixels and heads
+    models:/NAME/VERSION        a registered version; or a bundle's folder
+    runs:/ID                    what a run of `vitseg pretrain` or `vitseg train` left; or its folder
+
+What comes of it lies in the job's folder as `init.safetensors`, by the names of the network's own weights, and every
+rank reads that file. Its hash is part of the folder's name: the same command finds its job again as long as the
+address still holds the same weights.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from vitseg.architecture import Architecture
+from vitseg.data.manifest import parse_json
+from vitseg.errors import DataError, NotFoundError, UsageError
+from vitseg.model import encoder_bundle
+from vitseg.model.bundle import CONFIG, WEIGHTS, load_bundle
+from vitseg.model.patches import patch_grid
+from vitseg.model.pretrained import Pixels, encoder_weights
+from vitseg.model.segmenter import PIXEL_MEAN, PIXEL_STD, Segmenter
+from vitseg.model.transfer import Transfer, transfer
+from vitseg.storage import Store, canonical, open_store
+from vitseg.training import hugging_face
+
+FILE = "init.safetensors"
+MAX_BYTES = 4 * 2**30
+"""Largest file of weights that is read: a ViT-H/14 in float32 has 2.5 GB."""
+_MAX_JSON_BYTES = 2**20
+_PREPROCESSOR = "preprocessor_config.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz")
+
+Read = Callable[[str], bytes | None]  # name of a file beside the weights → content, or None
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Weights to start from: the content of `init.safetensors`, where they came from, and what was taken."""
+
+    address: str
+    data: bytes
+    taken: str
+
+    @property
+    def sha256(self) -> str:
+        """Part of what the job is: other weights, another job."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+def check_address(address: str) -> str:
+    """Return the one form of an `--init` that means the same everywhere, before anything starts.
+
+    Raises:
+        UsageError: no such kind of address, a format that can run code, or a package is missing.
+    """
+    if address.startswith(hugging_face.SCHEME):
+        hugging_face.check_hub_address(address)
+    elif address.endswith(_PICKLES):
+        raise UsageError(f"{address}: such a file can run code and is not read; save the weights as .safetensors")
+    if address.startswith((hugging_face.SCHEME, "models:", "runs:")):
+        return address
+    return canonical(address)
+
+
+def fit_initial(address: str, arch: Architecture, image_size: tuple[int, int], classes: int) -> Initial:
+    """Read weights and fit them to the network of a recipe.
+
+    Args:
+        address: see the head of this module.
+        arch: of the new network.
+        image_size: its (H, W), pixels.
+        classes: that it tells apart.
+
+    Raises:
+        UsageError: the weights are of another architecture; the message names the recipe's keys.
+        NotFoundError: nothing is there.
+        DataError: the file is too large, damaged or something else.
+        StorageError, AccessError, RegistryError: it can't be reached.
+    """
+    address = check_address(address)
+    with torch.device("meta"):
+        wanted = Segmenter(arch, image_size, classes).state_dict()
+    try:
+        taken = _Target(arch, image_size, wanted).read(address)
+    except (DataError, UsageError) as error:
+        raise type(error)(f"--init {address}: {error}") from error
+    tensors = {name: value.detach().contiguous() for name, value in taken.tensors.items()}
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise DataError(f"--init {address}: {name} is {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}")
+    return Initial(address, save(tensors), taken.taken)
+
+
+def load_initial(model: torch.nn.Module, folder: str, sha256: str) -> None:
+    """Put a job's `init.safetensors` into its network; what it does not hold stays as it is.
+
+    Raises:
+        DataError: the file is missing or not the one the job was planned with.
+    """
+    try:
+        data = open_store(folder).read(FILE)
+    except NotFoundError as error:
+        raise DataError(f"{folder} lost its {FILE}: start `vitseg train --no-resume` with the same --init") from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DataError(f"{folder}/{FILE} is damaged: start `vitseg train --no-resume` with the same --init")
+    surplus = model.load_state_dict(load(data), strict=False).unexpected_keys
+    assert not surplus, f"{FILE} holds {surplus}"
+
+
+@dataclass(frozen=True)
+class _Target:
+    """The network that is to start: architecture, image size (H, W), and the shapes of its state dict."""
+
+    arch: Architecture
+    image_size: tuple[int, int]
+    wanted: Mapping[str, Tensor]
+
+    def read(self, address: str) -> Transfer:
+        """Read whatever the address names."""
+        if address.startswith(hugging_face.SCHEME):
+            files = hugging_face.download(address)
+            return self._published(lambda name: _limited(files[name]) if name in files else None)
+        if address.startswith("models:"):
+            from vitseg.registry import versions  # imports MLflow, which ranks don't need
+
+            return self._bundle(versions.open_model(address)[1])
+        if address.startswith("runs:"):
+            return self._folder(_run_folder(address))
+        if address.endswith(".safetensors"):
+            parent, _, name = address.rpartition("/")
+            store = open_store(parent or ".")
+            if store.stat(name) is None:
+                raise NotFoundError(f"--init {address} does not exist: check the address")
+            return self._published(lambda wanted: _read(store, name if wanted == WEIGHTS else wanted))
+        return self._folder(address)
+
+    def _folder(self, address: str) -> Transfer:
+        """Tell an encoder's, a model's and a published model's folder apart by `config.json`."""
+        store = open_store(address)
+        content = _read(store, CONFIG)
+        if content is None:
+            raise NotFoundError(
+                f"--init {address}: no {CONFIG} there; name hf:OWNER/NAME, a .safetensors file, models:/NAME/VERSION, "
+                "runs:/ID, or the folder of a bundle or encoder"
+            )
+        config = parse_json(content)
+        if not isinstance(config, dict):
+            raise DataError(f"{CONFIG} is not a JSON object")
+        if config.get("kind") == encoder_bundle.KIND:
+            weights = _read(store, encoder_bundle.WEIGHTS)
+            if weights is None:
+                raise NotFoundError(f"--init {address}: {encoder_bundle.WEIGHTS} is missing")
+            encoder = encoder_bundle.unpack_encoder(config, weights)
+            return self._transfer(encoder.tensors, (encoder.architecture, encoder.image_size))
+        if "schema" not in config:
+            return self._published(lambda name: _read(store, name))
+        with tempfile.TemporaryDirectory() as temporary:
+            for name in (WEIGHTS, CONFIG):
+                (Path(temporary) / name).write_bytes(_read(store, name) or b"")
+            return self._bundle(Path(temporary))
+
+    def _bundle(self, folder: Path) -> Transfer:
+        bundle = load_bundle(folder)
+        return self._transfer(bundle.model.state_dict(), (bundle.architecture, bundle.image_size))
+
+    def _transfer(self, weights: Mapping[str, Tensor], source: tuple[Architecture, tuple[int, int]]) -> Transfer:
+        return transfer(weights, source, (self.arch, self.image_size), self.wanted)
+
+    def _published(self, read: Read) -> Transfer:
+        """Fit a published ViT, with what lies beside its weights."""
+        data = read(WEIGHTS)
+        if data is None:
+            raise NotFoundError(f"there are no weights in safetensors to start from ({WEIGHTS})")
+        try:
+            state = load(data)
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise DataError(f"it is not a safetensors file: {error}") from error
+        config, preprocessor = (_json(read(name)) for name in (CONFIG, _PREPROCESSOR))
+        activation = config.get("hidden_act", "gelu")
+        if activation != "gelu":
+            raise UsageError(f"its activation is {activation!r}, this encoder's is gelu: choose another one")
+        heads = config.get("num_attention_heads")
+        told = _pixels(config, preprocessor)
+        grid = patch_grid(self.image_size, self.arch.patch_size)
+        tensors = encoder_weights(
+            state, self.arch, grid, theirs=told or Pixels(), ours=Pixels(PIXEL_MEAN, PIXEL_STD),
+            heads=heads if isinstance(heads, int) and heads > 0 else None,
+        )  # fmt: skip
+        pixels = told or Pixels()
+        words = f"the encoder, for pixels of mean {pixels.mean[0]:g} and std {pixels.std[0]:g} …"
+        words += "" if told else f" (ViT's own; a {_PREPROCESSOR} beside the weights would say)"
+        epsilon = config.get("layer_norm_eps")
+        if epsilon not in (None, self.arch.norm_epsilon):
+            words += f"; its LayerNorms have epsilon {epsilon}: --set model.norm_epsilon={epsilon}"
+        return Transfer({f"encoder.{name}": value for name, value in tensors.items()}, words)
+
+
+def _run_folder(address: str) -> str:
+    """Return the folder that a run's job left: an encoder's, or a bundle's."""
+    from vitseg.registry import tracking  # imports MLflow, which ranks don't need
+
+    job = tracking.run_tags(address.removeprefix("runs:").strip("/")).get("vitseg.job")
+    if not job:
+        raise NotFoundError(f"--init {address}: that run trained nothing of vitseg's")
+    for name in ("encoder", "bundle"):
+        if open_store(job).stat(f"{name}/{CONFIG}"):
+            return f"{job}/{name}"
+    raise NotFoundError(f"--init {address}: its job {job} is not finished, or was removed")
+
+
+def _read(store: Store, name: str) -> bytes | None:
+    """Read a file of at most the size that its kind may have; None where there is none."""
+    info = store.stat(name)
+    limit = _MAX_JSON_BYTES if PurePosixPath(name).suffix == ".json" else MAX_BYTES
+    if info is None:
+        return None
+    if info.size > limit:
+        raise DataError(f"{store.uri(name)} has {info.size} bytes, more than the {limit} it may have")
+    return store.read(name)
+
+
+def _limited(path: Path) -> bytes | None:
+    return _read(open_store(path.parent), path.name)
+
+
+def _json(content: bytes | None) -> dict[str, Any]:
+    values = parse_json(content) if content else {}
+    return values if isinstance(values, dict) else {}
+
+
+def _pixels(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Pixels | None:
+    """Return the pixels that a published model wants, as transformers or timm write them down."""
+    timm = config.get("pretrained_cfg") if isinstance(config.get("pretrained_cfg"), dict) else {}
+    assert isinstance(timm, dict)
+    if preprocessor.get("do_normalize") is False:
+        return Pixels((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    mean = preprocessor.get("image_mean", timm.get("mean"))
+    std = preprocessor.get("image_std", timm.get("std"))
+    if mean is None or std is None:
+        return None
+    try:
+        return Pixels(tuple(map(float, mean)), tuple(map(float, std)))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"its pixel mean {mean!r} and std {std!r} are not three numbers each") from error

@@ -1,0 +1,51 @@
+"""The optimizers, with the usual care: no decay on norms, biases and embeddings; warm-up and cosine by step."""
+
+import math
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from vitseg.recipe import OptimizerRecipe
+from vitseg.training.muon import StackedMuon
+
+_EMBEDDINGS = ("position", "offset_bias")
+
+
+def build_optimizers(model: nn.Module, recipe: OptimizerRecipe) -> list[Optimizer]:
+    """Return what takes a step together: AdamW alone, as in the paper, or Muon for the matrices and AdamW for the rest.
+
+    Muon (https://kellerjordan.github.io/posts/muon) makes what a step adds to a matrix turn all directions equally, so
+    that the few large ones of a gradient don't drown the others; what it does to a matrix is scaled to the size of a
+    step of AdamW (https://arxiv.org/abs/2502.16982), so that one learning rate is right for both. It isn't meant for
+    embeddings and the last layer, which stay with AdamW. Embeddings, norms and biases don't decay.
+    """
+    last = next((parameter for parameter in reversed(list(model.parameters())) if parameter.ndim == 2), None)
+    matrices: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2 or name.endswith(_EMBEDDINGS):
+            free.append(parameter)
+        elif recipe.name == "muon" and parameter.ndim == 2 and parameter is not last:
+            matrices.append(parameter)
+        else:
+            decayed.append(parameter)
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    groups = [{"params": decayed, "weight_decay": decay}, {"params": free, "weight_decay": 0.0}]
+    optimizers: list[Optimizer] = [AdamW(groups, lr=rate, fused=next(model.parameters()).is_cuda)]
+    if matrices:
+        optimizers.append(StackedMuon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    return optimizers
+
+
+def learning_rate(recipe: OptimizerRecipe, step: int, steps: int, time_used: float = 0.0) -> float:
+    """Return the learning rate of a step (0 … steps - 1): linear warm-up, then cosine to 0, or constant.
+
+    Where a share of the time that there is, 0–1, is used before that share of the steps is taken, it falls with the time.
+    """
+    warmup = math.ceil(recipe.warmup_share * steps)
+    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    if recipe.schedule == "constant":
+        return recipe.learning_rate * rise
+    progress = max(0.0, (step - warmup) / max(1, steps - warmup), min(1.0, time_used))
+    return recipe.learning_rate * min(rise, 0.5 * (1 + math.cos(math.pi * progress)))
