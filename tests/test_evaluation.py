@@ -46,9 +46,9 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 def test_what_is_taught_says_nothing_of_ignored_pixels() -> None:
     colors = torch.arange(256 * 3).remainder(256).to(torch.uint8).reshape(256, 3)
     labels = torch.tensor([[[0, 2, 255]]], dtype=torch.uint8)
-    one_hot = Task("classes", 3, colors).teach(labels, 3)
+    one_hot = Task("classes", 3, colors).teacher_targets(labels, 3)
     assert one_hot.tolist() == [[[[1.0, 0.0, 0.0]], [[0.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]]]]
-    painted = Task("rgb", 3, colors).teach(labels, 3)
+    painted = Task("rgb", 3, colors).teacher_targets(labels, 3)
     assert (painted[0, :, 0].T * 255).round().tolist() == [[0, 1, 2], [6, 7, 8], [0, 0, 0]]
 
 

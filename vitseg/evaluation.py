@@ -120,10 +120,10 @@ class Task:
         """Return what the loss of these labels is divided by: their valid pixels, or the sum of their weights."""
         return loss_count(labels, self.weights)
 
-    def teach(self, labels: torch.Tensor, channels: int) -> torch.Tensor:
-        """Return what a model of so many channels ought to say, zeros where nothing counts.
+    def teacher_targets(self, labels: torch.Tensor, channels: int) -> torch.Tensor:
+        """Return what teacher forcing feeds to a model of so many channels, zeros where a pixel does not count.
 
-        One-hot classes (B, channels, H, W), of which a binary model names the first alone, or colors (B, 3, H, W).
+        One-hot classes (B, channels, H, W), in a binary model of the first class alone, or colors (B, 3, H, W).
         """
         if self.target == "rgb":
             return self.paint(labels) * counted(labels)[:, None]

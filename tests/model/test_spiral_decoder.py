@@ -89,12 +89,12 @@ def test_in_a_square_the_way_never_turns_back_inwards(side):
 def test_a_patch_sees_those_made_before_it_and_never_itself_or_a_later_one(arch):
     grid, decoder = (3, 4), made(arch)
     features, patches = inputs(grid)
-    truth = one_hot(grid)
+    targets = one_hot(grid)
     order = spiral_order(grid)
     with torch.no_grad():
-        before = decoder.make(features, patches, grid, truth)
+        before = decoder.make(features, patches, grid, targets)
         for step, place in enumerate(order):
-            changed = truth.clone()
+            changed = targets.clone()
             changed[:, place] = changed[:, place].roll(1, dims=-1)
             difference = (decoder.make(features, patches, grid, changed) - before).abs().amax(dim=(0, 2))[order]
             assert difference[: step + 1].max() == 0
@@ -177,7 +177,7 @@ def rectangles(count: int = 8, side: int = 16) -> tuple[torch.Tensor, torch.Tens
 
 
 @BOTH
-def test_what_it_learned_it_makes_without_the_truth(arch):
+def test_what_it_learned_it_makes_without_targets(arch):
     images, labels = rectangles()
     wanted = F.one_hot(labels.long(), CHANNELS).movedim(-1, 1).float()
     model = build_model(arch, (16, 16), CHANNELS, seed=0)
@@ -215,12 +215,12 @@ def test_no_convolution_among_the_operators_of_generation():
     assert [name for name in operators if "conv" in name or "im2col" in name or "unfold" in name] == []
 
 
-def test_only_the_spiral_decoder_wants_the_truth():
-    assert build_model(ARCH, (16, 16), CHANNELS, seed=0).wants_truth
-    assert not build_model(dataclasses.replace(ARCH, decoder="patch"), (16, 16), CHANNELS, seed=0).wants_truth
+def test_only_the_spiral_decoder_is_trained_by_teacher_forcing():
+    assert build_model(ARCH, (16, 16), CHANNELS, seed=0).teacher_forcing
+    assert not build_model(dataclasses.replace(ARCH, decoder="patch"), (16, 16), CHANNELS, seed=0).teacher_forcing
 
 
-def test_truth_is_cut_as_the_image_is():
+def test_targets_are_cut_as_the_image_is():
     model = build_model(ARCH, (16, 16), CHANNELS, seed=0).eval()
     images, labels = rectangles(2)
     wanted = F.one_hot(labels.long(), CHANNELS).movedim(-1, 1).float()

@@ -97,7 +97,7 @@ class Segmenter(PhotoNetwork):
         self.classes = classes
         self.encoder = VisionTransformer(arch, self.grid)
         self.features = nn.Linear(self.encoder.width, arch.features_per_patch)
-        self.wants_truth = arch.decoder == "spiral"
+        self.teacher_forcing = arch.decoder == "spiral"
         self.channels = classes if arch.target == "classes" else 3
         self.decoder: Decoder = _DECODERS[arch.decoder](arch, self.channels)
         self.apply(initialize)
@@ -106,14 +106,14 @@ class Segmenter(PhotoNetwork):
         nn.init.trunc_normal_(self.decoder.head.weight, std=0.002 if arch.decoder == "overlap" else 0.02)
 
     def forward(
-        self, images: Tensor, truth: Tensor | None = None, moments: tuple[float, float] | None = None
+        self, images: Tensor, targets: Tensor | None = None, moments: tuple[float, float] | None = None
     ) -> Tensor:
         """Segment photographs (B, 3, H, W), uint8 or float, 0–255.
 
         Args:
             images: the photographs.
-            truth: in training, if `wants_truth`: what ought to come out, (B, K, H, W) one-hot or (B, 3, H, W) 0–1;
-                never in evaluation. An argument, not an attribute: DDP passes on what goes through forward.
+            targets: in training, if `teacher_forcing`: (B, K, H, W) one-hot or (B, 3, H, W) 0–1; never in evaluation.
+                An argument, not an attribute: DDP passes on what goes through forward.
             moments: mean and deviation of the photograph that these are windows of, 0–255.
 
         Returns:
@@ -126,7 +126,7 @@ class Segmenter(PhotoNetwork):
         patches, grid = self.cut(images, moments)
         tokens = self.encoder(patches, grid)
         features = self.features(tokens[:, -patches.shape[1] :])  # without a class token, which comes first
-        pixels = self.decoder(features, patches, grid, *(() if truth is None else (truth,)))
+        pixels = self.decoder(features, patches, grid, *(() if targets is None else (targets,)))
         return pixels.sigmoid() if self.architecture.target == "rgb" else pixels
 
 

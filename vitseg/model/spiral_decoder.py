@@ -4,7 +4,7 @@ Sequence to sequence as in https://arxiv.org/abs/1706.03762: each patch attends 
 patches (cross-attention) and to the patches made before it (causal self-attention). The first patches are the middle
 of the image, where an eye has most of its receptors; the others surround them turn by turn.
 
-    training     the truth stands for the patches made before (teacher forcing): one pass for all, with a causal mask
+    training     the targets stand for the patches made before (teacher forcing): one pass for all, with a causal mask
     inference    what was produced is fed back, patch after patch, with a cache of keys and values
 
 Shapes beside those of the package: T = N patches in the order of the spiral, h heads, S = 4·FREQUENCIES.
@@ -102,35 +102,37 @@ class SpiralDecoder(nn.Module):
         assert isinstance(last, nn.Linear)
         return last
 
-    def forward(self, features: Tensor, patches: Tensor, grid: tuple[int, int], truth: Tensor | None = None) -> Tensor:
-        """Paint images (B, channels, H, W) patch after patch; `truth` is what they ought to be, of the same shape."""
-        wanted = None if truth is None else patchify(truth, self.patch_size)
-        return unpatchify(self.make(features, patches, grid, wanted), grid, self.patch_size)
+    def forward(
+        self, features: Tensor, patches: Tensor, grid: tuple[int, int], targets: Tensor | None = None
+    ) -> Tensor:
+        """Paint images (B, channels, H, W) patch after patch; `targets` have the same shape."""
+        target_patches = None if targets is None else patchify(targets, self.patch_size)
+        return unpatchify(self.make(features, patches, grid, target_patches), grid, self.patch_size)
 
-    def make(self, features: Tensor, patches: Tensor, grid: tuple[int, int], truth: Tensor | None = None) -> Tensor:
+    def make(self, features: Tensor, patches: Tensor, grid: tuple[int, int], targets: Tensor | None = None) -> Tensor:
         """Make all patches of images, each from the encoder's features and the patches before it.
 
-        Exposure bias: with `truth`, a patch only ever follows right ones, which its own mistakes later are not
-        (https://arxiv.org/abs/1506.03099, whose scheduled sampling would mix produced patches into `truth`). So
-        losses and accuracies under teacher forcing flatter; only those without truth say how good the network is.
+        Exposure bias: with `targets`, a patch only ever follows right ones, which its own mistakes later are not
+        (https://arxiv.org/abs/1506.03099, whose scheduled sampling would mix produced patches into them). So losses
+        and accuracies under teacher forcing flatter; only those without targets show how good the network is.
 
         Args:
             features: of the encoder, (B, N, features_per_patch), row by row like all that follows.
             patches: the normalized photographs' patches, (B, N, P·P·3).
             grid: rows and columns of patches.
-            truth: what the patches ought to be, (B, N, P·P·channels): one-hot classes, zeros where a pixel does not
+            targets: the patches' targets, (B, N, P·P·channels): one-hot classes, zeros where a pixel does not
                 count, or colors in 0–1. None: what was produced is fed back, as probabilities or colors.
 
         Returns:
-            Pixels before softmax or sigmoid, (B, N, P·P·channels). Without truth, gradients flow through all but
+            Pixels before softmax or sigmoid, (B, N, P·P·channels). Without targets, gradients flow through all but
             what was fed back.
         """
         order = spiral_order(grid).to(features.device)
         positions = centered_positions(grid).to(features)[order]
         combined = torch.cat((features, self.projection(patches)), dim=-1)[:, order] + self.position(positions)
         memory = self.memory_norm(combined)
-        if truth is not None:
-            pixels = self._follow(combined, memory, positions, truth[:, order])
+        if targets is not None:
+            pixels = self._follow(combined, memory, positions, targets[:, order])
         else:
             with torch.no_grad():  # a cache that is written in place has no gradient
                 pixels = self._generate(combined, memory, positions)
@@ -170,7 +172,7 @@ class SpiralDecoder(nn.Module):
         return self.made(torch.cat((made, positions.expand(len(made), -1, -1)), dim=-1))
 
     def _fed_back(self, pixels: Tensor) -> Tensor:
-        """Bring what was produced (B, n, P·P·channels) to the space of the truth: probabilities, or colors 0–1."""
+        """Bring what was produced (B, n, P·P·channels) to the space of the targets: probabilities, or colors 0–1."""
         if self.target == "rgb" or self.channels == 1:
             return pixels.sigmoid()
         return rearrange(pixels, "b n (p c) -> b n p c", c=self.channels).softmax(-1).flatten(2)

@@ -48,7 +48,9 @@ def summarize(arch: Architecture, image_size: tuple[int, int], classes: int) -> 
         model = Segmenter(arch, image_size, classes).eval()
         image = torch.empty(1, 3, *image_size)
         # One pass for all patches, instead of N that would list every layer N times: equal but for masked attention.
-        truth = [torch.empty(1, classes if arch.target == "classes" else 3, *image_size)] if model.wants_truth else []
+        targets = (
+            [torch.empty(1, classes if arch.target == "classes" else 3, *image_size)] if model.teacher_forcing else []
+        )
     rows: list[Row] = []
     handles = [
         module.register_forward_hook(_recorder(rows, name, own))
@@ -56,7 +58,7 @@ def summarize(arch: Architecture, image_size: tuple[int, int], classes: int) -> 
         if (own := sum(parameter.numel() for parameter in module.parameters(recurse=False)))
     ]
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model(image, *truth)
+        model(image, *targets)
     for handle in handles:
         handle.remove()
     parameters = list(model.parameters())

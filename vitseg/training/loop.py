@@ -38,7 +38,7 @@ class Trainer:
     Attributes:
         recipe: what to compute.
         world: this rank's place, and the device the model is on.
-        model: takes images uint8 (B, 3, H, W), and in training the truth too, if it has a true `wants_truth`.
+        model: takes images uint8 (B, 3, H, W), and in training the targets too, if its `teacher_forcing` is true.
         task: target, classes and colors.
         data: this rank's training batches.
         validation: this rank's validation batches.
@@ -214,11 +214,11 @@ class Trainer:
     def _loss(self, replica: nn.Module, images: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the sum of the loss over a part of a batch, and how many pixels are right."""
         # Teacher forcing: the loss and accuracy of such models flatter in training, not in validation.
-        taught = []
-        if isinstance(self.model, Segmenter) and self.model.wants_truth:
-            taught = [self.task.teach(truth, self.model.channels)]
+        targets = []
+        if isinstance(self.model, Segmenter) and self.model.teacher_forcing:
+            targets = [self.task.teacher_targets(truth, self.model.channels)]
         with self.autocast():
-            output = replica(images, *taught)
+            output = replica(images, *targets)
         loss, _ = self.task.loss(output, truth)
         with torch.no_grad():
             return loss, (self.task.predict(output) == truth).sum() if self.task.classes else torch.zeros_like(loss)
