@@ -12,9 +12,9 @@ from vitseg.data.manifest import read_manifest
 from vitseg.errors import UsageError
 from vitseg.registry import promotion, tracking, versions
 from vitseg.registry.comparison import holdout_digest
-from vitseg.registry.examples import draw_examples, worth_a_look
 from vitseg.registry.gate import Gate, judge, passed, read_gate, rules_from, rules_text
 from vitseg.registry.provenance import read_record
+from vitseg.registry.review_examples import draw_examples, select_examples
 from vitseg.registry.review_page import Assessment, for_other_pages, review_page
 
 _PICTURE = "review/examples.png"
@@ -100,7 +100,7 @@ def _draw(shards: str, split: str, ours: Measured, theirs: Measured | None, run_
     """Put pictures of the images worth a look into the version's run; return where, or nothing if there are none."""
     if ours.evaluation.images is None or not run_id:
         return ""
-    chosen = worth_a_look(ours.evaluation.images, theirs.evaluation.images if theirs else None)
+    chosen = select_examples(ours.evaluation.images, theirs.evaluation.images if theirs else None)
     models = [*([("champion", theirs.bundle)] if theirs else []), ("this version", ours.bundle)]
     tracking.log_picture(run_id, draw_examples(shards, split, chosen, models), _PICTURE)
     return f"get-artifact?run_uuid={run_id}&path={_PICTURE}"

@@ -20,7 +20,7 @@ from vitseg.config import home, load_recipe
 from vitseg.data.manifest import MANIFEST, read_manifest
 from vitseg.errors import UsageError, VitsegError
 from vitseg.model.encoder_bundle import CONFIG
-from vitseg.pictures import curves
+from vitseg.pictures.charts import learning_curves
 from vitseg.recipe import Recipe
 from vitseg.registry import tracking
 from vitseg.storage import canonical, open_store
@@ -120,7 +120,7 @@ def finish(job: Job, seconds: float) -> dict[str, Any]:
     """Draw the curves, end the run, and say where the encoder is."""
     history = json.loads(open_store(job.folder).read("history.json"))
     loss = chosen_row(history)["val/loss"]
-    tracking.log_picture(job.run_id, curves(history), "pictures/curves.png")
+    tracking.log_picture(job.run_id, learning_curves(history), "pictures/curves.png")
     tracking.log_values(job.run_id, {"final/loss": loss}, step=len(history))
     tracking.end_run(job.run_id)
     encoder = encoder_folder(job)

@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.choices import Ids, Picture, Runner
-from flows.display.console import counted, note, progress
+from flows.display.console import note, pluralize, progress
 from flows.tasks.segment_chunks import default_runner, default_workers, run_chunks
 from vitseg.inference.commit import Summary, commit_job
 from vitseg.inference.dry_run import dry_run as count_work
@@ -70,7 +70,7 @@ def segment(
         job = plan_job(source, dest, **asked, chunk_images=chunk, workers=workers, progress=show)
     if other := another_source(job):
         note(f"{dest} also has masks of {other}: of two photographs with one key, the mask of the last one stays")
-    note(f"{counted(job.listed, 'object')} in {counted(job.chunks, 'chunk')}, with {version.uri}; job {job.id}")
+    note(f"{pluralize(job.listed, 'object')} in {pluralize(job.chunks, 'chunk')}, with {version.uri}; job {job.id}")
     counts = run_chunks(job, runner, workers, max_failures)
     summary = commit_job(job, time.monotonic() - start, sum(part.written for part in counts), price_per_hour)
     _tell(summary, version.uri)
@@ -85,7 +85,9 @@ def _tell(summary: Summary, model: str) -> None:
     if summary.failures:
         create_table_artifact(summary.failures, key="segment-failures", description=f"the first failures; {about}")
     if summary.failed:
-        note(f"{counted(summary.failed, 'object')} failed, each with its reason in the ledger beside {summary.summary}")
+        note(
+            f"{pluralize(summary.failed, 'object')} failed, each with its reason in the ledger beside {summary.summary}"
+        )
     if summary.least_confident:
         note(f"look first at {summary.least_confident}")
         create_markdown_artifact(

@@ -14,8 +14,8 @@ from prefect import flow, runtime, task
 from prefect.logging import get_run_logger
 
 from flows.choices import Preset
-from flows.display.console import counted, note
-from flows.display.training_table import watching
+from flows.display.console import note, pluralize
+from flows.display.training_table import show_training
 from flows.tasks.other_nodes import meeting_place, other_nodes
 from flows.tasks.register_version import register
 from vitseg.config import load_recipe
@@ -143,16 +143,16 @@ def run_training(job: Job, nodes: Nodes) -> None:
     run, log = job.recipe.run, get_run_logger()
     steps = run.epochs * (manifest.splits["train"].samples // job.recipe.data.batch_size)
     note(
-        f"{counted(nodes.nproc * nodes.nnodes, 'rank')}, {counted(steps, 'step')} of {job.recipe.data.batch_size} images, "
-        f"{counted(run.epochs, 'epoch')}"
+        f"{pluralize(nodes.nproc * nodes.nnodes, 'rank')}, {pluralize(steps, 'step')} of {job.recipe.data.batch_size} images, "
+        f"{pluralize(run.epochs, 'epoch')}"
     )
     if nodes.nnodes > 1:
         note(
             f"{nodes.nnodes} nodes meet at {nodes.rendezvous}; by hand, the others are `vitseg train-node` with the same options"
         )
     name = job.folder.rstrip("/").rpartition("/")[2]
-    with watching(name, run.epochs, steps // run.epochs, _measure(job, manifest), job.max_minutes) as hear:
-        run_ranks(job.folder, nodes, on_event=hear, on_line=log.info)
+    with show_training(name, run.epochs, steps // run.epochs, _measure(job, manifest), job.max_minutes) as on_event:
+        run_ranks(job.folder, nodes, on_event=on_event, on_line=log.info)
     _deliver_rest(job.folder)
 
 

@@ -41,7 +41,7 @@ def log_note(text: str) -> None:
         get_run_logger().info(text)
 
 
-def counted(number: int, word: str) -> str:
+def pluralize(number: int, word: str) -> str:
     """Return `1 rank`, `2 ranks`."""
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 

@@ -21,7 +21,8 @@ from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.labels import palette
 from vitseg.model.bundle import Bundle
-from vitseg.pictures import confusion, curves, panel, panel_sheet
+from vitseg.pictures.charts import confusion_chart, learning_curves
+from vitseg.pictures.panels import panel, panel_sheet
 from vitseg.recipe import Recipe
 from vitseg.registry import versions
 from vitseg.seams import SeamRatios, seam_text
@@ -82,9 +83,11 @@ def write_demo_report(folder: Path, steps: list[Timed], results: Results, recipe
         steps=_steps(steps, results),
         places=_places(folder, results),
         charts=(
-            Picture("Learning curves", curves(history), "Loss and quality over epochs"),
+            Picture("Learning curves", learning_curves(history), "Loss and quality over epochs"),
             Picture(
-                "Confusion", confusion(np.array(results.measured["confusion"]), manifest.classes), "Truth by prediction"
+                "Confusion",
+                confusion_chart(np.array(results.measured["confusion"]), manifest.classes),
+                "Truth by prediction",
             ),
         ),
         classes=_classes(manifest, results.measured["per_class_iou"]),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from flows.display.console import counted
+from flows.display.console import pluralize
 
 MEASURES = {"val/miou": "mIoU", "val/psnr": "PSNR", "val/loss": "loss"}
 """By what epochs are compared, and what people call it; a loss is better the lower it is."""
@@ -15,7 +15,7 @@ _RECENT_SECONDS = 60.0
 
 
 @dataclass
-class Course:
+class TrainingState:
     """One start of a training. What an earlier start did counts as done, but not as speed.
 
     Attributes:
@@ -45,7 +45,7 @@ class Course:
         self._speeds: list[dict[str, float]] = []
         self._matrix_tflops = 0.0
 
-    def hear(self, event: dict[str, Any]) -> None:
+    def on_event(self, event: dict[str, Any]) -> None:
         """Take in what rank 0 says."""
         values = {name: value for name, value in event.items() if name not in ("event", "step")}
         self.step = event["step"]
@@ -124,7 +124,7 @@ class Course:
     def line(self) -> str:
         """Return where training is, as one line."""
         if not self.started and not self.last:
-            return f"{counted(self.epochs, 'epoch')}, starting"
+            return f"{pluralize(self.epochs, 'epoch')}, starting"
         facts = [f"epoch {self.epoch}/{self.epochs}", f"step {self.step}/{self.steps}"]
         if self.last:
             facts.append(f"loss {self.last['loss']:.3f}")

@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.display.console import console, log_note, note
-from flows.display.training_state import Course, clock, epoch_line, flops, shown
+from flows.display.training_state import TrainingState, clock, epoch_line, flops, shown
 
 _LINE_SECONDS = 5.0
 _PAGE_SECONDS = 5.0
@@ -48,7 +48,7 @@ _FRAMES_PER_SECOND = 4
 
 
 @contextlib.contextmanager
-def watching(
+def show_training(
     name: str, epochs: int, per_epoch: int, measure: str, minutes: float | None = None
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Show a training while the block runs; it is given what takes the events of its ranks.
@@ -60,23 +60,23 @@ def watching(
         measure: by what epochs are compared, one of `flows.display.training_state.MEASURES`.
         minutes: that training may take, all its starts together; None: any time.
     """
-    course = Course(epochs, per_epoch, measure, minutes)
+    state = TrainingState(epochs, per_epoch, measure, minutes)
     page = _Page(name)
-    show = _Terminal(course) if console.is_terminal else _Lines(course)
+    show = _Terminal(state) if console.is_terminal else _Lines(state)
     try:
         with show:
 
-            def hear(event: dict[str, Any]) -> None:
+            def on_event(event: dict[str, Any]) -> None:
                 if event["event"] == "note":
                     note(event["text"])
                 if event["event"] not in ("start", "step", "epoch"):
                     return
-                course.hear(event)
-                show.hear(event)
-                page.tell(100 * course.step / course.steps, course.line())
+                state.on_event(event)
+                show.on_event(event)
+                page.update(100 * state.step / state.steps, state.line())
 
-            yield hear
-        if speed := course.speed_text():
+            yield on_event
+        if speed := state.speed_text():
             note(f"trained {speed}")
     finally:
         page.close()
@@ -85,8 +85,8 @@ def watching(
 class _Lines:
     """A plain line every few seconds, and one an epoch."""
 
-    def __init__(self, course: Course) -> None:
-        self.course = course
+    def __init__(self, state: TrainingState) -> None:
+        self.state = state
         self._last = time.monotonic()
 
     def __enter__(self) -> None:
@@ -95,19 +95,19 @@ class _Lines:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def hear(self, event: dict[str, Any]) -> None:
+    def on_event(self, event: dict[str, Any]) -> None:
         if event["event"] == "epoch":
-            note(epoch_line(event, self.course.epochs))
+            note(epoch_line(event, self.state.epochs))
         elif event["event"] == "step" and time.monotonic() - self._last >= _LINE_SECONDS:
             self._last = time.monotonic()
-            console.print(f"  training: {self.course.line()}")
+            console.print(f"  training: {self.state.line()}")
 
 
 class _Terminal:
     """The live table."""
 
-    def __init__(self, course: Course) -> None:
-        self.course = course
+    def __init__(self, state: TrainingState) -> None:
+        self.state = state
         self._began = time.monotonic()
         self._live = Live(
             get_renderable=self._frame, console=console, refresh_per_second=_FRAMES_PER_SECOND, transient=True
@@ -118,33 +118,33 @@ class _Terminal:
 
     def __exit__(self, *error: Any) -> None:
         self._live.__exit__(*error)
-        if len(self.course.rows) > self.course.earlier:
-            console.print(table(self.course, self.course.rows[self.course.earlier :], False, console.width))
+        if len(self.state.rows) > self.state.earlier:
+            console.print(table(self.state, self.state.rows[self.state.earlier :], False, console.width))
 
-    def hear(self, event: dict[str, Any]) -> None:
+    def on_event(self, event: dict[str, Any]) -> None:
         if event["event"] == "epoch":
-            log_note(epoch_line(event, self.course.epochs))
+            log_note(epoch_line(event, self.state.epochs))
 
     def _frame(self) -> RenderableType:
         width = console.width
         rows = max(1, min(_ROWS, console.height - 8))
         parts = (
-            table(self.course, self.course.rows[-rows:], len(self.course.rows) < self.course.epochs, width),
+            table(self.state, self.state.rows[-rows:], len(self.state.rows) < self.state.epochs, width),
             Text(),
-            bar(self.course, time.monotonic() - self._began, width),
-            Text(f" {below(self.course)}", style="dim", no_wrap=True, overflow="ellipsis"),
+            bar(self.state, time.monotonic() - self._began, width),
+            Text(f" {below(self.state)}", style="dim", no_wrap=True, overflow="ellipsis"),
         )
         return Group(*parts)
 
 
-def table(course: Course, rows: list[dict[str, Any]], under_way: bool, width: int = 80) -> Table:
+def table(state: TrainingState, rows: list[dict[str, Any]], under_way: bool, width: int = 80) -> Table:
     """Return finished epochs, and the one that is under way, as a table; a narrow terminal goes without some columns."""
     columns = ["train/loss", "val/loss", "images_per_second", "data_wait"]
-    if course.measure == "val/miou":  # what has classes has right pixels
+    if state.measure == "val/miou":  # what has classes has right pixels
         columns.insert(1, "train/pixel_accuracy")
-    if course.measure != "val/loss":
-        columns.insert(-2, course.measure)
-    epoch, step = len(f"{course.epochs}/{course.epochs}"), len(f"{course.steps}")
+    if state.measure != "val/loss":
+        columns.insert(-2, state.measure)
+    epoch, step = len(f"{state.epochs}/{state.epochs}"), len(f"{state.steps}")
     for column in _LESS:
         if max(5, epoch) + max(4, step) + 4 + sum(_width(name) + 2 for name in columns) > width:
             columns = [name for name in columns if name != column]
@@ -154,18 +154,18 @@ def table(course: Course, rows: list[dict[str, Any]], under_way: bool, width: in
     grid.add_column("step", justify="right", no_wrap=True, min_width=step if steady else None)
     for column in columns:
         grid.add_column(_TITLES[column], justify="right", no_wrap=True, min_width=_width(column) if steady else None)
-    best = course.best
+    best = state.best
 
     def add(values: dict[str, Any], epoch: int, step: str, style: str = "") -> None:
         cells = [Text(shown(column, values[column]) if column in values else "") for column in columns]
         if values is best:
-            cells[columns.index(course.measure)].stylize("bold green")
-        grid.add_row(f"{epoch}/{course.epochs}", step, *cells, style=style)
+            cells[columns.index(state.measure)].stylize("bold green")
+        grid.add_row(f"{epoch}/{state.epochs}", step, *cells, style=style)
 
     for row in rows:
         add(row, row["epoch"], str(row["step"]))
     if under_way:
-        add(course.now, course.epoch, str(course.step), "bold cyan")
+        add(state.now, state.epoch, str(state.step), "bold cyan")
     return grid
 
 
@@ -173,27 +173,27 @@ def _width(column: str) -> int:
     return max(6, len(_TITLES[column]))
 
 
-def bar(course: Course, elapsed: float, width: int = 80) -> Padding:
+def bar(state: TrainingState, elapsed: float, width: int = 80) -> Padding:
     """Return how much is done, how long that took, and how long the rest will."""
-    steps = f"{course.step}/{course.steps}"
-    passed, left = clock(elapsed), course.left_text()
+    steps = f"{state.step}/{state.steps}"
+    passed, left = clock(elapsed), state.left_text()
     grid = Table.grid(padding=(0, 2))
     for _ in range(4):
         grid.add_column(no_wrap=True)
     room = width - len(steps) - len(passed) - len("0:00:00 left") - 8
-    shown = ProgressBar(total=course.steps, completed=course.step, width=max(4, min(_BAR, room)))
+    shown = ProgressBar(total=state.steps, completed=state.step, width=max(4, min(_BAR, room)))
     grid.add_row(shown, steps, Text(passed, style="yellow"), Text(left, style="cyan"))
     return Padding(grid, (0, 0, 0, 1))
 
 
-def below(course: Course) -> str:
+def below(state: TrainingState) -> str:
     """Return what has no place in the table."""
-    if not course.last:
-        return "first steps" if course.started else "starting"
-    facts = [course.best_text(), f"learning rate {course.last['learning_rate']:.2g}"]
-    if "tflops" in course.last:
-        facts.append(f"{flops(course.last['tflops'])}, {course.last['flops_utilization']:.0%} of peak")
-    if course.is_validating:
+    if not state.last:
+        return "first steps" if state.started else "starting"
+    facts = [state.best_text(), f"learning rate {state.last['learning_rate']:.2g}"]
+    if "tflops" in state.last:
+        facts.append(f"{flops(state.last['tflops'])}, {state.last['flops_utilization']:.0%} of peak")
+    if state.is_validating:
         facts.append("validating")
     return " · ".join(fact for fact in facts if fact)
 
@@ -213,7 +213,7 @@ class _Page:
             self._thread = threading.Thread(target=copy_context().run, args=(self._deliver,), daemon=True)
             self._thread.start()
 
-    def tell(self, percent: float, text: str) -> None:
+    def update(self, percent: float, text: str) -> None:
         """Have this shown soon."""
         self._told = (percent, text)
         self._news.set()

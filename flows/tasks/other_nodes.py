@@ -22,7 +22,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling, Crashed
 
-from flows.display.console import counted, note
+from flows.display.console import note, pluralize
 from vitseg.errors import RankLostError, TrainingError, UsageError
 from vitseg.training.job import Job
 from vitseg.training.network_address import address_towards
@@ -117,13 +117,13 @@ def _wait_for_workers(client: SyncPrefectClient, runs: Sequence[UUID], minutes: 
         waited = time.monotonic() - start
         if waited > 60 * minutes:
             raise TrainingError(
-                f"{counted(waiting, 'node')} of {len(runs) + 1} found no worker in {minutes:g} minutes: each node needs a free "
+                f"{pluralize(waiting, 'node')} of {len(runs) + 1} found no worker in {minutes:g} minutes: each node needs a free "
                 f"worker of its own on the pool of {DEPLOYMENT}; started again, the training goes on from where it was"
             )
         if waited >= told * _NOTE_SECONDS:
             told += 1
             pools = ", ".join(sorted({str(run.work_pool_name) for run in found}))
-            note(f"waiting for {counted(waiting, 'node')}: each takes a free worker on pool {pools}")
+            note(f"waiting for {pluralize(waiting, 'node')}: each takes a free worker on pool {pools}")
         time.sleep(_LOOK_SECONDS)
 
 

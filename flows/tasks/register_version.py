@@ -19,7 +19,7 @@ from vitseg.errors import AccessError, RegistryError
 from vitseg.evaluation import Evaluation, evaluate_bundle
 from vitseg.model.bundle import Bundle, load_bundle
 from vitseg.registry import provenance, tracking, versions
-from vitseg.registry.version_page import draw_run, version_page
+from vitseg.registry.training_summary import draw_training, training_summary
 from vitseg.seams import seam_ratios
 from vitseg.storage import open_store
 from vitseg.training.job import Job, finish_job
@@ -50,12 +50,12 @@ def register(job: Job, name: str, seconds: float, world_size: int) -> dict[str, 
         shown = _first_images(job, manifest)
         with progress("evaluating", unit="images") as show:
             evaluation = evaluate_bundle(bundle, job.shards, "val", progress=show)
-        pictures = draw_run(bundle, shown, evaluation.confusion, history)
+        pictures = draw_training(bundle, shown, evaluation.confusion, history)
         for title, picture in pictures.items():
             tracking.log_picture(job.run_id, picture, f"pictures/{title}.png")
         tracking.log_values(job.run_id, evaluation.flat("final/"), step=len(history))
         seams = (seam_ratios(evaluation.seams), seam_ratios(evaluation.truth_seams))
-        page = version_page(
+        page = training_summary(
             job.run_id,
             evaluation.scores,
             evaluation.samples,

@@ -12,7 +12,7 @@ from prefect.futures import PrefectFuture
 from prefect.tasks import exponential_backoff
 
 from flows.choices import Runner
-from flows.display.console import counted, note, progress
+from flows.display.console import note, pluralize, progress
 from flows.tasks.runners import CLUSTER_AHEAD, cores, make_runner, may_pass
 from vitseg.errors import DataError, StorageError, StoreFullError, VitsegError
 from vitseg.inference.chunk import segment_chunk
@@ -74,7 +74,7 @@ def run_chunks(job: Job, runner: str, workers: int, max_failures: int | None) ->
         while left:
             suspects = _run(left, runner, workers, outcome, watch)
             if suspects:
-                note(f"a worker died (out of memory?): {counted(len(suspects), 'chunk')} once more, each alone")
+                note(f"a worker died (out of memory?): {pluralize(len(suspects), 'chunk')} once more, each alone")
             for index in suspects:  # in flight when it happened: only one of them is to blame
                 if _run([index], runner, 1, outcome, watch):
                     outcome.lose(index, StorageError("its worker died again, alone with it (out of memory?)"))
@@ -82,7 +82,7 @@ def run_chunks(job: Job, runner: str, workers: int, max_failures: int | None) ->
     if outcome.lost:
         index, error = next(iter(outcome.lost.items()))
         raise StorageError(
-            f"{counted(len(outcome.lost), 'chunk')} of {job.chunks} could not be done, the others are "
+            f"{pluralize(len(outcome.lost), 'chunk')} of {job.chunks} could not be done, the others are "
             f"(chunk {index}: {error or type(error).__name__}); the same command goes on from here"
         ) from error
     return list(outcome.counts.values())
@@ -154,7 +154,7 @@ class Outcome:
         self.in_a_row = 0
         if self.max_failures is not None and self.failed > self.max_failures:
             raise DataError(
-                f"{counted(self.failed, 'object')} failed, more than --max-failures {self.max_failures}: the job has stopped "
+                f"{pluralize(self.failed, 'object')} failed, more than --max-failures {self.max_failures}: the job has stopped "
                 f"after {len(self.counts)} of {self.job.chunks} chunks; the same command tries again what failed, and goes on"
             )
 

@@ -9,7 +9,7 @@ from vitseg.registry.comparison import Difference, Result
 from vitseg.registry.gate import Ruling
 from vitseg.registry.provenance import Record, SplitRecord
 from vitseg.registry.review_page import Assessment, for_other_pages, review_page
-from vitseg.registry.version_page import MAX_PAGE
+from vitseg.registry.training_summary import MAX_PAGE
 from vitseg.registry.versions import Version
 
 MATRIX = torch.tensor([[6, 2, 0, 0], [2, 10, 0, 0], [0, 0, 0, 0], [0, 0, 1, 3]])

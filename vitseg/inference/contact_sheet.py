@@ -8,7 +8,7 @@ from vitseg.images.decode import decode_image, one_large
 from vitseg.inference.job import Job
 from vitseg.inference.ledger import Row
 from vitseg.masks import encode_picture, mask_preview
-from vitseg.pictures import contact_sheet
+from vitseg.pictures.contact_sheet import contact_sheet
 from vitseg.storage import Store, open_store
 
 SHOWN = 16

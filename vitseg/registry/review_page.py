@@ -11,7 +11,7 @@ from vitseg.registry.comparison import Difference, Result
 from vitseg.registry.gate import Ruling, passed
 from vitseg.registry.promotion import command
 from vitseg.registry.provenance import Record
-from vitseg.registry.version_page import MAX_PAGE
+from vitseg.registry.training_summary import MAX_PAGE
 from vitseg.registry.versions import Version
 
 _TITLES = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}

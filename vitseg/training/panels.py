@@ -10,7 +10,7 @@ from vitseg.data.loader import Batch
 from vitseg.evaluation import Task
 from vitseg.model.masked_autoencoder import MaskedAutoencoder, normalize_patches, visible_patches
 from vitseg.model.patches import patchify, unpatchify
-from vitseg.pictures import panel_sheet
+from vitseg.pictures.panels import panel_sheet
 from vitseg.recipe import Recipe
 from vitseg.training.masked import VALIDATION
 from vitseg.training.recorder import RunRecorder

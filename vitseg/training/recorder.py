@@ -8,7 +8,7 @@ from torch import nn
 from vitseg.data.loader import Batch
 from vitseg.evaluation import Task
 from vitseg.labels import Label
-from vitseg.pictures import panel, panel_sheet
+from vitseg.pictures.panels import panel, panel_sheet
 from vitseg.registry.metric_upload import MetricStream
 from vitseg.registry.system_metrics import SystemMetrics
 from vitseg.training.progress import Recorder

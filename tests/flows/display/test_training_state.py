@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flows.display import training_state as module
-from flows.display.training_state import Course
+from flows.display.training_state import TrainingState
 
 Tick = Callable[[float], None]
 
@@ -34,16 +34,16 @@ def epoch(number: int, last_step: int, **values: float) -> dict[str, Any]:
 
 
 def test_time_left_is_that_of_the_last_steps_and_runs_down(tick: Tick) -> None:
-    training = Course(epochs=10, per_epoch=100, measure="val/miou")
-    training.hear({"event": "start", "step": 0, "history": []})
+    training = TrainingState(epochs=10, per_epoch=100, measure="val/miou")
+    training.on_event({"event": "start", "step": 0, "history": []})
     assert training.left is None
     for number in range(10, 210, 10):  # slow ones, then fast ones
         tick(100)
-        training.hear(step(number))
+        training.on_event(step(number))
     assert training.left == pytest.approx(10 * 800)
     for number in range(210, 510, 10):
         tick(10)
-        training.hear(step(number))
+        training.on_event(step(number))
     assert training.left == pytest.approx(500)
     tick(30)
     assert training.left == pytest.approx(470)
@@ -53,12 +53,12 @@ def test_time_left_is_that_of_the_last_steps_and_runs_down(tick: Tick) -> None:
 
 
 def test_what_an_earlier_start_did_is_done_but_says_nothing_about_speed(tick: Tick) -> None:
-    training = Course(epochs=10, per_epoch=100, measure="val/miou")
+    training = TrainingState(epochs=10, per_epoch=100, measure="val/miou")
     earlier = [{"epoch": 1, "step": 100, "train/loss": 2.0, "val/miou": 0.5}]
     tick(15)  # processes start
-    training.hear({"event": "start", "step": 190, "history": earlier})
+    training.on_event({"event": "start", "step": 190, "history": earlier})
     tick(10)
-    training.hear(step(200))
+    training.on_event(step(200))
     assert training.left == pytest.approx(800)
     assert training.line() == (
         "epoch 2/10, step 200/1000, loss 1.500, 12.3 images/s, data wait 1%, best mIoU 0.500 (epoch 1), 0:13:20 left"
@@ -66,23 +66,23 @@ def test_what_an_earlier_start_did_is_done_but_says_nothing_about_speed(tick: Ti
 
 
 def test_time_that_runs_out_ends_it_before_the_last_step(tick: Tick) -> None:
-    training = Course(epochs=10, per_epoch=100, measure="val/miou", minutes=10)
-    training.hear({"event": "start", "step": 0, "history": []})
+    training = TrainingState(epochs=10, per_epoch=100, measure="val/miou", minutes=10)
+    training.on_event({"event": "start", "step": 0, "history": []})
     tick(10)
-    training.hear(step(10, time_used=0.75))
+    training.on_event(step(10, time_used=0.75))
     assert training.left == pytest.approx(150)
 
 
 def test_a_validation_is_part_of_the_time_left_wherever_in_an_epoch(tick: Tick) -> None:
-    training = Course(epochs=3, per_epoch=100, measure="val/miou")
-    training.hear({"event": "start", "step": 0, "history": []})
+    training = TrainingState(epochs=3, per_epoch=100, measure="val/miou")
+    training.on_event({"event": "start", "step": 0, "history": []})
     found = []
     for number in range(10, 301, 10):
         tick(10)
-        training.hear(step(number))
+        training.on_event(step(number))
         if number == 100:
             tick(100)
-            training.hear(epoch(1, number, miou=0.1))
+            training.on_event(epoch(1, number, miou=0.1))
         if 100 < number < 200:
             found.append(training.left / (300 - number) if training.left else 0)
     assert max(found) == pytest.approx(min(found))  # not an hour more just after it
@@ -98,17 +98,19 @@ def test_a_validation_is_part_of_the_time_left_wherever_in_an_epoch(tick: Tick) 
     ],
 )
 def test_the_best_epoch_is_the_highest_or_of_least_loss(measure: str, values: list[float], told: str) -> None:
-    training = Course(epochs=4, per_epoch=10, measure=measure)
+    training = TrainingState(epochs=4, per_epoch=10, measure=measure)
     assert training.best_text() == ""
     for number, value in enumerate(values, start=1):
-        training.hear(epoch(number, 10 * number, **{measure.removeprefix("val/"): value}))
-    training.hear({"event": "epoch", "epoch": 4, "step": 40, "train/loss": 0.1})  # not validated
+        training.on_event(epoch(number, 10 * number, **{measure.removeprefix("val/"): value}))
+    training.on_event({"event": "epoch", "epoch": 4, "step": 40, "train/loss": 0.1})  # not validated
     assert training.best_text() == told
 
 
 def test_what_was_computed_is_told_with_what_it_is_a_share_of() -> None:
-    training = Course(epochs=1, per_epoch=30, measure="val/miou")
-    training.hear({"event": "start", "step": 0, "history": [], "matrix_tflops": 0.196})
+    training = TrainingState(epochs=1, per_epoch=30, measure="val/miou")
+    training.on_event({"event": "start", "step": 0, "history": [], "matrix_tflops": 0.196})
     for number, images in ((10, 1.0), (20, 2.0), (30, 2.1)):  # the first steps are slow
-        training.hear(step(number, images_per_second=images, tflops=0.0253 * images, flops_utilization=0.129 * images))
+        training.on_event(
+            step(number, images_per_second=images, tflops=0.0253 * images, flops_utilization=0.129 * images)
+        )
     assert training.speed_text() == ("2.0 images/s: 50.6 GFLOP/s, 26% of what matrix products reach here (196 GFLOP/s)")

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from flows.display import console as notes
 from flows.display import training_table
-from flows.display.training_table import watching
+from flows.display.training_table import show_training
 from tests.flows.display.test_training_state import epoch, step
 
 NAME = "a41d9b82-610180a1ba7c"
@@ -44,14 +44,14 @@ def frame(show: training_table._Terminal, screen: Console) -> list[str]:
 @pytest.mark.parametrize("screen", [80, 40, 24], indirect=True)
 @pytest.mark.parametrize(("epochs", "per_epoch"), [(8, 10), (300, 4000)])
 def test_the_table_holds_all_facts_and_keeps_to_the_terminal(screen: Console, epochs: int, per_epoch: int) -> None:
-    course = training_table.Course(epochs, per_epoch, "val/miou")
-    show = training_table._Terminal(course)
+    state = training_table.TrainingState(epochs, per_epoch, "val/miou")
+    show = training_table._Terminal(state)
     assert len(frame(show, screen)) < 10
-    course.hear(START)
+    state.on_event(START)
     for number in range(1, 8):
-        course.hear(step(number * per_epoch, pixel_accuracy=0.75))
-        course.hear({**epoch(number, number * per_epoch, miou=0.1 * number, loss=0.9), "train/pixel_accuracy": 0.7})
-    course.hear(step(7 * per_epoch + 5, pixel_accuracy=0.8, tflops=0.0123, flops_utilization=0.06))
+        state.on_event(step(number * per_epoch, pixel_accuracy=0.75))
+        state.on_event({**epoch(number, number * per_epoch, miou=0.1 * number, loss=0.9), "train/pixel_accuracy": 0.7})
+    state.on_event(step(7 * per_epoch + 5, pixel_accuracy=0.8, tflops=0.0123, flops_utilization=0.06))
     lines = frame(show, screen)
     assert max(map(len, lines)) <= screen.width
     assert len(lines) <= 12
@@ -91,11 +91,11 @@ def test_the_table_holds_all_facts_and_keeps_to_the_terminal(screen: Console, ep
 
 
 def test_rows_stay_and_notes_stand_above(screen: Console) -> None:
-    with watching(NAME, 2, 10, "val/psnr") as hear:
-        hear({**START, "history": [epoch(1, 10, loss=0.5, psnr=20.0)], "step": 10})
-        hear(step(20, tflops=0.1, flops_utilization=0.5))
+    with show_training(NAME, 2, 10, "val/psnr") as on_event:
+        on_event({**START, "history": [epoch(1, 10, loss=0.5, psnr=20.0)], "step": 10})
+        on_event(step(20, tflops=0.1, flops_utilization=0.5))
         notes.note("something else")
-        hear(epoch(2, 20, loss=0.4, psnr=22.345))
+        on_event(epoch(2, 20, loss=0.4, psnr=22.345))
     shown = screen.file.getvalue().split("something else")[1]
     left = shown.rpartition("\x1b[2K")[2]  # after the live part was wiped for the last time
     assert "22.34 dB" in left
@@ -110,12 +110,12 @@ def test_elsewhere_it_is_a_plain_line_now_and_then_and_one_an_epoch(
 ) -> None:
     now = iter([0.0, 1.0, 6.0, 6.0, 8.0])
     monkeypatch.setattr(training_table, "time", SimpleNamespace(monotonic=lambda: next(now)))
-    with watching(NAME, 1, 30, "val/miou") as hear:
-        hear(START)
-        hear({"event": "something new"})
+    with show_training(NAME, 1, 30, "val/miou") as on_event:
+        on_event(START)
+        on_event({"event": "something new"})
         for number in (10, 20, 30):
-            hear(step(number))
-        hear({**epoch(1, 30, loss=0.9, miou=0.25), "train/pixel_accuracy": 0.7})
+            on_event(step(number))
+        on_event({**epoch(1, 30, loss=0.9, miou=0.25), "train/pixel_accuracy": 0.7})
     assert screen.file.getvalue().splitlines() == [
         "  training: epoch 1/1, step 20/30, loss 1.500, 12.3 images/s, data wait 1%, 0:00:00 left",
         "· epoch 1/1: train loss 1.400, accuracy 0.700; validation loss 0.900, mIoU 0.250",
@@ -137,14 +137,14 @@ def test_prefect_that_is_away_is_told_once_and_comes_back(screen: Console, monke
     monkeypatch.setattr(training_table, "_PAGE_SECONDS", 0.01)
     monkeypatch.setattr(training_table, "create_progress_artifact", create)
     monkeypatch.setattr(training_table, "update_progress_artifact", lambda *what: given.append(what))
-    with watching(NAME, 1, 40, "val/miou") as hear:
+    with show_training(NAME, 1, 40, "val/miou") as on_event:
         for number in (10, 20):
-            hear(step(number))
+            on_event(step(number))
             assert tried.acquire(timeout=10)
         broken = False
-        hear(step(30))
+        on_event(step(30))
         assert tried.acquire(timeout=10)
-        hear(step(40))
+        on_event(step(40))
     assert given[-1][:2] == ("id", 100.0)
     assert screen.file.getvalue().count("no progress on the run's page") == 1
 
@@ -156,8 +156,8 @@ def test_prefect_that_hangs_holds_up_nothing(screen: Console, monkeypatch: pytes
     monkeypatch.setattr(training_table, "_CLOSE_SECONDS", 0.1)
     monkeypatch.setattr(training_table, "create_progress_artifact", lambda *_: over.wait(60))
     start = time.monotonic()
-    with watching(NAME, 1, 40, "val/miou") as hear:
+    with show_training(NAME, 1, 40, "val/miou") as on_event:
         for number in range(1, 41):
-            hear(step(number))
+            on_event(step(number))
     assert time.monotonic() - start < 5
     over.set()

@@ -9,7 +9,7 @@ from tests.training.conftest import small_recipe
 from vitseg.data.manifest import read_manifest
 from vitseg.model.bundle import load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
-from vitseg.registry.examples import draw_examples, worth_a_look
+from vitseg.registry.review_examples import draw_examples, select_examples
 
 
 def right(*shares: float) -> torch.Tensor:
@@ -18,12 +18,12 @@ def right(*shares: float) -> torch.Tensor:
 
 def test_the_worst_images_come_first_then_those_that_lost_most() -> None:
     ours, theirs = right(0.9, 0.2, 0.7, 0.5, 0.95), right(0.95, 0.1, 0.99, 0.5, 0.94)
-    assert worth_a_look(ours, None, 2) == {1: "20% right", 3: "50% right"}
-    assert worth_a_look(ours, theirs, 2) == {
+    assert select_examples(ours, None, 2) == {1: "20% right", 3: "50% right"}
+    assert select_examples(ours, theirs, 2) == {
         1: "20% right", 3: "50% right", 2: "70% right, was 99%", 0: "90% right, was 95%",
     }  # fmt: skip
-    assert list(worth_a_look(ours, ours, 1)) == [1]  # nothing lost anything
-    assert list(worth_a_look(right(0.5), right(0.6), 3)) == [0]
+    assert list(select_examples(ours, ours, 1)) == [1]  # nothing lost anything
+    assert list(select_examples(right(0.5), right(0.6), 3)) == [0]
 
 
 def test_a_row_holds_photo_truth_and_each_model(shards: str, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from vitseg.data.loader import Batch
 from vitseg.data.manifest import Manifest
 from vitseg.metrics import Scores
 from vitseg.model.bundle import Bundle
-from vitseg.pictures import confusion, curves, iou_bars, panel, panel_sheet
+from vitseg.pictures.charts import confusion_chart, iou_bars, learning_curves
+from vitseg.pictures.panels import panel, panel_sheet
 from vitseg.recipe import Recipe
 from vitseg.seams import SeamRatios, seam_text
 
@@ -23,7 +24,7 @@ PAGE_WIDTH = 800
 """Pixels that MLflow's page shows of a picture on a common screen; what is wider is cut off, not shrunk."""
 
 
-def draw_run(
+def draw_training(
     bundle: Bundle, shown: Batch, matrix: torch.Tensor, history: Sequence[Mapping[str, Any]]
 ) -> dict[str, Image.Image]:
     """Draw a run's pictures by name: curves, validation panels, and where there are classes confusion and iou."""
@@ -32,16 +33,16 @@ def draw_run(
         panel(*pictures, bundle.classes, note=key, width=PAGE_WIDTH // 3 - 16)
         for pictures, key in zip(found, shown.keys, strict=True)
     ]
-    pictures = {"curves": curves(history), "validation": panel_sheet(rows, classes=bundle.classes)}
+    pictures = {"curves": learning_curves(history), "validation": panel_sheet(rows, classes=bundle.classes)}
     if bundle.classes:
-        pictures["confusion"] = confusion(matrix.numpy(), bundle.classes)
+        pictures["confusion"] = confusion_chart(matrix.numpy(), bundle.classes)
         pictures["iou"] = iou_bars(Scores.from_confusion(matrix).per_class_iou, bundle.classes)
     for picture in pictures.values():
         picture.thumbnail((PAGE_WIDTH, 4 * PAGE_WIDTH), Image.Resampling.LANCZOS)
     return pictures
 
 
-def version_page(
+def training_summary(
     run_id: str,
     scores: Scores,
     samples: int,

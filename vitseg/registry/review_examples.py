@@ -9,12 +9,12 @@ from vitseg.data.loader import Batches
 from vitseg.data.manifest import read_manifest
 from vitseg.masks import colorize
 from vitseg.model.bundle import Bundle
-from vitseg.pictures import contact_sheet
+from vitseg.pictures.contact_sheet import contact_sheet
 
 _WIDTH = 184  # of a picture: four side by side fit the registry's page
 
 
-def worth_a_look(ours: Tensor, theirs: Tensor | None, count: int = 3) -> dict[int, str]:
+def select_examples(ours: Tensor, theirs: Tensor | None, count: int = 3) -> dict[int, str]:
     """Choose images by the share of their pixels that is right; return why, by the image's number.
 
     Args:

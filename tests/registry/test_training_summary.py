@@ -14,7 +14,7 @@ from vitseg.metrics import Scores
 from vitseg.model.bundle import Bundle, load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
 from vitseg.registry.pyfunc import _load_pyfunc
-from vitseg.registry.version_page import PAGE_WIDTH, draw_run, version_page
+from vitseg.registry.training_summary import PAGE_WIDTH, draw_training, training_summary
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_the_page_holds_metrics_classes_and_links_to_pictures_that_are_drawn(bun
     manifest = Manifest(
         fingerprint="ab" * 32, created="now", image_size=bundle.image_size, classes=bundle.classes, splits=splits
     )
-    page = version_page("f00d", Scores.from_confusion(MATRIX), 6, bundle, manifest, small_recipe(), 3, SEAMS)
+    page = training_summary("f00d", Scores.from_confusion(MATRIX), 6, bundle, manifest, small_recipe(), 3, SEAMS)
     assert "mIoU 0.516" in page
     assert "pixel accuracy 0.792" in page
     assert "Seam ratio, 8-pixel patches: rows 1.42, columns – (labels 1.00, 0.98)." in page
@@ -50,7 +50,7 @@ def test_the_page_holds_metrics_classes_and_links_to_pictures_that_are_drawn(bun
         ["one", "two"],
     )
     history = [{"epoch": 1, "step": 3, "train/loss": 1.0, "train/pixel_accuracy": 0.5}]
-    pictures = draw_run(bundle, shown, MATRIX, history)
+    pictures = draw_training(bundle, shown, MATRIX, history)
     assert {picture.width <= PAGE_WIDTH for picture in pictures.values()} == {True}  # what is wider is cut off there
     assert all(min(picture.size) > 50 for picture in pictures.values())
     linked = {part.partition(")")[0] for part in page.split("get-artifact?run_uuid=f00d&path=pictures/")[1:]}
@@ -61,7 +61,7 @@ def test_a_class_that_is_nowhere_has_a_row_too(bundle: Bundle) -> None:
     matrix = MATRIX.clone()
     matrix[3, 2] = 0
     manifest = Manifest(fingerprint="f" * 64, created="", image_size=(16, 24), classes=bundle.classes, splits={})
-    page = version_page("f00d", Scores.from_confusion(matrix), 1, bundle, manifest, small_recipe(), 1, SEAMS)
+    page = training_summary("f00d", Scores.from_confusion(matrix), 1, bundle, manifest, small_recipe(), 1, SEAMS)
     assert "| building | – |" in page
 
 
@@ -73,11 +73,11 @@ def test_a_version_without_classes_has_psnr_and_panels_of_images(tmp_path: Path)
     manifest = Manifest(fingerprint="f" * 64, created="", image_size=(16, 24), classes=(), splits={})
     scores = Scores.from_confusion(torch.zeros(0, 0, dtype=torch.int64))
     errors = {"psnr": 23.456, "mean_absolute_error": 0.0321}
-    page = version_page("f00d", scores, 2, images, manifest, small_recipe("model.target=rgb"), 3, ({}, {}), errors)
+    page = training_summary("f00d", scores, 2, images, manifest, small_recipe("model.target=rgb"), 3, ({}, {}), errors)
     assert "**PSNR 23.46 dB**, mean absolute error 0.0321 on 2 validation images" in page
     assert "class" not in page
     photos = torch.zeros(2, 3, 16, 24, dtype=torch.uint8)
-    pictures = draw_run(images, Batch(photos, photos, ["one", "two"]), torch.zeros(0, 0), [])
+    pictures = draw_training(images, Batch(photos, photos, ["one", "two"]), torch.zeros(0, 0), [])
     linked = {part.partition(")")[0] for part in page.split("get-artifact?run_uuid=f00d&path=pictures/")[1:]}
     assert linked == {f"{name}.png" for name in pictures} == {"validation.png", "curves.png"}
 
