@@ -66,6 +66,16 @@ def test_resumed_training_is_the_same_to_the_last_bit(store: LocalStore) -> None
         assert all(torch.equal(optimizer.state[one][name], other.state[two][name]) for name in other.state[two])
 
 
+def test_moments_under_the_name_of_older_versions_come_back() -> None:
+    model, optimizer = pair(0)
+    train(model, optimizer, range(3))
+    new = capture(model, [optimizer], 3, STATE)
+    old = Checkpoint(3, {key.replace("optimizer.", "optimiser."): t for key, t in new.tensors.items()}, STATE)
+    resumed, other = pair(1)
+    restore(old, resumed, [other])
+    assert other.state_dict()["state"].keys() == optimizer.state_dict()["state"].keys() != set()
+
+
 def test_what_is_captured_does_not_change_with_training(store: LocalStore) -> None:
     model, optimizer = pair(0)
     train(model, optimizer, range(2))

@@ -77,7 +77,7 @@ class Architecture:
     """Decoder `overlap`: blocks of attention among neighbors on the finer grid."""
     fine_heads: int = 2
     """Decoder `overlap`: heads of these blocks."""
-    fine_reach: int = 2
+    fine_radius: int = 2
     """Decoder `overlap`: how many steps away on the finer grid a neighbor may be."""
     narrow_width: int = 64
     """Decoder `overlap`: width to which finer tokens are narrowed before each writes its square of pixels."""

@@ -78,7 +78,7 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizers: Sequence[torch
     moments: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in optimizers]
     try:
         for name, tensor in checkpoint.tensors.items():
-            if name.startswith("optimizer."):
+            if name.startswith(("optimizer.", "optimiser.")):  # the latter in older ones
                 _, which, index, moment = name.split(".")
                 moments[int(which)].setdefault(int(index), {})[moment] = tensor
         model.load_state_dict(checkpoint.part("model"))

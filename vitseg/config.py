@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vitseg.errors import NotFoundError, UsageError
+from vitseg.old_keys import rename_keys
 from vitseg.recipe import Recipe
 
 
@@ -36,23 +37,25 @@ def load_recipe(preset: str = "tiny", file: str | Path | None = None, overrides:
         raise UsageError(f"preset {preset!r} does not exist: choose {', '.join(presets())}")
     values: dict[str, Any] = tomllib.loads((resources.files("vitseg") / "recipes" / f"{preset}.toml").read_text())
     if file is not None:
-        _merge(values, read_toml(Path(file)))
+        _merge(values, rename_keys(read_toml(Path(file)), warn=True))
+    changes: dict[str, Any] = {}
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals or name.count(".") != 1:
             raise UsageError(f"--set {override}: write SECTION.KEY=VALUE, as in run.epochs=20")
         section, key = name.strip().split(".")
-        _merge(values, {section: {key: _literal(text.strip())}})
+        _merge(changes, {section: {key: _literal(text.strip())}})
+    _merge(values, rename_keys(changes, warn=True))
     return recipe_from(values)
 
 
 def recipe_from(values: Mapping[str, Any]) -> Recipe:
-    """Build a recipe from nested plain data.
+    """Build a recipe from nested plain data, such as `Recipe.to_json` returns and returned in earlier versions.
 
     Raises:
         UsageError: an unknown key, or a value of the wrong type or range.
     """
-    return build(Recipe, values)
+    return build(Recipe, rename_keys(values))
 
 
 def read_toml(path: Path, what: str = "recipe") -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vitseg.architecture import Architecture, require
+from vitseg.old_keys import OLD_NAMES, rename_keys
 
 _WITHOUT_EFFECT = {
     "data": ("decode_threads",),
@@ -222,4 +223,5 @@ class Recipe:
                 del values[section][key]
         if not self.run.deterministic:  # asked for, it is a job of its own: another one's weights would be no answer
             del values["run"]["deterministic"]
+        values = rename_keys(values, OLD_NAMES)  # jobs of earlier versions are found by it
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

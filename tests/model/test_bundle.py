@@ -16,6 +16,7 @@ from vitseg.model.segmenter import build_model
 
 CLASSES = train_classes()[:4]
 SIZE = (16, 24)
+OLD_KEYS = {"normalisation": "normalization", "fine_reach": "fine_radius"}
 
 
 def architecture(target: str = "classes") -> Architecture:
@@ -79,6 +80,19 @@ def test_scores_of_a_color_model_choose_the_nearest_color_of_the_palette(tmp_pat
     pixels = model(photos()).detach().permute(0, 2, 3, 1).numpy()
     distances = np.sqrt(((pixels[..., None, :] - colors) ** 2).sum(-1))
     assert np.allclose(-distances.transpose(0, 3, 1, 2), scores.numpy(), atol=1e-5)
+
+
+def test_a_bundle_with_the_keys_of_older_versions_is_the_same(folder):
+    now = load_bundle(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["normalisation"] = config.pop("normalization")
+    config["architecture"] |= {old: config["architecture"].pop(new) for old, new in OLD_KEYS.items()}
+    (folder / "config.json").write_text(json.dumps(config))
+    old = load_bundle(folder)
+    assert (old.architecture, old.sha256, old.extra) == (now.architecture, now.sha256, now.extra)
+    assert torch.equal(old.predict(photos()), now.predict(photos()))
+    edit(folder, normalization=config["normalisation"])
+    refused(folder, "normalisation is the old name of normalization")
 
 
 def test_config_holds_what_the_format_says(folder):

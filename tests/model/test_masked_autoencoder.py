@@ -1,5 +1,7 @@
 """A masked autoencoder: what is hidden stays hidden, and is the same for whoever asks."""
 
+import json
+
 import pytest
 import torch
 
@@ -143,12 +145,13 @@ def test_the_encoder_alone_comes_back():
     bundle = make().encoder_bundle()
     assert all(name.startswith("encoder.") and "features" not in name for name in bundle.tensors)
     files = pack_encoder(bundle, {"epochs": 3})
-    import json
-
     config = json.loads(files[CONFIG])
     again = unpack_encoder(config, files[WEIGHTS])
     assert (again.architecture, again.image_size, config["epochs"]) == (arch(), SIZE, 3)
     assert all(torch.equal(again.tensors[name], value) for name, value in bundle.tensors.items())
+    old = {**config["architecture"], "normalisation": "layer"}  # the spelling of older versions
+    del old["normalization"]
+    assert unpack_encoder({**config, "architecture": old}, files[WEIGHTS]).architecture == arch()
     for damaged in ({**config, "kind": "model"}, {**config, "sha256": "0"}, {**config, "architecture": {}}):
         with pytest.raises(DataError):
             unpack_encoder(damaged, files[WEIGHTS])

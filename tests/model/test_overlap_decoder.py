@@ -11,7 +11,7 @@ from vitseg.model.overlap_decoder import OverlapDecoder, OverlapLinear
 
 ARCH = Architecture(
     patch_size=8, features_per_patch=5, decoder_projection=6, decoder_mlp_units=(12,),
-    fine_patch=4, fine_width=8, fine_blocks=2, fine_heads=2, fine_reach=2,
+    fine_patch=4, fine_width=8, fine_blocks=2, fine_heads=2, fine_radius=2,
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from vitseg.config import recipe_from
 from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.labels import Label, logit_count, palette, train_classes
 from vitseg.model.segmenter import Segmenter, class_scores
+from vitseg.old_keys import rename_keys
 from vitseg.storage import LocalStore
 
 SCHEMA = 1
@@ -33,7 +34,7 @@ _KEYS = {"schema", "architecture", "classes", "image_size", "target", "normaliza
 _CONFIG_BYTES = 1 << 20
 _HEADER_BYTES = 1 << 20  # of the weights file, over the tensors themselves
 # Of a network that a bundle may ask for; widths and sides:
-_LARGEST = dict.fromkeys(("blocks", "heads", "fine_blocks", "fine_heads", "fine_reach", "spiral_blocks"), 512)
+_LARGEST = dict.fromkeys(("blocks", "heads", "fine_blocks", "fine_heads", "fine_radius", "spiral_blocks"), 512)
 _LARGEST_SIDE = 1 << 16
 _LATER = {"pixels": "fixed", "narrow_width": 64}
 """Keys of an architecture that older bundles lack, and what these meant."""
@@ -167,9 +168,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     content = _read(path, _CONFIG_BYTES)
     try:
-        config = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON: {error}") from error
+        config = rename_keys(json.loads(content))
+    except (ValueError, RecursionError, UsageError) as error:
+        raise DataError(f"{path} is not a configuration in JSON: {error}") from error
     if not isinstance(config, dict) or config.get("schema") != SCHEMA:
         found = config.get("schema") if isinstance(config, dict) else None
         raise DataError(f"{path}: schema {found!r} is unknown, this version reads {SCHEMA}: update vitseg")
@@ -216,7 +217,7 @@ def architecture_from(values: Any) -> Architecture:
         DataError, UsageError: a key is missing or unknown, or a number out of range.
     """
     names = {field.name for field in dataclasses.fields(Architecture)}
-    values = {**_LATER, **values} if isinstance(values, dict) else values
+    values = {**_LATER, **rename_keys(values)} if isinstance(values, dict) else values
     if not isinstance(values, dict) or values.keys() != names:
         # A missing number must not become a default: heads and head_width don't show in the shapes of weights.
         found = set(values) if isinstance(values, dict) else set()

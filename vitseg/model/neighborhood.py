@@ -70,7 +70,7 @@ class NeighborhoodBlock(nn.Module):
         super().__init__()
         width = arch.fine_width
         self.attention_norm = layer_norm(arch, width)
-        self.attention = NeighborhoodAttention(width, arch.fine_heads, arch.fine_reach)
+        self.attention = NeighborhoodAttention(width, arch.fine_heads, arch.fine_radius)
         self.attention_branch = Branch(arch, width, depth=1)
         self.mlp_norm = layer_norm(arch, width)
         self.mlp = Mlp(width, (_MLP_RATIO * width, width), arch.dropout)

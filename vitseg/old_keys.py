@@ -1,0 +1,38 @@
+"""Keys that had another name once: this is the only place that knows both.
+
+Files that vitseg wrote (bundles, jobs, checkpoints) are read without a word, however old they are. The old keys in a user's
+recipe or `--set` are read for one version more, with a warning.
+"""
+
+import logging
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from vitseg.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+NEW_NAMES = {"optimiser": "optimizer", "normalisation": "normalization", "fine_reach": "fine_radius"}
+OLD_NAMES = {new: old for old, new in NEW_NAMES.items()}
+
+
+def rename_keys(values: Any, names: Mapping[str, str] = NEW_NAMES, *, warn: bool = False) -> Any:
+    """Return nested plain data with its keys renamed, at any depth; `warn` about each old key once in a process.
+
+    Raises:
+        UsageError: a key is there under both of its names.
+    """
+    if not isinstance(values, Mapping):
+        return values
+    for old in names.keys() & values.keys():
+        if names[old] in values:
+            raise UsageError(f"{old} is the old name of {names[old]}: set {names[old]} only")
+        if warn:
+            _warn_once(f"{old} is called {names[old]} now: please rename it, the next version won't know {old}")
+    return {names.get(key, key): rename_keys(value, names, warn=warn) for key, value in values.items()}
+
+
+@cache
+def _warn_once(text: str) -> None:
+    log.warning(text)
