@@ -180,7 +180,7 @@ def run_parameters(recipe: Recipe) -> dict[str, Any]:
 
 def fitting(recipe: Recipe, shards: str) -> Recipe:
     """Return the recipe with target `rgb` where the data set has pairs of images and no classes."""
-    if read_manifest(shards).truth != "images":
+    if read_manifest(shards).targets != "images":
         return recipe
     note("this data set has pairs of images and no classes: model.target=rgb, and model.pixels=fixed to see brightness")
     return replace(recipe, model=replace(recipe.model, target="rgb", pixels="fixed"))
@@ -215,4 +215,4 @@ def tries_again(state: Any) -> bool:
 
 def _measure(job: Job, manifest: Manifest) -> str:
     """Return by what epochs are compared, one of `flows.display.training_state.MEASURES`."""
-    return "val/loss" if job.task == MASKED else "val/psnr" if manifest.truth == "images" else "val/miou"
+    return "val/loss" if job.task == MASKED else "val/psnr" if manifest.targets == "images" else "val/miou"

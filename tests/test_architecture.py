@@ -23,7 +23,10 @@ from vitseg.config import load_recipe, presets
 from vitseg.model.segmenter import build_model
 
 FLOORS = {
-    0: {"errors", "architecture", "git_commit", "labels", "old_keys", "recipe", "config", "storage", "images", "dist"},
+    0: {
+        *("errors", "labels", "json_input", "recipe", "architecture", "old_keys", "config"),
+        *("storage", "images", "dist", "git_commit"),
+    },
     1: {"data", "synth", "model", "losses", "metrics", "seams", "masks", "pictures"},
     2: {"checkpoint", "evaluation", "registry"},
     3: {"training", "inference"},

@@ -249,7 +249,7 @@ def evaluate_bundle(
         raise UsageError(
             f"the model takes images of {bundle.image_size}, the shards hold {manifest.image_size} (height, width)"
         )
-    if manifest.truth == "none":
+    if manifest.targets == "none":
         raise UsageError(f"{shards} holds photographs without labels: there is nothing to measure a model by")
     if [label.name for label in manifest.classes] != [label.name for label in bundle.classes]:
         raise UsageError("the model's classes are not the shards' classes")

@@ -58,6 +58,15 @@ def test_file_has_the_format_of_the_contract(tmp_path):
     assert content["skipped"] == [{"source": "train/ü.jpg", "reason": "the photo is broken"}]
 
 
+@pytest.mark.parametrize("targets", ["images", "none"])
+def test_the_former_name_of_targets_is_read(targets):
+    without_classes = {"train": Split(3, (), (SHARD,))}
+    manifest = dataclasses.replace(MANIFEST, targets=targets, classes=(), splits=without_classes)
+    content = manifest.to_json()
+    content["truth"] = content.pop("targets")
+    assert Manifest.from_json(content) == manifest
+
+
 def test_no_manifest_says_what_to_run(tmp_path):
     with pytest.raises(NotFoundError, match="vitseg preprocess"):
         read_manifest(str(tmp_path / "nothing"))
@@ -83,8 +92,8 @@ def with_shard(**values):
         (changed(image_size=[4]), "form"),
         (changed(classes=MANIFEST.to_json()["classes"][::-1]), "in order"),
         (changed(classes=[]), "train ids must be"),
-        (changed(truth="none", classes=[]), "19 pixel counts for 0 classes"),  # photos alone have no counts
-        (changed(truth="sounds"), "truth"),
+        (changed(targets="none", classes=[]), "19 pixel counts for 0 classes"),  # photos alone have no counts
+        (changed(targets="sounds"), "targets"),
         (changed(classes=MANIFEST.to_json()["classes"][:1]), "one a train id"),
         (changed(splits={"../x": {"samples": 0, "pixels_per_class": [0] * 19, "shards": []}}), "plain name"),
         (changed(splits={"val": {"samples": 1, "pixels_per_class": [0] * 19, "shards": []}}), "hold 0"),

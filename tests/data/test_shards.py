@@ -390,7 +390,7 @@ def test_verify_names_a_target_that_is_no_color_image(tmp_path):
     prepare(tmp_path / "pairs", tmp_path / "out", size=(8, 8))
     content = json.loads((tmp_path / "out" / "manifest.json").read_text())
     label = {"name": "crack", "color": [1, 2, 3], "id": 1, "train_id": 0}
-    del content["truth"]
+    del content["targets"]
     content["classes"] = [label, {**label, "name": "other", "id": 2, "train_id": 1}]
     content["splits"]["train"]["pixels_per_class"] = [0, 0]
     (tmp_path / "out" / "manifest.json").write_text(json.dumps(content))

@@ -114,7 +114,7 @@ class Batches:
         """Steps an epoch, the same on every rank."""
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
         self._image_size = manifest.image_size
-        self._label_shape = (3, *manifest.image_size) if manifest.truth == "images" else manifest.image_size
+        self._label_shape = (3, *manifest.image_size) if manifest.targets == "images" else manifest.image_size
         self._seed, self._shuffle, self._flip = seed, shuffle, flip
         self._window, self._threads = shuffle_shards, threads
         self._cache = ShardCache(shards, cache)

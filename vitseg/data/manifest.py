@@ -7,23 +7,23 @@ counted again by `vitseg verify`.
 import functools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from vitseg.errors import DataError, NotFoundError
+from vitseg.json_input import malformed_as_data_error, parse_json
 from vitseg.labels import Label, train_classes
 from vitseg.storage import Store, open_store
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
-TRUTHS = ("classes", "images", "none")
+TARGETS = ("labels", "images", "none")
 MAX_MANIFEST_BYTES = 256 * 2**20
 """A manifest of a million shards is smaller; anything larger is not a manifest."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ class Manifest:
     classes: tuple[Label, ...]
     splits: dict[str, Split]
     skipped: tuple[SkippedSource, ...] = field(default=())
-    truth: str = "classes"
-    """What a sample's PNG holds: `classes`, train ids; `images`, a target image; `none`, nothing but 255."""
+    targets: str = "labels"
+    """What the samples' PNGs hold: `labels`, train ids; `images`, target images; `none`, nothing but 255."""
     schema: int = SCHEMA
 
     @property
@@ -105,12 +105,13 @@ class Manifest:
             "created": self.created,
             "image_size": list(self.image_size),
             "classes": [label.to_json() for label in self.classes],
-            **({} if self.truth == "classes" else {"truth": self.truth}),
+            **({} if self.targets == "labels" else {"targets": self.targets}),
             "splits": {name: asdict(split) for name, split in self.splits.items()},
             "skipped": [asdict(row) for row in self.skipped],
         }
 
     @staticmethod
+    @malformed_as_data_error()
     def from_json(values: Any) -> "Manifest":
         """Read and check what `to_json` gave.
 
@@ -121,33 +122,29 @@ class Manifest:
             raise DataError("the manifest is not a JSON object")
         if values.get("schema") != SCHEMA:
             raise DataError(f"the manifest has schema {values.get('schema')!r}; this version reads {SCHEMA}")
-        return checked(lambda: _from_json(values))
-
-
-def _from_json(values: Mapping[str, Any]) -> Manifest:
-    height, width = (_count(value, "image_size") for value in values["image_size"])
-    classes = tuple(Label.from_json(row) for row in values["classes"])
-    truth = str(values.get("truth", "classes"))
-    if truth not in TRUTHS:
-        raise DataError(f"truth {truth!r} is not one of {', '.join(TRUTHS)}")
-    if (classes != train_classes(classes) if truth == "classes" else classes) or not height or not width:
-        raise DataError("classes must be one a train id, in order, and image_size positive")
-    splits = {str(name): Split.from_json(row) for name, row in values["splits"].items()}
-    for name, split in splits.items():
-        if len(split.pixels_per_class) != len(classes):
-            counts = len(split.pixels_per_class)
-            raise DataError(f"split {name}: {counts} pixel counts for {len(classes)} classes")
-        if not _SAFE_NAME.fullmatch(name):
-            raise DataError(f"split name {name!r} is not a plain name")
-    return Manifest(
-        fingerprint=_text(values, "fingerprint"),
-        created=_text(values, "created"),
-        image_size=(height, width),
-        classes=classes,
-        splits=splits,
-        skipped=tuple(SkippedSource(_text(row, "source"), _text(row, "reason")) for row in values["skipped"]),
-        truth=truth,
-    )
+        height, width = (_count(value, "image_size") for value in values["image_size"])
+        classes = tuple(Label.from_json(row) for row in values["classes"])
+        targets = str(values.get("targets") or values.get("truth", "labels"))  # `truth`: as it was called before
+        if targets not in TARGETS:
+            raise DataError(f"targets {targets!r} is not one of {', '.join(TARGETS)}")
+        if (classes != train_classes(classes) if targets == "labels" else classes) or not height or not width:
+            raise DataError("classes must be one a train id, in order, and image_size positive")
+        splits = {str(name): Split.from_json(row) for name, row in values["splits"].items()}
+        for name, split in splits.items():
+            if len(split.pixels_per_class) != len(classes):
+                counts = len(split.pixels_per_class)
+                raise DataError(f"split {name}: {counts} pixel counts for {len(classes)} classes")
+            if not _SAFE_NAME.fullmatch(name):
+                raise DataError(f"split name {name!r} is not a plain name")
+        return Manifest(
+            fingerprint=_text(values, "fingerprint"),
+            created=_text(values, "created"),
+            image_size=(height, width),
+            classes=classes,
+            splits=splits,
+            skipped=tuple(SkippedSource(_text(row, "source"), _text(row, "reason")) for row in values["skipped"]),
+            targets=targets,
+        )
 
 
 def read_manifest(shards: str) -> Manifest:
@@ -181,28 +178,6 @@ def write_manifest(store: Store, manifest: Manifest, replaces: str | None = None
     text = json.dumps(manifest.to_json(), ensure_ascii=False, separators=(",", ":")).encode()
     put = functools.partial(store.write, MANIFEST, text, content_type="application/json")
     return (replaces is not None and put(if_match=replaces)) or put(if_absent=True)
-
-
-def parse_json(data: bytes) -> Any:
-    """Parse JSON that came from a store.
-
-    Raises:
-        DataError: it is no JSON, no UTF-8, or nested too deep.
-    """
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"not JSON: {error}") from error
-
-
-def checked(build: Callable[[], T]) -> T:
-    """Run `build` over outside data; whatever shape it trips over becomes one DataError."""
-    try:
-        return build()
-    except KeyError as error:
-        raise DataError(f"key {error} is missing") from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"a value has the wrong form: {error}") from error
 
 
 def _text(row: Mapping[str, Any], key: str) -> str:

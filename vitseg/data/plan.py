@@ -120,9 +120,9 @@ class PlanOptions:
         return train_classes(self.labels) if self.labels else ()
 
     @property
-    def truth(self) -> str:
-        """What the samples' PNGs hold: see `Manifest.truth`."""
-        return {"images": "images", PHOTOS: "none"}.get(self.layout, "classes")
+    def targets(self) -> str:
+        """What the samples' PNGs hold: see `Manifest.targets`."""
+        return {"images": "images", PHOTOS: "none"}.get(self.layout, "labels")
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,13 @@ from vitseg.data.manifest import (
     ShardInfo,
     SkippedSource,
     Split,
-    checked,
-    parse_json,
     read_manifest,
     write_manifest,
 )
 from vitseg.data.plan import Plan, PlanOptions, ShardPlan
 from vitseg.data.samples import make_sample
 from vitseg.errors import DataError, NotFoundError, SampleError, StoreFullError
+from vitseg.json_input import malformed_as_data_error, parse_json
 from vitseg.labels import only_thing
 from vitseg.storage import Store, content_md5, open_store
 
@@ -59,20 +58,19 @@ class ShardRecord:
         return self.shard.samples if self.shard else 0
 
     @staticmethod
+    @malformed_as_data_error()
     def from_json(values: Any) -> "ShardRecord":
         """Read what `dataclasses.asdict` gave.
 
         Raises:
             DataError: a key is missing or has the wrong form.
         """
-        return checked(
-            lambda: ShardRecord(
-                str(values["split"]),
-                int(values["index"]),
-                ShardInfo.from_json(values["shard"]) if values["shard"] else None,
-                tuple(int(value) for value in values["pixels_per_class"]),
-                tuple(SkippedSource(str(row["source"]), str(row["reason"])) for row in values["skipped"]),
-            )
+        return ShardRecord(
+            str(values["split"]),
+            int(values["index"]),
+            ShardInfo.from_json(values["shard"]) if values["shard"] else None,
+            tuple(int(value) for value in values["pixels_per_class"]),
+            tuple(SkippedSource(str(row["source"]), str(row["reason"])) for row in values["skipped"]),
         )
 
 
@@ -204,7 +202,7 @@ def commit(plan: Plan, records: Iterable[ShardRecord], dest: str, replaces: str 
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         image_size=plan.options.image_size,
         classes=plan.classes,
-        truth=plan.options.truth,
+        targets=plan.options.targets,
         splits=splits,
         skipped=tuple(skipped),
     )

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from vitseg.data.disk_table import packed, unpacked
-from vitseg.data.manifest import SkippedSource, parse_json
+from vitseg.data.manifest import SkippedSource
 from vitseg.data.pairing import LABEL, PHOTO, SECOND_LABEL, Listed, Pairing
 from vitseg.errors import DataError, NotFoundError, UsageError
+from vitseg.json_input import parse_json
 from vitseg.labels import CITYSCAPES, Label, train_classes
 from vitseg.storage import ObjectInfo, Store
 

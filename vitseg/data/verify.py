@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from vitseg.data.manifest import Manifest, ShardInfo, parse_json, read_manifest
+from vitseg.data.manifest import Manifest, ShardInfo, read_manifest
 from vitseg.data.samples import open_image
 from vitseg.errors import DataError, NotFoundError, SampleError
+from vitseg.json_input import parse_json
 from vitseg.labels import IGNORE_INDEX
 from vitseg.storage import Store, open_store
 
@@ -141,10 +142,10 @@ def _check_sample(members: dict[str, bytes], manifest: Manifest, tally: _Tally) 
         except DataError as error:
             yield f"its origin is {error}"
     if "png" in members:
-        mode = "RGB" if manifest.truth == "images" else "L"
+        mode = "RGB" if manifest.targets == "images" else "L"
         label, problems = _check_image(members["png"], "the label", ("PNG", mode), manifest)
         yield from problems
-        if label is not None and manifest.truth != "images":
+        if label is not None and manifest.targets != "images":
             counts = np.bincount(np.asarray(label).ravel(), minlength=256)
             classes = len(manifest.classes)
             tally.pixels += counts[:classes]

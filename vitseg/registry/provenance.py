@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from vitseg.data.manifest import Manifest, checked, parse_json
+from vitseg.data.manifest import Manifest
 from vitseg.errors import DataError, NotFoundError
 from vitseg.git_commit import code_commit
+from vitseg.json_input import malformed_as_data_error, parse_json
 from vitseg.registry import tracking
 from vitseg.registry.comparison import holdout_digest
 
@@ -110,11 +111,12 @@ def read_record(run_id: str) -> Record | None:
     if not text:
         return None
     try:
-        return checked(lambda: _from_json(parse_json(text.encode())))
+        return _from_json(parse_json(text.encode()))
     except DataError as error:
         raise DataError(f"{_NAME} of run {run_id}: {error}") from error
 
 
+@malformed_as_data_error()
 def _from_json(row: dict[str, Any]) -> Record:
     splits = {
         str(name): SplitRecord(int(split["samples"]), str(split["digest"]), tuple(map(int, split["pixels"])))

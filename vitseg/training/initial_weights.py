@@ -24,8 +24,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from vitseg.architecture import Architecture
-from vitseg.data.manifest import parse_json
 from vitseg.errors import DataError, NotFoundError, UsageError
+from vitseg.json_input import parse_json
 from vitseg.model import encoder_bundle
 from vitseg.model.bundle import CONFIG, WEIGHTS, load_bundle
 from vitseg.model.patches import patch_grid

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vitseg.config import recipe_from
-from vitseg.data.manifest import Manifest, checked, parse_json
+from vitseg.data.manifest import Manifest
 from vitseg.errors import DataError, NotFoundError, UsageError
+from vitseg.json_input import malformed_as_data_error, parse_json
 from vitseg.model.patches import patch_grid
 from vitseg.recipe import Recipe
 from vitseg.storage import join, open_store
@@ -88,11 +89,12 @@ def read_job(folder: str) -> Job | None:
     except NotFoundError:
         return None
     try:
-        return checked(lambda: _from_json(folder, parse_json(data)))
+        return _from_json(folder, parse_json(data))
     except (DataError, UsageError) as error:
         raise DataError(f"{store.uri('job.json')} can't be used: remove the folder to train anew ({error})") from error
 
 
+@malformed_as_data_error()
 def _from_json(folder: str, data: Mapping[str, Any]) -> Job:
     if data.get("schema") != SCHEMA:
         raise DataError("written by another version of vitseg")
@@ -129,12 +131,12 @@ def check(job: Job, manifest: Manifest, world_size: int) -> None:
     for split in ("train", "val"):
         if split not in manifest.splits or not manifest.splits[split].samples:
             raise DataError(f"{job.shards} has no samples in split {split!r}: training needs both train and val")
-    if job.task == SEGMENTATION and manifest.truth == "none":
+    if job.task == SEGMENTATION and manifest.targets == "none":
         raise UsageError(
             f"{job.shards} holds photographs without labels: `vitseg pretrain {job.shards}` learns from them, and "
             "`vitseg train` on labeled ones starts from that with --init"
         )
-    if job.task == SEGMENTATION and manifest.truth == "images" and job.recipe.model.target == "classes":
+    if job.task == SEGMENTATION and manifest.targets == "images" and job.recipe.model.target == "classes":
         raise UsageError(f"{job.shards} has pairs of images and no classes: train it with --set model.target=rgb")
     patch_grid(manifest.image_size, job.recipe.model.patch_size)
     if manifest.splits["train"].samples < job.recipe.data.batch_size:
