@@ -13,7 +13,7 @@ import typer
 
 from flows.choices import Layout, Start
 from flows.cli import process, segment, validate
-from flows.cli.process import answer, parse_size
+from flows.cli.output import answer
 from flows.cli.registry import registry_app
 from flows.cli.stack import stack_app
 from vitseg.storage import canonical
@@ -64,7 +64,7 @@ def synth(
     from flows.display.console import progress
     from vitseg.synth.dataset import write_scenes
 
-    height, width = parse_size(size)
+    height, width = validate.parse_size(size)
     with progress("drawing scenes", train + val, "scenes") as show:
         scenes = write_scenes(dest, train=train, val=val, size=(width, height), seed=seed, progress=show)
     answer({"dest": dest, "scenes": scenes, "train": train, "val": val, "size": [height, width]}, json)
@@ -82,7 +82,7 @@ def preprocess(
     json: Json = False,
 ) -> None:
     """Turn labeled photographs into shards and a manifest. Exit code 4: some sources were left out."""
-    parsed = parse_size(size)
+    parsed = validate.parse_size(size)
     chosen = validate.choice("--layout", layout, Layout)
     validate.source(source)
     process.prepare_flow()
@@ -171,7 +171,7 @@ def pretrain(
 ) -> None:
     """Train an encoder on photographs without labels: a start for `vitseg train --init`."""
     overrides = [*(set_ or []), *([f"run.epochs={epochs}"] if epochs else [])]
-    parsed = parse_size(size) if size else None
+    parsed = validate.parse_size(size) if size else None
     chosen = validate.size(parsed, preset, recipe, overrides)
     validate.source(source)
     process.prepare_tracking()
@@ -221,7 +221,7 @@ def retrain(
     json: Json = False,
 ) -> None:
     """Train again if the source has changed, and put the new version up for review."""
-    parsed = parse_size(size)
+    parsed = validate.parse_size(size)
     begin = validate.choice("--start", start, Start)
     validate.gate(gate)
     chosen = validate.size(parsed, preset, None, set_ or [])
@@ -245,7 +245,9 @@ def model(
     json: Json = False,
 ) -> None:
     """Show a preset layer by layer: parameters, tokens, FLOPs an image."""
-    process.show_model(preset, parse_size(size), classes, set_ or [], json)
+    from flows.cli.model import show_model
+
+    show_model(preset, validate.parse_size(size), classes, set_ or [], json)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from flows.cli.process import say
+from flows.cli.output import report
 from flows.stack import environment, stack
 
 
@@ -14,8 +14,8 @@ def demo(workdir: str) -> dict[str, Any]:
         workdir: where scenes, a copy of the masks, pictures and the report go.
     """
     ours = not any(server.running for server in stack.status().servers)
-    say("servers", "S3, MLflow and Prefect, on loopback only")
-    stack.up(progress=say)
+    report("servers", "S3, MLflow and Prefect, on loopback only")
+    stack.up(progress=report)
     environment.enter(only_stack=True)
     try:
         # Imported only now: Prefect reads the address of its server when it is imported.
@@ -27,5 +27,5 @@ def demo(workdir: str) -> dict[str, Any]:
             from prefect.logging.handlers import APILogHandler
 
             asyncio.run(APILogHandler.aflush())  # what is logged still goes to the server that is about to stop
-            say("servers", "stopping; `vitseg stack up` starts them again, with all that is in them")
+            report("servers", "stopping; `vitseg stack up` starts them again, with all that is in them")
             stack.down()

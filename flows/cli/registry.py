@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli import validate
-from flows.cli.process import answer, prepare_flow, prepare_tracking
+from flows.cli.output import answer
+from flows.cli.process import prepare_flow, prepare_tracking
 
 registry_app = typer.Typer(
     no_args_is_help=True, help="Review versions: list, show, compare, promote, reject, roll back."

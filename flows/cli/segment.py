@@ -6,6 +6,7 @@ import typer
 
 from flows.choices import Ids, Picture, Runner
 from flows.cli import process, validate
+from flows.cli.output import answer
 from vitseg.inference.job import MAX_PIXELS
 from vitseg.storage import canonical
 
@@ -57,4 +58,4 @@ def segment(
         canonical(source), canonical(dest), model, kind, wanted, tile, flip, max_pixels, batch_size, chunk, where,
         workers, max_failures, price_per_hour, dry_run,
     )  # fmt: skip
-    process.answer(result, json, some_failed=result.get("failed", 0) > 0)
+    answer(result, json, some_failed=result.get("failed", 0) > 0)

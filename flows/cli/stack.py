@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import process
-from flows.cli.process import answer
+from flows.cli.output import answer, report
+from flows.cli.process import become
+from flows.stack import stack
+from flows.stack.stack import StackStatus
 from vitseg.errors import NotFoundError
 
 stack_app = typer.Typer(no_args_is_help=True, help="The embedded servers: S3, MLflow and Prefect, on loopback only.")
@@ -19,16 +21,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on sta
 @stack_app.command("up")
 def stack_up(json: Json = False) -> None:
     """Start the servers, or find them running."""
-    from flows.stack import stack
-
-    process.show_stack(stack.up(progress=process.say), json)
+    _show(stack.up(progress=report), json)
 
 
 @stack_app.command("down")
 def stack_down(json: Json = False) -> None:
     """Stop the servers; their data stays."""
-    from flows.stack import stack
-
     stopped = stack.down()
     answer({"stopped": list(stopped)}, json)
 
@@ -36,21 +34,25 @@ def stack_down(json: Json = False) -> None:
 @stack_app.command("status")
 def stack_status(json: Json = False) -> None:
     """Say which servers run, and where."""
-    from flows.stack import stack
-
-    process.show_stack(stack.status(), json)
+    _show(stack.status(), json)
 
 
 @stack_app.command("run", context_settings={"allow_interspersed_args": False})
 def stack_run(words: Annotated[list[str], typer.Argument(metavar="COMMAND...", help="What to run.")]) -> None:
     """Run any command in the servers' environment: `vitseg stack run prefect worker start --pool cpu`."""
-    from flows.stack import stack
-
     if not all(server.running for server in stack.status().servers):
         raise NotFoundError("the servers don't run: start them with `vitseg stack up`")
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    process.make_way()
     try:
-        os.execvp(words[0], words)  # noqa: S606 - this is what the command is for
+        become(words[0], words)
     except OSError as error:
         raise NotFoundError(f"{words[0]} can't be run: {error.strerror}") from error
+
+
+def _show(status: StackStatus, as_json: bool) -> None:
+    """Print where the servers are, but not their credentials."""
+    if as_json:
+        answer(status.to_json(), as_json)
+        return
+    rows = {server.name: f"{server.url or ''}  {'ready' if server.ready else 'down'}" for server in status.servers}
+    answer({**rows, "sign in with": f"users and passwords in {status.credentials}"}, as_json)

@@ -1,11 +1,26 @@
 """What every command checks of its arguments before any server is started: a mistake costs a line, not a minute."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from vitseg.errors import NotFoundError, UsageError
+
+_SIZE = re.compile(r"(\d+)x(\d+)$")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read WIDTHxHEIGHT as (height, width).
+
+    Raises:
+        UsageError: it is something else.
+    """
+    match = _SIZE.match(text)
+    if match is None or not (0 < int(match[1]) <= 16384 and 0 < int(match[2]) <= 16384):
+        raise UsageError(f"size {text!r}: write WIDTHxHEIGHT in pixels, as 512x256")
+    return int(match[2]), int(match[1])
 
 
 def source(address: str) -> None:

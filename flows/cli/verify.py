@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.cli.process import answer, show_table
+from flows.cli.output import answer, show_table
 from flows.display.console import console, progress
 from vitseg.data.verify import VerifyReport, verify
 

@@ -14,7 +14,7 @@ from vitseg.errors import VitsegError
 MISTAKES = [
     (["preprocess", "no-such-folder", "out"], 1, "no-such-folder"),
     (["preprocess", ".", "out"], 2, "layout"),
-    (["segment", ".", "out", "--model", "models:/nobody/1", "--also", "color"], 2, "overlay"),
+    (["segment", ".", "out", "--model", "models:/nobody/1", "--also", "colour"], 2, "overlay"),
     (["segment", ".", "out", "--model", "models:/nobody/1", "--ids", "both"], 2, "label"),
     (["preprocess", ".", "out", "--layout", "cubes"], 2, "cubes"),
     (["preprocess", ".", "out", "--size", "big"], 2, "WIDTHxHEIGHT"),

@@ -8,13 +8,13 @@ import time
 
 PROGRAM = """
 import signal, time
-from flows.cli import process
-signal.signal(signal.SIGINT, process._stop)
+from flows.cli.process import Command
+Command().handle_signals()
 try:
     print("ready", flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
-    time.sleep(60)  # what is under way
+    time.sleep(60)  # work under way
 """
 
 
@@ -24,7 +24,7 @@ def test_a_command_says_that_it_is_stopping_and_ends_at_once_if_asked_three_time
     )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
-    assert process.stderr.readline().startswith("stopping: what is under way")
+    assert process.stderr.readline().startswith("stopping: work under way")
     process.send_signal(signal.SIGINT)
     assert process.stderr.readline() == "still stopping: once more ends it at once\n"
     time.sleep(0.2)
@@ -67,7 +67,7 @@ def test_worker_processes_use_the_server_of_their_command(tmp_path):
 
 END = """
 import atexit, logging.handlers, sys, typer
-from flows.cli import process
+from flows.cli import output, process
 
 app = typer.Typer()
 
@@ -82,7 +82,7 @@ def work(json: bool = False):
     global told
     told = logging.handlers.MemoryHandler(9, target=logging.StreamHandler())
     told.handle(logging.makeLogRecord({"msg": "logged", "levelno": 20}))
-    process.answer({"masks": 3}, json, some_failed=True)
+    output.answer({"masks": 3}, json, some_failed=True)
 
 process.run(app)
 """

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flows.cli.process import answer
+from flows.cli.output import answer, stdout
 from flows.display import demo_report
 from tests.registry.conftest import write_bundle
 from vitseg.model.bundle import load_bundle
@@ -34,7 +34,7 @@ def test_the_largest_seam_ratio_stands_at_the_top_and_all_below_it(tmp_path: Pat
 def test_seam_ratios_stand_in_the_table_that_evaluate_prints(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("flows.cli.process._output", sys.stdout)
+    monkeypatch.setattr(stdout, "stream", sys.stdout)
     answer(MEASURED, as_json=False)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["seam_ratio.16.rows", "1.5"] in lines
