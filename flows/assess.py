@@ -22,7 +22,7 @@ _PICTURE = "review/examples.png"
 
 @flow(name="assess", flow_run_name="assess {name} {version}")
 def assess(
-    name: str, version: str, shards: str | None = None, gate: str | None = None, split: str = "val", to: str = ""
+    name: str, version: str, *, shards: str | None = None, gate: str | None = None, split: str = "val", to: str = ""
 ) -> dict[str, Any]:
     """Measure a version and the champion on the same images, apply the gate, and write the page that a reviewer reads.
 

@@ -35,7 +35,7 @@ _MEANS = ("miou", "pixel_accuracy", "mean_absolute_error", "psnr")
 
 
 @flow(name="compare", flow_run_name="compare {a} and {b}")
-def compare(a: str, b: str, shards: str, split: str = "val") -> dict[str, Any]:
+def compare(a: str, b: str, *, shards: str, split: str = "val") -> dict[str, Any]:
     """Measure two models now, on the same images; where these have classes, with 95 % intervals.
 
     Args:

@@ -29,7 +29,7 @@ OVERRIDES: tuple[str, ...] = ()  # of the preset tiny
 
 
 @flow(name="demo", flow_run_name="demo in {workdir}")
-def whole_way(workdir: str) -> dict[str, Any]:
+def demo(workdir: str) -> dict[str, Any]:
     """Go from generated street scenes to masks and a report; what an earlier demo left is reused."""
     folder = Path(workdir).absolute()
     steps: list[Timed] = []
@@ -51,13 +51,13 @@ def whole_way(workdir: str) -> dict[str, Any]:
     trained = step(
         "train",
         f"{RANKS} processes → a version in the registry",
-        lambda: train(shards, "tiny", overrides=OVERRIDES, nproc=RANKS, name=MODEL),
+        lambda: train(shards, overrides=OVERRIDES, nproc=RANKS, name=MODEL),
     )
     measured = step("evaluate", "the version on the validation scenes", lambda: evaluate(trained["model_uri"], shards))
     segmented = step(
         "segment",
         "a mask for every photograph in the bucket",
-        lambda: segment(photographs, masks, trained["model_uri"], also=["overlay"]),
+        lambda: segment(photographs, masks, model=trained["model_uri"], also=["overlay"]),
     )
     results = Results(shards, photographs, masks, prepared, trained, measured, segmented)
     report = step(

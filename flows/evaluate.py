@@ -12,7 +12,7 @@ from vitseg.registry import versions
 
 
 @flow(name="evaluate", flow_run_name="evaluate {model}")
-def evaluate(model: str, shards: str, split: str = "val") -> dict[str, Any]:
+def evaluate(model: str, shards: str, *, split: str = "val") -> dict[str, Any]:
     """Measure a model: mIoU, per-class IoU, pixel accuracy, color errors, PSNR and seam ratios, as far as there are classes.
 
     Args:

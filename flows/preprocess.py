@@ -29,7 +29,7 @@ def make_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecord
 
 @flow(name="preprocess", task_runner=make_runner("thread"), flow_run_name="preprocess {source}")
 def preprocess(
-    source: str, dest: str, layout: Layout = "auto", size: tuple[int, int] = (256, 256), shard_samples: int = 256
+    source: str, dest: str, *, layout: Layout = "auto", size: tuple[int, int] = (256, 256), shard_samples: int = 256
 ) -> dict[str, Any]:
     """Turn labeled photographs into shards; done work is found and left alone.
 

@@ -33,6 +33,7 @@ from vitseg.training.progress import chosen_row
 @flow(name="pretrain", flow_run_name="pretrain {preset} on {source}")
 def pretrain(
     source: str,
+    *,
     shards: str | None = None,
     preset: Preset = "tiny",
     recipe: str | None = None,

@@ -28,6 +28,7 @@ PROPOSED = "vitseg.version.proposed"
 @flow(name="retrain", flow_run_name="retrain on {source}")
 def retrain(
     source: str,
+    *,
     shards: str | None = None,
     preset: Preset = "tiny",
     size: tuple[int, int] = (256, 256),
@@ -64,7 +65,7 @@ def retrain(
         result = None
         if version is None:
             result = train(
-                place, preset, overrides=list(overrides), nproc=nproc, name=name, init=_start(start, to or name)
+                place, preset=preset, overrides=list(overrides), nproc=nproc, name=name, init=_start(start, to or name)
             )
             version = versions.get_version(name, result["version"])
         if not _has_to_go_on(version, auto_promote):

@@ -34,7 +34,7 @@ class Decision(RunInput):
 
 @flow(name="review", flow_run_name="review {name} {version}")
 def review(
-    name: str = "vitseg", version: str = "", to: str = "", gate: str | None = None, days: int = 30
+    name: str = "vitseg", version: str = "", *, to: str = "", gate: str | None = None, days: int = 30
 ) -> dict[str, Any]:
     """Wait for a person's decision on a version, and carry it out as `vitseg registry promote` or `reject` would.
 
@@ -67,7 +67,7 @@ def review(
     if said.decision == "reject":
         decided = registry.reject(name, found.version, said.reviewer, said.reason)
     else:
-        decided = promote(name, found.version, said.reviewer, said.reason, to, gate)
+        decided = promote(name, found.version, reviewer=said.reviewer, reason=said.reason, to=to, gate=gate)
     note(f"{decided.uri}: {decided.tags['review']} by {said.reviewer}")
     return {"decision": said.decision, "version": decided.version, "model_uri": decided.uri, "reviewer": said.reviewer}
 
@@ -88,6 +88,7 @@ def _as_it_is(found: Version) -> dict[str, Any]:
 def promote(
     name: str,
     version: str,
+    *,
     reviewer: str,
     reason: str,
     to: str = "",
@@ -106,7 +107,7 @@ def promote(
     known = bool(champion and registry.is_same(champion, found)) or found.tags.get("review") == registry.REJECTED
     verdict = registry.verdict_of(found)
     if not known and (gate or shards or verdict is None or (to and verdict != registry.FAILED)):
-        assess(name, version, shards, gate, to=to)
+        assess(name, version, shards=shards, gate=gate, to=to)
     return registry.promote(name, version, reviewer, reason, to)
 
 

@@ -21,6 +21,7 @@ from vitseg.registry import versions
 def segment(
     source: str,
     dest: str,
+    *,
     model: str,
     ids: Ids = "train",
     also: Sequence[Picture] = (),

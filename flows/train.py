@@ -35,6 +35,7 @@ from vitseg.training.nodes import Nodes
 @flow(name="train", flow_run_name="train {preset} on {shards}")
 def train(
     shards: str,
+    *,
     preset: Preset = "tiny",
     recipe: str | None = None,
     overrides: Sequence[str] = (),

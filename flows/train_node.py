@@ -28,6 +28,7 @@ _AGAIN_MINUTES = 5.0
 @flow(name="train-node", flow_run_name="train-node on {shards}")
 def train_node(
     shards: str,
+    *,
     nnodes: int,
     rendezvous: str,
     preset: Preset = "tiny",

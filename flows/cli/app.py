@@ -120,9 +120,11 @@ def train(
     process.prepare_flow()
     from flows.train import train as flow
 
-    file = str(recipe) if recipe else None
-    nodes = (nproc, nnodes, rendezvous)
-    answer(flow(canonical(shards), chosen, file, overrides, *nodes, name, resume, start, max_minutes), json)
+    result = flow(
+        canonical(shards), preset=chosen, recipe=str(recipe) if recipe else None, overrides=overrides, nproc=nproc,
+        nnodes=nnodes, rendezvous=rendezvous, name=name, resume=resume, init=start, max_minutes=max_minutes,
+    )  # fmt: skip
+    answer(result, json)
 
 
 @app.command("train-node")
@@ -150,7 +152,10 @@ def train_node(
     process.prepare_flow()
     from flows.train_node import train_node as flow
 
-    flow(canonical(shards), nnodes, rendezvous, chosen, str(recipe) if recipe else None, overrides, nproc, start)
+    flow(
+        canonical(shards), nnodes=nnodes, rendezvous=rendezvous, preset=chosen, recipe=str(recipe) if recipe else None,
+        overrides=overrides, nproc=nproc, init=start,
+    )  # fmt: skip
     answer({"shards": canonical(shards), "nodes": nnodes}, json)
 
 
@@ -178,9 +183,11 @@ def pretrain(
     process.prepare_flow()
     from flows.pretrain import pretrain as flow
 
-    file = str(recipe) if recipe else None
-    place = shards and canonical(shards)
-    answer(flow(canonical(source), place, chosen, file, overrides, parsed, nproc, resume), json)
+    result = flow(
+        canonical(source), shards=shards and canonical(shards), preset=chosen, recipe=str(recipe) if recipe else None,
+        overrides=overrides, size=parsed, nproc=nproc, resume=resume,
+    )  # fmt: skip
+    answer(result, json)
 
 
 @app.command()
@@ -197,7 +204,7 @@ def evaluate(
     process.prepare_flow()
     from flows.evaluate import evaluate as flow
 
-    answer(flow(model, canonical(shards), split), json)
+    answer(flow(model, canonical(shards), split=split), json)
 
 
 app.command()(segment.segment)
@@ -230,8 +237,10 @@ def retrain(
     process.prepare_flow()
     from flows.retrain import retrain as flow
 
-    place, rules = shards and canonical(shards), gate or None
-    result = flow(canonical(source), place, chosen, parsed, set_ or [], nproc, name, begin, rules, to, auto_promote)
+    result = flow(
+        canonical(source), shards=shards and canonical(shards), preset=chosen, size=parsed, overrides=set_ or [],
+        nproc=nproc, name=name, start=begin, gate=gate or None, to=to, auto_promote=auto_promote,
+    )  # fmt: skip
     short = {key: result.get(key) for key in ("changed", "model_uri", "gate", "champion")}
     answer(result if json else short, json, some_failed=result["preprocess"]["skipped"] > 0)
 

@@ -19,9 +19,9 @@ def demo(workdir: str) -> dict[str, Any]:
     environment.enter(only_stack=True)
     try:
         # Imported only now: Prefect reads the address of its server when it is imported.
-        from flows.demo import whole_way
+        from flows.demo import demo as flow
 
-        return whole_way(workdir)
+        return flow(workdir)
     finally:
         if ours:
             from prefect.logging.handlers import APILogHandler

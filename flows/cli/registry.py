@@ -71,7 +71,7 @@ def compare(
     data = shards or second.tags.get("shards", "")
     if not data:
         raise UsageError(f"{second.uri} does not say what it was trained on: name --shards")
-    result = flow.compare(first.uri, second.uri, data)
+    result = flow.compare(first.uri, second.uri, shards=data)
     answer(result if json else flow.in_words(result), json)
 
 
@@ -90,7 +90,8 @@ def assess(
     from flows.assess import assess as flow
     from vitseg.storage import canonical
 
-    result = flow(name, version, canonical(shards) if shards else None, gate or None, to=to)
+    data = canonical(shards) if shards else None
+    result = flow(name, version, shards=data, gate=gate or None, to=to)
     if json:
         answer(result, json)
         return
@@ -122,7 +123,8 @@ def promote(
     from vitseg.storage import canonical
 
     data = canonical(shards) if shards else None
-    answer(_row(decide(name, version, reviewer, reason, to, gate or None, data), json), json)
+    decided = decide(name, version, reviewer=reviewer, reason=reason, to=to, gate=gate or None, shards=data)
+    answer(_row(decided, json), json)
 
 
 @registry_app.command()

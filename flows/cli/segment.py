@@ -55,7 +55,8 @@ def segment(
     from flows.segment import segment as flow
 
     result = flow(
-        canonical(source), canonical(dest), model, kind, wanted, tile, flip, max_pixels, batch_size, chunk, where,
-        workers, max_failures, price_per_hour, dry_run,
+        canonical(source), canonical(dest), model=model, ids=kind, also=wanted, tile=tile, flip=flip,
+        max_pixels=max_pixels, batch_size=batch_size, chunk=chunk, runner=where, workers=workers,
+        max_failures=max_failures, price_per_hour=price_per_hour, dry_run=dry_run,
     )  # fmt: skip
     answer(result, json, some_failed=result.get("failed", 0) > 0)

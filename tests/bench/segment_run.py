@@ -37,7 +37,7 @@ def main(source: str, dest: str, model: str, *options: str) -> None:
 
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    answer = segment(source, dest, model)
+    answer = segment(source, dest, model=model)
     # Not getrusage: what that tells of a process begins with the memory of the one that started it.
     peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
     output.write(json.dumps({**answer, "peak_bytes": peak}) + "\n")

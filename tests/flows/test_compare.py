@@ -24,7 +24,7 @@ def test_the_same_images_measure_both(stack: StackStatus, shards: str, tmp_path:
         )
         save_bundle(folder := tmp_path / f"bundle-{seed}", model, manifest.classes)
         folders.append(folder)
-    result = compare(str(folders[1]), str(folders[0]), shards)
+    result = compare(str(folders[1]), str(folders[0]), shards=shards)
     alone = [evaluate_bundle(load_bundle(folder), shards) for folder in reversed(folders)]
     for side, evaluation in zip(("a", "b"), alone, strict=True):
         assert result[side]["miou"] == evaluation.scores.miou

@@ -17,7 +17,7 @@ def test_the_whole_way_and_again(
     small["OVERRIDES"] = ("run.epochs=2",)
     for name, value in small.items():
         monkeypatch.setattr(demo, name, value)
-    result = demo.whole_way(str(tmp_path))
+    result = demo.demo(str(tmp_path))
     assert result["preprocess"]["samples"] == 22
     assert result["train"]["model_uri"] == "models:/vitseg-demo/1"
     assert result["evaluate"]["miou"] == pytest.approx(result["train"]["metrics"]["miou"], abs=1e-6)
@@ -30,7 +30,7 @@ def test_the_whole_way_and_again(
     assert {Image.open(mask).mode for mask in masks} == {"P"}
     assert (tmp_path / "overview.png").stat().st_size > 10_000
 
-    again = demo.whole_way(str(tmp_path))
+    again = demo.demo(str(tmp_path))
     assert again["train"] == result["train"]
     assert again["preprocess"]["fingerprint"] == result["preprocess"]["fingerprint"]
     assert (again["segment"]["ok"], again["segment"]["skipped"]) == (0, 7)

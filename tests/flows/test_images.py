@@ -94,7 +94,7 @@ def test_noisy_photographs_become_cleaner_ones(sqlite: str, tmp_path: Path, monk
 
     # How bright the noisy image is is part of what is asked for.
     assert load_bundle(versions.open_model(model)[1]).architecture.pixels == "fixed"
-    again = segment(str(photographs), str(dest), model)
+    again = segment(str(photographs), str(dest), model=model)
     assert (again["ok"], again["skipped"], again["failed"]) == (0, 4, 0)
     answers: list[dict[str, Any]] = []
     monkeypatch.setattr(registry, "answer", lambda result, as_json: answers.append(result))
@@ -122,4 +122,4 @@ def test_pictures_of_masks_are_refused_for_images(sqlite: str, tmp_path: Path) -
     write_pairs(tmp_path / "pairs", 1, 0)
     source = str(tmp_path / "pairs" / "train" / "images")
     with pytest.raises(UsageError, match="has no classes"):
-        segment(source, str(tmp_path / "out"), str(tmp_path / "bundle"), also=["overlay"])
+        segment(source, str(tmp_path / "out"), model=str(tmp_path / "bundle"), also=["overlay"])

@@ -13,6 +13,8 @@ from vitseg.model.bundle import save_bundle
 from vitseg.model.segmenter import build_model
 from vitseg.registry import promotion, tracking, versions
 
+NICE = {"reviewer": "ada", "reason": "looks nice"}
+
 
 @pytest.fixture
 def candidate(stack: StackStatus, sqlite: str, shards: str, tmp_path: Path) -> versions.Version:
@@ -34,19 +36,19 @@ def test_what_failed_by_strict_rules_is_not_promoted_by_others(candidate: versio
     lax.write_text("[always]\nmiou = 0.0\n")
     assert assess("candidates", "1", gate=str(strict))["gate"] == "failed"
     with pytest.raises(UsageError, match="no registered model 'aproved'"):
-        promote("candidates", "1", "ada", "looks nice", "aproved")
+        promote("candidates", "1", **NICE, to="aproved")
     versions.make_model(MlflowClient(), "approved")
     for to in ("", "approved"):
         with pytest.raises(UsageError, match="did not pass the gate"):
-            promote("candidates", "1", "ada", "looks nice", to)
+            promote("candidates", "1", **NICE, to=to)
     assert versions.alias_version("approved", promotion.CHAMPION) is None
 
     # What a candidate says of itself its trainer wrote: for another model it is measured anew, by the reviewer's rules.
     promotion.record_assessment(candidate, True, None, "d" * 16, "# Gate passed, they say")
     with pytest.raises(UsageError, match="did not pass the gate"):
-        promote("candidates", "1", "ada", "they say it passed", "approved", str(strict))
-    assert promote("candidates", "1", "ada", "good enough", "approved", str(lax)).uri == "models:/approved/1"
-    assert promote("candidates", "1", "ada", "again", "approved").uri == "models:/approved/1"
+        promote("candidates", "1", **NICE, to="approved", gate=str(strict))
+    assert promote("candidates", "1", **NICE, to="approved", gate=str(lax)).uri == "models:/approved/1"
+    assert promote("candidates", "1", **NICE, to="approved").uri == "models:/approved/1"
 
 
 def test_the_form_is_a_deployments(stack: StackStatus) -> None:

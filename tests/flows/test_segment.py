@@ -46,7 +46,7 @@ def photographs(tmp_path: Path) -> str:
 def run(source: str, dest: Path, bundle: str, **options: Any) -> dict[str, Any]:
     from flows.segment import segment
 
-    return segment(source, str(dest), bundle, **{"chunk": CHUNK, "workers": 2} | options)
+    return segment(source, str(dest), model=bundle, **{"chunk": CHUNK, "workers": 2} | options)
 
 
 OTHERS = ("process", "dask", *(("ray",) if find_spec("prefect_ray") else ()))  # Ray is large: not everybody has it
