@@ -16,9 +16,10 @@ from flows.display.console import note
 from flows.preprocess import preprocess
 from flows.tasks.register_version import after_training
 from flows.train import run_parameters, run_training
-from vitseg.config import home, load_recipe
+from vitseg.config import load_recipe
 from vitseg.data.manifest import MANIFEST, read_manifest
 from vitseg.errors import UsageError, VitsegError
+from vitseg.home import home
 from vitseg.model.encoder_bundle import CONFIG
 from vitseg.pictures.charts import learning_curves
 from vitseg.recipe import Recipe

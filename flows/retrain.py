@@ -16,7 +16,8 @@ from flows.display.console import note
 from flows.preprocess import preprocess
 from flows.stack.processes import locked
 from flows.train import fitting, train
-from vitseg.config import home, load_recipe
+from vitseg.config import load_recipe
+from vitseg.home import home
 from vitseg.registry import promotion, versions
 from vitseg.registry.gate import read_gate
 from vitseg.storage import canonical

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitseg.architecture import Architecture
-from vitseg.config import home, load_recipe, presets, recipe_from
+from vitseg.config import load_recipe, presets, recipe_from
 from vitseg.errors import NotFoundError, UsageError
 from vitseg.recipe import (
     AugmentRecipe,
@@ -233,14 +233,6 @@ def test_a_recipe_survives_json(preset: str, epochs: int, rate: float) -> None:
     again = recipe_from(json.loads(json.dumps(recipe.to_json())))
     assert again == recipe
     assert again.digest() == recipe.digest()
-
-
-def test_home_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("VITSEG_HOME", "state")
-    assert home() == tmp_path / "state"
-    monkeypatch.delenv("VITSEG_HOME")
-    assert home() == tmp_path / ".vitseg"
 
 
 @pytest.mark.parametrize(

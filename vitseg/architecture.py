@@ -1,17 +1,16 @@
-"""What a network is told: its numbers, checked when they are set. `recipe` holds the rest of what a job is told."""
+"""The network's numbers, checked when they are set. `recipe` holds everything else that a training job computes from."""
 
-import dataclasses
-from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from vitseg.errors import UsageError
 
-_CHOICES = {
-    "pixels": ("fixed", "image"),
-    "position": ("concat", "add"),
-    "normalization": ("layer", "none"),
-    "decoder": ("patch", "overlap", "spiral"),
-    "target": ("classes", "rgb"),
-}
+STRICT = ConfigDict(strict=True)
+"""Of all sections of a recipe: neither "3" nor 3.0 nor true is taken for the whole number 3."""
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 def require(condition: bool, message: str) -> None:
@@ -24,86 +23,73 @@ def require(condition: bool, message: str) -> None:
         raise UsageError(message)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Architecture:
     """The numbers of the network, named as in the paper's table of parameters (its Fig. 7)."""
 
-    patch_size: int = 16
+    patch_size: Count = 16
     """Side of the square patches, pixels."""
-    pixels: str = "fixed"
+    pixels: Literal["fixed", "image"] = "fixed"
     """How pixels are normalized: `fixed`, by numbers equal for all; `image`, by each photograph's own mean and deviation,
     so that how bright a camera or a day was does not matter."""
-    spatial_embedding: int = 8
+    spatial_embedding: Count = 8
     """Width of the learned embedding of a patch's position, concatenated to its projection."""
-    position: str = "concat"
+    position: Literal["concat", "add"] = "concat"
     """How the spatial embedding joins: `concat` as in the paper, `add` as in the original ViT."""
-    encoder_projection: int = 128
+    encoder_projection: Count = 128
     """Width to which a flattened patch is projected."""
-    blocks: int = 4
+    blocks: Count = 4
     """Number of Transformer blocks."""
-    heads: int = 8
+    heads: Count = 8
     """Attention heads a block."""
-    head_width: int = 16
+    head_width: Count = 16
     """Width of the query, key and value of one head."""
-    mlp_units: tuple[int, ...] = (512, 1024)
+    mlp_units: Annotated[tuple[Count, ...], Field(min_length=1)] = (512, 1024)
     """Widths of the MLP of each Transformer block; tokens leave a block as wide as the last of them."""
-    features_per_patch: int = 32
+    features_per_patch: Count = 32
     """Width of what the encoder says about each patch."""
-    decoder_projection: int = 128
+    decoder_projection: Count = 128
     """Width to which the original patch is projected where it is reintroduced."""
-    decoder_mlp_units: tuple[int, ...] = (512, 512, 512)
+    decoder_mlp_units: tuple[Count, ...] = (512, 512, 512)
     """Widths of the MLP that turns features and patch into pixels."""
     skip_projection: bool = False
     """Whether the skip path around each block's MLP is a linear layer even where it changes no width: the paper's."""
-    normalization: str = "layer"
+    normalization: Literal["layer", "none"] = "layer"
     """`layer`: LayerNorm before attention, MLPs and features; `none`: nowhere."""
-    norm_epsilon: float = 1e-6
+    norm_epsilon: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     """What LayerNorm adds to the variance; published weights bring theirs (timm 1e-6, Hugging Face's ViT 1e-12)."""
     class_token: bool = False
     """Whether a learned token without a patch runs along, as in the original ViT."""
-    dropout: float = 0.0
+    dropout: Share = 0.0
     """Share of activations dropped in training, 0–1."""
-    stochastic_depth: float = 0.0
+    stochastic_depth: Share = 0.0
     """Share of images for which the last block is left out in training, 0–1; earlier blocks less, in proportion."""
-    layer_scale: float = 0.0
+    layer_scale: Annotated[float, Field(ge=0)] = 0.0
     """Start of the learned factor on what attention and MLP add (CaiT); 0: no such factor."""
-    decoder: str = "patch"
+    decoder: Literal["patch", "overlap", "spiral"] = "patch"
     """`patch`: the paper's, each patch by itself; `overlap`: ours, without seams; `spiral`: patch after patch."""
-    fine_patch: int = 0
+    fine_patch: Annotated[int, Field(ge=0)] = 0
     """Decoder `overlap`: side of the finer patches it works on, pixels, a divisor of `patch_size`; 0: `patch_size`."""
-    fine_width: int = 64
+    fine_width: Count = 64
     """Decoder `overlap`: width of the finer tokens."""
-    fine_blocks: int = 0
+    fine_blocks: Annotated[int, Field(ge=0)] = 0
     """Decoder `overlap`: blocks of attention among neighbors on the finer grid."""
-    fine_heads: int = 2
+    fine_heads: Count = 2
     """Decoder `overlap`: heads of these blocks."""
-    fine_radius: int = 2
+    fine_radius: Count = 2
     """Decoder `overlap`: how many steps away on the finer grid a neighbor may be."""
-    narrow_width: int = 64
+    narrow_width: Count = 64
     """Decoder `overlap`: width to which finer tokens are narrowed before each writes its square of pixels."""
-    spiral_blocks: int = 2
+    spiral_blocks: Count = 2
     """Decoder `spiral`: number of its blocks."""
-    target: str = "classes"
+    target: Literal["classes", "rgb"] = "classes"
     """`classes`: scores a class and pixel; `rgb`: the color image itself, 0–1."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
-        for field_ in dataclasses.fields(self):
-            if field_.type is int:
-                least = 0 if field_.name in ("fine_patch", "fine_blocks") else 1
-                require(getattr(self, field_.name) >= least, f"model.{field_.name} must be at least {least}")
-        for name, choices in _CHOICES.items():
-            require(getattr(self, name) in choices, f"model.{name} is {' or '.join(choices)}")
-        for name in ("dropout", "stochastic_depth"):
-            require(0 <= getattr(self, name) < 1, f"model.{name} is in 0 – 1")
-        require(0 < self.norm_epsilon < 1, "model.norm_epsilon is in 0 – 1")
-        require(self.layer_scale >= 0, "model.layer_scale must not be negative")
-        require(bool(self.mlp_units) and min(self.mlp_units) >= 1, "model.mlp_units needs at least one width")
-        require(min(self.decoder_mlp_units, default=1) >= 1, "model.decoder_mlp_units must be positive")
+        """Check what several numbers have to do with each other."""
         fine = self.fine_patch or self.patch_size
         require(self.patch_size % fine == 0, "model.fine_patch must divide model.patch_size")
-        if (
-            self.decoder == "overlap"
-        ):  # what is seen of the photograph reaches half a finer patch further, in whole pixels
-            require(fine % 2 == 0, f"model.fine_patch = {fine} must be even: set one that is, and divides patch_size")
+        # Fine patches overlap by half of one, in whole pixels.
+        even = self.decoder != "overlap" or fine % 2 == 0
+        require(even, f"model.fine_patch = {fine} must be even: set one that is, and divides patch_size")
         require(self.fine_width % self.fine_heads == 0, "model.fine_width must be a multiple of model.fine_heads")

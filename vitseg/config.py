@@ -6,14 +6,14 @@ A *preset* is a recipe file that ships with the package (`vitseg/recipes/tiny.to
 
 import dataclasses
 import difflib
-import os
+import json
 import tomllib
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from vitseg.errors import NotFoundError, UsageError
 from vitseg.old_keys import rename_keys
@@ -88,39 +88,30 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
             base[key] = value
 
 
-def build(kind: Any, values: Any, what: str = "recipe", where: str = "") -> Any:
+def build(kind: Any, values: Any, what: str = "recipe") -> Any:
     """Build a dataclass, and those within it, from nested plain data; `what` it is called in messages.
 
     Raises:
         UsageError: an unknown key, or a value of the wrong type or range.
     """
+    _check_keys(kind, values, what)
+    try:
+        # As JSON, in which a list can be a tuple though nothing else is taken for something that it is not.
+        return TypeAdapter(kind).validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(part for part in first["loc"] if isinstance(part, str))
+        raise UsageError(f"{what}: {name} = {first['input']!r}: {first['msg']}") from error
+
+
+def _check_keys(kind: Any, values: Any, what: str, where: str = "") -> None:
     if not isinstance(values, Mapping):
         raise UsageError(f"{what}: {where.rstrip('.')} is a section, not a value")
-    hints = typing.get_type_hints(kind)
-    for key in values:
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            hint = f"did you mean {where}{near[0]}?" if near else f"it knows {', '.join(sorted(hints))}"
-            raise UsageError(f"{what}: unknown key {where}{key}: {hint}")
-    built = {}
+    kinds = {field.name: field.type for field in dataclasses.fields(kind)}
     for key, value in values.items():
-        name = where + key
-        nested = dataclasses.is_dataclass(hints[key])
-        built[key] = build(hints[key], value, what, f"{name}.") if nested else _convert(hints[key], value, what, name)
-    return kind(**built)
-
-
-def _convert(kind: Any, value: Any, what: str, name: str) -> Any:
-    if isinstance(kind, types.GenericAlias) and isinstance(value, list | tuple):
-        return tuple(_convert(typing.get_args(kind)[0], item, what, name) for item in value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not kind:
-        wanted = getattr(kind, "__name__", str(kind))
-        raise UsageError(f"{what}: {name} = {value!r} is not of type {wanted}")
-    return value
-
-
-def home() -> Path:
-    """Return the folder for state on this machine: `VITSEG_HOME`, by default `.vitseg/` here."""
-    return Path(os.environ.get("VITSEG_HOME") or ".vitseg").absolute()
+        if key not in kinds:
+            near = difflib.get_close_matches(key, kinds, n=1)
+            hint = f"did you mean {where}{near[0]}?" if near else f"it knows {', '.join(sorted(kinds))}"
+            raise UsageError(f"{what}: unknown key {where}{key}: {hint}")
+        if dataclasses.is_dataclass(kinds[key]):
+            _check_keys(kinds[key], value, what, f"{where}{key}.")

@@ -1,12 +1,15 @@
-"""What a training job is told: frozen dataclasses, checked when they are made. `config` reads them from TOML."""
+"""What a training job computes: frozen dataclasses, checked when they are made. `config` reads them from TOML."""
 
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import field
+from typing import Annotated, Any, Literal
 
-from vitseg.architecture import Architecture, require
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from vitseg.architecture import STRICT, Architecture, Count, Share, require
 from vitseg.old_keys import OLD_NAMES, rename_keys
 
 _WITHOUT_EFFECT = {
@@ -23,151 +26,119 @@ _WITHOUT_EFFECT = {
 """What a job may change between a crash and its continuation: it is how the work is done, not what is computed."""
 
 
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Zoom = Annotated[float, Field(ge=0.25, le=8)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataRecipe:
     """How samples become batches."""
 
-    batch_size: int = 16
+    batch_size: Count = 16
     """Images an optimizer step, over all ranks together: the result does not depend on the number of ranks, but for what
     dropout and stochastic depth leave out, and for rounding, of which Muon, in bfloat16, makes more than AdamW."""
-    shuffle_shards: int = 16
+    shuffle_shards: Count = 16
     """Shards that are open at once; samples are shuffled among them."""
     flip: bool = True
     """Mirror half of the training images, with their labels."""
-    decode_threads: int = 2
+    decode_threads: Count = 2
     """Threads per rank that read and decode ahead. Two of them, 1,900 samples of 256×256 a second, are enough for an H100; eight
     read 6,000 a second where nothing else goes on, but take the interpreter from the thread that trains."""
 
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for name in ("batch_size", "shuffle_shards", "decode_threads"):
-            require(getattr(self, name) >= 1, f"data.{name} must be at least 1")
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class OptimizerRecipe:
     """The optimizer and its schedule; AdamW, learning rate and weight decay are the paper's."""
 
-    name: str = "adamw"
+    name: Literal["adamw", "muon"] = "adamw"
     """`adamw`, or `muon`: matrices by Muon, the rest by AdamW; it learns much more from the same images."""
-    learning_rate: float = 0.0015
+    learning_rate: Positive = 0.0015
     """Peak learning rate."""
-    weight_decay: float = 0.0001
+    weight_decay: NotNegative = 0.0001
     """Decay of weight matrices; norms, biases and embeddings have none."""
-    warmup_share: float = 0.05
+    warmup_share: Share = 0.05
     """Share of all steps over which the learning rate rises from 0."""
-    schedule: str = "cosine"
+    schedule: Literal["cosine", "constant"] = "cosine"
     """`cosine` falls to 0 at the last step; `constant` stays after warm-up."""
-    clip_norm: float = 1.0
+    clip_norm: NotNegative = 1.0
     """Largest norm of the whole gradient; 0 switches clipping off."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Forward and backward passes an optimizer step: a batch in this many parts, for small memories."""
-    average: float = 0.0
+    average: Share = 0.0
     """Decay of the exponential moving average of the weights, which is then what is validated and registered; 0: none.
     In the first steps it decays faster, so that what they were is soon forgotten."""
 
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require(self.name in ("adamw", "muon"), "optimizer.name is adamw or muon")
-        require(self.learning_rate > 0, "optimizer.learning_rate must be positive")
-        require(self.weight_decay >= 0, "optimizer.weight_decay must not be negative")
-        require(0 <= self.warmup_share < 1, "optimizer.warmup_share is at least 0 and less than 1")
-        require(self.schedule in ("cosine", "constant"), "optimizer.schedule is cosine or constant")
-        require(self.clip_norm >= 0, "optimizer.clip_norm must not be negative")
-        require(self.accumulate >= 1, "optimizer.accumulate must be at least 1")
-        require(0 <= self.average < 1, "optimizer.average is at least 0 and less than 1")
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class LossRecipe:
     """What training makes small."""
 
-    rgb: str = "absolute"
+    rgb: Literal["absolute", "squared"] = "absolute"
     """Target `rgb`: mean `absolute` error, the paper's choice, or mean `squared` error."""
-    class_weights: str = "none"
+    class_weights: Literal["none", "balanced"] = "none"
     """Target `classes`: `none`, or `balanced`: a class counts by one over the root of its share of pixels."""
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     """Target `classes`: share of the truth that is spread over all classes, 0–1."""
-    dice: float = 0.0
+    dice: NotNegative = 0.0
     """Target `classes`: weight of the Dice loss that is added to cross-entropy."""
 
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require(self.rgb in ("absolute", "squared"), "loss.rgb is absolute or squared")
-        require(self.class_weights in ("none", "balanced"), "loss.class_weights is none or balanced")
-        require(0 <= self.label_smoothing < 1, "loss.label_smoothing is at least 0 and less than 1")
-        require(self.dice >= 0, "loss.dice must not be negative")
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class AugmentRecipe:
     """Random changes of photo and label together, in training only."""
 
-    scale: tuple[float, ...] = (1.0, 1.0)
+    scale: tuple[Zoom, Zoom] = (1.0, 1.0)
     """Smallest and largest factor by which an image is enlarged before its size is cut out of it again; below 1 it
     becomes smaller than its frame, which pairs of images and pretraining leave out."""
-    color: float = 0.0
+    color: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Largest relative change of brightness, contrast and saturation, 0–1; the label keeps its ids. Of brightness and
     contrast little is left for a model with `pixels` = `image`, which does not see them anyway."""
-    rare: float = 0.0
+    rare: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of crops, 0–1, that are placed around a pixel of a rare class."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
-        require(len(self.scale) == 2, "augment.scale is [smallest, largest]")
-        require(0.25 <= self.scale[0] <= self.scale[-1] <= 8, "augment.scale must rise and lie in 0.25 – 8")
-        require(0 <= self.color <= 1, "augment.color is in 0 – 1")
-        require(0 <= self.rare <= 1, "augment.rare is in 0 – 1")
+        """Check what two values have to do with each other."""
+        require(self.scale[0] <= self.scale[1], "augment.scale is [smallest, largest]")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class MaskedRecipe:
     """`vitseg pretrain`: the masked autoencoder around the encoder (https://arxiv.org/abs/2111.06377)."""
 
-    ratio: float = 0.75
+    ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
     """Share of the patches that are hidden, 0–1."""
-    decoder_blocks: int = 1
+    decoder_blocks: Count = 1
     """Transformer blocks of its decoder, which is thrown away afterwards."""
-    decoder_width: int = 128
+    decoder_width: Annotated[int, Field(ge=32, multiple_of=32)] = 128
     """Width of their tokens, a multiple of 32: a head is that wide."""
 
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require(0 < self.ratio < 1, "masked.ratio is between 0 and 1")
-        require(self.decoder_blocks >= 1, "masked.decoder_blocks must be at least 1")
-        require(
-            self.decoder_width >= 32 and self.decoder_width % 32 == 0, "masked.decoder_width must be a multiple of 32"
-        )
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class RunRecipe:
     """How long to train, and how often to look and to save."""
 
-    epochs: int = 100
+    epochs: Count = 100
     """Passes over the training split."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Everything random is a function of it."""
-    checkpoint_steps: int = 50
+    checkpoint_steps: Count = 50
     """Optimizer steps between checkpoints."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: Count = 2
     """Checkpoints that stay in the bucket."""
-    log_steps: int = 5
+    log_steps: Count = 5
     """Optimizer steps between logged training metrics."""
-    evaluate_epochs: int = 1
+    evaluate_epochs: Count = 1
     """Epochs between validations."""
-    panel_epochs: int = 5
+    panel_epochs: Count = 5
     """Epochs between panels (photo | truth | prediction) of the same validation images."""
-    hang_minutes: float = 10.0
+    hang_minutes: Positive = 10.0
     """Minutes without a step, or a validated batch, after which a rank counts as hung and its job is ended."""
-    patience: int = 0
+    patience: Annotated[int, Field(ge=0)] = 0
     """Validations without a better score (mIoU; PSNR of image pairs) after which training ends early; 0: never."""
-    select: str = "best"
+    select: Literal["best", "last"] = "best"
     """Which weights become the model: `best`, those of the epoch with the best score, or `last`."""
-    precision: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of forward passes: `float32`, `bfloat16` or `float16` (autocast, its gradients scaled); `auto`: what the GPU has of
     bfloat16 and float16, in this order; processors compute in float32."""
     compile: bool = False
@@ -175,19 +146,8 @@ class RunRecipe:
     deterministic: bool = False
     """On GPUs, too, sums are added up in the same order each time: same machine, same seed, same weights; slower."""
 
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require(0 <= self.seed < 2**32, "run.seed is in 0 – 2³²-1")
-        for field_ in dataclasses.fields(self):
-            if field_.type is int and field_.name not in ("seed", "patience"):
-                require(getattr(self, field_.name) >= 1, f"run.{field_.name} must be at least 1")
-        require(self.hang_minutes > 0, "run.hang_minutes must be positive")
-        require(self.patience >= 0, "run.patience must not be negative")
-        require(self.select in ("best", "last"), "run.select is best or last")
-        require(self.precision in PRECISIONS, f"run.precision is {' or '.join(PRECISIONS)}")
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Recipe:
     """Everything that decides what a training job computes, but for the data."""
 

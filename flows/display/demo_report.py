@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from flows.display.report_page import ClassScore, Headline, Picture, Place, Report, Step, Strip, write_report
-from vitseg.config import home
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest, read_manifest
+from vitseg.home import home
 from vitseg.labels import palette
 from vitseg.model.bundle import Bundle
 from vitseg.pictures.charts import confusion_chart, learning_curves

@@ -11,7 +11,7 @@ from flows.stack import credentials, stack
 from flows.stack.mlflow_database import prepare_database
 from flows.stack.processes import TELEMETRY_OFF
 from flows.stack.servers import Site
-from vitseg.config import home
+from vitseg.home import home
 
 _OURS: dict[str, str] = {}  # what `enter` has set; the rest is the user's
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from flows.stack import credentials, processes
 from flows.stack.servers import REFUSED, SERVERS, Server, Site, weed
-from vitseg.config import home
 from vitseg.errors import DataError, VitsegError
+from vitseg.home import home
 
 PATIENCE = 180.0
 """Seconds that a server may take until it answers; on a loaded machine Prefect's first start takes 30."""

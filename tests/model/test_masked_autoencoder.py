@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vitseg.architecture import Architecture
+from vitseg.config import recipe_from
 from vitseg.errors import DataError, UsageError
 from vitseg.model.encoder_bundle import CONFIG, WEIGHTS, pack_encoder, unpack_encoder
 from vitseg.model.masked_autoencoder import MaskedAutoencoder, build_masked, normalize_patches, visible_patches
@@ -165,4 +166,4 @@ def test_a_size_that_does_not_fit_is_a_usage_error():
 @pytest.mark.parametrize("values", [{"ratio": 0.0}, {"ratio": 1.0}, {"decoder_blocks": 0}, {"decoder_width": 48}])
 def test_wrong_numbers_are_refused(values):
     with pytest.raises(UsageError, match=f"masked.{next(iter(values))}"):
-        MaskedRecipe(**values)
+        recipe_from({"masked": values})

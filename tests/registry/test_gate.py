@@ -97,7 +97,7 @@ def test_rules_come_from_a_file(tmp_path: Path) -> None:
     assert read_gate(None) == Gate()
     for text, words in [
         ("[always]\nmiuo = 0.3\n", "gate: unknown key always.miuo: did you mean always.miou?"),
-        ('[always]\nmiou = "high"\n', "gate: always.miou = 'high' is not of type float"),
+        ('[always]\nmiou = "high"\n', "gate: always.miou = 'high': Input should be a valid number"),
         ('[champion]\nmiou = "best"\n', '"better" or "not worse"'),
         ("[champion]\nslower = 0\n", "positive"),
         ("always = 3\n", "gate: always is a section"),

@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 
-from vitseg.config import home
 from vitseg.data.manifest import ShardInfo
 from vitseg.errors import DataError, NotFoundError, StorageError, UsageError, VitsegError
+from vitseg.home import home
 from vitseg.storage import LocalStore, open_store
 
 _ATTEMPTS = 3

@@ -18,8 +18,8 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException, RestException
 from PIL import Image
 
-from vitseg.config import home
 from vitseg.errors import AccessError, NotFoundError, RegistryError
+from vitseg.home import home
 from vitseg.storage import without_secrets
 
 EXPERIMENT = "vitseg"

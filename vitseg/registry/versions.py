@@ -15,8 +15,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from vitseg.config import home
 from vitseg.errors import DataError, NotFoundError, RegistryError, UsageError
+from vitseg.home import home
 from vitseg.model.bundle import Bundle, load_bundle
 from vitseg.registry.tracking import registry_errors
 
