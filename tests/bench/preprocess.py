@@ -5,11 +5,13 @@ import itertools
 import json
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from webdataset import TarWriter
 
 from tests.bench.loader_peers import name_of, run_beside
 from tests.bench.measure import Figure, Side, compare, cpu_seconds, say
@@ -21,6 +23,7 @@ from vitseg.synth.dataset import write_scenes
 SCENES = 32
 SIDE = 256
 FEW, SOME = 128, 1000
+PACKED = 5000
 FRAME = (2048, 1024)
 """Width and height of Cityscapes' own photographs, pixels."""
 
@@ -45,6 +48,12 @@ def figures(folder: Path) -> Iterator[Figure]:
     yield compare(
         f"preprocess: CPU time a sample / Pillow's transform alone ({FEW} images)",
         cpu_seconds(whole), cpu_seconds(bare), goal=1.10, better="lower", rounds=7,
+    )  # fmt: skip
+    stored = {"jpg": bytes(20_000), "png": bytes(4_000), "json": bytes(250)}
+    yield compare(
+        f"preprocess: CPU time of writing {PACKED} samples, webdataset / tarfile",
+        cpu_seconds(lambda: by_webdataset(stored)), cpu_seconds(lambda: by_tarfile(stored)),
+        goal=None, better="lower", rounds=5,
     )  # fmt: skip
     frames, many, some = folder / "frames", folder / "many", folder / "some"
     write_scenes(str(frames), train=SCENES, val=0, size=FRAME, seed=0)
@@ -91,6 +100,21 @@ def rate(source: Path, dest: Path, workers: int, runner: str) -> float:
         raise RuntimeError(done.stderr[-3000:])
     answer = json.loads(done.stdout)
     return float(answer["samples"] / answer["seconds"])
+
+
+def by_webdataset(members: dict[str, bytes]) -> None:
+    with io.BytesIO() as file, TarWriter(file, encoder=False, mtime=0) as tar:
+        for number in range(PACKED):
+            tar.write({"__key__": f"{number:06}", **members})
+
+
+def by_tarfile(members: dict[str, bytes]) -> None:
+    with io.BytesIO() as file, tarfile.open(fileobj=file, mode="w|") as tar:
+        for number in range(PACKED):
+            for ending, data in members.items():
+                member = tarfile.TarInfo(f"{number:06}.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
 
 
 def by_pillow(path: Path) -> Image.Image:

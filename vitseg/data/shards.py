@@ -8,10 +8,8 @@ jobs that race for one destination, the first to put it wins, and the others are
 
 import contextlib
 import hashlib
-import io
-import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from io import BufferedRandom
@@ -19,6 +17,7 @@ from json import dumps
 from typing import Any, BinaryIO
 
 import numpy as np
+from webdataset import TarWriter
 
 from vitseg.data.manifest import (
     MANIFEST,
@@ -116,7 +115,8 @@ def _pack(shard: ShardPlan, options: PlanOptions, file: BinaryIO) -> tuple[np.nd
     source = open_store(options.source)
     pixels = np.zeros(len(options.classes), np.int64)
     skipped = []
-    with tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
+    # Fixed owner, mode and time: the bytes depend on the content alone.
+    with TarWriter(file, encoder=False, mtime=0, mode=0o444, user="vitseg", group="vitseg") as tar:
         for planned in shard.samples:
             image = _read(source, planned.image, planned.image_md5, planned.image_tag)
             label = None
@@ -127,20 +127,9 @@ def _pack(shard: ShardPlan, options: PlanOptions, file: BinaryIO) -> tuple[np.nd
             except SampleError as error:
                 skipped.append(SkippedSource(planned.image, str(error)))
                 continue
-            _add(tar, planned.key, members)
+            tar.write({"__key__": planned.key, **members})
             pixels += counts
     return pixels, skipped
-
-
-def _add(tar: tarfile.TarFile, key: str, members: Mapping[str, bytes]) -> None:
-    """Add a sample as WebDataset wants it, its members together: as `webdataset.TarWriter`, whose import takes a second.
-
-    Fixed owner, mode and time: the bytes depend on the content alone.
-    """
-    for ending, data in sorted(members.items()):
-        member = tarfile.TarInfo(f"{key}.{ending}")
-        member.size, member.mode, member.uname, member.gname = len(data), 0o444, "vitseg", "vitseg"
-        tar.addfile(member, io.BytesIO(data))
 
 
 def done_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecord | None:
