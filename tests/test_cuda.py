@@ -14,7 +14,7 @@ from vitseg.data.manifest import Manifest
 from vitseg.evaluation import evaluate_batches
 from vitseg.losses import segmentation_loss
 from vitseg.model.masked_autoencoder import build_masked
-from vitseg.model.neighborhood import NeighborhoodAttention
+from vitseg.model.neighborhood_attention import NeighborhoodAttention
 from vitseg.model.segmenter import build_model
 from vitseg.recipe import Recipe
 from vitseg.storage import open_store

@@ -166,7 +166,7 @@ def _validation(shards: str, manifest: Manifest, bundle: Bundle) -> Validation:
     """Predict the first validation scenes."""
     batch = next(iter(Batches(shards, manifest, "val", batch_size=SHOWN, shuffle=False, drop_last=False).epoch(0)))
     images = batch.images.permute(0, 2, 3, 1).numpy()
-    predictions = bundle.answer(batch.images).numpy()
+    predictions = bundle.segment(batch.images).numpy()
     return Validation(batch.keys, images, batch.labels.numpy(), predictions)
 
 

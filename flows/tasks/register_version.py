@@ -140,5 +140,5 @@ def _check_version(version: versions.Version, bundle: Bundle, images: torch.Tens
         RegistryError: it does not predict the same.
     """
     returned = load_bundle(versions.fetch(version, cache))
-    if not torch.equal(returned.answer(images), bundle.answer(images)):
+    if not torch.equal(returned.segment(images), bundle.segment(images)):
         raise RegistryError(f"{version.uri} does not predict what the trained model predicts: don't use it")

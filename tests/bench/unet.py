@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitseg.model.segmenter import standardize
+from vitseg.model.image_model import standardize
 
 
 class UNet(nn.Module):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from vitseg.architecture import Architecture
-from vitseg.model.blocks import Branch, Mlp, MultiHeadAttention, TransformerBlock
+from vitseg.model.blocks import Mlp, MultiHeadAttention, ResidualBranch, TransformerBlock
 
 
 def test_attention_is_the_formula_of_the_paper_head_by_head():
@@ -73,7 +73,7 @@ def test_layer_scale_starts_as_nearly_nothing():
 
 def test_stochastic_depth_leaves_whole_images_out_and_keeps_the_mean():
     torch.manual_seed(0)
-    branch = Branch(Architecture(stochastic_depth=0.5), width=2, depth=0.5)  # a quarter
+    branch = ResidualBranch(Architecture(stochastic_depth=0.5), width=2, depth=0.5)  # a quarter
     out = branch(torch.ones(4000, 3, 2)).reshape(4000, -1)
     assert sorted(out.unique().tolist()) == pytest.approx([0, 1 / 0.75])
     assert (out == out[:, :1]).all()

@@ -60,4 +60,4 @@ def test_without_normalization_there_is_none():
 
 def test_deeper_blocks_are_left_out_more_often():
     encoder = VisionTransformer(dataclasses.replace(ARCH, blocks=3, stochastic_depth=0.4), (2, 3))
-    assert [block.mlp_branch.left_out for block in encoder.blocks] == pytest.approx([0.0, 0.2, 0.4])
+    assert [block.mlp_branch.drop_path for block in encoder.blocks] == pytest.approx([0.0, 0.2, 0.4])

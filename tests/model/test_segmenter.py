@@ -3,12 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from vitseg.architecture import Architecture
 from vitseg.config import load_recipe, presets
 from vitseg.errors import DataError, UsageError
-from vitseg.images.rows import DecodedPhoto, pixel_moments
 from vitseg.labels import palette, train_classes
 from vitseg.losses import segmentation_loss
 from vitseg.model.segmenter import Segmenter, build_model, class_scores
@@ -34,54 +32,6 @@ def test_output_is_as_large_as_the_photograph():
     assert colors.shape == (2, 3, 32, 48)
     assert float(colors.min()) >= 0
     assert float(colors.max()) <= 1
-
-
-def test_bytes_and_floats_give_the_same():
-    model = build_model(ARCH, (32, 48), 19, seed=0)
-    assert torch.equal(model(photos()), model(photos().float()))
-    assert torch.equal(model(photos()), model(photos().contiguous(memory_format=torch.channels_last)))
-
-
-def test_pixels_are_normalized_inside():
-    model = build_model(ARCH, (8, 8), 2, seed=0)
-    values = model.normalize(torch.tensor([0, 255], dtype=torch.uint8).repeat(1, 3, 8, 4))
-    assert torch.allclose(values[..., 0], torch.tensor(-2.0))
-    assert torch.allclose(values[..., 1], torch.tensor(2.0))
-    assert {"mean", "std"} <= model.state_dict().keys()
-
-
-@pytest.mark.parametrize(("pixels", "tolerated"), [("image", True), ("fixed", False)])
-def test_how_bright_a_day_was_matters_only_where_pixels_are_fixed(pixels, tolerated):
-    model = build_model(dataclasses.replace(ARCH, pixels=pixels), (32, 48), 19, seed=0)
-    bright = photos().float()
-    dark = 0.4 * bright + 10
-    assert torch.allclose(model(bright), model(dark), atol=0.02 * float(model(bright).abs().max())) == tolerated
-
-
-def test_each_photograph_is_normalized_by_itself_with_its_colors_in_balance():
-    model = build_model(dataclasses.replace(ARCH, pixels="image"), (32, 48), 19, seed=0)
-    images = photos().float() * torch.tensor([1.0, 0.5])[:, None, None, None]
-    images[:, 0] *= 0.5
-    values = model.normalize(images)
-    assert torch.allclose(values.mean((1, 2, 3)), torch.zeros(2), atol=1e-4)
-    assert torch.allclose(values.std((1, 2, 3)), torch.ones(2), atol=0.05)
-    assert bool((values[:, 0].mean((1, 2)) < values[:, 1].mean((1, 2)) - 0.2).all())  # less red than green, still
-    assert torch.equal(model(images)[1], model(images[1:])[0])
-
-
-def test_windows_are_normalized_as_the_photograph_they_are_from():
-    model = build_model(dataclasses.replace(ARCH, pixels="image"), (32, 48), 19, seed=0)
-    whole, photo = photos(1), photos(1)[0].permute(1, 2, 0).numpy()
-    moments = pixel_moments(DecodedPhoto(Image.fromarray(photo)))
-    windows = model.normalize(whole[..., 8:16, 8:24], moments)
-    assert torch.allclose(windows, model.normalize(whole)[..., 8:16, 8:24], atol=1e-5)
-    assert not torch.allclose(windows, model.normalize(whole[..., 8:16, 8:24]), atol=1e-2)
-
-
-@pytest.mark.parametrize("value", [0, 7, 255])
-def test_an_image_of_one_color_is_no_division_by_zero(value):
-    model = build_model(dataclasses.replace(ARCH, pixels="image"), (32, 48), 19, seed=0)
-    assert torch.equal(model.normalize(torch.full((1, 3, 32, 48), value, dtype=torch.uint8)), torch.zeros(1, 3, 32, 48))
 
 
 def test_equal_seeds_give_equal_weights_and_leave_the_global_generator_alone():

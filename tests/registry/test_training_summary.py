@@ -87,6 +87,6 @@ def test_mlflow_gets_images_of_a_model_without_classes(tmp_path: Path) -> None:
     save_bundle(tmp_path, model, ())
     photos = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), dtype=np.uint8)
     found = _load_pyfunc(str(tmp_path)).predict(photos)
-    wanted = load_bundle(tmp_path).answer(torch.from_numpy(photos).permute(0, 3, 1, 2))
+    wanted = load_bundle(tmp_path).segment(torch.from_numpy(photos).permute(0, 3, 1, 2))
     np.testing.assert_array_equal(found, wanted.permute(0, 2, 3, 1))
     assert _load_pyfunc(str(tmp_path)).predict(np.zeros((1, 40, 52, 3), np.uint8)).shape == (1, 40, 52, 3)

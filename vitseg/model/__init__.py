@@ -15,7 +15,7 @@ and around it:
 
     summary      layer table, parameters, FLOPs an image, tokens
     masked       the masked autoencoder that trains the encoder on photographs without labels
-    pretrained   published weights (Hugging Face, timm) -> weights of our encoder
+    published_weights   published weights (Hugging Face, timm) -> weights of our encoder
     transfer     weights of one of our networks -> the start of another
     encoder_bundle   an encoder alone: `encoder.safetensors` + `config.json`
     bundle       a trained network as a folder: `model.safetensors` + `config.json`

@@ -59,10 +59,10 @@ class TransformerBlock(nn.Module):
         self.width = arch.mlp_units[-1]
         self.attention_norm = layer_norm(arch, width)
         self.attention = MultiHeadAttention(width, arch.heads, arch.head_width)
-        self.attention_branch = Branch(arch, width, depth)
+        self.attention_branch = ResidualBranch(arch, width, depth)
         self.mlp_norm = layer_norm(arch, width)
         self.mlp = Mlp(width, arch.mlp_units, arch.dropout)
-        self.mlp_branch = Branch(arch, self.width, depth)
+        self.mlp_branch = ResidualBranch(arch, self.width, depth)
         projected = arch.skip_projection or width != self.width
         self.skip = nn.Linear(width, self.width) if projected else nn.Identity()
 
@@ -72,25 +72,25 @@ class TransformerBlock(nn.Module):
         return self.skip(tokens) + self.mlp_branch(self.mlp(self.mlp_norm(tokens)))
 
 
-class Branch(nn.Module):
+class ResidualBranch(nn.Module):
     """What happens to a residual before it is added: dropout, layer scale, stochastic depth; nothing by default."""
 
     def __init__(self, arch: Architecture, width: int, depth: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout(arch.dropout)
         self.scale = nn.Parameter(torch.full((width,), arch.layer_scale)) if arch.layer_scale else None
-        self.left_out = arch.stochastic_depth * depth
+        self.drop_path = arch.stochastic_depth * depth
 
     def forward(self, residual: Tensor) -> Tensor:
         """Return the residual (B, …, D) as it is to be added."""
         residual = self.dropout(residual)
         if self.scale is not None:
             residual = residual * self.scale
-        if not self.training or not self.left_out:
+        if not self.training or not self.drop_path:
             return residual
         # An image goes without this branch; in the others it counts more, so that the mean stays.
-        kept = torch.rand(len(residual), *[1] * (residual.ndim - 1), device=residual.device) >= self.left_out
-        return residual * kept / (1 - self.left_out)
+        kept = torch.rand(len(residual), *[1] * (residual.ndim - 1), device=residual.device) >= self.drop_path
+        return residual * kept / (1 - self.drop_path)
 
 
 def layer_norm(arch: Architecture, width: int) -> nn.Module:

@@ -79,7 +79,7 @@ class Bundle:
         with torch.inference_mode():
             return self.model(images.to(self.model.mean.device), moments=moments).float()
 
-    def answer(self, images: Tensor) -> Tensor:
+    def segment(self, images: Tensor) -> Tensor:
         """Return what people see of photographs uint8 (B, 3, H, W): train ids, uint8 (B, H, W).
 
         Of a model without classes: images, uint8 (B, 3, H, W).

@@ -5,10 +5,10 @@ from torch import Tensor, nn
 from vitseg.architecture import Architecture
 from vitseg.errors import UsageError
 from vitseg.model.encoder import VisionTransformer
-from vitseg.model.segmenter import PhotoNetwork, initialize
+from vitseg.model.image_model import ImageModel, initialize_linear
 
 
-class Classifier(PhotoNetwork):
+class Classifier(ImageModel):
     """Photographs (B, 3, H, W) -> logits (B, K), from the mean of all tokens or from the class token alone.
 
     The encoder is that of `Segmenter`: weights of the one load into the other.
@@ -28,7 +28,7 @@ class Classifier(PhotoNetwork):
         self.pool = pool
         self.encoder = VisionTransformer(arch, self.grid)
         self.head = nn.Linear(self.encoder.width, classes)
-        self.apply(initialize)
+        self.apply(initialize_linear)
         nn.init.zeros_(self.head.weight)  # as the official ViT: no class is preferred before anything is learned
 
     def forward(self, images: Tensor) -> Tensor:

@@ -17,14 +17,14 @@ from vitseg.architecture import Architecture
 from vitseg.model.blocks import TransformerBlock
 from vitseg.model.encoder import VisionTransformer
 from vitseg.model.encoder_bundle import EncoderBundle
-from vitseg.model.segmenter import PhotoNetwork, initialize
+from vitseg.model.image_model import ImageModel, initialize_linear
 from vitseg.recipe import MaskedRecipe
 
 _HEAD_WIDTH = 32
 _EPSILON = 1e-6  # added to a patch's variance: a patch of one color has none
 
 
-class MaskedAutoencoder(PhotoNetwork):
+class MaskedAutoencoder(ImageModel):
     """Photographs (B, 3, H, W) and the indices of their visible patches (B, V) -> all patches (B, N, P·P·3).
 
     Raises:
@@ -46,7 +46,7 @@ class MaskedAutoencoder(PhotoNetwork):
         self.decoder = nn.ModuleList(TransformerBlock(light, width) for _ in range(masked.decoder_blocks))
         self.norm = nn.LayerNorm(width, eps=arch.norm_epsilon)
         self.prediction = nn.Linear(width, arch.patch_size**2 * 3)
-        self.apply(initialize)
+        self.apply(initialize_linear)
         for parameter in (self.mask_token, self.decoder_position):
             nn.init.trunc_normal_(parameter, std=0.02)
 

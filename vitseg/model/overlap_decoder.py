@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from vitseg.architecture import Architecture
 from vitseg.model.blocks import Mlp, layer_norm
-from vitseg.model.neighborhood import NeighborhoodBlock, squares
+from vitseg.model.neighborhood_attention import NeighborhoodBlock, unfold_overlapping
 from vitseg.model.patches import unpatchify
 
 
@@ -40,7 +40,7 @@ class OverlapDecoder(nn.Module):
         """Combine what is known about each patch with the photograph, at the finer grid."""
         spread = self.spread(rearrange(features, "b (h w) d -> b h w d", h=grid[0]))
         images = unpatchify(patches, grid, self.patch_size).movedim(1, -1)
-        details = self.projection(squares(images, self.fine_patch).flatten(-2))
+        details = self.projection(unfold_overlapping(images, self.fine_patch).flatten(-2))
         tokens = spread + self.mlp(torch.cat((spread, details), dim=-1))
         for block in self.blocks:
             tokens = block(tokens)
@@ -69,23 +69,23 @@ class OverlapLinear(nn.Linear):
         """Write cells; beyond the border, the outermost tokens are repeated."""
         if self.side == 1:
             return super().forward(tokens)
-        weights = _spline(self.side, self.weight)
+        weights = _spline_weights(self.side, self.weight)
         matrix = rearrange(self.weight, "(nine cells c) d -> nine cells c d", nine=9, c=self.channels)
         matrix = rearrange(matrix * weights[..., None, None], "nine cells c d -> (cells c) (nine d)")
         offsets = rearrange(self.bias, "(nine cells c) -> nine cells c", nine=9, c=self.channels)
         bias = (offsets * weights[..., None]).sum(0).flatten()
-        cells = F.linear(_nine_around(tokens), matrix, bias)
+        cells = F.linear(_unfold_3x3(tokens), matrix, bias)
         return rearrange(cells, "b h w (p q c) -> b (h p) (w q) c", p=self.side, q=self.side)
 
 
-def _nine_around(grid: Tensor) -> Tensor:
+def _unfold_3x3(grid: Tensor) -> Tensor:
     """Put each token's neighbors and itself side by side: (B, h, w, D) -> (B, h, w, 9·D), top left first, row by row."""
     height, width = grid.shape[1:3]
     padded = F.pad(grid.movedim(-1, 1), (1, 1, 1, 1), mode="replicate").movedim(1, -1)
     return torch.cat([padded[:, y : y + height, x : x + width] for y in range(3) for x in range(3)], dim=-1)
 
 
-def _spline(side: int, like: Tensor) -> Tensor:
+def _spline_weights(side: int, like: Tensor) -> Tensor:
     """Return weights (9, side²) of the nine tokens around a square of cells; in each cell they add up to 1."""
     place = (
         torch.arange(side, device=like.device) + 0.5

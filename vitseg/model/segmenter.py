@@ -4,81 +4,18 @@ import torch
 from torch import Tensor, nn
 
 from vitseg.architecture import Architecture
-from vitseg.errors import DataError, UsageError
+from vitseg.errors import UsageError
 from vitseg.model.encoder import VisionTransformer
+from vitseg.model.image_model import ImageModel, initialize_linear
 from vitseg.model.overlap_decoder import OverlapDecoder
 from vitseg.model.patch_decoder import PatchDecoder
-from vitseg.model.patches import patch_grid, patchify
 from vitseg.model.spiral_decoder import SpiralDecoder
-
-# In the 0–1 scale. Fixed, not measured: a model keeps its input when its data set grows.
-PIXEL_MEAN = (0.5, 0.5, 0.5)
-PIXEL_STD = (0.25, 0.25, 0.25)
 
 Decoder = PatchDecoder | OverlapDecoder | SpiralDecoder
 _DECODERS: dict[str, type[Decoder]] = {"patch": PatchDecoder, "overlap": OverlapDecoder, "spiral": SpiralDecoder}
 
 
-class PhotoNetwork(nn.Module):
-    """What takes photographs and cuts them to patches.
-
-    Pixels are normalized inside, by what travels with the weights: training and serving can't differ.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, arch: Architecture, image_size: tuple[int, int]) -> None:
-        super().__init__()
-        self.architecture = arch
-        self.image_size = image_size
-        self.grid = patch_grid(image_size, arch.patch_size)
-        self.register_buffer("mean", torch.tensor(PIXEL_MEAN))
-        self.register_buffer("std", torch.tensor(PIXEL_STD))
-
-    def cut(self, images: Tensor, moments: tuple[float, float] | None = None) -> tuple[Tensor, tuple[int, int]]:
-        """Normalize photographs (B, 3, H, W), 0–255, and cut them: patches (B, N, P·P·3) and their grid.
-
-        Raises:
-            DataError: the images are not of three channels, or a side is no multiple of the patch size.
-        """
-        patch_size = self.architecture.patch_size
-        height, width = images.shape[-2:]
-        if images.ndim != 4 or images.shape[1] != 3 or height % patch_size or width % patch_size:
-            raise DataError(
-                f"the model takes images (3, {patch_size}·n, {patch_size}·m), not {tuple(images.shape[1:])}"
-            )
-        return patchify(self.normalize(images, moments), patch_size), (height // patch_size, width // patch_size)
-
-    def normalize(self, images: Tensor, moments: tuple[float, float] | None = None) -> Tensor:
-        """Bring pixels (B, 3, H, W) from 0–255 to mean 0 and deviation 1, roughly or exactly: see `Architecture.pixels`.
-
-        Args:
-            images: the photographs, or windows of one.
-            moments: mean and deviation of the photograph that these are windows of.
-        """
-        if self.architecture.pixels == "image":
-            return standardize(images.to(self.std.dtype), moments)
-        scale = 1 / (255 * self.std)
-        return images.to(scale.dtype) * scale[:, None, None] - (self.mean / self.std)[:, None, None]
-
-
-def standardize(images: Tensor, moments: tuple[float, float] | None = None) -> Tensor:
-    """Bring each image of float (B, 3, H, W), 0–255, to mean 0 and deviation 1 over all its pixels and channels.
-
-    The channels together, so that colors keep their balance. An image of one gray becomes 0. `moments`, mean and
-    deviation, replace those of each image.
-    """
-    mean: Tensor | float
-    std: Tensor | float
-    if moments is None:
-        std, mean = torch.std_mean(images, dim=(1, 2, 3), correction=0, keepdim=True)
-    else:
-        mean, std = moments
-    return (images - mean) / (std + 1)  # one step of 255: noise in a black image stays small
-
-
-class Segmenter(PhotoNetwork):
+class Segmenter(ImageModel):
     """A convolution-free Vision Transformer that says something about every pixel.
 
     It is made, and best, for images of one size, and takes others whose sides are multiples of the patch size.
@@ -100,7 +37,7 @@ class Segmenter(PhotoNetwork):
         self.teacher_forcing = arch.decoder == "spiral"
         self.channels = classes if arch.target == "classes" else 3
         self.decoder: Decoder = _DECODERS[arch.decoder](arch, self.channels)
-        self.apply(initialize)
+        self.apply(initialize_linear)
         # Nearly nothing is claimed before anything is learned: all classes equal, or mid-gray. Ours claims so little that
         # chance draws no combs into each patch later on, where two classes are nearly as likely.
         nn.init.trunc_normal_(self.decoder.head.weight, std=0.002 if arch.decoder == "overlap" else 0.02)
@@ -157,10 +94,3 @@ def class_scores(output: Tensor, palette: Tensor, target: str) -> Tensor:
     colors = palette.to(output.device, torch.float32) / 255
     distances = [torch.linalg.vector_norm(output.float() - color[:, None, None], dim=1) for color in colors]
     return -torch.stack(distances, dim=1)
-
-
-def initialize(module: nn.Module) -> None:
-    """Set linear layers as the official ViT does. Narrow layers learn much slower from a fixed deviation of 0.02."""
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-        nn.init.zeros_(module.bias)

@@ -26,7 +26,7 @@ class Transfer:
     taken: str
 
 
-def transfer(
+def transfer_weights(
     weights: Mapping[str, Tensor],
     source: tuple[Architecture, tuple[int, int]],
     target: tuple[Architecture, tuple[int, int]],

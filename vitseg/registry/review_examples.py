@@ -46,7 +46,7 @@ def draw_examples(shards: str, split: str, chosen: dict[int, str], models: Seque
                 ("truth", Image.fromarray(colorize(batch.labels[0].numpy(), colors))),
             ]
             for name, bundle in models:
-                ids = bundle.answer(batch.images).cpu().numpy()[0]
+                ids = bundle.segment(batch.images).cpu().numpy()[0]
                 note = f"{name}: {chosen[index]}" if bundle is models[-1][1] else name
                 cells[index].append((note, Image.fromarray(colorize(ids, colors))))
     ordered = [cell for index in chosen for cell in cells[index]]

@@ -28,7 +28,7 @@ def draw_training(
     bundle: Bundle, shown: Batch, matrix: torch.Tensor, history: Sequence[Mapping[str, Any]]
 ) -> dict[str, Image.Image]:
     """Draw a run's pictures by name: curves, validation panels, and where there are classes confusion and iou."""
-    found = shown.pictures(bundle.answer(shown.images).cpu())
+    found = shown.pictures(bundle.segment(shown.images).cpu())
     rows = [
         panel(*pictures, bundle.classes, note=key, width=PAGE_WIDTH // 3 - 16)
         for pictures, key in zip(found, shown.keys, strict=True)

@@ -28,10 +28,11 @@ from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.json_input import parse_json
 from vitseg.model import encoder_bundle
 from vitseg.model.bundle import CONFIG, WEIGHTS, load_bundle
+from vitseg.model.image_model import PIXEL_MEAN, PIXEL_STD
 from vitseg.model.patches import patch_grid
-from vitseg.model.pretrained import Pixels, encoder_weights
-from vitseg.model.segmenter import PIXEL_MEAN, PIXEL_STD, Segmenter
-from vitseg.model.transfer import Transfer, transfer
+from vitseg.model.published_weights import PixelStats, encoder_from_published
+from vitseg.model.segmenter import Segmenter
+from vitseg.model.transfer import Transfer, transfer_weights
 from vitseg.storage import Store, canonical, open_store
 from vitseg.training import hugging_face
 
@@ -176,7 +177,7 @@ class _Target:
         return self._transfer(bundle.model.state_dict(), (bundle.architecture, bundle.image_size))
 
     def _transfer(self, weights: Mapping[str, Tensor], source: tuple[Architecture, tuple[int, int]]) -> Transfer:
-        return transfer(weights, source, (self.arch, self.image_size), self.wanted)
+        return transfer_weights(weights, source, (self.arch, self.image_size), self.wanted)
 
     def _published(self, read: Read) -> Transfer:
         """Fit a published ViT, with what lies beside its weights."""
@@ -194,11 +195,11 @@ class _Target:
         heads = config.get("num_attention_heads")
         told = _pixels(config, preprocessor)
         grid = patch_grid(self.image_size, self.arch.patch_size)
-        tensors = encoder_weights(
-            state, self.arch, grid, theirs=told or Pixels(), ours=Pixels(PIXEL_MEAN, PIXEL_STD),
+        tensors = encoder_from_published(
+            state, self.arch, grid, theirs=told or PixelStats(), ours=PixelStats(PIXEL_MEAN, PIXEL_STD),
             heads=heads if isinstance(heads, int) and heads > 0 else None,
         )  # fmt: skip
-        pixels = told or Pixels()
+        pixels = told or PixelStats()
         words = f"the encoder, for pixels of mean {pixels.mean[0]:g} and std {pixels.std[0]:g} …"
         words += "" if told else f" (ViT's own; a {_PREPROCESSOR} beside the weights would say)"
         epsilon = config.get("layer_norm_eps")
@@ -240,17 +241,17 @@ def _json(content: bytes | None) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _pixels(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Pixels | None:
+def _pixels(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> PixelStats | None:
     """Return the pixels that a published model wants, as transformers or timm write them down."""
     timm = config.get("pretrained_cfg") if isinstance(config.get("pretrained_cfg"), dict) else {}
     assert isinstance(timm, dict)
     if preprocessor.get("do_normalize") is False:
-        return Pixels((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        return PixelStats((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     mean = preprocessor.get("image_mean", timm.get("mean"))
     std = preprocessor.get("image_std", timm.get("std"))
     if mean is None or std is None:
         return None
     try:
-        return Pixels(tuple(map(float, mean)), tuple(map(float, std)))
+        return PixelStats(tuple(map(float, mean)), tuple(map(float, std)))
     except (TypeError, ValueError) as error:
         raise DataError(f"its pixel mean {mean!r} and std {std!r} are not three numbers each") from error

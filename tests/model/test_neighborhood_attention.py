@@ -2,25 +2,25 @@ import pytest
 import torch
 
 from vitseg.architecture import Architecture
-from vitseg.model.neighborhood import NeighborhoodAttention, NeighborhoodBlock, squares
+from vitseg.model.neighborhood_attention import NeighborhoodAttention, NeighborhoodBlock, unfold_overlapping
 
 
 def longhand(attention: NeighborhoodAttention, tokens: torch.Tensor) -> torch.Tensor:
     """Compute each token by itself, from the definition; one image, one head."""
     query, key, value = attention.qkv(tokens[0]).chunk(3, dim=-1)
     height, width, depth = query.shape
-    reach, out = attention.reach, torch.zeros_like(query)
-    bias = attention.offset_bias[0].reshape(2 * reach + 1, 2 * reach + 1)
+    radius, out = attention.radius, torch.zeros_like(query)
+    bias = attention.offset_bias[0].reshape(2 * radius + 1, 2 * radius + 1)
     for row in range(height):
         for column in range(width):
             near = [
                 (y, x)
-                for y in range(max(0, row - reach), min(height, row + reach + 1))
-                for x in range(max(0, column - reach), min(width, column + reach + 1))
+                for y in range(max(0, row - radius), min(height, row + radius + 1))
+                for x in range(max(0, column - radius), min(width, column + radius + 1))
             ]
             scores = torch.stack(
                 [
-                    query[row, column] @ key[y, x] / depth**0.5 + bias[y - row + reach, x - column + reach]
+                    query[row, column] @ key[y, x] / depth**0.5 + bias[y - row + radius, x - column + radius]
                     for y, x in near
                 ]
             )
@@ -29,10 +29,10 @@ def longhand(attention: NeighborhoodAttention, tokens: torch.Tensor) -> torch.Te
 
 
 @pytest.mark.parametrize("size", [(4, 4), (3, 5), (9, 10), (1, 1)])
-@pytest.mark.parametrize("reach", [1, 2])
-def test_every_token_looks_at_its_neighbors_and_nothing_else(size, reach):
+@pytest.mark.parametrize("radius", [1, 2])
+def test_every_token_looks_at_its_neighbors_and_nothing_else(size, radius):
     torch.manual_seed(0)
-    attention = NeighborhoodAttention(8, heads=1, reach=reach)
+    attention = NeighborhoodAttention(8, heads=1, radius=radius)
     torch.nn.init.normal_(attention.offset_bias)
     tokens = torch.randn(1, *size, 8)
     assert torch.allclose(attention(tokens), longhand(attention, tokens), atol=1e-5)
@@ -41,7 +41,7 @@ def test_every_token_looks_at_its_neighbors_and_nothing_else(size, reach):
 def test_what_moves_is_treated_alike_wherever_it_is():
     """No border of blocks shows: the same tokens elsewhere on the grid give the same."""
     torch.manual_seed(0)
-    attention = NeighborhoodAttention(8, heads=2, reach=2)
+    attention = NeighborhoodAttention(8, heads=2, radius=2)
     torch.nn.init.normal_(attention.offset_bias)
     scene = torch.randn(1, 20, 20, 8)
     for dy, dx in ((1, 0), (0, 3), (2, 5)):
@@ -61,7 +61,7 @@ def test_a_silent_block_passes_tokens_on():
 
 def test_squares_hold_the_patch_and_half_a_patch_around_it():
     image = torch.arange(1, 8 * 8 + 1).float().reshape(1, 8, 8, 1)
-    found = squares(image, 4)
+    found = unfold_overlapping(image, 4)
     assert found.shape == (1, 2, 2, 64, 1)
     wanted = torch.nn.functional.pad(image[0, ..., 0], (2, 2, 2, 2))
     for row in range(2):

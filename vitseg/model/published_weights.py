@@ -57,7 +57,7 @@ _HEADS = ("pooler.", "classifier.", "head.", "decoder.", "pre_logits.", "embeddi
 
 
 @dataclass(frozen=True)
-class Pixels:
+class PixelStats:
     """How a network wants its pixels, in the 0–1 scale: (value - mean) / std, by channel."""
 
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -69,17 +69,17 @@ class Pixels:
             raise DataError(f"pixel mean {self.mean} and std {self.std} are not three numbers each, std above 0")
 
 
-IMAGENET = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""What DeiT, DINO and MAE were trained on; ViT itself takes the default of `Pixels`."""
+IMAGENET = PixelStats((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""What DeiT, DINO and MAE were trained on; ViT itself takes the default of `PixelStats`."""
 
 
-def encoder_weights(
+def encoder_from_published(
     published: Mapping[str, Tensor],
     arch: Architecture,
     grid: tuple[int, int],
     *,
-    theirs: Pixels,
-    ours: Pixels,
+    theirs: PixelStats,
+    ours: PixelStats,
     heads: int | None = None,
 ) -> dict[str, Tensor]:
     """Turn published weights into those of `VisionTransformer`, all of it but `features`.
@@ -206,7 +206,7 @@ def _check_shapes(found: Mapping[str, Tensor], width: int, hidden: int, attentio
             raise DataError(f"{name} (our name for it) has shape {tuple(found[name].shape)}, not {shape}")
 
 
-def _pixel_map(ours: Pixels, theirs: Pixels) -> tuple[Tensor, Tensor]:
+def _pixel_map(ours: PixelStats, theirs: PixelStats) -> tuple[Tensor, Tensor]:
     """Return scale and shift (3,) that turn pixels normalized our way into theirs, float64."""
     mean, std = (torch.tensor(values, dtype=torch.float64) for values in (ours.mean, ours.std))
     their_mean, their_std = (torch.tensor(values, dtype=torch.float64) for values in (theirs.mean, theirs.std))

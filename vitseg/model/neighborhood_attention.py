@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitseg.architecture import Architecture
-from vitseg.model.blocks import Branch, Mlp, layer_norm
+from vitseg.model.blocks import Mlp, ResidualBranch, layer_norm
 
 _MLP_RATIO = 2
 _NEVER = -1e4  # not -inf: softmax over nothing else would be NaN
@@ -24,26 +24,27 @@ class NeighborhoodAttention(nn.Module):
     blocks of queries, each with the keys of a square of twice its side around it.
     """
 
-    def __init__(self, width: int, heads: int, reach: int) -> None:
-        """Make attention over `width` numbers a token; `reach` is how many steps away a neighbor may be."""
+    def __init__(self, width: int, heads: int, radius: int) -> None:
+        """Make attention over `width` numbers a token; `radius` is how many steps away a neighbor may be."""
         super().__init__()
-        self.heads, self.reach = heads, reach
+        self.heads, self.radius = heads, radius
         self.qkv = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
-        self.offset_bias = nn.Parameter(torch.zeros(heads, (2 * reach + 1) ** 2))
+        self.offset_bias = nn.Parameter(torch.zeros(heads, (2 * radius + 1) ** 2))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Mix each token with its neighbors; where the grid ends there are fewer."""
         height, width = tokens.shape[1:3]
-        block = 2 * self.reach
+        block = 2 * self.radius
         fill = (0, 0, 0, -width % block, 0, -height % block)  # to whole blocks
         query, key, value = self.qkv(F.pad(tokens, fill)).chunk(3, dim=-1)
         query = rearrange(query, "b (y p) (x q) (h d) -> (b y x) h (p q) d", p=block, q=block, h=self.heads)
         key, value = (
-            rearrange(squares(part, block), "b y x k (h d) -> (b y x) h k d", h=self.heads) for part in (key, value)
+            rearrange(unfold_overlapping(part, block), "b y x k (h d) -> (b y x) h k d", h=self.heads)
+            for part in (key, value)
         )
         real = F.pad(tokens.new_ones(1, height, width, 1), fill)
-        real = rearrange(squares(real, block), "1 y x k 1 -> (y x) 1 1 k")
+        real = rearrange(unfold_overlapping(real, block), "1 y x k 1 -> (y x) 1 1 k")
         bias = self._bias(query) + (1 - real.to(query.dtype)) * _NEVER
         # Blocks of all images in one dimension: fused attention takes no more than four.
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.repeat(len(tokens), 1, 1, 1))
@@ -53,11 +54,11 @@ class NeighborhoodAttention(nn.Module):
 
     def _bias(self, like: Tensor) -> Tensor:
         """Return what is added to the scores of queries (block²) and keys (4·block²) of one block, a row a head."""
-        query = torch.arange(2 * self.reach, device=like.device) + self.reach
-        step = torch.arange(4 * self.reach, device=like.device) - query[:, None]  # (block, 2·block)
-        near = step.abs() <= self.reach
-        cell = step.clamp(-self.reach, self.reach) + self.reach
-        table = cell[:, None, :, None] * (2 * self.reach + 1) + cell[None, :, None, :]
+        query = torch.arange(2 * self.radius, device=like.device) + self.radius
+        step = torch.arange(4 * self.radius, device=like.device) - query[:, None]  # (block, 2·block)
+        near = step.abs() <= self.radius
+        cell = step.clamp(-self.radius, self.radius) + self.radius
+        table = cell[:, None, :, None] * (2 * self.radius + 1) + cell[None, :, None, :]
         bias = self.offset_bias[:, rearrange(table, "a b c d -> (a b) (c d)")]
         seen = rearrange(near[:, None, :, None] & near[None, :, None, :], "a b c d -> (a b) (c d)")
         return bias.masked_fill(~seen, _NEVER).to(like.dtype)
@@ -71,10 +72,10 @@ class NeighborhoodBlock(nn.Module):
         width = arch.fine_width
         self.attention_norm = layer_norm(arch, width)
         self.attention = NeighborhoodAttention(width, arch.fine_heads, arch.fine_radius)
-        self.attention_branch = Branch(arch, width, depth=1)
+        self.attention_branch = ResidualBranch(arch, width, depth=1)
         self.mlp_norm = layer_norm(arch, width)
         self.mlp = Mlp(width, (_MLP_RATIO * width, width), arch.dropout)
-        self.mlp_branch = Branch(arch, width, depth=1)
+        self.mlp_branch = ResidualBranch(arch, width, depth=1)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Let neighbors exchange what they know, then work on each token by itself."""
@@ -82,7 +83,7 @@ class NeighborhoodBlock(nn.Module):
         return tokens + self.mlp_branch(self.mlp(self.mlp_norm(tokens)))
 
 
-def squares(grid: Tensor, side: int) -> Tensor:
+def unfold_overlapping(grid: Tensor, side: int) -> Tensor:
     """Cut a grid (B, h, w, D) to overlapping squares of twice `side`, one around each square of `side`.
 
     Returns:

@@ -10,11 +10,11 @@ from vitseg.architecture import Architecture
 from vitseg.errors import DataError, UsageError
 from vitseg.model.encoder import VisionTransformer
 from vitseg.model.patches import patchify
-from vitseg.model.pretrained import IMAGENET, Pixels, encoder_weights
+from vitseg.model.published_weights import IMAGENET, PixelStats, encoder_from_published
 
 transformers = pytest.importorskip("transformers")
 
-OURS = Pixels(std=(0.25, 0.25, 0.25))
+OURS = PixelStats(std=(0.25, 0.25, 0.25))
 ARCH = Architecture(
     patch_size=4, position="add", class_token=True, norm_epsilon=1e-12, encoder_projection=24, blocks=2, heads=3,
     head_width=8, mlp_units=(40, 24), features_per_patch=5,
@@ -84,13 +84,13 @@ def tokens(weights, photos, arch=ARCH):
 
 def said(model, photos, pixels=None, **options):
     """Return what transformers' own model says of the same photos, normalized its way."""
-    pixels = pixels or Pixels()
+    pixels = pixels or PixelStats()
     mean, std = (torch.tensor(values)[:, None, None] for values in (pixels.mean, pixels.std))
     with torch.no_grad():
         return model((photos - mean) / std, **options).last_hidden_state
 
 
-@pytest.mark.parametrize("pixels", [Pixels(), IMAGENET], ids=["vit", "imagenet"])
+@pytest.mark.parametrize("pixels", [PixelStats(), IMAGENET], ids=["vit", "imagenet"])
 @pytest.mark.parametrize(
     "naming",
     [lambda state: state, published, lambda state: published(state, "vit."), as_timm],
@@ -98,15 +98,15 @@ def said(model, photos, pixels=None, **options):
 )
 def test_the_encoder_says_what_transformers_says(theirs, naming, pixels):
     photos = torch.rand(2, 3, 16, 16)
-    weights = encoder_weights(naming(theirs.state_dict()), ARCH, (4, 4), theirs=pixels, ours=OURS, heads=3)
+    weights = encoder_from_published(naming(theirs.state_dict()), ARCH, (4, 4), theirs=pixels, ours=OURS, heads=3)
     assert torch.allclose(tokens(weights, photos), said(theirs, photos, pixels), atol=1e-5)
 
 
 def test_it_says_the_same_of_images_of_another_size(theirs):
     for size in ((24, 40), (8, 12), (32, 8)):  # larger, smaller, and as many patches in another form
         photos = torch.rand(2, 3, *size)
-        weights = encoder_weights(
-            theirs.state_dict(), ARCH, (size[0] // 4, size[1] // 4), theirs=Pixels(), ours=OURS, heads=3
+        weights = encoder_from_published(
+            theirs.state_dict(), ARCH, (size[0] // 4, size[1] // 4), theirs=PixelStats(), ours=OURS, heads=3
         )
         assert torch.allclose(tokens(weights, photos), said(theirs, photos, interpolate_pos_encoding=True), atol=1e-5)
 
@@ -115,7 +115,7 @@ def test_classifiers_are_left_out_and_half_precision_is_widened(theirs):
     state = {f"vit.{name}": tensor for name, tensor in theirs.state_dict().items()}
     state |= {"classifier.weight": torch.zeros(5, 24), "classifier.bias": torch.zeros(5)}
     halves = {name: tensor.half() for name, tensor in state.items()}
-    weights = encoder_weights(halves, ARCH, (4, 4), theirs=Pixels(), ours=OURS)
+    weights = encoder_from_published(halves, ARCH, (4, 4), theirs=PixelStats(), ours=OURS)
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     assert torch.equal(weights["norm.weight"], theirs.layernorm.weight.half().float())
 
@@ -123,21 +123,21 @@ def test_classifiers_are_left_out_and_half_precision_is_widened(theirs):
 def test_a_class_token_without_a_position_of_its_own(theirs):
     state = as_timm(theirs.state_dict())
     without = {**state, "pos_embed": state["pos_embed"][:, 1:]}  # timm's no_embed_class
-    weights = encoder_weights(without, ARCH, (4, 4), theirs=Pixels(), ours=OURS)
+    weights = encoder_from_published(without, ARCH, (4, 4), theirs=PixelStats(), ours=OURS)
     assert torch.equal(weights["class_token"], state["cls_token"].flatten())
     assert torch.equal(weights["embedding.position"], state["pos_embed"][0, 1:])
 
 
 def test_queries_keys_and_values_without_bias(theirs):
     state = {name: tensor for name, tensor in as_timm(theirs.state_dict()).items() if not name.endswith("qkv.bias")}
-    weights = encoder_weights(state, ARCH, (4, 4), theirs=Pixels(), ours=OURS)
+    weights = encoder_from_published(state, ARCH, (4, 4), theirs=PixelStats(), ours=OURS)
     assert not weights["blocks.1.attention.qkv.bias"].any()
     assert weights["blocks.1.attention.qkv.bias"].shape == (72,)
 
 
 def test_a_patch_is_flattened_as_ours_are(theirs):
     kernel = theirs.state_dict()["embeddings.patch_embeddings.projection.weight"]
-    weights = encoder_weights(theirs.state_dict(), ARCH, (4, 4), theirs=OURS, ours=OURS)
+    weights = encoder_from_published(theirs.state_dict(), ARCH, (4, 4), theirs=OURS, ours=OURS)
     assert torch.equal(weights["embedding.projection.weight"], rearrange(kernel, "d c p1 p2 -> d (p1 p2 c)"))
 
 
@@ -158,7 +158,7 @@ def test_a_patch_is_flattened_as_ours_are(theirs):
 def test_what_does_not_fit_is_told_with_the_options_that_mend_it(theirs, values, options):
     arch = Architecture(**{**{name: getattr(ARCH, name) for name in ARCH.__dataclass_fields__}, **values})
     with pytest.raises(UsageError) as caught:
-        encoder_weights(theirs.state_dict(), arch, (4, 4), theirs=Pixels(), ours=OURS, heads=3)
+        encoder_from_published(theirs.state_dict(), arch, (4, 4), theirs=PixelStats(), ours=OURS, heads=3)
     assert f"recipe: {options} does" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -179,7 +179,7 @@ def test_a_damaged_file_is_refused_in_one_line(theirs, damage):
     state = dict(theirs.state_dict())
     damage(state)
     with pytest.raises(DataError) as caught:
-        encoder_weights(state, ARCH, (4, 4), theirs=Pixels(), ours=OURS)
+        encoder_from_published(state, ARCH, (4, 4), theirs=PixelStats(), ours=OURS)
     assert "\n" not in str(caught.value)
 
 
@@ -187,9 +187,9 @@ def test_a_damaged_file_is_refused_in_one_line(theirs, damage):
 def test_what_is_more_than_a_plain_vit_is_refused(theirs, name):
     state = {**as_timm(theirs.state_dict()), name: torch.ones(24)}
     with pytest.raises(UsageError, match=f"no plain Vision Transformer .* {re.escape(name)}"):
-        encoder_weights(state, ARCH, (4, 4), theirs=Pixels(), ours=OURS)
+        encoder_from_published(state, ARCH, (4, 4), theirs=PixelStats(), ours=OURS)
 
 
 def test_pixels_must_be_numbers():
     with pytest.raises(DataError, match="std above 0"):
-        Pixels(std=(0.5, 0.0, 0.5))
+        PixelStats(std=(0.5, 0.0, 0.5))
