@@ -10,9 +10,10 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from flows.choices import Ids, Picture, Runner
 from flows.display.console import note, pluralize, progress
 from flows.tasks.segment_chunks import default_runner, default_workers, run_chunks
+from vitseg.images import MAX_PIXELS
 from vitseg.inference.commit import Summary, commit_job
 from vitseg.inference.dry_run import dry_run as count_work
-from vitseg.inference.job import MAX_PIXELS, ModelRef, Options
+from vitseg.inference.job import ModelRef, Options
 from vitseg.inference.plan import another_source, plan_job
 from vitseg.registry import versions
 

@@ -87,7 +87,6 @@ KNOWN_UNMIRRORED = {
     "vitseg/model/spiral_blocks.py",
     "vitseg/model/transfer.py",
     "vitseg/recipe.py",
-    "vitseg/registry/pyfunc.py",
     "vitseg/storage/atomic.py",
     "vitseg/storage/base.py",
     "vitseg/storage/open.py",

@@ -17,6 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from vitseg.errors import DataError, UsageError
+from vitseg.images.formats import read_header
 from vitseg.labels import Label
 from vitseg.labels import palette as train_palette
 
@@ -155,9 +156,12 @@ def _opened(data: bytes, mode: str, rule: str) -> Iterator[Image.Image]:
 
 def _open(data: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data), formats=("PNG",))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        image = read_header(data, ("PNG",))
+    except (OSError, ValueError) as error:
         raise DataError(f"not a mask: {error}") from error
+    if image is None:
+        raise DataError("not a mask: it is no PNG")
+    return image
 
 
 def _metadata(image: Image.Image) -> dict[str, str]:

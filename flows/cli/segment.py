@@ -7,7 +7,7 @@ import typer
 from flows.choices import Ids, Picture, Runner
 from flows.cli import process, validate
 from flows.cli.output import answer
-from vitseg.inference.job import MAX_PIXELS
+from vitseg.images import MAX_PIXELS
 from vitseg.storage import canonical
 
 _MAX_PIXELS = f"Larger images are refused: width times height, by default {MAX_PIXELS // 10**6} million."

@@ -13,14 +13,15 @@ import numpy as np
 from PIL import Image
 
 from tests.bench.preprocess import by_pillow, transform
-from vitseg.data.samples import open_image
+from vitseg.images import MAX_PIXELS
+from vitseg.images.decode import decode_stored
 from vitseg.labels import CITYSCAPES, id_table
 
 WORKERS = 2
 
 
 def by_us(path: Path) -> Image.Image:
-    return open_image(path.read_bytes(), path.name)
+    return decode_stored(path.read_bytes(), MAX_PIXELS)
 
 
 def one(photo: str, table: np.ndarray, decode: Callable[[Path], Image.Image]) -> dict[str, bytes]:

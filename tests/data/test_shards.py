@@ -99,7 +99,7 @@ def test_broken_sources_become_rows_and_the_rest_goes_on(pairs, tmp_path):
     reasons = {row.source: row.reason for row in manifest.skipped}
     assert set(reasons) == {f"train/{n}.jpg" for n in (1, 2, 3, 4)}
     assert "broken" in reasons["train/1.jpg"]
-    assert "not an image" in reasons["train/2.jpg"]
+    assert "empty" in reasons["train/2.jpg"]
     assert "twice as wide" in reasons["train/3.jpg"]
     assert reasons["train/4.jpg"] == "no labeled pixel"
     assert manifest.samples + len(manifest.skipped) == plan.sources

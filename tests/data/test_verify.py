@@ -135,7 +135,7 @@ LARGE = np.full((16, 16), 77, np.uint8)
         (lambda m: [(n, b"{" if n.endswith("json") else d) for n, d in m.items()], "its origin is not JSON"),
         (
             lambda m: [(n, b"x" if n.endswith("jpg") else d) for n, d in m.items()],
-            "the photo is not an image",
+            "the photo: not an image",
         ),
         (lambda m: [(n, png(LARGE) if n.endswith("png") else d) for n, d in m.items()], "ids from 19 up"),
         (

@@ -33,7 +33,7 @@ def turned(orientation: int) -> Image.Exif:
 @pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8, 0, 99])
 def test_rows_are_those_of_the_image_as_people_see_it(orientation, spilled, monkeypatch):
     monkeypatch.setattr(photo_module, "SPILLED_PIXELS", 10 if spilled else 10**9)
-    monkeypatch.setattr(photo_module, "_BAND", 3)
+    monkeypatch.setattr(photo_module, "BAND", 3)
     noise = np.random.default_rng(orientation).integers(0, 256, (7, 11, 3), np.uint8)
     data = encode(noise, exif=turned(orientation))
     seen = np.asarray(decode_image(data, LIMIT))

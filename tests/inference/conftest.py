@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from vitseg.inference import answer, chunk
+from vitseg.inference import chunk, predict
 from vitseg.inference import model as model_module
 from vitseg.inference.commit import Summary, commit_job
 from vitseg.inference.job import Job, Options
@@ -24,7 +24,7 @@ RED, GREEN, BLUE = (250, 20, 10), (20, 250, 10), (10, 20, 250)
 @pytest.fixture(autouse=True)
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep models from rounding as the machine that runs the tests would have it."""
-    monkeypatch.setattr(answer, "bf16", lambda device: False)
+    monkeypatch.setattr(predict, "bf16", lambda device: False)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from vitseg.architecture import Architecture
-from vitseg.inference import answer
+from vitseg.inference import predict
 from vitseg.inference.chunk import segment_chunk
 from vitseg.inference.job import ModelRef, Options
 from vitseg.inference.plan import plan_job
@@ -71,14 +71,14 @@ def test_images_of_different_sizes_share_a_batch(folders, rule):
 def test_the_model_computes_in_bfloat16_where_the_device_has_it(folders, rule, monkeypatch):
     source, dest = folders
     put(source, "x.png", encode(plain(RED)))
-    predict, seen = rule.predict, []
+    found, seen = rule.predict, []
 
     def watched(images, moments):
         seen.append(torch.is_autocast_enabled("cpu"))
-        return predict(images)
+        return found(images)
 
     monkeypatch.setattr(rule, "predict", watched)
     run(source, dest)
-    monkeypatch.setattr(answer, "bf16", lambda device: True)
+    monkeypatch.setattr(predict, "bf16", lambda device: True)
     run(source, dest, ids="label")
     assert seen == [False, True]

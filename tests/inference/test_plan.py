@@ -156,7 +156,7 @@ def test_nothing_there(folders):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"ids": "names"}, {"also": ("color",)}, {"chunk_images": 0}, {"batch_size": 0}, {"max_pixels": 0}]
+    "wrong", [{"ids": "names"}, {"also": ("colors",)}, {"chunk_images": 0}, {"batch_size": 0}, {"max_pixels": 0}]
 )
 def test_wrong_options_start_nothing(five, wrong):
     with pytest.raises(UsageError):

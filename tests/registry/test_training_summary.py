@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,7 +12,6 @@ from vitseg.data.manifest import Manifest, ShardInfo, Split
 from vitseg.metrics import Scores
 from vitseg.model.bundle import Bundle, load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
-from vitseg.registry.pyfunc import _load_pyfunc
 from vitseg.registry.training_summary import PAGE_WIDTH, draw_training, training_summary
 
 
@@ -80,13 +78,3 @@ def test_a_version_without_classes_has_psnr_and_panels_of_images(tmp_path: Path)
     pictures = draw_training(images, Batch(photos, photos, ["one", "two"]), torch.zeros(0, 0), [])
     linked = {part.partition(")")[0] for part in page.split("get-artifact?run_uuid=f00d&path=pictures/")[1:]}
     assert linked == {f"{name}.png" for name in pictures} == {"validation.png", "curves.png"}
-
-
-def test_mlflow_gets_images_of_a_model_without_classes(tmp_path: Path) -> None:
-    model = build_model(small_recipe("model.target=rgb").model, (16, 24), 0, seed=0)
-    save_bundle(tmp_path, model, ())
-    photos = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), dtype=np.uint8)
-    found = _load_pyfunc(str(tmp_path)).predict(photos)
-    wanted = load_bundle(tmp_path).segment(torch.from_numpy(photos).permute(0, 3, 1, 2))
-    np.testing.assert_array_equal(found, wanted.permute(0, 2, 3, 1))
-    assert _load_pyfunc(str(tmp_path)).predict(np.zeros((1, 40, 52, 3), np.uint8)).shape == (1, 40, 52, 3)

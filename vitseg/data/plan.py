@@ -23,7 +23,7 @@ from vitseg.errors import NotFoundError, UsageError
 from vitseg.labels import Label, train_classes
 from vitseg.storage import LocalStore, ObjectInfo, Store, open_store
 
-FORMAT = 2
+FORMAT = 3
 """Part of the fingerprint: raise it whenever the same source and options give other tars."""
 MAX_SOURCE_BYTES = 256 * 2**20
 """Larger source files are skipped."""

@@ -1,45 +1,29 @@
-"""One source → one sample: open, check, resize and encode a photo and its label, or its target image.
+"""One source → one sample: decode, check, resize and encode a photo and its label, or its target image.
 
-Whatever is wrong with the files becomes a SampleError with a short reason that says the same on every run.
+Whatever is wrong with the files becomes a SampleError with a short reason, the same on every run.
 """
 
 import io
 import json
-import struct
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from vitseg.data.color_labels import ColorDecoder
 from vitseg.data.plan import PlannedSample, PlanOptions
 from vitseg.data.sources import PHOTOS
 from vitseg.errors import SampleError
-from vitseg.images.png import decode_png
+from vitseg.images import MAX_PIXELS
+from vitseg.images.decode import broken_images, decode_image, decode_stored
+from vitseg.images.resize import model_input, resize
 from vitseg.images.rgb import to_rgb
 from vitseg.labels import IGNORE_INDEX, Label, id_table, only_thing
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-"""What source files may be; Pillow's other decoders stay shut."""
-MAX_PIXELS = 178_000_000
-"""Largest source image, pixels: about where Pillow refuses, too."""
 JPEG_QUALITY = 95
 PNG_LEVEL = 4
 """Level 9 makes masks a tenth smaller for ten times the time."""
-
-# What Pillow raises for broken files, depending on where they break.
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 def make_sample(
@@ -47,10 +31,13 @@ def make_sample(
 ) -> tuple[dict[str, bytes], np.ndarray]:
     """Return the tar members of one sample and its labeled pixels.
 
+    The pixels that are encoded as the sample's photo are exactly those that `segment` feeds a model of this size for the
+    same file (`images.model_input`), or for the left half of a pair; JPEG then changes them a little.
+
     Args:
         planned: names and hashes of the source.
         split: the split it belongs to, for its origin.
-        options: layout, classes and the size wanted.
+        options: layout, classes and image size.
         image: content of the photo's file, or of the pair's.
         label: content of the label's file; None for `pairs` and `photos`.
 
@@ -60,85 +47,79 @@ def make_sample(
     Raises:
         SampleError: the files are broken, don't belong together, or have no labeled pixel.
     """
-    photo = open_image(image, "the photo")
-    size = photo.size
-    if options.layout == PHOTOS:
-        truth = np.full(options.image_size, IGNORE_INDEX, np.uint8)
-    elif label is None:
-        photo, right = split_pair(photo)
-        size = photo.size
-        truth = ColorDecoder(options.labels).decode(nearest(np.asarray(right), options.image_size))
+    size = options.image_size
+    if label is None and options.layout != PHOTOS:
+        left, right = split_pair(decode_image(image, MAX_PIXELS))
+        photo, source_size = resize(np.asarray(left), size), (left.height, left.width)
+        target = ColorDecoder(options.labels).decode(nearest(np.asarray(right), size))
     else:
-        what = "label" if options.classes else "target"
-        mask = open_image(label, f"the {what}")
-        if mask.size != size:
-            raise SampleError(f"the photo is {_text(size)}, but its {what} {_text(mask.size)}")
-        if options.classes:
-            truth = decode_label(mask, options, colors=str(planned.label).endswith("_gtFine_color.png"))
-        else:
-            truth = np.asarray(_resized(mask, options.image_size))
-    counts = np.bincount(truth.ravel(), minlength=256)[: len(options.classes)]
+        photo, source_size = model_input(image, size, MAX_PIXELS)
+        target = _target(planned, options, label, source_size)
+    counts = np.bincount(target.ravel(), minlength=256)[: len(options.classes)]
     if options.classes and not counts.any():
         raise SampleError("no labeled pixel")
     origin = {
         "source": planned.image,
         "label": planned.label,
         "split": split,
-        "width": size[0],
-        "height": size[1],
+        "width": source_size[1],
+        "height": source_size[0],
         "md5": planned.image_md5,
         "label_md5": planned.label_md5,
     }
     members = {
-        "jpg": encode_photo(photo, options.image_size),
-        "png": encode_label(truth),
+        "jpg": encode_photo(photo),
+        "png": encode_label(target),
         "json": json.dumps(origin, sort_keys=True).encode(),
     }
     return members, counts
 
 
-def open_image(data: bytes, what: str) -> Image.Image:
-    """Decode an image completely.
+def _target(
+    planned: PlannedSample, options: PlanOptions, label: bytes | None, source_size: tuple[int, int]
+) -> np.ndarray:
+    """Return train ids, uint8 (H, W), or a target image, uint8 (H, W, 3), for a photo whose size was `source_size`."""
+    size = options.image_size
+    if label is None:
+        return np.full(size, IGNORE_INDEX, np.uint8)
+    what = "label" if options.classes else "target"
+    with _named(what):
+        mask = decode_stored(label, MAX_PIXELS)
+    if (mask.height, mask.width) != source_size:
+        raise SampleError(f"the photo is {_text(source_size)}, but its {what} {_text((mask.height, mask.width))}")
+    with _named(what):
+        if not options.classes:
+            return resize(np.asarray(_rgb(mask)), size)
+        return decode_label(mask, options, colors=str(planned.label).endswith("_gtFine_color.png"))
 
-    Raises:
-        SampleError: it is not one of `FORMATS`, too large, truncated or broken.
-    """
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Name the file that an error is about; by default it is the photo."""
     try:
-        if (pixels := decode_png(data, MAX_PIXELS)) is not None:
-            image = Image.fromarray(pixels)
-            image.format = "PNG"
-            return image
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise SampleError(f"{what} has {_text(image.size)} pixels: over {MAX_PIXELS} are refused")
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)  # labels are drawn on the photo as people see it
-    except UnidentifiedImageError as error:
-        raise SampleError(f"{what} is not an image ({', '.join(FORMATS)})") from error
-    except _BROKEN as error:
-        raise SampleError(f"{what} is broken: {error}") from error
-    return image
+        yield
+    except SampleError as error:
+        raise SampleError(f"the {what}: {error}") from error
 
 
 def split_pair(image: Image.Image) -> tuple[Image.Image, Image.Image]:
-    """Cut a pair into photo (left) and color label (right), both RGB.
+    """Cut a pair, RGB, into photo (left) and color label (right).
 
     Raises:
         SampleError: the image is not exactly twice as wide as high.
     """
     width, height = image.size
     if width != 2 * height:
-        raise SampleError(f"the pair is {_text(image.size)}: not twice as wide as high")
-    rgb = _rgb(image)
-    return rgb.crop((0, 0, height, height)), rgb.crop((height, 0, width, height))
+        raise SampleError(f"the pair is {_text((height, width))}: not twice as wide as high")
+    return image.crop((0, 0, height, height)), image.crop((height, 0, width, height))
 
 
 def decode_label(mask: Image.Image, options: PlanOptions, *, colors: bool) -> np.ndarray:
-    """Return the train ids of a lossless label, at the size wanted: uint8 (H, W).
+    """Return the train ids of a lossless label, resized to `options.image_size`: uint8 (H, W).
 
     Label files of `cityscapes` hold ids, or `colors`. Those of `folders` hold either: images with one
-    channel are ids, images with several are colors, and a palette image is what its values fit. In a binary
-    data set all values fit, so there it is colors only where the thing's color occurs and its id does not.
+    channel are ids, images with several are colors, and a palette image holds whichever its values fit. In a
+    binary data set all values fit: there it holds colors only if the thing's color occurs and its id does not.
 
     Raises:
         SampleError: ids or colors are not in the list of classes.
@@ -178,22 +159,18 @@ def nearest(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return pixels.take(rows, axis=0).take(columns, axis=1)  # rows first: they lie together in memory
 
 
-def encode_photo(photo: Image.Image, size: tuple[int, int]) -> bytes:
-    """Resize a photo to `size` (height, width), antialiased, and encode it as JPEG."""
+def encode_photo(photo: np.ndarray) -> bytes:
+    """Encode a photo, uint8 (H, W, 3), as JPEG."""
     out = io.BytesIO()
-    _resized(photo, size).save(out, "JPEG", quality=JPEG_QUALITY)
+    Image.fromarray(photo).save(out, "JPEG", quality=JPEG_QUALITY)
     return out.getvalue()
 
 
-def encode_label(truth: np.ndarray) -> bytes:
+def encode_label(target: np.ndarray) -> bytes:
     """Encode train ids, uint8 (H, W), or a target image, uint8 (H, W, 3), as 8-bit PNG without a palette."""
     out = io.BytesIO()
-    Image.fromarray(truth).save(out, "PNG", compress_level=PNG_LEVEL)
+    Image.fromarray(target).save(out, "PNG", compress_level=PNG_LEVEL)
     return out.getvalue()
-
-
-def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return _rgb(image).resize((size[1], size[0]), Image.Resampling.BICUBIC)
 
 
 def _has_color(image: Image.Image, label: Label) -> bool:
@@ -201,11 +178,9 @@ def _has_color(image: Image.Image, label: Label) -> bool:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    try:
+    with broken_images():
         return to_rgb(image)
-    except _BROKEN as error:
-        raise SampleError(f"an image of mode {image.mode} can't be turned into RGB") from error
 
 
 def _text(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
+    return f"{size[1]}x{size[0]}"

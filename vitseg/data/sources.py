@@ -22,6 +22,7 @@ from vitseg.data.disk_table import packed, unpacked
 from vitseg.data.manifest import SkippedSource
 from vitseg.data.pairing import LABEL, PHOTO, SECOND_LABEL, Listed, Pairing
 from vitseg.errors import DataError, NotFoundError, UsageError
+from vitseg.images.formats import EXTENSIONS
 from vitseg.json_input import parse_json
 from vitseg.labels import CITYSCAPES, Label, train_classes
 from vitseg.storage import ObjectInfo, Store
@@ -37,10 +38,9 @@ _BESIDE_PHOTOS = re.compile(  # labels: what they belong to, in lower case, is t
 )
 _PHOTO_FOLDERS = ("leftimg8bit", "images")  # where those photographs lie
 _PAIR = re.compile(r"(?P<split>[^/]+)/(?P<stem>[^/]+)\.(jpe?g|png)", re.IGNORECASE)
-_FOLDERS = re.compile(
-    r"(?P<split>[^/]+)/(?P<part>images|masks|targets)/(?P<stem>.+)\.(jpe?g|png|webp|bmp|tiff?)", re.IGNORECASE
-)
-_PHOTO = re.compile(r"(?P<stem>.+)\.(jpe?g|png|webp|bmp|tiff?)", re.IGNORECASE)
+_IMAGE = rf"(?P<stem>.+)({'|'.join(map(re.escape, sorted(EXTENSIONS)))})"
+_FOLDERS = re.compile(rf"(?P<split>[^/]+)/(?P<part>images|masks|targets)/{_IMAGE}", re.IGNORECASE)
+_PHOTO = re.compile(_IMAGE, re.IGNORECASE)
 _VAL_SHARE = 20  # of so many photos without labels one is kept for validation
 _SPLIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _LOOKED_AT = 10_000  # objects of an unknown source that `detect_layout` lists before it gives up

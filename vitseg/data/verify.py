@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image
 
 from vitseg.data.manifest import Manifest, ShardInfo, read_manifest
-from vitseg.data.samples import open_image
 from vitseg.errors import DataError, NotFoundError, SampleError
+from vitseg.images import MAX_PIXELS
+from vitseg.images.decode import decode_stored
 from vitseg.json_input import parse_json
 from vitseg.labels import IGNORE_INDEX
 from vitseg.storage import Store, open_store
@@ -158,9 +159,9 @@ def _check_image(
 ) -> tuple[Image.Image | None, list[str]]:
     """Return the image, or None where it is broken or of another format and mode, and its problems."""
     try:
-        image = open_image(data, what)
+        image = decode_stored(data, MAX_PIXELS)
     except SampleError as error:
-        return None, [str(error)]
+        return None, [f"{what}: {error}"]
     if (image.format, image.mode) != kind:
         return None, [f"{what} is {image.format} of mode {image.mode}, not {' of mode '.join(kind)}"]
     height, width = manifest.image_size

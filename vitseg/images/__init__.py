@@ -1,7 +1,11 @@
 """The one way from the bytes of a photograph to pixels, and to what the model takes.
 
-decode.py    bytes → one upright RGB image, whatever camera or program wrote them
+formats.py   which formats are read, and which objects may be images at all
+decode.py    bytes → one upright image, whatever camera or program wrote them
              (jpeg.py and png.py: the fast decoders; rgb.py: any mode → RGB)
-resize.py    a photograph → the model's size
 rows.py      a photograph of any size as rows of pixels, in bounded memory
+resize.py    a photograph → the model's size: the only resize before the model
 """
+
+MAX_PIXELS = 200_000_000
+"""Larger images are refused unless the caller sets another limit: width × height."""

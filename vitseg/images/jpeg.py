@@ -1,7 +1,7 @@
 """JPEG to pixels by libjpeg-turbo itself (simplejpeg): the same pixels as Pillow's, without its copies.
 
-Only what is plainly in order is decoded here: photographs in YCbCr or gray, of the size that is expected. All else
-is Pillow's, which also words what is wrong; where simplejpeg isn't installed, that is everything.
+Only plain files are decoded here: photographs in YCbCr or gray, of the expected size. Pillow decodes all others, and
+everything where simplejpeg isn't installed; its errors tell what is wrong with a file.
 """
 
 import numpy as np
@@ -15,12 +15,12 @@ _START = b"\xff\xd8\xff"
 
 
 def decode_jpeg(data: bytes, size: tuple[int, int], *, gray: bool = False) -> np.ndarray | None:
-    """Decode a JPEG as RGB, uint8 (H, W, 3); None where Pillow must be asked.
+    """Decode a JPEG as RGB, uint8 (H, W, 3); None where Pillow must decode it.
 
     Args:
         data: content of the file.
-        size: (H, W) that is expected.
-        gray: take one in gray, too.
+        size: the expected (H, W).
+        gray: decode gray files, too.
     """
     if simplejpeg is None or not data.startswith(_START):
         return None

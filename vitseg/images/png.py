@@ -1,9 +1,9 @@
 """PNG to pixels by libspng (imagecodecs): the same pixels as Pillow's in two thirds of its time.
 
-Only what is plainly in order is decoded here: 8-bit RGB or gray, without transparency, orientation or anything else that
-changes how it looks. All else is Pillow's, which also words what is wrong; where imagecodecs isn't installed, that is
-everything. It also refuses all damage that Pillow refuses, so what becomes of a file does not depend on who reads it.
-(imagecodecs has libpng, too, but loses memory and references to None with each damaged file, until Python aborts.)
+Only plain files are decoded here: 8-bit RGB or gray, without transparency, orientation or anything else that changes how
+they look. Pillow decodes all others, and everything where imagecodecs isn't installed; its errors tell what is wrong with
+a file. libspng refuses all damage that Pillow refuses, so the outcome does not depend on which of them reads a file.
+(imagecodecs has libpng, too, but leaks memory and references to None with each damaged file, until Python aborts.)
 """
 
 import struct
@@ -21,15 +21,15 @@ _CHUNK = struct.Struct(">I4s")  # length and name; data and a CRC follow (https:
 _HEADER = struct.Struct(">II5B")  # width, height, depth, color type, compression, filter, interlace
 _PLAIN: dict[tuple[int, ...], tuple[int, ...]] = {(8, 0, 0, 0, 0): (), (8, 2, 0, 0, 0): (3,)}
 _LENGTHS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9, b"tIME": 7}
-"""Chunks that Pillow reads, too, and that change no pixel: with these lengths neither has anything to object to."""
+"""Chunks that change no pixel; with these lengths neither decoder objects to them."""
 
 
 def decode_png(data: bytes, max_pixels: int) -> np.ndarray | None:
-    """Decode a PNG as it is stored: uint8 (H, W, 3) or, gray, (H, W); None where Pillow must be asked.
+    """Decode a PNG as it is stored: uint8 (H, W, 3) or, gray, (H, W); None where Pillow must decode it.
 
     Args:
         data: content of the file.
-        max_pixels: of a larger image, nothing is decoded.
+        max_pixels: larger images are not decoded.
     """
     shape = _plain_shape(data) if imagecodecs else None
     if shape is None or shape[0] * shape[1] > max_pixels:
@@ -42,7 +42,7 @@ def decode_png(data: bytes, max_pixels: int) -> np.ndarray | None:
 
 
 def _plain_shape(data: bytes) -> tuple[int, ...] | None:
-    """Return the shape of the pixels if the chunks of a file are those of a plain image, from the first to IEND."""
+    """Return the shape of the pixels, if all chunks up to IEND are those of a plain image."""
     if not data.startswith(_START + b"\0\0\0\x0dIHDR"):
         return None
     place = len(_START)

@@ -1,11 +1,11 @@
-"""A decoded image of any mode as RGB: the same for photographs that a model learns from and those that it segments."""
+"""A decoded image of any mode as RGB."""
 
 import numpy as np
 from PIL import Image
 
 
 def to_rgb(image: Image.Image, scale: float | None = None) -> Image.Image:
-    """Turn an image of any mode into RGB; floats are multiplied by `scale`, or else as they themselves suggest."""
+    """Turn an image of any mode into RGB; floats are multiplied by `scale`, by default by their `float_scale`."""
     if image.mode.startswith("I"):  # I;16 and friends; I holds 16-bit values, too
         values = np.clip(np.asarray(image).astype(np.int32), 0, 65_535)
         return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
@@ -19,6 +19,6 @@ def to_rgb(image: Image.Image, scale: float | None = None) -> Image.Image:
 
 
 def float_scale(image: Image.Image) -> float:
-    """Return what floats are multiplied by to become bytes: 255 where none is over 1."""
-    values = np.asarray(image)  # numbers alone: getextrema takes one that is not for the largest
+    """Return the factor that makes bytes of floats: 255 where none is over 1, else 1."""
+    values = np.asarray(image)  # getextrema would take a NaN for the largest
     return 255.0 if np.nanmax(values, initial=0.0, where=np.isfinite(values)) <= 1 else 1.0

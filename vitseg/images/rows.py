@@ -1,7 +1,7 @@
-"""A photograph of any size as rows of RGB: what the model slides over, in bounded memory.
+"""A photograph of any size as rows of RGB, in bounded memory.
 
-A decoder needs 4 bytes a pixel, once. Of a large image the rows then go to a temporary file (3 bytes a pixel, in TMPDIR),
-so that what the model says about it has room where the image was. (A TMPDIR in memory makes nothing of that.)
+A decoder needs 4 bytes a pixel, once. The rows of a large image then go to a temporary file (3 bytes a pixel, in TMPDIR),
+so that predictions have room where the image was. (A TMPDIR in memory gains nothing.)
 """
 
 import math
@@ -14,21 +14,22 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from vitseg.errors import SampleError, StoreFullError
-from vitseg.images.decode import ON_ITS_SIDE, TURNS, open_image, orientation
+from vitseg.errors import StoreFullError
+from vitseg.images.decode import ON_ITS_SIDE, TURNS, broken_images, open_image, orientation
 from vitseg.images.rgb import float_scale, to_rgb
 
 SPILLED_PIXELS = 64_000_000
 """Larger images go to a temporary file."""
-_BAND = 256
+BAND = 256
+"""Rows that are handled at a time."""
 
 
 class Photo(Protocol):
-    """An image that hands out its rows."""
+    """An upright image that hands out its rows."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width as people see them, pixels."""
+        """Height and width, pixels."""
         ...
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
@@ -45,13 +46,9 @@ def open_photo(data: bytes, max_pixels: int) -> Iterator[Photo]:
         StoreFullError: the temporary file of a large one finds no room.
     """
     image = open_image(data, max_pixels)
-    try:
+    with broken_images():
         image.load()
         decoded = DecodedPhoto(image)
-    except MemoryError:
-        raise
-    except Exception as error:  # on hostile bytes decoders raise anything
-        raise SampleError(f"the image is broken: {error or type(error).__name__}") from error
     if image.width * image.height <= SPILLED_PIXELS:
         yield decoded
         return
@@ -71,10 +68,10 @@ def open_photo(data: bytes, max_pixels: int) -> Iterator[Photo]:
 
 
 class DecodedPhoto:
-    """A decoded image, turned as people see it and made RGB row by row, without a second copy of the whole."""
+    """A decoded image, turned upright and made RGB row by row, without a second copy of the whole."""
 
     def __init__(self, image: Image.Image) -> None:
-        """Take an image that is decoded."""
+        """Take an image whose pixels are loaded."""
         self._image = image
         self._turn = orientation(image)
         self._scale = float_scale(image) if image.mode == "F" else None
@@ -91,12 +88,13 @@ class DecodedPhoto:
         box = (0, top, width, bottom)
         if self._turn in (3, 4):  # upside down
             box = (0, height - bottom, width, height - top)
-        elif self._turn in (5, 6):  # its columns are what people see as rows
+        elif self._turn in (5, 6):  # its columns are upright rows
             box = (top, 0, bottom, height)
         elif self._turn in (7, 8):
             box = (width - bottom, 0, width - top, height)
-        part = self._image.crop(box)
-        return np.asarray(to_rgb(part.transpose(TURNS[self._turn]) if self._turn > 1 else part, self._scale))
+        with broken_images():
+            part = self._image.crop(box)
+            return np.asarray(to_rgb(part.transpose(TURNS[self._turn]) if self._turn > 1 else part, self._scale))
 
 
 class SpilledPhoto:
@@ -106,8 +104,8 @@ class SpilledPhoto:
         """Copy all rows."""
         self._size = photo.size
         self._file = file
-        for top in range(0, self._size[0], _BAND):
-            rows = memoryview(photo.rows(top, min(top + _BAND, self._size[0])).tobytes())
+        for top in range(0, self._size[0], BAND):
+            rows = memoryview(photo.rows(top, min(top + BAND, self._size[0])).tobytes())
             while rows:
                 rows = rows[file.write(rows) :]
 
@@ -124,26 +122,26 @@ class SpilledPhoto:
 
 
 def reduced(photo: Photo, pixels: int) -> np.ndarray:
-    """Return an image as uint8 (h, w, 3) of at most about so many pixels: the means of squares of its own."""
+    """Return an image, uint8 (h, w, 3), of at most about so many pixels: the means of squares of the photo's."""
     height, width = photo.size
     step = reduction(height * width, pixels)
     bands = []
-    for top in range(0, height, _BAND * step):
-        band = Image.fromarray(photo.rows(top, min(top + _BAND * step, height)))
+    for top in range(0, height, BAND * step):
+        band = Image.fromarray(photo.rows(top, min(top + BAND * step, height)))
         bands.append(np.asarray(band.reduce(step) if step > 1 else band))
     return np.concatenate(bands)
 
 
 def reduction(given: int, wanted: int) -> int:
-    """Return the side of the squares that make `given` pixels to about `wanted`."""
+    """Return the side of the squares that reduce `given` pixels to about `wanted`."""
     return max(1, math.ceil((given / wanted) ** 0.5))
 
 
 def pixel_moments(photo: Photo) -> tuple[float, float]:
-    """Return mean and deviation of all values of a photograph, exactly and in bounded memory."""
+    """Return mean and standard deviation of all values of a photograph, exactly and in bounded memory."""
     counts = np.zeros(256, np.int64)
-    for top in range(0, photo.size[0], _BAND):
-        band = Image.fromarray(photo.rows(top, min(top + _BAND, photo.size[0])))
+    for top in range(0, photo.size[0], BAND):
+        band = Image.fromarray(photo.rows(top, min(top + BAND, photo.size[0])))
         counts += np.array(band.histogram()).reshape(3, 256).sum(0)
     values = np.arange(256)
     mean = float(values @ counts / counts.sum())

@@ -6,20 +6,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from vitseg.errors import SampleError
 from vitseg.images.decode import one_large, open_image
 from vitseg.images.rows import Photo, open_photo, pixel_moments
-from vitseg.inference.device import bf16
 from vitseg.inference.ledger import Row
 from vitseg.inference.objects import Setting, Task, row_of
-from vitseg.inference.predict import Painting, Prediction, paint_resized, predict_resized
+from vitseg.inference.predict import (
+    Moments,
+    Painting,
+    Prediction,
+    forward,
+    paint_resized,
+    predict_resized,
+    stack_planes,
+)
 from vitseg.inference.tiles import paint_tiled, predict_tiled
-
-Moments = tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,7 @@ def answers(setting: Setting, batch: Sequence[tuple[int, Task]], batch_size: int
         return
     started = time.perf_counter()
     with setting.watch.measure("forward"):
-        images = torch.from_numpy(np.stack([task.pixels for _, task in batch if task.pixels is not None]))
-        outputs = ask(setting, images)
+        outputs = ask(setting, stack_planes(task.pixels for _, task in batch if task.pixels is not None))
     share = (time.perf_counter() - started) / len(batch)
     for (place, task), own in zip(batch, outputs, strict=True):
         assert task.size is not None
@@ -91,14 +93,5 @@ def _answer(task: Task, prediction: Prediction | Painting, seconds: float) -> An
 
 
 def ask(setting: Setting, images: Tensor, moments: Moments = None) -> Tensor:
-    """Return scores (B, K, h, w), or colors (B, 3, h, w), of images uint8 (B, 3, h, w); with flips if they are wanted.
-
-    The image and its mirror image are two opinions, of which the mean is taken.
-    """
-    bundle = setting.bundle
-    network = bundle.predict if bundle.classes else bundle.colors
-    with torch.autocast(setting.device.type, torch.bfloat16, enabled=bf16(setting.device)):
-        output = network(images, moments=moments)
-        if setting.job.options.flip:
-            output = (output + network(images.flip(-1), moments=moments).flip(-1)) / 2
-    return output
+    """Return what the job's model predicts for images uint8 (B, 3, h, w): see `forward`."""
+    return forward(setting.bundle, images, setting.device, flip=setting.job.options.flip, moments=moments)

@@ -18,12 +18,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vitseg.errors import UsageError
+from vitseg.images import MAX_PIXELS
 from vitseg.storage import LocalStore, Store
 
 RESERVED = "_vitseg"
 PICTURES = {"color": "png", "overlay": "jpg", "confidence": "png"}
 """Pictures that `also` can ask for, and the format of each."""
-MAX_PIXELS = 200_000_000
 _NAME_BYTES = 255  # of one name between slashes: in usual file systems, and in S3 servers that store files
 _PATH_BYTES = 4000  # of a whole path: Linux takes 4,096, with the part file that precedes a write
 _KEY_BYTES = 1024  # of a whole key, in S3

@@ -10,15 +10,8 @@ import torch
 from PIL import Image
 
 from vitseg.errors import AccessError, DataError, NameTakenError, NotFoundError, SampleError, StorageError
-from vitseg.images.decode import (
-    SNIFFED,
-    has_image_name,
-    is_image,
-    may_be_image,
-    one_large,
-    open_image,
-    worth_reading,
-)
+from vitseg.images.decode import one_large, open_image
+from vitseg.images.formats import SNIFFED_BYTES, has_image_name, is_image, may_be_image, may_be_read
 from vitseg.images.resize import model_input
 from vitseg.images.rows import open_photo, reduced, reduction
 from vitseg.inference.job import PICTURES, Job, mask_key, picture_key
@@ -68,7 +61,7 @@ class Task:
     """An image that waits for the model."""
 
     info: ObjectInfo
-    pixels: np.ndarray | None  # uint8 (3, h, w); None with `--tile`, which decodes when it is its turn
+    pixels: np.ndarray | None  # uint8 (h, w, 3); None with `--tile`, which decodes when it is its turn
     size: tuple[int, int] | None  # (H, W) of the image, where it is decoded
     data: bytes | None  # where the photo is needed at its own size
     seconds: float
@@ -92,11 +85,11 @@ def read_object(setting: Setting, item: Listed) -> Row | Task:
         if row:
             return row
     named = has_image_name(info.key)
-    if not worth_reading(info.key, info.size, job.options.max_pixels):
+    if not may_be_read(info.key, info.size, job.options.max_pixels):
         return row_of(info, "failed", f"{info.size} bytes: too large") if named else _not_an_image(info)
     try:
         with setting.watch.measure("fetch"):
-            if not named and not may_be_image(setting.source.read_start(info.key, SNIFFED)):
+            if not named and not may_be_image(setting.source.read_start(info.key, SNIFFED_BYTES)):
                 return _not_an_image(info)  # not worth all of it, each time again
             data, etag = setting.source.read_tagged(info.key)
         if not named and not is_image(data):

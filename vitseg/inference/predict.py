@@ -3,6 +3,7 @@
 Shapes: K classes; (H, W) the image; (h, w) the model's input.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from vitseg.errors import DataError
+from vitseg.inference.device import bf16
 from vitseg.inference.upsample import best_upsampled
 from vitseg.masks import confidence_image
+from vitseg.model.bundle import Bundle
+
+Moments = tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,31 @@ class Painting:
 
     colors: np.ndarray
     """uint8 (H, W, 3): RGB at the image's size."""
+
+
+def stack_planes(images: Iterable[np.ndarray]) -> Tensor:
+    """Stack images uint8 (h, w, 3) of one size as a batch: uint8 (B, 3, h, w)."""
+    return torch.from_numpy(np.stack(list(images))).permute(0, 3, 1, 2).contiguous()
+
+
+def forward(
+    bundle: Bundle, images: Tensor, device: torch.device, *, flip: bool = False, moments: Moments = None
+) -> Tensor:
+    """Return scores (B, K, h, w), or colors (B, 3, h, w), of images uint8 (B, 3, h, w).
+
+    Args:
+        bundle: the model.
+        images: of the model's size.
+        device: that of the model.
+        flip: also predict the mirrored images, and return the mean of both outputs.
+        moments: mean and deviation of the photograph, where the images are windows of it.
+    """
+    network = bundle.predict if bundle.classes else bundle.colors
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16(device)):
+        output = network(images, moments=moments)
+        if flip:
+            output = (output + network(images.flip(-1), moments=moments).flip(-1)) / 2
+    return output
 
 
 def paint_resized(colors: Tensor, size: tuple[int, int]) -> Painting:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitseg.images.rows import Photo
-from vitseg.inference.predict import Painting, Prediction, certainty, mean_of, to_bytes
+from vitseg.inference.predict import Painting, Prediction, certainty, mean_of, stack_planes, to_bytes
 from vitseg.inference.upsample import best_class
 from vitseg.masks import confidence_image
 
@@ -100,8 +100,7 @@ def _blended_stripe(
         pixels = _padded(rows, *weight.shape)
         for first in range(0, len(lefts), batch_size):
             group = [left - edge for left in lefts[first : first + batch_size]]
-            cut = np.stack([pixels[:, left : left + window[1]] for left in group])
-            scores = network(torch.from_numpy(cut).permute(0, 3, 1, 2).contiguous())
+            scores = network(stack_planes(pixels[:, left : left + window[1]] for left in group))
             if not total.numel():
                 total = torch.zeros(scores.shape[1], *weight.shape)
             for left, window_scores in zip(group, scores, strict=True):

@@ -7,5 +7,5 @@ versions.py   bundles become registered versions and come back, checked by their
 review.py     what a person decides: list, show, compare, promote, reject, roll back
 comparison.py two models on the same images: differences with intervals; gate.py the rules a version must keep
 page.py       what a reviewer reads; examples.py the images worth a look
-flavor.py     what MLflow itself calls to load a version (`mlflow.pyfunc`)
+flavor.py     the former name of inference/pyfunc.py, which MLflow calls to load a version
 """

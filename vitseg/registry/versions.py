@@ -46,7 +46,7 @@ class Version:
 def register(bundle_folder: Path, *, name: str, run_id: str, tags: Mapping[str, str], description: str) -> Version:
     """Log a bundle to its run as an MLflow model and register it as a new version of `name`."""
     bundle = load_bundle(bundle_folder)
-    signature = ModelSignature(  # any size: the flavor fits images to the network, and masks to the images
+    signature = ModelSignature(  # any size: the loader fits images to the network, and masks to the images
         inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3))]),
         outputs=Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1) if bundle.classes else (-1, -1, -1, 3))]),
     )
@@ -58,7 +58,7 @@ def register(bundle_folder: Path, *, name: str, run_id: str, tags: Mapping[str, 
     with registry_errors("registering the model"), mlflow.start_run(run_id=run_id):
         model = mlflow.pyfunc.log_model(
             name="model",
-            loader_module="vitseg.registry.pyfunc",
+            loader_module="vitseg.inference.pyfunc",
             data_path=str(bundle_folder),
             signature=signature,
             model_type="semantic-segmentation" if bundle.classes else "image-to-image",
