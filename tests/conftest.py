@@ -40,7 +40,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     s3_store._client_of.cache_clear()
     try:
         # Ends the servers when we end, even if we are killed: then its standard input closes.
-        code = "import sys; from flows import stack; sys.stdin.read(); stack.down()"
+        code = "import sys; from flows.stack import stack; sys.stdin.read(); stack.down()"
         guard = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, start_new_session=True)
         servers.up(servers=["s3"])
         environment.enter()

@@ -137,7 +137,7 @@ assert str(get_current_settings().home) == os.environ["PREFECT_HOME"]
 
 
 def test_tracking_is_prepared_once_by_whoever_comes_first(clean: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    code = "from flows.environment import enter, prepare_tracking; enter(); prepare_tracking()"
+    code = "from flows.stack.environment import enter, prepare_tracking; enter(); prepare_tracking()"
     commands = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
     assert [command.wait(timeout=180) for command in commands] == [0, 0, 0]
     file = tmp_path / "home" / "mlflow" / "tracking.db"

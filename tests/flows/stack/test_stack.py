@@ -218,7 +218,7 @@ def test_killed_servers_come_back_with_their_data_and_outlive_the_command(stack:
         os.kill(before[name]["pid"], signal.SIGKILL)
     assert child.is_running()  # its web server lives on, and holds the port
 
-    code = "import sys, time; from flows import stack; stack.up(); print('up', flush=True); time.sleep(600)"
+    code = "import sys, time; from flows.stack import stack; stack.up(); print('up', flush=True); time.sleep(600)"
     command = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert command.stdout is not None
     assert command.stdout.readline() == "up\n"
@@ -279,7 +279,7 @@ def test_down_stops_everything_and_up_finds_it_again(own_home: Path) -> None:
 
 
 def test_two_commands_start_one_server(own_home: Path) -> None:
-    code = "from flows import stack; print(stack.up(servers=['s3']).servers[0].pid)"
+    code = "from flows.stack import stack; print(stack.up(servers=['s3']).servers[0].pid)"
     commands = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     pids = {command.communicate(timeout=120)[0].strip() for command in commands}
     assert pids == {str(process.pid) for process in processes_of("s3")}
