@@ -1,14 +1,33 @@
 """Flow: any model on any split → metrics."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows.display.console import note, progress
-from vitseg.evaluation import evaluate_bundle
-from vitseg.model.bundle import load_bundle
+from vitseg.evaluation import Evaluation, evaluate_bundle
+from vitseg.model.bundle import Bundle, load_bundle
 from vitseg.registry import versions
+from vitseg.registry.comparison import Measurement
+from vitseg.seams import seam_ratios, worst_seam
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A model and how it did."""
+
+    uri: str
+    bundle: Bundle
+    evaluation: Evaluation
+
+    @property
+    def measurement(self) -> Measurement:
+        """What the registry needs of the evaluation."""
+        found = self.evaluation
+        worst = worst_seam(seam_ratios(found.seams))
+        return Measurement(found.classes, found.samples, found.images, found.psnr, found.images_per_second, worst)
 
 
 @flow(name="evaluate", flow_run_name="evaluate {model}")
@@ -20,12 +39,19 @@ def evaluate(model: str, shards: str, *, split: str = "val") -> dict[str, Any]:
         shards: address of the folder that holds manifest.json.
         split: split of the data set.
     """
+    evaluated = evaluate_model(model, shards, split)
+    result = {**evaluated.evaluation.to_json(), "model": evaluated.uri, "split": split}
+    rows = [{"class": name, "IoU": iou} for name, iou in result["per_class_iou"].items() if iou is not None]
+    quality = f"mIoU {result['miou']}" if evaluated.bundle.classes else f"PSNR {evaluated.evaluation.psnr:.2f} dB"
+    create_table_artifact(rows, key="per-class-iou", description=f"{evaluated.uri}: {quality}")
+    return result
+
+
+def evaluate_model(model: str, shards: str, split: str, keep_images: bool = False) -> EvaluatedModel:
+    """Evaluate a model, with progress; `keep_images` keeps a confusion matrix per image."""
     version, folder = versions.open_model(model)
+    bundle = load_bundle(folder)
     note(f"evaluating {version.uri} on {split} of {shards}")
     with progress("evaluating", unit="images") as show:
-        evaluation = evaluate_bundle(load_bundle(folder), shards, split, progress=show)
-    result = {**evaluation.to_json(), "model": version.uri, "split": split}
-    rows = [{"class": name, "IoU": iou} for name, iou in result["per_class_iou"].items() if iou is not None]
-    quality = f"mIoU {result['miou']}" if evaluation.classes else f"PSNR {evaluation.psnr:.2f} dB"
-    create_table_artifact(rows, key="per-class-iou", description=f"{version.uri}: {quality}")
-    return result
+        evaluation = evaluate_bundle(bundle, shards, split, progress=show, keep_images=keep_images)
+    return EvaluatedModel(version.uri, bundle, evaluation)

@@ -1,4 +1,4 @@
-"""Flow: what the schedule runs. New data → shards → a new version, put up for review; no new data → nothing."""
+"""Flow: what the schedule runs. New data → shards → a new version, up for review; no new data → nothing."""
 
 import contextlib
 import hashlib
@@ -10,7 +10,7 @@ from typing import Any
 from prefect import flow
 from prefect.events import emit_event
 
-from flows.assess import assessed
+from flows.assess import ensure_assessed
 from flows.choices import Preset, Start
 from flows.display.console import note
 from flows.preprocess import preprocess
@@ -20,10 +20,11 @@ from vitseg.config import load_recipe
 from vitseg.home import home
 from vitseg.registry import promotion, versions
 from vitseg.registry.gate import read_gate
+from vitseg.registry.verdict import PASSED, verdict_of
 from vitseg.storage import canonical
 
 PROPOSED = "vitseg.version.proposed"
-"""Event that tells that a version is up for review; automations can send a message, or start the flow `review`."""
+"""Event: a version is up for review. Automations can send a message, or start the flow `review`."""
 
 
 @flow(name="retrain", flow_run_name="retrain on {source}")
@@ -45,76 +46,74 @@ def retrain(
 
     Args:
         source: photographs and labels.
-        shards: where the shards go; by default under VITSEG_HOME.
+        shards: address of the shards; by default under VITSEG_HOME.
         preset: architecture and recipe.
         size: height and width of the samples, pixels.
         overrides: `section.key=value` laid over the preset.
-        nproc: ranks; by default one a GPU, or 1.
+        nproc: ranks; by default one per GPU, or 1.
         name: registered model.
-        start: weights to start from; where there is no champion yet, chance.
+        start: weights to start from; without a champion, training starts from scratch.
         gate: a TOML file of rules, where this runs; by default those of `vitseg.registry.gate`.
         to: registered model that versions are promoted to, if that is not `name`.
         auto_promote: make a version that passes the gate the champion, without asking a person.
     """
-    read_gate(Path(gate) if gate else None)  # a mistake in it is told now, not after the training
+    read_gate(Path(gate) if gate else None)  # so that a mistake in it fails now, not after the training
     promotion.check_target(to)
-    with _alone(name):
+    with _one_at_a_time(name):
         place = canonical(shards or str(home() / "shards" / name))
         prepared = preprocess(source, place, size=size)
         recipe = fitting(load_recipe(preset, None, overrides), place).digest()
-        version = _trained(name, prepared["fingerprint"], recipe)
-        result = None
+        version = versions.find_trained(name, prepared["fingerprint"], recipe)
+        trained = None
         if version is None:
-            result = train(
-                place, preset=preset, overrides=list(overrides), nproc=nproc, name=name, init=_start(start, to or name)
-            )
-            version = versions.get_version(name, result["version"])
-        if not _has_to_go_on(version, auto_promote):
+            weights = _initial_weights(start, to or name)
+            trained = train(place, preset=preset, overrides=list(overrides), nproc=nproc, name=name, init=weights)
+            version = versions.get_version(name, trained["version"])
+        elif not _is_unfinished(version, auto_promote):
             note(f"nothing new in {source}: {version.uri} was trained on the same data")
             return {"changed": False, "preprocess": prepared, "version": version.version, "model_uri": version.uri}
-        version = assessed(version, gate, to)
-        verdict = promotion.verdict_of(version)
+        version = ensure_assessed(version, gate, to)
+        verdict = verdict_of(version)
         champion = ""
-        if auto_promote and verdict == promotion.PASSED:
+        if auto_promote and verdict == PASSED:
             reason = "passed the gate (auto_promote)"
             champion = promotion.promote(name, version.version, "retrain", reason, to).uri
             note(f"{champion} is the champion: {reason}")
         else:
-            _put_up(version, str(verdict), to)
-        answer = {"preprocess": prepared, "version": version.version, "model_uri": version.uri, "gate": verdict}
-        return {"changed": result is not None, **answer, "train": result, "champion": champion}
+            _propose(version, str(verdict), to)
+        return {
+            "changed": trained is not None,
+            "preprocess": prepared,
+            "version": version.version,
+            "model_uri": version.uri,
+            "gate": verdict,
+            "train": trained,
+            "champion": champion,
+        }
 
 
-def _alone(name: str) -> contextlib.AbstractContextManager[None]:
-    """Wait until no other retraining of this model runs here; elsewhere it is the deployment's limit that sees to that."""
+def _one_at_a_time(name: str) -> contextlib.AbstractContextManager[None]:
+    """Wait for other retrainings of this model on this machine; on others, the deployment's concurrency limit holds."""
     file = home() / "locks" / f"retrain-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-    waits = f"another retraining of {name} runs here: waiting for its end"
-    return locked(file, patience=math.inf, on_wait=lambda: note(waits))
+    message = f"another retraining of {name} runs here: waiting for its end"
+    return locked(file, patience=math.inf, on_wait=lambda: note(message))
 
 
-def _start(start: str, name: str) -> str:
-    """Return the address of the weights to start from; "" for chance."""
-    champion = versions.alias_version(name, promotion.CHAMPION) if start == "champion" else None
+def _initial_weights(start: str, name: str) -> str:
+    """Return the address of the weights to start from; "": from scratch."""
+    champion = promotion.champion_of(name) if start == "champion" else None
     return champion.uri if champion else ""
 
 
-def _trained(name: str, fingerprint: str, recipe: str) -> versions.Version | None:
-    """Return the newest version of this data and this recipe: another one is somebody's experiment."""
-    for version in promotion.list_versions(name):
-        if (version.tags.get("data_fingerprint"), version.tags.get("recipe")) == (fingerprint, recipe):
-            return version
-    return None
-
-
-def _has_to_go_on(version: versions.Version, auto_promote: bool) -> bool:
-    """Say whether the run that trained a version ended before it was put up, or promoted."""
+def _is_unfinished(version: versions.Version, auto_promote: bool) -> bool:
+    """Return whether the retraining that made a version ended before it proposed, or promoted, the version."""
     if version.tags.get("review") != promotion.PENDING:
         return False
-    return not version.aliases or (auto_promote and promotion.verdict_of(version) == promotion.PASSED)
+    return not version.aliases or (auto_promote and verdict_of(version) == PASSED)
 
 
-def _put_up(version: versions.Version, verdict: str, to: str) -> None:
-    """Tell that a version is up for review, and make it the challenger: last, for without that it is told again."""
+def _propose(version: versions.Version, verdict: str, to: str) -> None:
+    """Announce a version, then make it the challenger: last, so that a retraining that is cut off announces it again."""
     note(f"{version.uri} {verdict} the gate and is up for review: `{promotion.command('show', version)}`")
     emit_event(
         PROPOSED,

@@ -33,7 +33,7 @@ def prepare() -> None:
 @registry_app.command("list")
 def list_(name: ModelName = "vitseg", json: Json = False) -> None:
     """List versions, newest first."""
-    from vitseg.registry.promotion import list_versions
+    from vitseg.registry.versions import list_versions
 
     versions = [_row(version) for version in list_versions(name)]
     if json:
@@ -45,11 +45,11 @@ def list_(name: ModelName = "vitseg", json: Json = False) -> None:
 @registry_app.command()
 def show(version: VersionNumber, name: ModelName = "vitseg", json: Json = False) -> None:
     """Show a version's page."""
-    from vitseg.registry.review_page import SPACE
+    from vitseg.registry.review_page import CELL_PADDING
     from vitseg.registry.versions import get_version
 
     found = get_version(name, version)
-    page = found.description if json else found.description.replace(SPACE, "")  # which pads cells on MLflow's page
+    page = found.description if json else found.description.replace(CELL_PADDING, "")
     answer({**_row(found, json), "tags": dict(found.tags), "description": page}, json)
 
 
@@ -64,15 +64,11 @@ def compare(
     """Measure two versions now, on the same validation images: what changed, and whether that may be chance."""
     prepare_flow()
     from flows import compare as flow
-    from vitseg.errors import UsageError
-    from vitseg.registry.versions import get_version
+    from vitseg.registry.versions import get_version, shards_of
 
     first, second = get_version(name, a), get_version(name, b)
-    data = shards or second.tags.get("shards", "")
-    if not data:
-        raise UsageError(f"{second.uri} does not say what it was trained on: name --shards")
-    result = flow.compare(first.uri, second.uri, shards=data)
-    answer(result if json else flow.in_words(result), json)
+    result = flow.compare(first.uri, second.uri, shards=shards or shards_of(second))
+    answer(result if json else flow.comparison_lines(result), json)
 
 
 @registry_app.command()
@@ -96,7 +92,7 @@ def assess(
         answer(result, json)
         return
     rules = {
-        f"{'passed' if rule['passed'] else 'FAILED'}: {rule['rule']}": f"wanted {rule['wanted']}, found {rule['found']}"
+        f"{'passed' if rule['passed'] else 'FAILED'}: {rule['rule']}": f"{rule['value']}, threshold {rule['threshold']}"
         for rule in result["rules"]
     }
     against = (

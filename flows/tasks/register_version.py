@@ -66,7 +66,7 @@ def register(job: Job, name: str, seconds: float, world_size: int) -> dict[str, 
             seams,
             evaluation.flat(),
         )
-        provenance.write_record(job.run_id, _record(job, manifest, world_size))
+        provenance.write_provenance(job.run_id, _record(job, manifest, world_size))
         note("registering")
         version = versions.register(folder, name=name, run_id=job.run_id, tags=_tags(job, evaluation), description=page)
         _check_version(version, bundle, shown.images, Path(temporary) / "cache")
@@ -105,9 +105,9 @@ def _first_images(job: Job, manifest: Manifest) -> Any:
     return next(iter(Batches(job.shards, manifest, "val", batch_size=6, shuffle=False, drop_last=False).epoch(0)))
 
 
-def _record(job: Job, manifest: Manifest, world_size: int) -> provenance.Record:
+def _record(job: Job, manifest: Manifest, world_size: int) -> provenance.Provenance:
     seconds, attempts = tracking.run_age(job.run_id)
-    return provenance.Record(
+    return provenance.Provenance(
         shards=job.shards,
         recipe=job.recipe.digest(),
         seed=job.recipe.run.seed,
@@ -116,8 +116,8 @@ def _record(job: Job, manifest: Manifest, world_size: int) -> provenance.Record:
         seconds=round(seconds, 1),
         attempts=attempts,
         flow_run=str(runtime.flow_run.ui_url if os.environ.get("PREFECT_API_URL") else runtime.flow_run.name),
-        **provenance.data_of(manifest),
-        **provenance.machine(),
+        **provenance.data_fields(manifest),
+        **provenance.environment_fields(),
     )
 
 

@@ -13,7 +13,7 @@ from vitseg.model.segmenter import build_model
 
 
 def test_the_same_images_measure_both(stack: StackStatus, shards: str, tmp_path: Path) -> None:
-    from flows.compare import compare, in_words
+    from flows.compare import compare, comparison_lines
 
     manifest = read_manifest(shards)
     folders = []
@@ -31,10 +31,10 @@ def test_the_same_images_measure_both(stack: StackStatus, shards: str, tmp_path:
         assert result["differences"]["miou"][side] == pytest.approx(evaluation.scores.miou)
         assert result[side]["images_per_second"] > 0
     assert result["delta"]["pixel_accuracy"] == pytest.approx(result["differences"]["pixel_accuracy"]["delta"])
-    assert result["differences"]["pixel_accuracy"]["sure"]  # there is more road than sidewalk in each street
+    assert result["differences"]["pixel_accuracy"]["significant"]  # there is more road than sidewalk in each street
     assert result["images"] == manifest.splits["val"].samples
-    said = in_words(result)
-    assert said["pixel_accuracy"].count("→") == 1
-    assert "95 %" in said["pixel_accuracy"]
-    assert "may be chance" not in said["pixel_accuracy"]
-    assert result["holdout"] in said["on"]
+    lines = comparison_lines(result)
+    assert lines["pixel_accuracy"].count("→") == 1
+    assert "95 %" in lines["pixel_accuracy"]
+    assert "not significant" not in lines["pixel_accuracy"]
+    assert result["holdout"] in lines["on"]

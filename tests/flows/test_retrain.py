@@ -47,7 +47,7 @@ def test_only_new_data_is_trained_and_put_up_for_review(
 
     def run(gate: Path | None = None) -> dict[str, Any]:
         place, rules = str(tmp_path / "shards"), gate and str(gate)
-        return retrain(str(source), place, size=(32, 64), overrides=OVERRIDES, name="scheduled", gate=rules)
+        return retrain(str(source), shards=place, size=(32, 64), overrides=OVERRIDES, name="scheduled", gate=rules)
 
     def challenger() -> str | None:
         found = versions.alias_version("scheduled", promotion.CHALLENGER)
@@ -78,8 +78,8 @@ def test_only_new_data_is_trained_and_put_up_for_review(
 
     first = versions.get_version("scheduled", "2")
     assert (first.tags["gate"], first.tags["compared_to"]) == ("passed", "none")
-    assert first.description.startswith("# Gate passed")
-    assert "# As trained" in first.description
+    assert first.description.startswith("# Gate: passed")
+    assert "# Training summary" in first.description
     promotion.promote("scheduled", "2", "ada", "the first one")
     next((source / "leftImg8bit" / "train").rglob("*.png")).unlink()
     from flows import assess
@@ -90,30 +90,30 @@ def test_only_new_data_is_trained_and_put_up_for_review(
     assert run(strict)["gate"] == "failed"
     third = versions.get_version("scheduled", "3")
     assert (third.tags["gate"], third.tags["compared_to"], challenger()) == ("failed", "2", "3")
-    assert third.description.startswith("# Gate FAILED")
-    assert "| mIoU&ensp; | 0." in third.description  # beside the champion, with its interval
+    assert third.description.startswith("# Gate: FAILED")
+    assert "| mIoU&ensp; | 0." in third.description  # with its interval
     assert [file.path for file in MlflowClient().list_artifacts(third.run_id, "review")] == ["review/examples.png"]
     with pytest.raises(UsageError, match="did not pass the gate"):
         promotion.promote("scheduled", "3", "ada", "looks nice")
-    assert assess.assess("scheduled", "3")["gate"] == "failed"  # by the rules that it was judged by before
+    assert assess.assess("scheduled", "3")["gate"] == "failed"  # by the rules of the last time
     assert assess.assess("scheduled", "3", gate=str(rules))["gate"] == "passed"
-    assert versions.get_version("scheduled", "3").description.count("# As trained") == 1
+    assert versions.get_version("scheduled", "3").description.count("# Training summary") == 1
     assert promotion.promote("scheduled", "3", "ada", "good enough").aliases == ("champion",)
     with pytest.raises(UsageError, match="is the champion already"):
         assess.assess("scheduled", "3")
 
 
 def test_retrainings_of_one_model_wait_for_each_other(sqlite: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from flows.retrain import _alone
+    from flows.retrain import _one_at_a_time
 
     order = []
 
     def second() -> None:
-        with _alone("shared"):
+        with _one_at_a_time("shared"):
             order.append("second")
 
-    with _alone("shared"):
-        with _alone("another"):  # is in nobody's way
+    with _one_at_a_time("shared"):
+        with _one_at_a_time("another"):  # is in nobody's way
             waiting = threading.Thread(target=second)
             waiting.start()
         waiting.join(1)
@@ -127,9 +127,9 @@ def test_retrainings_of_one_model_wait_for_each_other(sqlite: str, capsys: pytes
 def test_it_starts_from_the_champion_and_promotes_by_itself_only_if_told(
     trainings: list[str], scenes: Path, tmp_path: Path
 ) -> None:
-    from flows.retrain import _trained, retrain
+    from flows.retrain import retrain
     from vitseg.registry import promotion, versions
-    from vitseg.registry.provenance import read_record
+    from vitseg.registry.provenance import read_provenance
 
     source = tmp_path / "source"
     shutil.copytree(scenes, source)
@@ -139,18 +139,18 @@ def test_it_starts_from_the_champion_and_promotes_by_itself_only_if_told(
     def run(**options: Any) -> dict[str, Any]:
         place = str(tmp_path / "shards")
         options = {"name": "unasked", "to": "approved", "start": "champion", "gate": str(rules), **options}
-        return retrain(str(source), place, size=(32, 64), overrides=OVERRIDES, **options)
+        return retrain(str(source), shards=place, size=(32, 64), overrides=OVERRIDES, **options)
 
     with pytest.raises(NotFoundError, match=r"nowhere\.toml"):  # before anything is trained
         run(gate="nowhere.toml")
     with pytest.raises(UsageError, match="no registered model 'approved'"):  # a slip must not make a second champion
         run(auto_promote=True)
-    versions.make_model(MlflowClient(), "approved")
+    versions.ensure_model(MlflowClient(), "approved")
     first = run(auto_promote=True)
     assert (first["gate"], first["champion"]) == ("passed", "models:/approved/1")
-    assert _trained("unasked", first["preprocess"]["fingerprint"], "somebody's experiment") is None
+    assert versions.find_trained("unasked", first["preprocess"]["fingerprint"], "somebody's experiment") is None
     assert versions.alias_version("unasked", promotion.CHALLENGER) is None
-    record = read_record(versions.get_version("unasked", "1").run_id)
+    record = read_provenance(versions.get_version("unasked", "1").run_id)
     assert record is not None
     assert (record.init, record.world_size, record.attempts) == ("", 1, 1)  # there was no champion to start from
     assert record.fingerprint == first["preprocess"]["fingerprint"]
@@ -162,15 +162,15 @@ def test_it_starts_from_the_champion_and_promotes_by_itself_only_if_told(
     assert challenger is not None
     assert challenger.version == second["version"]
     assert challenger.tags["compared_to"] == "approved/1"
-    record = read_record(challenger.run_id)
+    record = read_provenance(challenger.run_id)
     assert record is not None
     assert record.init == "models:/approved/1"
     for text in (
         "models:/approved/1",
         "--to approved",
         "| train&ensp; | 23&ensp; | 24&ensp; |",
-        "# Making",
-        "# Known limits",
+        "# Provenance",
+        "# Known limitations",
     ):
         assert text in challenger.description
 

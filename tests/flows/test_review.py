@@ -12,13 +12,15 @@ from vitseg.errors import UsageError
 from vitseg.model.bundle import save_bundle
 from vitseg.model.segmenter import build_model
 from vitseg.registry import promotion, tracking, versions
+from vitseg.registry.gate import Gate
+from vitseg.registry.verdict import record_verdict
 
 NICE = {"reviewer": "ada", "reason": "looks nice"}
 
 
 @pytest.fixture
 def candidate(stack: StackStatus, sqlite: str, shards: str, tmp_path: Path) -> versions.Version:
-    """A version with weights of chance."""
+    """A version with random weights."""
     manifest = read_manifest(shards)
     model = build_model(small_recipe().model, manifest.image_size, len(manifest.classes), seed=0)
     save_bundle(tmp_path / "bundle", model, manifest.classes)
@@ -37,14 +39,14 @@ def test_what_failed_by_strict_rules_is_not_promoted_by_others(candidate: versio
     assert assess("candidates", "1", gate=str(strict))["gate"] == "failed"
     with pytest.raises(UsageError, match="no registered model 'aproved'"):
         promote("candidates", "1", **NICE, to="aproved")
-    versions.make_model(MlflowClient(), "approved")
+    versions.ensure_model(MlflowClient(), "approved")
     for to in ("", "approved"):
         with pytest.raises(UsageError, match="did not pass the gate"):
             promote("candidates", "1", **NICE, to=to)
     assert versions.alias_version("approved", promotion.CHAMPION) is None
 
     # What a candidate says of itself its trainer wrote: for another model it is measured anew, by the reviewer's rules.
-    promotion.record_assessment(candidate, True, None, "d" * 16, "# Gate passed, they say")
+    record_verdict(candidate, passed=True, champion=None, holdout="d" * 16, page="# Gate: passed", rules=Gate())
     with pytest.raises(UsageError, match="did not pass the gate"):
         promote("candidates", "1", **NICE, to="approved", gate=str(strict))
     assert promote("candidates", "1", **NICE, to="approved", gate=str(lax)).uri == "models:/approved/1"

@@ -11,10 +11,10 @@ from flows.stack.stack import StackStatus
 from tests.looks.browser import CHROMIUM, mlflow, signed_in
 from tests.registry.conftest import CLASSES, write_bundle
 from vitseg.registry import tracking, versions
-from vitseg.registry.comparison import Result
-from vitseg.registry.gate import Ruling
-from vitseg.registry.promotion import record_assessment
+from vitseg.registry.comparison import Measurement
+from vitseg.registry.gate import Gate, RuleResult
 from vitseg.registry.review_page import Assessment, review_page
+from vitseg.registry.verdict import record_verdict
 
 RED = (200, 30, 30)
 
@@ -28,18 +28,20 @@ def test_everything_a_reviewer_needs_is_on_the_page_and_drawn(stack: StackStatus
     made = versions.register(
         write_bundle(tmp_path / "b"), name="looks", run_id=run_id, tags=tags, description="as it was trained"
     )
-    found = Result(tuple(label.name for label in CLASSES), 60, torch.eye(4, dtype=torch.int64)[None], 12.0, 9.5, 1.1)
+    found = Measurement(
+        tuple(label.name for label in CLASSES), 60, torch.eye(4, dtype=torch.int64)[None], 12.0, 9.5, 1.1
+    )
     picture = f"get-artifact?run_uuid={run_id}&path=review/examples.png"
-    rulings = (Ruling("mIoU", "≥ 0.3", "0.516", passed=True), Ruling("PSNR", "≥ 9", "8", passed=False))
-    of = Assessment(made, None, rulings, {}, found, None, "val of s3://b/shards", "ab12" * 4, picture=picture)
-    record_assessment(made, False, None, "ab12" * 4, review_page(of))
+    rules = (RuleResult("mIoU", "≥ 0.3", "0.516", passed=True), RuleResult("PSNR", "≥ 9", "8", passed=False))
+    of = Assessment(made, None, rules, {}, found, None, "val of s3://b/shards", "ab12" * 4, picture=picture)
+    record_verdict(made, passed=False, champion=None, holdout="ab12" * 4, page=review_page(of), rules=Gate())
 
     address, user, password = mlflow()
     with signed_in(user, password) as page:
         page.goto(f"{address}/?workflowType=machine_learning#/models/looks/versions/1")
-        page.get_by_role("heading", name="Gate FAILED").wait_for()
+        page.get_by_role("heading", name="Gate: FAILED").wait_for()
         rows = [" ".join(row.split()) for row in page.locator("table").first.locator("tr").all_inner_texts()]
-        assert rows == ["rule wanted found", "mIoU ≥ 0.3 0.516 passed", "PSNR ≥ 9 8 failed"]
+        assert rows == ["rule threshold value result", "mIoU ≥ 0.3 0.516 passed", "PSNR ≥ 9 8 failed"]
         image = page.locator("img[src*='review/examples.png']")
         image.wait_for()
         page.wait_for_function("image => image.complete", arg=image.element_handle())
@@ -47,7 +49,7 @@ def test_everything_a_reviewer_needs_is_on_the_page_and_drawn(stack: StackStatus
         text = page.inner_text("body")
         for wanted in (
             "vitseg registry promote 1 --name looks --reviewer YOU",
-            "Known limits",
+            "Known limitations",
             "as it was trained",
             "pending",
         ):

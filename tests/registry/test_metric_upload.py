@@ -90,7 +90,7 @@ def test_what_was_pending_in_a_checkpoint_is_delivered_once(
     pending = json.loads(json.dumps(killed.pending()))
     outage.end()
     resumed = MetricStream(run_id, str(tmp_path))
-    resumed.take_up(pending)
+    resumed.requeue(pending)
     for step in (1, 2):
         resumed.log({"step/loss": step / 10}, step)
     killed.close()

@@ -1,4 +1,4 @@
-"""The review: who decided what and why is written down, and the champion moves last."""
+"""Decisions: who decided what and why is recorded, and the champion moves last."""
 
 import datetime
 
@@ -9,8 +9,10 @@ from mlflow.exceptions import MlflowException
 from tests.registry.conftest import ARTIFACTS, Register
 from vitseg.errors import NotFoundError, RegistryError, UsageError
 from vitseg.registry import promotion
-from vitseg.registry.promotion import list_versions, propose, record_assessment, reject, rollback
-from vitseg.registry.versions import Version, alias_version, get_version, make_model
+from vitseg.registry.gate import Gate
+from vitseg.registry.promotion import champion_of, propose, reject, rollback
+from vitseg.registry.verdict import record_verdict
+from vitseg.registry.versions import Version, alias_version, ensure_model, get_version, list_versions
 
 WHY = ("ada", "sees kerbs")
 
@@ -21,8 +23,12 @@ def holder(alias: str) -> str | None:
 
 
 def assessed(version: str, passed: bool = True) -> None:
-    """Write what the gate would say now, against the champion of now."""
-    record_assessment(get_version("vitseg", version), passed, alias_version("vitseg", "champion"), "d" * 16, "# Gate")
+    """Record the verdict that the gate would give, against the champion of now."""
+    record(get_version("vitseg", version), champion_of("vitseg"), passed)
+
+
+def record(version: Version, champion: Version | None = None, passed: bool = True) -> None:
+    record_verdict(version, passed=passed, champion=champion, holdout="d" * 16, page="# Gate", rules=Gate())
 
 
 def promote(name: str, version: str, reviewer: str, reason: str) -> Version:
@@ -144,7 +150,7 @@ def test_an_alias_that_somebody_else_moves_meanwhile(register: Register, monkeyp
     monkeypatch.setattr(
         promotion.MlflowClient, "set_registered_model_alias", lambda self, name, alias, _: real(self, name, alias, "1")
     )
-    with pytest.raises(RegistryError, match="somebody moved it"):
+    with pytest.raises(RegistryError, match="somebody else moved it"):
         promote("vitseg", "2", *WHY)
 
 
@@ -167,7 +173,7 @@ def test_a_comparison_with_another_champion_is_stale(register: Register) -> None
     assessed("2")
     assessed("3")
     promote("vitseg", "1", *WHY)
-    with pytest.raises(UsageError, match="champion none, but that is 1 by now"):
+    with pytest.raises(UsageError, match="champion none, but the champion is 1 by now"):
         promotion.promote("vitseg", "2", *WHY)
     assessed("2")
     promotion.promote("vitseg", "2", *WHY)
@@ -198,17 +204,16 @@ def test_an_assessment_cut_off_before_its_verdict_promotes_nothing(register: Reg
 
 def test_a_copy_in_another_model_is_made_once_and_stays_rejected(register: Register) -> None:
     for seed in (0, 1):
-        record_assessment(register(seed), True, None, "d" * 16, "# Gate")
-    make_model(MlflowClient(), "approved")
+        record(register(seed))
+    ensure_model(MlflowClient(), "approved")
     first = promotion.promote("vitseg", "1", *WHY, to="approved")
     with pytest.raises(UsageError, match="models:/approved/1 is the champion: roll back first"):
         reject("vitseg", "1", *WHY)
     assert (first.uri, first.aliases, first.tags["previous_champion"]) == ("models:/approved/1", ("champion",), "none")
     assert promotion.promote("vitseg", "1", *WHY, to="approved").uri == first.uri
-    with pytest.raises(UsageError, match=r"compared with champion none, but that is approved/1 by now.*--to approved"):
+    with pytest.raises(UsageError, match=r"champion none, but the champion is approved/1 by now.*--to approved"):
         promotion.promote("vitseg", "2", *WHY, to="approved")
-    champion = alias_version("approved", "champion")
-    record_assessment(get_version("vitseg", "2"), True, champion, "d" * 16, "# Gate")
+    record(get_version("vitseg", "2"), champion_of("approved"))
     assert promotion.promote("vitseg", "2", *WHY, to="approved").tags["previous_champion"] == "1"
     assert get_version("vitseg", "2").tags["review"] == "approved"
 
@@ -216,7 +221,7 @@ def test_a_copy_in_another_model_is_made_once_and_stays_rejected(register: Regis
     reject("approved", "2", "eve", "blurs people")
     with pytest.raises(UsageError, match="rejected by eve"):
         promotion.promote("vitseg", "2", *WHY, to="approved")
-    now = alias_version("approved", "champion")
+    now = champion_of("approved")
     assert now is not None
     assert now.version == "1"
 

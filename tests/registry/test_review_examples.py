@@ -12,21 +12,21 @@ from vitseg.model.segmenter import build_model
 from vitseg.registry.review_examples import draw_examples, select_examples
 
 
-def right(*shares: float) -> torch.Tensor:
+def confusions(*shares: float) -> torch.Tensor:
     return torch.stack([torch.tensor([[round(100 * share), 100 - round(100 * share)], [0, 0]]) for share in shares])
 
 
 def test_the_worst_images_come_first_then_those_that_lost_most() -> None:
-    ours, theirs = right(0.9, 0.2, 0.7, 0.5, 0.95), right(0.95, 0.1, 0.99, 0.5, 0.94)
-    assert select_examples(ours, None, 2) == {1: "20% right", 3: "50% right"}
-    assert select_examples(ours, theirs, 2) == {
-        1: "20% right", 3: "50% right", 2: "70% right, was 99%", 0: "90% right, was 95%",
+    ours, champions = confusions(0.9, 0.2, 0.7, 0.5, 0.95), confusions(0.95, 0.1, 0.99, 0.5, 0.94)
+    assert select_examples(ours, None, 2) == {1: "accuracy 20%", 3: "accuracy 50%"}
+    assert select_examples(ours, champions, 2) == {
+        1: "accuracy 20%", 3: "accuracy 50%", 2: "accuracy 70%, was 99%", 0: "accuracy 90%, was 95%",
     }  # fmt: skip
     assert list(select_examples(ours, ours, 1)) == [1]  # nothing lost anything
-    assert list(select_examples(right(0.5), right(0.6), 3)) == [0]
+    assert list(select_examples(confusions(0.5), confusions(0.6), 3)) == [0]
 
 
-def test_a_row_holds_photo_truth_and_each_model(shards: str, tmp_path: Path) -> None:
+def test_a_row_holds_photo_ground_truth_and_each_model(shards: str, tmp_path: Path) -> None:
     manifest = read_manifest(shards)
     bundles = []
     for seed in (0, 1):
@@ -35,7 +35,9 @@ def test_a_row_holds_photo_truth_and_each_model(shards: str, tmp_path: Path) -> 
         save_bundle(tmp_path / str(seed), model, manifest.classes)
         bundles.append(load_bundle(tmp_path / str(seed)))
     sheet = np.asarray(
-        draw_examples(shards, "val", {4: "10% right", 0: "20% right"}, [("champion", bundles[0]), ("this", bundles[1])])
+        draw_examples(
+            shards, "val", {4: "accuracy 10%", 0: "accuracy 20%"}, {"champion": bundles[0], "this": bundles[1]}
+        )
     )
     for bundle, seed in zip(bundles, (0, 1), strict=True):
         painted = (sheet == bundle.palette[seed]).all(-1)

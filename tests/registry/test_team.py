@@ -11,8 +11,9 @@ from flows.stack.stack import StackStatus
 from tests.registry.conftest import write_bundle
 from vitseg.errors import AccessError, UsageError
 from vitseg.registry import promotion, tracking, versions
-from vitseg.registry.promotion import record_assessment
+from vitseg.registry.gate import Gate
 from vitseg.registry.team import User, make_team
+from vitseg.registry.verdict import record_verdict
 
 TRAINER, REVIEWER = User("trainer", "trains-all-night"), User("reviewer", "looks-at-pictures")
 CANDIDATES, APPROVED = "streets-candidates", "streets"
@@ -39,7 +40,7 @@ def test_who_trains_cannot_approve(sign_in, tmp_path: Path) -> None:
         folder, name=CANDIDATES, run_id=run_id, tags={"review": "pending"}, description="page"
     )
     promotion.propose(candidate)
-    record_assessment(candidate, True, None, "d" * 16, "# Gate passed, they say")
+    record_verdict(candidate, passed=True, champion=None, holdout="d" * 16, page="# Gate: passed", rules=Gate())
     with pytest.raises(AccessError, match="refuses"):
         promotion.promote(CANDIDATES, "1", "trainer", "I like it", to=APPROVED)
     with pytest.raises(MlflowException, match="denied"):
@@ -73,7 +74,7 @@ def test_who_trains_cannot_approve(sign_in, tmp_path: Path) -> None:
         with pytest.raises(MlflowException, match="denied"):
             forbidden()
     sign_in(admin)
-    assert [version.uri for version in promotion.list_versions(APPROVED)] == [champion.uri]
+    assert [version.uri for version in versions.list_versions(APPROVED)] == [champion.uri]
     assert versions.get_version(APPROVED, "1") == champion
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND, INVALID_PARAMETER_VALUE, UNAUTHENTICATED
 
 from tests.registry.conftest import ARTIFACTS, SIZE, Register, write_bundle
 from vitseg.errors import AccessError, NotFoundError, RegistryError, UsageError
@@ -142,19 +143,19 @@ def test_what_is_not_there(register: Register, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "kind"),
+    ("error", "kind"),
     [
-        ("HTTPConnectionPool(host='127.0.0.1', port=10401): Max retries exceeded", RegistryError),
-        ("API request failed with error code 404 != 200. Response body: 'page not found'", RegistryError),
-        ("API request failed with error code 401 != 200. Response body: 'sign in'", AccessError),
-        ("(sqlite3.OperationalError) database is locked", RegistryError),
+        (MlflowException("API request failed: Max retries exceeded"), RegistryError),
+        (MlflowException("page not found", error_code=ENDPOINT_NOT_FOUND), RegistryError),
+        (MlflowException("sign in", error_code=UNAUTHENTICATED), AccessError),
+        (MlflowException("(sqlite3.OperationalError) database is locked"), RegistryError),
     ],
 )
 def test_a_registry_that_can_not_answer_is_not_one_without_a_champion(
-    sqlite: str, monkeypatch: pytest.MonkeyPatch, text: str, kind: type[Exception]
+    sqlite: str, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception]
 ) -> None:
     def fail(*arguments: object) -> None:
-        raise MlflowException(text)
+        raise error
 
     monkeypatch.setattr(versions.MlflowClient, "get_model_version_by_alias", fail)
     monkeypatch.setattr(versions.MlflowClient, "get_model_version", fail)
@@ -166,3 +167,29 @@ def test_a_registry_that_can_not_answer_is_not_one_without_a_champion(
         with pytest.raises(kind) as caught:
             ask()
         assert type(caught.value) is kind
+
+
+def test_only_an_alias_that_the_model_does_not_have_is_missing(
+    register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(0)
+    MlflowClient().set_registered_model_alias("vitseg", "champion", "1")
+
+    def refuse(*arguments: object) -> None:
+        raise MlflowException("no parameter of this name", error_code=INVALID_PARAMETER_VALUE)
+
+    monkeypatch.setattr(versions.MlflowClient, "get_model_version_by_alias", refuse)
+    with pytest.raises(RegistryError, match="no parameter"):
+        alias_version("vitseg", "champion")
+    assert alias_version("vitseg", "challenger") is None
+
+
+def test_a_version_is_found_by_what_it_was_trained_on(register: Register) -> None:
+    for version in (register(0), register(1), register(2)):
+        versions.set_tags(version, {"data_fingerprint": "f" if version.version < "3" else "g", "recipe": "r"})
+    found = versions.find_trained("vitseg", "f", "r")
+    assert found is not None
+    assert found.version == "2"
+    assert versions.find_trained("vitseg", "f", "somebody's experiment") is None
+    with pytest.raises(UsageError, match="--shards"):
+        versions.shards_of(found)

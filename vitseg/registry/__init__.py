@@ -1,11 +1,19 @@
 """The tracking server and the model registry: the only code that imports MLflow.
 
-tracking.py   runs: parameters, metrics, pictures
-delivery.py   a training's metrics on their way, so that a server that is slow or away holds up nobody
-system_metrics.py   what the machine does while a run trains
-versions.py   bundles become registered versions and come back, checked by their hash
-review.py     what a person decides: list, show, compare, promote, reject, roll back
-comparison.py two models on the same images: differences with intervals; gate.py the rules a version must keep
-page.py       what a reviewer reads; examples.py the images worth a look
-flavor.py     the former name of inference/pyfunc.py, which MLflow calls to load a version
+tracking           runs: parameters, metrics, pictures
+metric_upload      a training's metrics, uploaded in the background
+system_metrics     CPU, memory, disk, network and GPUs of the machine that trains
+mlflow_request     how often requests are tried, and what is raised when they fail
+
+versions           bundles become registered versions and come back, checked by their hash
+flavor             the former name of inference/pyfunc, by which MLflow loads older versions
+provenance         how a version came to be
+training_summary   how its training went: a version's first description
+
+comparison         two models on the same images: differences with intervals
+gate               the rules that a version must satisfy
+verdict            what the gate found, in a version's tags
+review_page        what a reviewer reads; review_examples: the images that a reviewer looks at
+promotion          what a reviewer decides: promote, reject, roll back; moves the alias `champion`
+team               who may train and who may promote
 """

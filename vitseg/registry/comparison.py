@@ -1,11 +1,10 @@
-"""Two models on the same images: how they differ, and between which bounds that would lie on other such images.
+"""Two models on the same images: the differences of their metrics, with 95 % intervals.
 
-Intervals are those of a paired bootstrap (https://doi.org/10.1214/aos/1176344552): images are drawn anew, with
-replacement, a thousand times, each time the same ones for both models. mIoU is computed from the confusion matrix of
-all images drawn, as the benchmark does, not as a mean over images.
+Intervals come from a paired bootstrap (https://doi.org/10.1214/aos/1176344552): images are drawn with replacement, a
+thousand times, and each time the same ones for both models. mIoU is computed from the confusion matrix of all drawn
+images, as the benchmark does, not as a mean over images.
 """
 
-import hashlib
 import math
 from dataclasses import dataclass
 
@@ -13,24 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitseg.data.manifest import Manifest
 from vitseg.errors import DataError
 
 _DRAWS = 1000
 _SEED = 0
-_COVERED = 0.95
+_COVERAGE = 0.95
 
 
 @dataclass(frozen=True)
-class Result:
+class Measurement:
     """How one model did on the images of a comparison."""
 
     classes: tuple[str, ...]
-    """Names; none: the model gives images."""
+    """Names; empty for a model that predicts images."""
     samples: int
-    """Images it was measured on."""
-    images: Tensor | None
-    """Confusion matrices, one an image, int64 (N, K, K); None without classes."""
+    """Number of images."""
+    image_confusions: Tensor | None
+    """A confusion matrix per image, int64 (N, K, K), rows = ground truth; None without classes."""
     psnr: float
     """Decibels, of the colors."""
     images_per_second: float
@@ -41,12 +39,13 @@ class Result:
     @property
     def confusion(self) -> Tensor:
         """Confusion matrix of all images, int64 (K, K)."""
-        return torch.zeros(0, 0, dtype=torch.int64) if self.images is None else self.images.sum(0)
+        per_image = self.image_confusions
+        return torch.zeros(0, 0, dtype=torch.int64) if per_image is None else per_image.sum(0)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric of two models, and B minus A with its 95 % interval; None where a class occurs nowhere."""
+    """A metric of two models, and B minus A with its 95 % interval; None for a class without any pixel."""
 
     a: float | None
     b: float | None
@@ -55,16 +54,16 @@ class Difference:
     high: float | None
 
     @property
-    def sure(self) -> bool:
-        """Whether all of the interval lies on one side of 0: other images would hardly turn the order round."""
+    def is_significant(self) -> bool:
+        """Whether the whole interval lies on one side of 0."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 def differences(a: Tensor, b: Tensor, classes: tuple[str, ...]) -> dict[str, Difference]:
-    """Compare two models by what they did on each of the same images.
+    """Compare two models by their confusion matrices of the same images.
 
     Args:
-        a: confusion matrices, one an image, int64 (N, K, K), rows = truth.
+        a: a confusion matrix per image, int64 (N, K, K), rows = ground truth.
         b: of the other model, on the same images in the same order.
         classes: K names.
 
@@ -81,23 +80,17 @@ def differences(a: Tensor, b: Tensor, classes: tuple[str, ...]) -> dict[str, Dif
     counts = np.random.default_rng(_SEED).multinomial(len(a), [1 / len(a)] * len(a), size=_DRAWS)
     draws = torch.from_numpy(counts).double()
     names = ["miou", "pixel_accuracy", *(f"iou/{name}" for name in classes)]
-    whole = torch.ones(1, len(a), dtype=torch.float64)
-    of_a, of_b = (_scores(whole, one)[0] for one in (a, b))
-    spread = _scores(draws, b) - _scores(draws, a)
-    found = {}
-    for index, name in enumerate(names):
-        here, there = float(of_a[index]), float(of_b[index])
-        drawn = spread[:, index][spread[:, index].isfinite()]
-        edges = torch.tensor([(1 - _COVERED) / 2, (1 + _COVERED) / 2], dtype=torch.float64)
-        low, high = drawn.quantile(edges).tolist() if len(drawn) else (math.nan, math.nan)
-        found[name] = Difference(*(_number(value) for value in (here, there, there - here, low, high)))
-    return found
-
-
-def holdout_digest(manifest: Manifest, split: str) -> str:
-    """Return 16 hex digits of what a split holds: equal digests, the very same samples."""
-    content = "".join(f"{shard.sha256}\n" for shard in manifest.splits[split].shards)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    every_image = torch.ones(1, len(a), dtype=torch.float64)
+    scores_a, scores_b = (_scores(every_image, matrices)[0].tolist() for matrices in (a, b))
+    deltas = _scores(draws, b) - _scores(draws, a)
+    result = {}
+    for name, score_a, score_b, drawn in zip(names, scores_a, scores_b, deltas.unbind(1), strict=True):
+        finite = drawn[drawn.isfinite()]
+        edges = torch.tensor([(1 - _COVERAGE) / 2, (1 + _COVERAGE) / 2], dtype=torch.float64)
+        low, high = finite.quantile(edges).tolist() if len(finite) else (math.nan, math.nan)
+        values = (score_a, score_b, score_b - score_a, low, high)
+        result[name] = Difference(*(value if math.isfinite(value) else None for value in values))
+    return result
 
 
 def _scores(draws: Tensor, matrices: Tensor) -> Tensor:
@@ -108,7 +101,3 @@ def _scores(draws: Tensor, matrices: Tensor) -> Tensor:
     ious = hits / unions.where(unions > 0, math.nan)
     accuracy = hits.sum(1) / summed.sum((1, 2))
     return torch.cat([ious.nanmean(1, keepdim=True), accuracy[:, None], ious], dim=1)
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

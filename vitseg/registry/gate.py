@@ -1,15 +1,15 @@
-"""The gate: what a version must reach before a person may promote it; rules in a TOML file, verdicts in words.
+"""The gate: what a version must reach before a person may promote it. Its rules are in a TOML file.
 
     [always]                   # for every version, the first one too
-    miou = 0.3                 # at least, on the holdout
-    worst_class = 0.05         # least IoU that any class there may have
+    miou = 0.3                 # least mIoU on the holdout
+    worst_class = 0.05         # least IoU of any class there
 
     [champion]                 # against the version in use, on the same images
-    miou = "better"            # "better": all of its interval lies above 0; "not worse": not all of it below
-    class_drop = 0.1           # no class may surely lose more IoU than that
-    slower = 1.5               # an image may take at most so many times as long
+    miou = "better"            # "better": the 95 % interval lies above 0; "not worse": it does not lie below 0
+    class_drop = 0.1           # most IoU that a class may lose, at the upper end of its interval
+    slower = 1.5               # most times as long that an image may take
 
-What a file leaves out keeps its default, which asks for little: the floors are yours to set.
+Rules that a file leaves out keep their defaults, which ask for little: the floors are yours to set.
 """
 
 import json
@@ -21,7 +21,7 @@ from pathlib import Path
 from vitseg.config import build, read_toml
 from vitseg.errors import DataError, UsageError
 from vitseg.metrics import Scores
-from vitseg.registry.comparison import Difference, Result
+from vitseg.registry.comparison import Difference, Measurement
 
 
 def _check_shares(section: str, **shares: float) -> None:
@@ -32,12 +32,12 @@ def _check_shares(section: str, **shares: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class AlwaysRules:
-    """Floors."""
+    """Floors for every version."""
 
     miou: float = 0.0
     """Least mIoU, 0–1."""
     worst_class: float = 0.0
-    """Least IoU, 0–1, of each class that occurs in the truth."""
+    """Least IoU, 0–1, of each class in the ground truth."""
     psnr: float = 0.0
     """Least PSNR, decibels, of a model without classes."""
 
@@ -48,16 +48,16 @@ class AlwaysRules:
 
 @dataclass(frozen=True, kw_only=True)
 class ChampionRules:
-    """Compared with the champion."""
+    """Rules against the champion."""
 
     miou: str = "not worse"
-    """`better` or `not worse`, by more than chance explains."""
+    """`better`: significantly; `not worse`: not significantly."""
     class_drop: float = 0.1
-    """Most IoU, 0–1, that any class may surely lose."""
+    """Most IoU, 0–1, that a class may lose, at the upper end of its interval."""
     psnr_drop: float = 0.5
-    """Most decibels that a model without classes may lose."""
+    """Most PSNR, decibels, that a model without classes may lose."""
     slower: float = 2.0
-    """Most times as long that an image may take."""
+    """Most times as long that an image may take as with the champion."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -77,20 +77,20 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Ruling:
-    """One rule, what it asks for, what was found, and whether that is enough."""
+class RuleResult:
+    """One rule applied to a version: threshold and value as text, and whether the version passed."""
 
     rule: str
-    wanted: str
-    found: str
+    threshold: str
+    value: str
     passed: bool
 
 
 def read_gate(file: Path | None) -> Gate:
-    """Read rules; without a file the defaults.
+    """Return the rules in a file; None: the defaults.
 
     Raises:
-        UsageError: an unknown rule, or a value that can't be.
+        UsageError: a rule is unknown, or its value is impossible.
         NotFoundError: the file does not exist.
     """
     gate = build(Gate, read_toml(file, "gate") if file else {}, "gate")
@@ -98,93 +98,97 @@ def read_gate(file: Path | None) -> Gate:
     return gate
 
 
-def rules_text(gate: Gate) -> str:
-    """Return rules as a tag of the version that they judged, for whoever judges it again."""
+def rules_to_json(gate: Gate) -> str:
+    """Return rules as JSON, for a tag of the version that they were applied to."""
     return json.dumps(asdict(gate), separators=(",", ":"))
 
 
-def rules_from(text: str) -> Gate:
-    """Return the rules that `rules_text` wrote.
+def rules_from_json(text: str) -> Gate:
+    """Return the rules that `rules_to_json` wrote.
 
     Raises:
-        DataError: it is something else.
+        DataError: the text is something else.
     """
     try:
         gate = build(Gate, json.loads(text), "gate")
     except (ValueError, UsageError) as error:
-        raise DataError(f"the rules that a version was judged by can't be read ({error}): name a file") from error
+        raise DataError(f"the rules of the last assessment can't be read ({error}): name a file of rules") from error
     assert isinstance(gate, Gate)
     return gate
 
 
-def judge(gate: Gate, candidate: Result, champion: Result | None, rows: Mapping[str, Difference]) -> tuple[Ruling, ...]:
-    """Apply the rules.
+def apply_rules(
+    gate: Gate, candidate: Measurement, champion: Measurement | None, changes: Mapping[str, Difference]
+) -> tuple[RuleResult, ...]:
+    """Apply the rules to a version.
 
     Args:
         gate: the rules.
-        candidate: how the version did, now.
-        champion: how the version in use did on the same images; None where there is none: floors alone count.
-        rows: what `differences` says of champion (A) and candidate (B); empty for models without classes.
+        candidate: how the version did.
+        champion: how the champion did on the same images; None: there is none, and only floors apply.
+        changes: differences of champion (A) and candidate (B), by metric; empty for models without classes.
     """
     if not candidate.classes:
-        return _judge_images(gate, candidate, champion)
-    scores = Scores.from_confusion(candidate.confusion)
-    seen = {
-        name: iou or 0.0
-        for name, iou, pixels in zip(
-            candidate.classes, scores.per_class_iou, candidate.confusion.sum(1).tolist(), strict=True
-        )
-        if pixels
-    }
-    worst = min(seen, key=lambda name: seen[name], default="")
-    rulings = [
-        _floor("mIoU", gate.always.miou, scores.miou),
-        _floor(f"IoU of the worst class, {worst}", gate.always.worst_class, seen.get(worst, math.nan)),
-    ]
+        results = [_floor("PSNR", gate.always.psnr, candidate.psnr)]
+        if champion is not None:
+            results.append(_psnr_loss(gate.champion.psnr_drop, candidate, champion))
+    else:
+        scores = Scores.from_confusion(candidate.confusion)
+        pixels = candidate.confusion.sum(1).tolist()
+        ious = dict(zip(candidate.classes, (iou or 0.0 for iou in scores.per_class_iou), strict=True))
+        labeled = [name for name, count in zip(candidate.classes, pixels, strict=True) if count]
+        worst = min(labeled, key=lambda name: ious[name], default="")
+        results = [
+            _floor("mIoU", gate.always.miou, scores.miou),
+            _floor(f"IoU of the worst class ({worst})", gate.always.worst_class, ious.get(worst, math.nan)),
+        ]
+        if champion is not None:
+            results.append(_miou_change(gate.champion.miou, changes["miou"]))
+            results.append(_class_change(gate.champion.class_drop, changes))
     if champion is not None:
-        rulings += [_miou(gate.champion.miou, rows["miou"]), _classes(gate.champion.class_drop, rows)]
-        rulings.append(_speed(gate.champion.slower, candidate, champion))
-    return tuple(rulings)
+        results.append(_slowdown(gate.champion.slower, candidate, champion))
+    return tuple(results)
 
 
-def passed(rulings: tuple[Ruling, ...]) -> bool:
-    """Say whether all rules are satisfied."""
-    return all(ruling.passed for ruling in rulings)
+def all_passed(results: tuple[RuleResult, ...]) -> bool:
+    """Return whether a version passed all rules."""
+    return all(result.passed for result in results)
 
 
-def _judge_images(gate: Gate, candidate: Result, champion: Result | None) -> tuple[Ruling, ...]:
-    rulings = [_floor("PSNR", gate.always.psnr, candidate.psnr)]
-    if champion is not None:
-        lost = 0.0 if candidate.psnr == champion.psnr else champion.psnr - candidate.psnr
-        drop = gate.champion.psnr_drop
-        rulings.append(Ruling("PSNR lost", f"≤ {drop:g} dB", f"{lost:.2f} dB", lost <= drop))
-        rulings.append(_speed(gate.champion.slower, candidate, champion))
-    return tuple(rulings)
+def _floor(rule: str, least: float, value: float) -> RuleResult:
+    return RuleResult(rule, f"≥ {least:g}", f"{value:.3f}", value >= least)  # NaN never passes
 
 
-def _floor(rule: str, least: float, found: float) -> Ruling:
-    return Ruling(rule, f"≥ {least:g}", f"{found:.3f}", found >= least)  # what is no number never passes
+def _psnr_loss(most: float, candidate: Measurement, champion: Measurement) -> RuleResult:
+    loss = 0.0 if candidate.psnr == champion.psnr else champion.psnr - candidate.psnr  # both may be infinite
+    return RuleResult("PSNR loss against the champion", f"≤ {most:g} dB", f"{loss:.2f} dB", loss <= most)
 
 
-def _miou(wanted: str, row: Difference) -> Ruling:
-    edge = row.low if wanted == "better" else row.high
-    enough = edge is not None and (edge > 0 if wanted == "better" else edge >= 0)
-    found = "no number" if row.delta is None else f"{row.delta:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
-    return Ruling("mIoU against the champion", wanted, found, enough)
+def _miou_change(rule: str, change: Difference) -> RuleResult:
+    if rule == "better":
+        threshold, passed = "better: lower bound > 0", change.low is not None and change.low > 0
+    else:
+        threshold, passed = "not worse: upper bound ≥ 0", change.high is not None and change.high >= 0
+    return RuleResult("mIoU against the champion", threshold, _interval(change), passed)
 
 
-def _classes(most: float, rows: Mapping[str, Difference]) -> Ruling:
-    """No class may lose more than `most`, even at the friendly end of its interval."""
-    classes = {name: row for name, row in rows.items() if name.startswith("iou/") and row.high is not None}
-    fallen = {name: row.high for name, row in classes.items() if row.high is not None}
-    worst = min(fallen, key=lambda name: fallen[name], default=None)
-    if worst is None:
-        return Ruling("IoU lost by a class", f"surely ≤ {most:g}", "nothing to compare", passed=True)
-    row = classes[worst]
-    found = f"{worst.removeprefix('iou/')}: {row.delta:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
-    return Ruling("IoU lost by a class", f"surely ≤ {most:g}", found, fallen[worst] >= -most)
+def _class_change(most: float, changes: Mapping[str, Difference]) -> RuleResult:
+    """No class may lose more than `most`, not even at the upper end of its interval."""
+    rule, threshold = "IoU change of the worst class", f"upper bound ≥ {0 - most:g}"
+    upper = {name: row.high for name, row in changes.items() if name.startswith("iou/") and row.high is not None}
+    if not upper:
+        return RuleResult(rule, threshold, "nothing to compare", passed=True)
+    worst = min(upper, key=lambda name: upper[name])
+    value = f"{worst.removeprefix('iou/')}: {_interval(changes[worst])}"
+    return RuleResult(rule, threshold, value, upper[worst] >= -most)
 
 
-def _speed(most: float, candidate: Result, champion: Result) -> Ruling:
+def _slowdown(most: float, candidate: Measurement, champion: Measurement) -> RuleResult:
     times = champion.images_per_second / candidate.images_per_second
-    return Ruling("time an image takes, over the champion's", f"≤ {most:g}", f"{times:.2f}", times <= most)
+    return RuleResult("time per image, relative to the champion", f"≤ {most:g}", f"{times:.2f}", times <= most)
+
+
+def _interval(change: Difference) -> str:
+    if change.delta is None:
+        return "undefined"
+    return f"{change.delta:+.3f} ({change.low:+.3f} to {change.high:+.3f})"

@@ -1,7 +1,7 @@
-"""Metrics of a training on their way to the tracking server, which may be slow, away for minutes, or gone for good.
+"""A training's metrics, uploaded in the background: the tracking server may be slow, or away for minutes or for good.
 
-Training never waits for it. What the server did not take yet travels in each checkpoint, so that nothing is lost with a
-rank that is killed; what it did not take until the end is kept as lines of JSON in the job's folder.
+Training never waits for the server. Metrics that are still waiting are part of each checkpoint, so a rank that is killed
+loses none; metrics that are still waiting at the end are kept as lines of JSON in the job's folder.
 """
 
 import json
@@ -16,70 +16,71 @@ from mlflow.entities import Metric
 from PIL import Image
 
 from vitseg.errors import DataError, NotFoundError
-from vitseg.registry.tracking import log_picture, metrics_of, registry_errors, resume_run
+from vitseg.registry.mlflow_request import mlflow_request
+from vitseg.registry.tracking import log_picture, resume_run, to_metrics
 from vitseg.storage import open_store
 
 log = logging.getLogger(__name__)
 
 UNDELIVERED = "metrics-undelivered.jsonl"
 CLOSE_SECONDS = 20.0
-"""So long the end of a training waits for the tracking server."""
+"""How long the end of a training waits for the tracking server."""
 _FLUSH_SECONDS = 2.0
-_MOST_PICTURES = 16  # a megabyte or two each
-_PER_REQUEST = 900  # the server takes 1000
+_MAX_PICTURES = 16  # that wait; a megabyte or two each
+_MAX_PER_REQUEST = 900  # the server takes 1000
 
 Row = tuple[str, float, int, int]
-"""A metric as plain data: name, value, milliseconds since 1970, step. From JSON it comes as a list."""
+"""A metric as plain data: name, value, milliseconds since 1970, step. JSON makes it a list."""
 
 
 class MetricStream:
-    """A queue of metrics and panels that a thread delivers: a tracking server that is slow or away never stops training.
+    """A queue of metrics and pictures that a thread uploads.
 
-    Steps that the run already holds are left out, so that a resumed job logs none of them twice.
+    Steps that the run already holds are skipped, so a resumed job logs none of them twice.
 
     Args:
-        run_id: the run; its next attempt is counted when the server first answers.
-        folder: address of the folder in which is kept what could not be delivered.
-        tell: hears, in a line, that the server went away or came back.
+        run_id: the run; the new attempt is counted when the server first answers.
+        folder: address of the folder that keeps what could not be uploaded.
+        on_notice: called with one line when the server goes away or comes back.
     """
 
-    def __init__(self, run_id: str, folder: str, tell: Callable[[str], None] = log.warning) -> None:
-        self._run_id, self._folder, self._tell = run_id, folder, tell
+    def __init__(self, run_id: str, folder: str, on_notice: Callable[[str], None] = log.warning) -> None:
+        self._run_id, self._folder, self._on_notice = run_id, folder, on_notice
         self._waiting: list[Metric] = []
         self._pictures: dict[str, Image.Image] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._deadline = math.inf
-        self._thread = threading.Thread(target=self._deliver, name="metrics", daemon=True)
+        self._thread = threading.Thread(target=self._upload, name="metrics", daemon=True)
         self._thread.start()
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Queue metrics of a step."""
-        self._add(metrics_of(values, step))
+        self._add(to_metrics(values, step))
 
     def log_picture(self, picture: Image.Image, name: str) -> None:
-        """Queue a picture, of which the newest wait where the server is away; those are in no checkpoint."""
+        """Queue a picture. While the server is away the newest ones wait; checkpoints hold none."""
         with self._lock:
             self._pictures[name] = picture
-            for old in list(self._pictures)[:-_MOST_PICTURES]:
+            for old in list(self._pictures)[:-_MAX_PICTURES]:
                 del self._pictures[old]
 
     def pending(self) -> list[Row]:
-        """Return what the server did not take yet, as plain data."""
+        """Return the metrics that still wait, as plain data."""
         with self._lock:
             return [(metric.key, metric.value, metric.timestamp, metric.step) for metric in self._waiting]
 
-    def take_up(self, rows: Sequence[Row]) -> None:
-        """Queue what was pending when another attempt ended."""
+    def requeue(self, rows: Sequence[Row]) -> None:
+        """Queue the metrics that were pending when an earlier attempt ended."""
         self._add([Metric(*row) for row in rows])
 
     def close(self) -> None:
-        """Deliver what is left, for `CLOSE_SECONDS` at most; keep the rest in the job's folder."""
+        """Upload what is left, for at most `CLOSE_SECONDS`; keep the rest in the job's folder."""
         self._deadline = time.monotonic() + CLOSE_SECONDS
         self._closed.set()
         self._thread.join(_FLUSH_SECONDS)
         if self._thread.is_alive():
-            self._tell(f"waiting for the tracking server, {CLOSE_SECONDS:.0f} s at most")
+            self._on_notice(f"waiting for the tracking server, {CLOSE_SECONDS:.0f} s at most")
             self._thread.join(CLOSE_SECONDS - _FLUSH_SECONDS)
         store, rows = open_store(self._folder), self.pending()
         if rows:
@@ -89,39 +90,39 @@ class MetricStream:
         for name in self._pictures:
             log.warning("the tracking server was away: no %s", name)
         if not rows and store.stat(UNDELIVERED):
-            store.delete(UNDELIVERED)  # of an attempt before, whose checkpoint held them too
+            store.delete(UNDELIVERED)  # an earlier attempt wrote it; its checkpoint held these metrics, too
 
     def _add(self, metrics: Sequence[Metric]) -> None:
         with self._lock:
             self._waiting += metrics
 
-    def _deliver(self) -> None:
-        held: dict[str, set[int]] | None = None
+    def _upload(self) -> None:
+        logged: dict[str, set[int]] | None = None
         away = resumed = False
         while time.monotonic() < self._deadline:
             closed = self._closed.wait(_FLUSH_SECONDS)
             try:
                 if not resumed:
                     resume_run(self._run_id)
-                    resumed = True  # this attempt is counted once, however often the next request fails
-                if held is None:
-                    held = _held_steps(self._run_id)
-                self._send(held)
-            except Exception as error:  # noqa: BLE001 - told, and tried again: this thread must outlive whatever fails
+                    resumed = True  # so that this attempt is counted once, however often the next request fails
+                if logged is None:
+                    logged = _logged_steps(self._run_id)
+                self._send(logged)
+            except Exception as error:  # noqa: BLE001 - reported, and tried again: this thread must outlive any failure
                 if not away:
-                    self._tell(f"training goes on, its metrics wait: {error}")
+                    self._on_notice(f"training goes on, its metrics wait: {error}")
                 away = True
                 time.sleep(_FLUSH_SECONDS if closed else 0)
                 continue
             if away:
-                self._tell("the tracking server answers again: the metrics that waited are delivered")
+                self._on_notice("the tracking server answers again: the metrics that waited are uploaded")
             away = False
             if closed:
                 return
 
-    def _send(self, held: dict[str, set[int]]) -> None:
-        while some := self._waiting[:_PER_REQUEST]:
-            _log(self._run_id, some, held)
+    def _send(self, logged: dict[str, set[int]]) -> None:
+        while some := self._waiting[:_MAX_PER_REQUEST]:
+            _log_new(self._run_id, some, logged)
             with self._lock:
                 del self._waiting[: len(some)]
         for name, picture in list(self._pictures.items()):
@@ -131,14 +132,14 @@ class MetricStream:
 
 
 def upload(address: str) -> int:
-    """Deliver the metrics that a training kept; return how many of them its run did not hold yet.
+    """Upload the metrics that a training kept; return how many of them were new to its run.
 
     Args:
-        address: the job's folder, or the file itself (`….jsonl`), which is removed once all are delivered.
+        address: the job's folder, or the file itself (`….jsonl`), which is deleted once all are uploaded.
 
     Raises:
         NotFoundError: there is no such file.
-        DataError: it is none of ours.
+        DataError: the file holds no metrics.
         RegistryError: the tracking server does not take them.
     """
     folder, name = address.rsplit("/", 1) if address.endswith(".jsonl") and "/" in address else (address, UNDELIVERED)
@@ -146,7 +147,7 @@ def upload(address: str) -> int:
     rows: dict[str, list[Metric]] = {}
     if store.stat(name) is None:
         raise NotFoundError(
-            f"no metrics wait in {store.uri(name)}: the tracking server has them all, or this is no folder of a job "
+            f"no metrics wait in {store.uri(name)}: the tracking server has all of them, or this is no job's folder "
             "(SHARDS/_vitseg/training/…)"
         )
     try:
@@ -157,30 +158,30 @@ def upload(address: str) -> int:
         raise DataError(f"{store.uri(name)} holds no metrics that a training kept") from error
     count = 0
     for run_id, metrics in rows.items():
-        held = _held_steps(run_id)
-        for start in range(0, len(metrics), _PER_REQUEST):
-            count += _log(run_id, metrics[start : start + _PER_REQUEST], held)
+        logged = _logged_steps(run_id)
+        for start in range(0, len(metrics), _MAX_PER_REQUEST):
+            count += _log_new(run_id, metrics[start : start + _MAX_PER_REQUEST], logged)
     store.delete(name)
     return count
 
 
-def _held_steps(run_id: str) -> dict[str, set[int]]:
-    """Return the steps that a run holds, by the metric's name; of the machine's own readings, which are many, none."""
-    with registry_errors("reading a run"):
+def _logged_steps(run_id: str) -> dict[str, set[int]]:
+    """Return the steps that a run holds, by metric; without system metrics, which are many."""
+    with mlflow_request("reading a run"):
         client = MlflowClient()
         names = [name for name in client.get_run(run_id).data.metrics if not name.startswith("system/")]
         return {name: {metric.step for metric in client.get_metric_history(run_id, name)} for name in names}
 
 
-def _log(run_id: str, metrics: Sequence[Metric], held: dict[str, set[int]]) -> int:
-    """Log those metrics whose steps the run does not hold, and add them to what it holds; return their number.
+def _log_new(run_id: str, metrics: Sequence[Metric], logged: dict[str, set[int]]) -> int:
+    """Log the metrics whose steps are not in `logged`, add these steps to it, and return how many there were.
 
-    The same metrics may be sent twice, where an answer was lost: they keep their time, by which the server knows them.
+    Where an answer was lost the same metrics are sent twice. They keep their time, so the server recognizes them.
     """
-    new = {(one.key, one.step): one for one in metrics if one.step not in held.get(one.key, ())}
+    new = {(one.key, one.step): one for one in metrics if one.step not in logged.get(one.key, ())}
     if new:
-        with registry_errors("logging metrics"):
+        with mlflow_request("logging metrics"):
             MlflowClient().log_batch(run_id, metrics=list(new.values()), synchronous=True)
         for name, step in new:
-            held.setdefault(name, set()).add(step)
+            logged.setdefault(name, set()).add(step)
     return len(new)

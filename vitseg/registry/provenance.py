@@ -1,9 +1,10 @@
-"""How a version came to be: its data and its making, as `record.json` in its run, for whoever has to judge it later.
+"""How a version came to be: its data and its training, as `record.json` in its run.
 
-The shards of a version change with the next training, and its run's parameters don't say on what it ran: so this is
-written when the version is registered, and never again.
+It is written once, when the version is registered: the shards may change with the next training, and a run's parameters
+don't tell what it ran on.
 """
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -19,15 +20,14 @@ from vitseg.errors import DataError, NotFoundError
 from vitseg.git_commit import code_commit
 from vitseg.json_input import malformed_as_data_error, parse_json
 from vitseg.registry import tracking
-from vitseg.registry.comparison import holdout_digest
 
 _NAME = "record.json"
 _PACKAGES = ("vitseg", "torch", "numpy", "webdataset", "mlflow", "prefect")
 
 
 @dataclass(frozen=True)
-class SplitRecord:
-    """One split of the data: number of samples, digest of what it holds, labeled pixels of each class."""
+class SplitProvenance:
+    """A split of the data: number of samples, digest of its content, labeled pixels of each class."""
 
     samples: int
     digest: str
@@ -39,50 +39,51 @@ class SplitRecord:
 
 
 @dataclass(frozen=True)
-class Record:
-    """What a version was trained on (`splits`, `classes`, `image_size`: height, width) and how it was made."""
+class Provenance:
+    """What a version was trained on, and how."""
 
     shards: str
     fingerprint: str
     image_size: tuple[int, int]
+    """Height and width of the samples, pixels."""
     classes: tuple[str, ...]
-    splits: Mapping[str, SplitRecord]
+    splits: Mapping[str, SplitProvenance]
     skipped: int
-    """Sources that were left out."""
+    """Sources that could not be used."""
     recipe: str
-    """Digest of the recipe; the recipe is in the run, as `recipe.json`."""
+    """Digest of the recipe, which the run holds as `recipe.json`."""
     seed: int
     init: str
-    """What it started from; "": chance."""
+    """Address of the initial weights; "": from scratch."""
     world_size: int
     seconds: float
-    """From the start of the run to its registration, pauses included."""
+    """From the creation of the run to the registration, including pauses."""
     attempts: int
-    """Times the training was started: more than one, it was cut off and went on."""
+    """How often the training was started; more than once if it was interrupted."""
     flow_run: str
     """Name or address of the Prefect flow run that finished it."""
     commit: str
-    """Git commit of the code, with `+` where files differed from it; "": unknown."""
+    """Git commit of the code, with `+` if files differed from it; "": unknown."""
     device: str
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
-def data_of(manifest: Manifest) -> dict[str, Any]:
-    """Return the part of a record that a manifest tells."""
+def data_fields(manifest: Manifest) -> dict[str, Any]:
+    """Return the fields of a `Provenance` that describe the data."""
     return {
         "fingerprint": manifest.fingerprint,
         "image_size": manifest.image_size,
         "classes": tuple(label.name for label in manifest.classes),
         "splits": {
-            name: SplitRecord(split.samples, holdout_digest(manifest, name), split.pixels_per_class)
+            name: SplitProvenance(split.samples, split_digest(manifest, name), split.pixels_per_class)
             for name, split in manifest.splits.items()
         },
         "skipped": len(manifest.skipped),
     }
 
 
-def machine() -> dict[str, Any]:
-    """Return the part of a record that this process can tell: code, versions, device."""
+def environment_fields() -> dict[str, Any]:
+    """Return the fields of a `Provenance` that describe this process: code, packages, device."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
@@ -93,16 +94,22 @@ def machine() -> dict[str, Any]:
     return {"commit": code_commit(), "device": device, "versions": versions}
 
 
-def write_record(run_id: str, record: Record) -> None:
-    """Put a record into a run."""
-    tracking.log_text(run_id, json.dumps(asdict(record), indent=1), _NAME)
+def split_digest(manifest: Manifest, split: str) -> str:
+    """Return 16 hex digits that are equal for splits of exactly the same samples."""
+    content = "".join(f"{shard.sha256}\n" for shard in manifest.splits[split].shards)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def read_record(run_id: str) -> Record | None:
-    """Return a run's record; None where it has none, as versions from before there were any.
+def write_provenance(run_id: str, provenance: Provenance) -> None:
+    """Store the provenance of a version in its run."""
+    tracking.log_text(run_id, json.dumps(asdict(provenance), indent=1), _NAME)
+
+
+def read_provenance(run_id: str) -> Provenance | None:
+    """Return the provenance that a run holds; None: it holds none, as runs of early versions of vitseg.
 
     Raises:
-        DataError: it is there, but can't be read.
+        DataError: it can't be read.
     """
     try:
         text = tracking.read_text(run_id, _NAME) if run_id else ""
@@ -117,10 +124,10 @@ def read_record(run_id: str) -> Record | None:
 
 
 @malformed_as_data_error()
-def _from_json(row: dict[str, Any]) -> Record:
+def _from_json(row: dict[str, Any]) -> Provenance:
     splits = {
-        str(name): SplitRecord(int(split["samples"]), str(split["digest"]), tuple(map(int, split["pixels"])))
+        str(name): SplitProvenance(int(split["samples"]), str(split["digest"]), tuple(map(int, split["pixels"])))
         for name, split in row["splits"].items()
     }
     height, width = map(int, row["image_size"])
-    return Record(**{**row, "splits": splits, "classes": tuple(row["classes"]), "image_size": (height, width)})
+    return Provenance(**{**row, "splits": splits, "classes": tuple(row["classes"]), "image_size": (height, width)})

@@ -1,6 +1,6 @@
-"""The images that a reviewer should look at: those a version does worst on, and those it does worse on than the champion."""
+"""The images that a reviewer should look at: the worst ones of a version, and those that lost most against the champion."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from PIL import Image
 from torch import Tensor
@@ -10,49 +10,57 @@ from vitseg.data.manifest import read_manifest
 from vitseg.masks import colorize
 from vitseg.model.bundle import Bundle
 from vitseg.pictures.contact_sheet import contact_sheet
+from vitseg.registry.tracking import log_picture
 
-_WIDTH = 184  # of a picture: four side by side fit the registry's page
+_WIDTH = 184  # pixels of a picture: four side by side fit MLflow's page
+_NAME = "review/examples.png"
 
 
-def select_examples(ours: Tensor, theirs: Tensor | None, count: int = 3) -> dict[int, str]:
-    """Choose images by the share of their pixels that is right; return why, by the image's number.
+def select_examples(ours: Tensor, champions: Tensor | None, count: int = 3) -> dict[int, str]:
+    """Select images by their pixel accuracy; return a caption for each, by the image's index.
 
     Args:
-        ours: confusion matrices of the version, one an image, int64 (N, K, K).
-        theirs: of the champion on the same images; None: there is none.
+        ours: a confusion matrix per image of the version, int64 (N, K, K).
+        champions: of the champion on the same images; None: there is no champion.
         count: images of each kind.
     """
-    right = _right(ours)
-    chosen = {index: f"{right[index]:.0%} right" for index in right.argsort()[:count].tolist()}
-    if theirs is not None:
-        before = _right(theirs)
-        lost = right - before
-        for index in lost.argsort()[:count].tolist():
-            if lost[index] < 0:
-                chosen[index] = f"{right[index]:.0%} right, was {before[index]:.0%}"
-    return chosen
+    accuracy = _pixel_accuracy(ours)
+    selected = {index: f"accuracy {accuracy[index]:.0%}" for index in accuracy.argsort()[:count].tolist()}
+    if champions is not None:
+        before = _pixel_accuracy(champions)
+        change = accuracy - before
+        for index in change.argsort()[:count].tolist():
+            if change[index] < 0:
+                selected[index] = f"accuracy {accuracy[index]:.0%}, was {before[index]:.0%}"
+    return selected
 
 
-def draw_examples(shards: str, split: str, chosen: dict[int, str], models: Sequence[tuple[str, Bundle]]) -> Image.Image:
-    """Draw a row an image: photo, truth, and what each of the named models says."""
+def log_examples(
+    run_id: str, shards: str, split: str, selected: Mapping[int, str], models: Mapping[str, Bundle]
+) -> str:
+    """Store a picture of the selected images in a run, and return its address on MLflow's page."""
+    log_picture(run_id, draw_examples(shards, split, selected, models), _NAME)
+    return f"get-artifact?run_uuid={run_id}&path={_NAME}"
+
+
+def draw_examples(shards: str, split: str, selected: Mapping[int, str], models: Mapping[str, Bundle]) -> Image.Image:
+    """Draw a row for each selected image: photo, ground truth, and the prediction of each model, the last with the caption."""
     batches = Batches(shards, read_manifest(shards), split, batch_size=1, shuffle=False, drop_last=False)
-    cells: dict[int, list[tuple[str, Image.Image]]] = {}
+    rows: dict[int, list[tuple[str, Image.Image]]] = {}
     for index, batch in enumerate(batches.epoch(0)):
-        if index in chosen:
-            colors = models[0][1].palette
-            photo = Image.fromarray(batch.images[0].permute(1, 2, 0).numpy())
-            cells[index] = [
-                (batch.keys[0], photo),
-                ("truth", Image.fromarray(colorize(batch.labels[0].numpy(), colors))),
-            ]
-            for name, bundle in models:
-                ids = bundle.segment(batch.images).cpu().numpy()[0]
-                note = f"{name}: {chosen[index]}" if bundle is models[-1][1] else name
-                cells[index].append((note, Image.fromarray(colorize(ids, colors))))
-    ordered = [cell for index in chosen for cell in cells[index]]
-    return contact_sheet(ordered, columns=2 + len(models), width=_WIDTH)
+        if index not in selected:
+            continue
+        photo = Image.fromarray(batch.images[0].permute(1, 2, 0).numpy())
+        predictions = {name: bundle.segment(batch.images).cpu() for name, bundle in models.items()}
+        colors = next(iter(models.values())).palette
+        masks = {"ground truth": batch.labels, **predictions}
+        names = [*list(masks)[:-1], f"{list(masks)[-1]}: {selected[index]}"]
+        pictures = [Image.fromarray(colorize(ids[0].numpy(), colors)) for ids in masks.values()]
+        rows[index] = [(batch.keys[0], photo), *zip(names, pictures, strict=True)]
+    cells = [cell for index in selected for cell in rows[index]]
+    return contact_sheet(cells, columns=2 + len(models), width=_WIDTH)
 
 
-def _right(matrices: Tensor) -> Tensor:
+def _pixel_accuracy(matrices: Tensor) -> Tensor:
     counts = matrices.double()
     return counts.diagonal(dim1=1, dim2=2).sum(1) / counts.sum((1, 2)).clamp(min=1)

@@ -1,7 +1,7 @@
-"""Two registered models and two users, for a team in which who trains must not approve.
+"""Permissions of a team: trainers register candidates, only reviewers promote them.
 
-MLflow's right to edit a registered model is the right to make versions *and* to move aliases. So trainers edit one model,
-the candidates, and only read the other, from which inference takes its champion; reviewers manage both.
+MLflow's permission to edit a registered model covers creating versions *and* moving aliases. So there are two models.
+Trainers edit the candidates and only read the approved model, whose champion inference uses; reviewers manage both.
 """
 
 import os
@@ -13,62 +13,62 @@ from mlflow.server import get_app_client
 from mlflow.server.auth.client import AuthServiceClient
 
 from vitseg.errors import UsageError
-from vitseg.registry.tracking import make_experiment, registry_errors
-from vitseg.registry.versions import make_model
+from vitseg.registry.mlflow_request import mlflow_request
+from vitseg.registry.tracking import ensure_experiment
+from vitseg.registry.versions import ensure_model
 
 _MODEL, _EXPERIMENT = "registered_model", "experiment"
-_LEAST = 12  # characters of a password, says MLflow
+_MIN_PASSWORD = 12  # characters; MLflow refuses shorter ones
 _READ, _EDIT, _MANAGE = "READ", "EDIT", "MANAGE"
 
 
 @dataclass(frozen=True)
 class User:
-    """A user and the password that they get; it is nowhere stored but, hashed, in MLflow."""
+    """A user and their new password, which only MLflow stores, hashed."""
 
     name: str
     password: str
 
 
 def make_team(candidates: str, approved: str, trainer: User, reviewer: User) -> None:
-    """Make both models and both users, or bring them up to date: the passwords are those given now.
+    """Create both models and both users, or update their permissions and passwords.
 
-    Whoever runs this has to be an administrator, and owns what is made; the environment says who that is.
+    The user that the environment names has to be an administrator, and owns both models.
 
     Raises:
-        UsageError: both models, or both users, are the same one; or a password is empty.
-        AccessError: this user is no administrator.
+        UsageError: both models or both users are the same, or a password is too short.
+        AccessError: the signed-in user is no administrator.
     """
     if candidates == approved or trainer.name == reviewer.name:
-        raise UsageError("who trains can't approve: name two models and two users")
+        raise UsageError("trainers must not approve: name two models and two users")
     for who, user in (("TRAINER", trainer), ("REVIEWER", reviewer)):
-        if len(user.password) < _LEAST:
-            raise UsageError(f"{who}_PASSWORD must be set, to {_LEAST} characters or more")
+        if len(user.password) < _MIN_PASSWORD:
+            raise UsageError(f"{who}_PASSWORD must be set, to {_MIN_PASSWORD} characters or more")
         if user.name == os.environ.get("MLFLOW_TRACKING_USERNAME"):
-            raise UsageError(f"{user.name} is who you are signed in as: trainer and reviewer are other users")
+            raise UsageError(f"you are signed in as {user.name}: choose other users as trainer and reviewer")
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not server.startswith("http"):
         raise UsageError(
-            "users are a matter of an MLflow server: name yours in MLFLOW_TRACKING_URI, or `vitseg stack up`"
+            "only an MLflow server has users: name yours in MLFLOW_TRACKING_URI, or start one with `vitseg stack up`"
         )
-    with registry_errors("making the team"):
+    with mlflow_request("setting up the team"):
         client = MlflowClient()
-        experiment = make_experiment(client)
+        experiment = ensure_experiment(client)
         for name in (candidates, approved):
-            make_model(client, name)
+            ensure_model(client, name)
         auth = get_app_client("basic-auth", tracking_uri=server)
         for user in (trainer, reviewer):
             _make_user(auth, user)
             _grant(auth, user, _EXPERIMENT, experiment, _EDIT)
         _grant(auth, trainer, _MODEL, candidates, _EDIT)
         _grant(auth, trainer, _MODEL, approved, _READ)
-        _grant(
-            auth, reviewer, _MODEL, candidates, _MANAGE
-        )  # what was decided is no challenger: taking an alias away is more
+        # A decision removes the alias challenger, which takes more than the permission to edit.
+        _grant(auth, reviewer, _MODEL, candidates, _MANAGE)
         _grant(auth, reviewer, _MODEL, approved, _MANAGE)
 
 
 def _grant(auth: AuthServiceClient, user: User, kind: str, name: str, permission: str) -> None:
-    """Give a user exactly this right; MLflow has no call that changes one."""
+    """Give a user exactly this permission; MLflow has no call that changes one."""
     try:
         auth.grant_user_permission(user.name, kind, name, permission)
     except MlflowException as error:

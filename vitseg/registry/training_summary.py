@@ -1,6 +1,6 @@
-"""What a person sees of a version: pictures in its run, and the description that is its page in the registry.
+"""How a training went, as the first description of its version, and the pictures that it links to.
 
-MLflow's page of a version shows the description and tags, no metrics and no pictures: so the description holds them.
+MLflow's page of a version shows its description and tags, but no metrics and no pictures: so the description holds them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,19 +19,26 @@ from vitseg.recipe import Recipe
 from vitseg.seams import SeamRatios, seam_text
 
 MAX_PAGE = 5000
-"""Characters that MLflow's database keeps of a description."""
+"""Characters of a description that MLflow's database keeps."""
 PAGE_WIDTH = 800
-"""Pixels that MLflow's page shows of a picture on a common screen; what is wider is cut off, not shrunk."""
+"""Pixels of a picture that MLflow's page shows on a common screen; it cuts off wider ones."""
 
 
 def draw_training(
     bundle: Bundle, shown: Batch, matrix: torch.Tensor, history: Sequence[Mapping[str, Any]]
 ) -> dict[str, Image.Image]:
-    """Draw a run's pictures by name: curves, validation panels, and where there are classes confusion and iou."""
-    found = shown.pictures(bundle.segment(shown.images).cpu())
+    """Return pictures of a training by name: `curves`, `validation`, and with classes `confusion` and `iou`.
+
+    Args:
+        bundle: the trained model.
+        shown: the images of the validation panels.
+        matrix: confusion matrix int64 (K, K), rows = ground truth.
+        history: a row per epoch.
+    """
+    predictions = shown.pictures(bundle.segment(shown.images).cpu())
+    width = PAGE_WIDTH // 3 - 16
     rows = [
-        panel(*pictures, bundle.classes, note=key, width=PAGE_WIDTH // 3 - 16)
-        for pictures, key in zip(found, shown.keys, strict=True)
+        panel(*row, bundle.classes, note=key, width=width) for row, key in zip(predictions, shown.keys, strict=True)
     ]
     pictures = {"curves": learning_curves(history), "validation": panel_sheet(rows, classes=bundle.classes)}
     if bundle.classes:
@@ -53,10 +60,18 @@ def training_summary(
     seams: tuple[SeamRatios, SeamRatios],
     errors: Mapping[str, float] | None = None,
 ) -> str:
-    """Return the version's description in Markdown.
+    """Return the summary in Markdown.
 
-    `seams` are the ratios of the predictions and of the labels; `errors` of a model without classes have `psnr` and
-    `mean_absolute_error`.
+    Args:
+        run_id: the run that holds the pictures.
+        scores: on the validation images.
+        samples: number of these images.
+        bundle: the trained model.
+        manifest: the data.
+        recipe: the recipe.
+        epochs: number of trained epochs.
+        seams: seam ratios of the predictions and of the labels.
+        errors: `psnr` and `mean_absolute_error`; a model without classes needs them.
     """
     rows = [
         f"| {label.name} | {'–' if iou is None else f'{iou:.3f}'} |"
@@ -69,20 +84,18 @@ def training_summary(
         quality = f"**PSNR {errors['psnr']:.2f} dB**, mean absolute error {errors['mean_absolute_error']:.4f}"
     counts = ", ".join(f"{split.samples} {name}" for name, split in manifest.splits.items())
     picture = f"get-artifact?run_uuid={run_id}&path=pictures"
-    page = "\n".join(
-        [
-            f"{quality} on {samples} validation images, after {epochs} {'epoch' if epochs == 1 else 'epochs'}.",
-            "",
-            *([f"Seam ratio, {seam_text(*seams)}.", ""] if rows else []),
-            f"![validation images]({picture}/validation.png)",
-            "",
-            *(["| class | IoU |", "|---|---|", *rows, ""] if rows else []),
-            f"![curves]({picture}/curves.png)",
-            *([f"![confusion]({picture}/confusion.png)"] if rows else []),
-            "",
-            f"Data: {counts} images of {manifest.image_size[1]}×{manifest.image_size[0]}, "
-            f"fingerprint `{manifest.fingerprint[:16]}`. Weights: sha256 `{bundle.sha256[:16]}`. "
-            f"Recipe: `{recipe.digest()}`, seed {recipe.run.seed}, target `{recipe.model.target}`.",
-        ]
-    )
-    return page[:MAX_PAGE]
+    lines = [
+        f"{quality} on {samples} validation images, after {epochs} {'epoch' if epochs == 1 else 'epochs'}.",
+        "",
+        *([f"Seam ratio, {seam_text(*seams)}.", ""] if rows else []),
+        f"![validation images]({picture}/validation.png)",
+        "",
+        *(["| class | IoU |", "|---|---|", *rows, ""] if rows else []),
+        f"![learning curves]({picture}/curves.png)",
+        *([f"![confusion matrix]({picture}/confusion.png)"] if rows else []),
+        "",
+        f"Data: {counts} images of {manifest.image_size[1]}×{manifest.image_size[0]}, "
+        f"fingerprint `{manifest.fingerprint[:16]}`. Weights: sha256 `{bundle.sha256[:16]}`. "
+        f"Recipe: `{recipe.digest()}`, seed {recipe.run.seed}, target `{recipe.model.target}`.",
+    ]
+    return "\n".join(lines)[:MAX_PAGE]

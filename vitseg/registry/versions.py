@@ -1,5 +1,9 @@
-"""Registered versions: a bundle goes in, and the same bytes come back, checked against the hash in the version's tags."""
+"""Registered versions: a bundle goes in, and the same bytes come back, checked against the hash in the version's tags.
 
+A version's address is `models:/NAME/VERSION` or `models:/NAME@alias`.
+"""
+
+import datetime
 import re
 import shutil
 import tempfile
@@ -18,7 +22,7 @@ from mlflow.types import Schema, TensorSpec
 from vitseg.errors import DataError, NotFoundError, RegistryError, UsageError
 from vitseg.home import home
 from vitseg.model.bundle import Bundle, load_bundle
-from vitseg.registry.tracking import registry_errors
+from vitseg.registry.mlflow_request import mlflow_request
 
 _ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -26,7 +30,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a model: `models:/NAME/VERSION`, or a bundle folder (its version is then `local`)."""
+    """One version of a registered model, or a bundle folder, whose version is `local`."""
 
     name: str
     version: str
@@ -34,28 +38,32 @@ class Version:
     run_id: str = ""
     description: str = ""
     created: int = 0
+    """Milliseconds since 1970."""
     aliases: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def uri(self) -> str:
-        """The address that other commands take as a model."""
+        """The address `models:/NAME/VERSION`."""
         return f"models:/{self.name}/{self.version}"
 
 
 def register(bundle_folder: Path, *, name: str, run_id: str, tags: Mapping[str, str], description: str) -> Version:
-    """Log a bundle to its run as an MLflow model and register it as a new version of `name`."""
+    """Log a bundle to its run as an MLflow model, and register it as a new version of `name`.
+
+    A version that the same run registered before a crash is returned as it is.
+    """
     bundle = load_bundle(bundle_folder)
-    signature = ModelSignature(  # any size: the loader fits images to the network, and masks to the images
+    signature = ModelSignature(  # of images of any size: pyfunc resizes them, and the masks back
         inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3))]),
         outputs=Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1) if bundle.classes else (-1, -1, -1, 3))]),
     )
-    with registry_errors("registering the model"):
+    with mlflow_request("registering the model"):
         client = MlflowClient()
         for known in client.search_model_versions(f"run_id = '{run_id}'"):
             if known.name == name and known.tags.get("sha256") == bundle.sha256:
-                return get_version(name, str(known.version))  # registered just before a crash
-    with registry_errors("registering the model"), mlflow.start_run(run_id=run_id):
+                return get_version(name, str(known.version))
+    with mlflow_request("registering the model"), mlflow.start_run(run_id=run_id):
         model = mlflow.pyfunc.log_model(
             name="model",
             loader_module="vitseg.inference.pyfunc",
@@ -64,7 +72,7 @@ def register(bundle_folder: Path, *, name: str, run_id: str, tags: Mapping[str, 
             model_type="semantic-segmentation" if bundle.classes else "image-to-image",
             pip_requirements=["vitseg", "torch", "safetensors"],
         )
-        make_model(client, name)
+        ensure_model(client, name)
         registered = client.create_model_version(
             name, model.model_uri, run_id, tags={**tags, "sha256": bundle.sha256}, description=description,
             model_id=model.model_id,
@@ -72,8 +80,8 @@ def register(bundle_folder: Path, *, name: str, run_id: str, tags: Mapping[str, 
     return get_version(name, str(registered.version))
 
 
-def make_model(client: MlflowClient, name: str) -> None:
-    """Make a registered model, unless it is there."""
+def ensure_model(client: MlflowClient, name: str) -> None:
+    """Create a registered model, unless it exists."""
     try:
         client.create_registered_model(name)
     except MlflowException as error:
@@ -81,10 +89,10 @@ def make_model(client: MlflowClient, name: str) -> None:
             raise
 
 
-def is_model(name: str) -> bool:
-    """Say whether there is a registered model of this name."""
+def model_exists(name: str) -> bool:
+    """Return whether there is a registered model of this name."""
     try:
-        with registry_errors(f"reading {name}"):
+        with mlflow_request(f"reading {name}"):
             MlflowClient().get_registered_model(name)
     except NotFoundError:
         return False
@@ -96,19 +104,50 @@ def get_version(name: str, version: str) -> Version:
 
     Raises:
         NotFoundError: there is none.
-        UsageError: that is no number.
+        UsageError: the version is no number.
     """
     if not version.isdecimal():
         raise UsageError(f"version {version!r} is no number: see `vitseg registry list --name {name}`")
     try:
-        with registry_errors(f"reading {name} version {version}"):
+        with mlflow_request(f"reading {name} version {version}"):
             return _version(MlflowClient().get_model_version(name, version))
     except NotFoundError as error:
         raise NotFoundError(f"models:/{name}/{version} does not exist: see `vitseg registry list`") from error
 
 
+def list_versions(name: str) -> list[Version]:
+    """Return all versions of a model, newest first."""
+    with mlflow_request(f"listing versions of {name}"):
+        found = MlflowClient().search_model_versions(f"name = '{name.replace(chr(39), '')}'")
+    versions = [get_version(name, str(version.version)) for version in found]  # a search returns no aliases
+    return sorted(versions, key=lambda version: int(version.version), reverse=True)
+
+
+def find_trained(name: str, fingerprint: str, recipe: str) -> Version | None:
+    """Return the newest version that was trained on this data by this recipe (its digest), or None."""
+    wanted = {"data_fingerprint": fingerprint, "recipe": recipe}
+    return next((version for version in list_versions(name) if wanted.items() <= version.tags.items()), None)
+
+
+def shards_of(version: Version) -> str:
+    """Return the address of the shards that a version was trained on.
+
+    Raises:
+        UsageError: its tags don't tell.
+    """
+    shards = version.tags.get("shards")
+    if not shards:
+        raise UsageError(f"{version.uri} has no tag that tells what it was trained on: name --shards")
+    return shards
+
+
+def is_same(one: Version, other: Version) -> bool:
+    """Return whether two versions are the same model: one and the same version, or copies in two registered models."""
+    return (one.run_id, one.sha256) == (other.run_id, other.sha256)
+
+
 def is_version_of(name: str, uri: str) -> bool:
-    """Say whether an address is a version of this model that is still in the registry."""
+    """Return whether an address is a version of this model that is still in the registry."""
     try:
         return resolve(uri).name == name
     except NotFoundError:
@@ -116,28 +155,33 @@ def is_version_of(name: str, uri: str) -> bool:
 
 
 def alias_version(name: str, alias: str) -> Version | None:
-    """Return the version an alias points to, or None where the registry says that there is no such alias.
+    """Return the version that an alias points to, or None where the registry has no such model or alias.
 
     Every other failure is an error: a registry that can't answer must never look like one without a champion.
     """
     try:
-        with registry_errors(f"reading {name}@{alias}"):
-            found = MlflowClient().get_model_version_by_alias(name, alias)
+        with mlflow_request(f"reading {name}@{alias}"):
+            client = MlflowClient()
+            try:
+                found = client.get_model_version_by_alias(name, alias)
+            except MlflowException as error:  # a missing alias has no error code of its own
+                if (
+                    error.error_code == "INVALID_PARAMETER_VALUE"
+                    and alias not in client.get_registered_model(name).aliases
+                ):
+                    return None
+                raise
     except NotFoundError:
-        return None  # no such model
-    except RegistryError as error:
-        if f"Registered model alias {alias} not found" in str(error):
-            return None
-        raise
-    return get_version(name, str(found.version))  # the alias call leaves out other aliases
+        return None
+    return get_version(name, str(found.version))  # the answer above has no other aliases
 
 
 def resolve(model: str) -> Version:
-    """Find the version that `models:/NAME@alias`, `models:/NAME/VERSION` or a bundle folder stands for.
+    """Return the version of an address: `models:/NAME@alias`, `models:/NAME/VERSION` or a bundle folder.
 
     Raises:
-        UsageError: the address is none of the three.
-        NotFoundError: nothing is there.
+        UsageError: the address has none of these forms.
+        NotFoundError: there is no such version or folder.
     """
     if not model.startswith("models:"):
         folder = Path(model)
@@ -153,7 +197,7 @@ def resolve(model: str) -> Version:
         return get_version(match["name"], match["version"])
     found = alias_version(match["name"], match["alias"])
     if found is None:
-        raise NotFoundError(f"{model}: no such alias; see `vitseg registry list` for what there is")
+        raise NotFoundError(f"{model}: no such alias; `vitseg registry list` shows all versions")
     return found
 
 
@@ -161,16 +205,16 @@ def fetch(version: Version, cache: Path | None = None) -> Path:
     """Return a local folder with the version's bundle, downloaded once and checked against its hash.
 
     Raises:
-        RegistryError: what came back is not what was registered.
+        RegistryError: the download is not the bundle that was registered.
     """
-    if not _SHA256.fullmatch(version.sha256):  # it becomes a folder's name
+    if not _SHA256.fullmatch(version.sha256):  # it becomes the name of a folder
         raise RegistryError(f"{version.uri} has no sha256 among its tags: it was not registered by vitseg")
     folder = (cache or home() / "cache" / "models") / version.sha256
     if (folder / "config.json").exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        with registry_errors(f"downloading {version.uri}"):
+        with mlflow_request(f"downloading {version.uri}"):
             root = Path(mlflow.artifacts.download_artifacts(version.uri, dst_path=temporary))
         weights = next(root.rglob("model.safetensors"), None)
         if weights is None:
@@ -180,26 +224,38 @@ def fetch(version: Version, cache: Path | None = None) -> Path:
         except (DataError, NotFoundError) as error:
             raise RegistryError(f"{version.uri} holds a bundle that can't be used: {error}") from error
         if sha256 != version.sha256:
-            raise RegistryError(f"{version.uri}: the weights do not match the sha256 of the version: don't use it")
+            raise RegistryError(f"{version.uri}: the weights don't match the sha256 of the version: don't use them")
         ready = Path(temporary) / "ready"
         shutil.copytree(weights.parent, ready)
         try:
             ready.rename(folder)
         except OSError:
-            if not (folder / "config.json").exists():  # else another process was first, with the same bytes
+            if not (folder / "config.json").exists():  # otherwise another process was first, with the same bytes
                 raise
     return folder
 
 
 def open_model(model: str) -> tuple[Version, Path]:
-    """Resolve an address once and return the version with its local bundle folder."""
+    """Resolve an address once, and return its version with a local bundle folder."""
     version = resolve(model)
     return version, (Path(model) if version.version == "local" else fetch(version))
 
 
 def load(model: str) -> Bundle:
-    """Resolve and load a model, ready to predict."""
+    """Return the bundle of an address, ready to predict."""
     return load_bundle(open_model(model)[1])
+
+
+def set_tags(version: Version, tags: Mapping[str, str]) -> None:
+    """Set tags of a version, in order."""
+    with mlflow_request(f"tagging {version.uri}"):
+        for key, value in tags.items():
+            MlflowClient().set_model_version_tag(version.name, version.version, key, value)
+
+
+def timestamp() -> str:
+    """Return the time of now for a tag: ISO 8601, UTC, in seconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _version(found: MlflowVersion) -> Version:

@@ -77,7 +77,7 @@ class RunRecorder(Recorder):
 
     def take_up(self, pending: list[Any]) -> None:
         """Deliver what was pending in the checkpoint from which this attempt goes on."""
-        self.metrics.take_up(pending)
+        self.metrics.requeue(pending)
 
     def close(self) -> None:
         """Deliver the last metrics, or keep them in the job's folder; a second time, do nothing."""

@@ -169,7 +169,7 @@ def test_a_version_up_for_review_waits_for_a_person_and_takes_no_worker(
     found = api("GET", run)
     assert found["state"]["name"] == "Suspended", log
     assert versions.get_version("reviewed", "1").tags["gate"] == "passed"
-    assert "# Gate passed" in api("GET", f"{run}/input/suspended-decision-description")
+    assert "# Gate: passed" in api("GET", f"{run}/input/suspended-decision-description")
     assert versions.alias_version("reviewed", promotion.CHAMPION) is None
 
     if CHROMIUM:
@@ -192,7 +192,7 @@ def look_at_the_form(run: str) -> None:
         page.goto(f"{address}/runs/flow-run/{run}")
         page.get_by_role("button", name="Resume").first.click()
         form = page.get_by_role("dialog")
-        form.get_by_role("heading", name="Gate passed").wait_for()
+        form.get_by_role("heading", name="Gate: passed").wait_for()
         for field in ("Version", "Decision", "Reviewer", "Reason"):
             form.get_by_text(field, exact=False).first.wait_for()
         assert "&ensp;" not in form.inner_text()
