@@ -16,7 +16,7 @@ from flows.stack import stack as servers
 from flows.stack.mlflow_database import prepare_database
 from vitseg.data.plan import make_plan
 from vitseg.data.shards import commit, write_shard
-from vitseg.storage import s3 as s3_store
+from vitseg.storage import s3_client
 from vitseg.synth.dataset import write_scenes
 
 # No deadline: on a busy machine an example may take any time. Fifty examples a property keep the suite short.
@@ -37,7 +37,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         if name.startswith(("AWS_", "MLFLOW_", "PREFECT_")):
             del os.environ[name]
     os.environ["VITSEG_HOME"] = str(tmp_path_factory.mktemp("home"))
-    s3_store._client_of.cache_clear()
+    s3_client.forget_connections()
     try:
         # Ends the servers when we end, even if we are killed: then its standard input closes.
         code = "import sys; from flows.stack import stack; sys.stdin.read(); stack.down()"
@@ -50,7 +50,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             guard.communicate()
         os.environ.clear()
         os.environ.update(before)
-        s3_store._client_of.cache_clear()
+        s3_client.forget_connections()
 
 
 @pytest.fixture(scope="session")

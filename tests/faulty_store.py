@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from vitseg.storage import s3 as s3_module
+from vitseg.storage import s3_client
 
 KINDS = ("refused", "slow_down", "reset", "lost", "broken", "cut", "cut_headers", "empty", "stall")
 """What any request may meet; `conflict` is no part of it."""
@@ -210,6 +210,6 @@ def through(proxy: FaultyStore) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         patch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda seconds: time.sleep(seconds / 20)))
-        s3_module._client_of.cache_clear()
+        s3_client.forget_connections()
         yield
-    s3_module._client_of.cache_clear()
+    s3_client.forget_connections()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.bench.measure import say
 
-PARTS = ("preprocess", "loader", "train", "job", "segment", "quality", "pretrain", "ceiling")
+PARTS = ("preprocess", "storage", "loader", "train", "job", "segment", "quality", "pretrain", "ceiling")
 
 
 def main(arguments: list[str]) -> int:

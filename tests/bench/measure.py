@@ -71,6 +71,17 @@ def cpu_seconds(work: Callable[[], object]) -> Side:
     return side
 
 
+def wall_seconds(work: Callable[[], object]) -> Side:
+    """Return a side that measures how long the work takes."""
+
+    def side() -> float:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    return side
+
+
 def per_second(count: int, work: Callable[[], object]) -> Side:
     """Return a side that measures how many of `count` pieces of work are done a second."""
 

@@ -2,40 +2,18 @@
 
 import io
 import os
-import secrets
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 from botocore.stub import Stubber
 
 from vitseg.errors import AccessError, NotFoundError, StorageError, StoreFullError, UsageError, VitsegError
-from vitseg.storage import content_md5, open_store
-from vitseg.storage import s3 as s3_module
+from vitseg.storage import content_md5, open_store, s3_client
 from vitseg.storage.s3 import S3Store
 
 KEYS = ["plain", "two words.png", "50% off", "100%25", "straße/雪 ☃.jpg", "a+b&c=d?e#f", "deep/er/key.tar"]
-
-
-@pytest.fixture
-def store(s3: str) -> S3Store:
-    """Return a store on a prefix that no other test uses."""
-    opened = open_store(f"{s3}/test-{secrets.token_hex(6)}")
-    assert isinstance(opened, S3Store)
-    return opened
-
-
-@pytest.fixture
-def fresh_client(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Let a test change the AWS_ variables; the next client reads them, without waiting between its retries."""
-    monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda seconds: None))
-    s3_module._client_of.cache_clear()
-    yield monkeypatch
-    monkeypatch.undo()
-    s3_module._client_of.cache_clear()
 
 
 def everything(store: S3Store) -> dict[str, object]:
@@ -45,6 +23,7 @@ def everything(store: S3Store) -> dict[str, object]:
         "stat": lambda: store.stat("key"),
         "metadata": lambda: store.metadata("key"),
         "read": lambda: store.read("key"),
+        "read_many": lambda: list(store.read_many(["key"])),
         "read_start": lambda: store.read_start("key", 4),
         "write": lambda: store.write("key", b"data"),
         "delete": lambda: store.delete("key"),
@@ -91,6 +70,24 @@ def test_what_is_not_there(store: S3Store) -> None:
     assert store.uri("nothing") in refusal(lambda: store.read("nothing"), NotFoundError)
 
 
+def test_many_objects_are_read_in_the_order_that_was_asked_for(store: S3Store) -> None:
+    contents = {f"{number:02}": bytes([number]) * number for number in range(50)}
+    for key, data in contents.items():
+        store.write(key, data)
+    keys = sorted(contents, reverse=True)
+    assert list(store.read_many(keys)) == [(contents[key], content_md5(contents[key])) for key in keys]
+    reading = store.read_many(["07", "nothing", "08"])
+    assert next(reading)[0] == contents["07"]
+    assert store.uri("nothing") in refusal(lambda: next(reading), NotFoundError)
+
+
+def test_a_reader_of_many_objects_may_stop_early(store: S3Store) -> None:
+    store.write("key", b"content")
+    reading = store.read_many("key" for _ in range(1000))
+    assert next(reading)[0] == b"content"
+    reading.close()  # type: ignore[attr-defined]
+
+
 def test_the_start_of_an_object(store: S3Store) -> None:
     for key, data in {"long": b"0123456789", "short": b"01", "empty": b""}.items():
         store.write(key, data)
@@ -100,7 +97,7 @@ def test_the_start_of_an_object(store: S3Store) -> None:
 
 @pytest.mark.parametrize("code", ["InvalidRange", "416"])
 def test_an_empty_object_has_no_range(store: S3Store, code: str) -> None:
-    with Stubber(s3_module.client()) as stub:
+    with Stubber(s3_client.client()) as stub:
         stub.add_client_error("get_object", service_error_code=code, http_status_code=416)
         assert store.read_start("key", 4) == b""
 
@@ -110,7 +107,7 @@ def test_an_empty_object_has_no_range(store: S3Store, code: str) -> None:
 def test_creation_where_there_are_no_conditional_writes(store: S3Store, code: str, status: int, taken: bool) -> None:
     place = {"Bucket": store.bucket, "Key": f"{store.prefix}/key"}
     plain = {"Body": b"data", "ContentType": "image/png", "Metadata": {"model": "a"}}
-    with Stubber(s3_module.client()) as stub:
+    with Stubber(s3_client.client()) as stub:
         stub.add_client_error("put_object", service_error_code=code, http_status_code=status)
         if taken:
             stub.add_response("head_object", {"ContentLength": 1, "ETag": '"tag"'}, place)
@@ -127,7 +124,7 @@ def test_replacement_where_there_are_no_conditional_writes(store: S3Store, there
     place = {"Bucket": store.bucket, "Key": f"{store.prefix}/key"}
     file = io.BytesIO(b"data")
     plain = {"Body": file, "ContentType": "application/octet-stream", "Metadata": {}}
-    with Stubber(s3_module.client()) as stub:
+    with Stubber(s3_client.client()) as stub:
         stub.add_client_error("put_object", "NotImplemented", http_status_code=501)
         if there is None:
             stub.add_client_error("head_object", "404", http_status_code=404, expected_params=place)
@@ -143,7 +140,7 @@ def test_replacement_where_there_are_no_conditional_writes(store: S3Store, there
 def test_servers_differ_in_what_they_say_where_there_is_nothing_to_replace(
     store: S3Store, code: str, status: int
 ) -> None:
-    with Stubber(s3_module.client()) as stub:
+    with Stubber(s3_client.client()) as stub:
         stub.add_client_error("put_object", code, http_status_code=status)
         assert store.write("key", b"data", if_match="tag") is False
         stub.add_client_error("put_object", "NoSuchBucket", http_status_code=404)
@@ -151,7 +148,7 @@ def test_servers_differ_in_what_they_say_where_there_is_nothing_to_replace(
 
 
 def test_a_write_that_is_not_implemented_at_all(store: S3Store) -> None:
-    with Stubber(s3_module.client()) as stub:
+    with Stubber(s3_client.client()) as stub:
         stub.add_client_error("put_object", service_error_code="NotImplemented", http_status_code=501)
         assert "NotImplemented" in refusal(lambda: store.write("key", b"data"), StorageError)
 
@@ -163,7 +160,7 @@ def test_neighbors_with_a_longer_name_are_not_in_the_store(s3: str, store: S3Sto
 
 
 def test_folder_markers_are_not_objects(store: S3Store) -> None:
-    s3_module.client().put_object(Bucket=store.bucket, Key=f"{store.prefix}/folder/", Body=b"")
+    s3_client.client().put_object(Bucket=store.bucket, Key=f"{store.prefix}/folder/", Body=b"")
     store.write("folder/file", b"x")
     assert [info.key for info in store.list()] == ["folder/file"]
 
@@ -176,7 +173,7 @@ def test_metadata_comes_back_as_it_went_in(store: S3Store) -> None:
 
 def test_md5_is_of_the_content_however_it_was_uploaded(store: S3Store) -> None:
     store.write("plain", b"some content")
-    client, place = s3_module.client(), {"Bucket": store.bucket, "Key": f"{store.prefix}/parts"}
+    client, place = s3_client.client(), {"Bucket": store.bucket, "Key": f"{store.prefix}/parts"}
     upload = client.create_multipart_upload(**place)["UploadId"]
     part = client.upload_part(**place, UploadId=upload, PartNumber=1, Body=b"some content")
     parts = {"Parts": [{"ETag": part["ETag"], "PartNumber": 1}]}
@@ -252,7 +249,7 @@ def test_a_missing_bucket_is_named(s3: str) -> None:
     # Not `write`: SeaweedFS makes the bucket for an administrator, as the embedded stack's identity is.
     store = S3Store("no-such-bucket", "prefix")
     calls = everything(store)
-    for name in ("list", "read", "read_start"):
+    for name in ("list", "read", "read_many", "read_start"):
         assert "bucket 'no-such-bucket' does not exist" in refusal(calls[name], NotFoundError)
     assert store.stat("key") is None
 
@@ -271,15 +268,6 @@ def test_nobody_listens(store: S3Store, fresh_client: pytest.MonkeyPatch) -> Non
             text = refusal(call, StorageError)
             assert endpoint in text
             assert "vitseg stack up" in text
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("AWS_ENDPOINT_URL_S3", "localhost:8333"), ("AWS_PROFILE", "no-such-profile")]
-)
-def test_settings_that_make_no_client(store: S3Store, fresh_client: pytest.MonkeyPatch, name: str, value: str) -> None:
-    fresh_client.setenv(name, value)
-    for call in everything(store).values():
-        assert value in refusal(call, UsageError)
 
 
 def test_the_etag_is_of_the_content_that_was_read(store: S3Store) -> None:
@@ -303,13 +291,13 @@ def test_the_etag_is_of_the_content_that_was_read(store: S3Store) -> None:
     ],
 )
 def test_a_server_without_room(store: S3Store, code: str, status: int) -> None:
-    with Stubber(s3_module.client()) as stub:
+    with Stubber(s3_client.client()) as stub:
         stub.add_client_error("put_object", service_error_code=code, http_status_code=status)
         text = refusal(lambda: store.write("key", b"data"), StoreFullError)
     assert f"no room left for {store.uri('key')} ({code}): make room there" in text
 
 
 def test_an_internal_error_may_be_a_full_disk_and_may_pass(store: S3Store) -> None:
-    with Stubber(s3_module.client()) as stub:
+    with Stubber(s3_client.client()) as stub:
         stub.add_client_error("put_object", service_error_code="InternalError", http_status_code=500)
         assert "when its disk is full" in refusal(lambda: store.write("key", b"data"), StorageError)

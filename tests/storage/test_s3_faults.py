@@ -2,7 +2,6 @@
 
 import io
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -12,19 +11,11 @@ import pytest
 
 from tests.faulty_store import KINDS, FaultyStore
 from vitseg.errors import NotFoundError, StorageError
-from vitseg.storage import open_store
 from vitseg.storage import s3 as s3_module
+from vitseg.storage import s3_client
 from vitseg.storage.s3 import S3Store
 
 CONTENT = bytes(range(256)) * 20
-
-
-@pytest.fixture
-def store(s3: str) -> S3Store:
-    """Return a store on a prefix that no other test uses."""
-    opened = open_store(f"{s3}/test-{secrets.token_hex(6)}")
-    assert isinstance(opened, S3Store)
-    return opened
 
 
 @pytest.fixture
@@ -43,19 +34,24 @@ def faulty(*kinds: str, **options: Any) -> Iterator[FaultyStore]:
     with FaultyStore(good, **{"share": 1.0, "kinds": kinds, "stall": 0.05} | options) as proxy:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-            s3_module._client_of.cache_clear()
+            s3_client.forget_connections()
             yield proxy
-        s3_module._client_of.cache_clear()
+        s3_client.forget_connections()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_fails_twice_and_then_goes_well(store: S3Store, pauses: list[float], kind: str) -> None:
     store.write("key", CONTENT, metadata={"place": "straße"})
     store.write("empty", b"")
-    (_, info) = store.list()
+    (empty, info) = store.list()
     with faulty(kind, most=2) as proxy:
         assert store.read_tagged("key") == (CONTENT, info.etag)
         assert store.read("empty") == b""
+        assert list(store.read_many(["key", "empty", "key"])) == [
+            (CONTENT, info.etag),
+            (b"", empty.etag),
+            (CONTENT, info.etag),
+        ]
         assert store.read_start("key", 100) == CONTENT[:100]
         assert store.read_start("empty", 100) == b""
         assert [row.key for row in store.list()] == ["empty", "key"]
@@ -80,6 +76,7 @@ def test_what_never_goes_well_is_a_storage_error(store: S3Store, pauses: list[fl
         for call in (
             lambda: list(store.list()),
             lambda: store.read("key"),
+            lambda: list(store.read_many(["key"])),
             lambda: store.read_start("key", 3),
         ):  # above all, no listing of nothing
             with pytest.raises(StorageError) as caught:
@@ -119,6 +116,21 @@ def test_a_lost_answer_does_not_spoil_a_replacement(store: S3Store, pauses: list
     with faulty(kind, most=1, methods=("PUT",)):
         assert store.write("key", b"other", if_match=old.etag) is False
     assert store.read("key") == b"new"
+
+
+@pytest.mark.parametrize("length_last", [False, True])
+def test_one_of_many_answers_may_end_anywhere_in_its_headers(
+    store: S3Store, pauses: list[float], length_last: bool
+) -> None:
+    places = range(0, 400, 20)
+    for place in places:
+        store.write(f"{place:03}", CONTENT)
+    infos = list(store.list())
+    with faulty("cut_headers", most=1, length_last=length_last) as proxy:
+        for place, info in zip(places, infos, strict=True):
+            proxy.cut_at = place
+            assert list(store.read_many([info.key])) == [(CONTENT, info.etag)]
+    assert proxy.faults.total() == len(places)
 
 
 @pytest.mark.parametrize("length_last", [False, True])

@@ -8,7 +8,6 @@ A source of millions is planned in a temporary file, from which each shard is re
 
 import bisect
 import hashlib
-import itertools
 import json
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
+from vitseg.bounded_map import bounded_map
 from vitseg.data.disk_table import Spill, on_disk, packed, unpacked
 from vitseg.data.manifest import SkippedSource
 from vitseg.data.sources import LAYOUTS, PHOTOS, Sample, detect_layout, find_samples, read_classes
@@ -30,7 +30,6 @@ MAX_SOURCE_BYTES = 256 * 2**20
 MAX_SIDE = 8192
 """Longest side of prepared images, pixels."""
 _HASH_THREADS = 8
-_HASH_BLOCK = 512  # samples
 
 
 @dataclass(frozen=True)
@@ -239,12 +238,12 @@ def _hash(table: Spill, store: Store, progress: Callable[[int], None]) -> None:
 
     tagged = isinstance(store, LocalStore)  # elsewhere a tag may be the size alone
     table.execute("CREATE TABLE hashed (split, key, image, image_md5, label, label_md5, image_tag, label_tag)")
-    found, done = table.execute("SELECT * FROM found ORDER BY rowid"), itertools.count(1)
+    found = table.execute("SELECT * FROM found ORDER BY rowid")
     with ThreadPoolExecutor(_HASH_THREADS) as pool:
-        while block := found.fetchmany(_HASH_BLOCK):  # to `map` all at once would make a million futures
-            for row in pool.map(one, block):
-                table.execute("INSERT INTO hashed VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-                progress(next(done))
+        rows = bounded_map(lambda row: pool.submit(one, row), found, 2 * _HASH_THREADS)
+        for done, (_, hashed) in enumerate(rows, 1):
+            table.execute("INSERT INTO hashed VALUES (?, ?, ?, ?, ?, ?, ?, ?)", hashed.result())
+            progress(done)
     table.execute("DROP TABLE found")
 
 

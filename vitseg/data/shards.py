@@ -76,7 +76,7 @@ class ShardRecord:
 def write_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecord:
     """Make one tar and its record at `dest`, unless both are there.
 
-    Sources that can't be used become rows of the record. Memory: a few images; the tar waits in a temporary file.
+    Sources that can't be used become rows of the record. Memory: some images; the tar waits in a temporary file.
 
     Raises:
         DataError: a source changed since it was planned.
@@ -117,11 +117,9 @@ def _pack(shard: ShardPlan, options: PlanOptions, file: BinaryIO) -> tuple[np.nd
     skipped = []
     # Fixed owner, mode and time: the bytes depend on the content alone.
     with TarWriter(file, encoder=False, mtime=0, mode=0o444, user="vitseg", group="vitseg") as tar:
+        contents = _read_sources(source, shard)
         for planned in shard.samples:
-            image = _read(source, planned.image, planned.image_md5, planned.image_tag)
-            label = None
-            if planned.label:
-                label = _read(source, planned.label, planned.label_md5, planned.label_tag)
+            image, label = next(contents), next(contents) if planned.label else None
             try:
                 members, counts = make_sample(planned, shard.split, options, image, label)
             except SampleError as error:
@@ -225,19 +223,25 @@ def _record_key(shard: ShardPlan, options: PlanOptions) -> str:
     return f"{RECORDS}/{options.fingerprint[:16]}/{shard.split}-{shard.index:05d}.json"
 
 
-def _read(store: Store, key: str, md5: str | None, tag: str | None) -> bytes:
-    """Read a source and check that it is what was planned: else the fingerprint would lie."""
-    try:
-        data, now = store.read_tagged(key)
-    except NotFoundError as error:
-        raise DataError(f"{store.uri(key)} vanished since it was planned: run `vitseg preprocess` again") from error
-    if now in (tag, md5) or content_md5(data) == md5:  # a folder's tag is what it was, a bucket's is the MD5
-        return data
-    # An encrypted bucket's etag is no MD5 of the content; it must still be the one that was planned.
-    there = store.stat(key)
-    if there is None or store.md5(there) != md5:
-        raise DataError(f"{store.uri(key)} changed since it was planned: run `vitseg preprocess` again")
-    return data
+def _read_sources(store: Store, shard: ShardPlan) -> Iterator[bytes]:
+    """Yield photo and label of each sample, and check that they are what was planned: else the fingerprint would lie."""
+    files: list[tuple[str, str | None, str | None]] = []
+    for sample in shard.samples:
+        files.append((sample.image, sample.image_md5, sample.image_tag))
+        if sample.label:
+            files.append((sample.label, sample.label_md5, sample.label_tag))
+    contents = store.read_many(key for key, _, _ in files)
+    for key, md5, tag in files:
+        try:
+            data, now = next(contents)
+        except NotFoundError as error:
+            raise DataError(f"{store.uri(key)} vanished since it was planned: run `vitseg preprocess` again") from error
+        # A folder's tag is what it was, a bucket's is the MD5. An encrypted bucket's is neither, but still the same.
+        if now not in (tag, md5) and content_md5(data) != md5:
+            there = store.stat(key)
+            if there is None or store.md5(there) != md5:
+                raise DataError(f"{store.uri(key)} changed since it was planned: run `vitseg preprocess` again")
+        yield data
 
 
 def _splits(records: list[ShardRecord]) -> dict[str, Split]:

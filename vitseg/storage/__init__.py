@@ -3,7 +3,7 @@
 base.py      what every store can do, and how addresses are written
 open.py      an address → its store
 local.py     a folder; atomic.py puts a file in one step
-s3.py        a bucket, by boto3
+s3.py        a bucket; s3_client.py holds its connections
 fsspec.py    any other address that fsspec reads, as a source
 """
 

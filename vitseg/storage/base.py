@@ -5,7 +5,7 @@ forward slashes. Every write is atomic: a reader sees the old object or the new 
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -40,6 +40,9 @@ class Store(Protocol):
 
     def read_tagged(self, key: str) -> tuple[bytes, str]:
         """Return an object's content, and the etag of just that content: it may be newer than what was listed."""
+
+    def read_many(self, keys: Iterable[str]) -> Iterator[tuple[bytes, str]]:
+        """Yield what `read_tagged` returns for each key, in order; a store that is far away is asked for several at once."""
 
     def read_start(self, key: str, size: int) -> bytes:
         """Return the first `size` bytes (at least 1) of an object, or all of a shorter one; errors as `read_tagged`."""

@@ -1,19 +1,18 @@
 """Any address that fsspec can read (`gs://`, `az://`, `https://` …), as a store of sources."""
 
 import contextlib
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
 
 import aiohttp
 import fsspec
 
+from vitseg.bounded_map import bounded_map
 from vitseg.errors import NotFoundError, StorageError, UsageError
 from vitseg.storage.base import ObjectInfo, content_md5, join, without_secrets
 
-_THREADS = 16
-_BLOCK = 256  # names that are asked for at once, where a listing has names alone
+_AHEAD = 16  # objects that are asked for at once
 _ERRORS = (OSError, aiohttp.ClientError)  # what a web server's 403 or 500 becomes is no OSError
 
 
@@ -41,11 +40,9 @@ class FsspecStore:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """See `Store.list`."""
-        rows = self._rows(prefix)
-        with ThreadPoolExecutor(_THREADS) as pool:
-            # In blocks: `map` would send off the questions about a million names before the first is answered.
-            while block := list(itertools.islice(rows, _BLOCK)):
-                yield from map(self._info, pool.map(self._complete, block))
+        with ThreadPoolExecutor(_AHEAD) as pool:
+            rows = bounded_map(lambda row: pool.submit(self._complete, row), self._rows(prefix), 2 * _AHEAD)
+            yield from (self._info(complete.result()) for _, complete in rows)
 
     def _rows(self, prefix: str) -> Iterator[dict[str, Any]]:
         # Not fsspec's `find`, which holds all names before it gives the first, nor its `walk`: both leave out what
@@ -121,6 +118,12 @@ class FsspecStore:
             # The tag first: should the content change in between, the old tag makes a later job look at it again.
             tag = self._info(self._fs.info(path)).etag
             return self._fs.cat_file(path), tag
+
+    def read_many(self, keys: Iterable[str]) -> Iterator[tuple[bytes, str]]:
+        """See `Store.read_many`."""
+        with ThreadPoolExecutor(_AHEAD) as pool:
+            for _, reading in bounded_map(lambda key: pool.submit(self.read_tagged, key), keys, _AHEAD):
+                yield reading.result()
 
     def read_start(self, key: str, size: int) -> bytes:
         """See `Store.read_start`: a web server that knows no ranges sends all."""

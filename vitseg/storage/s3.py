@@ -1,21 +1,13 @@
-"""The S3 store: boto3 with retries, conditional puts, and errors that say what to do.
+"""A bucket as a store: retries, conditional puts, and errors that say what to do."""
 
-Credentials and endpoint come from the environment alone (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
-AWS_ENDPOINT_URL_S3 …), as for every AWS tool.
-"""
-
-import functools
 import os
 import random
 import secrets
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, NoReturn
 from urllib.parse import quote, unquote
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -27,8 +19,10 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
+from vitseg.bounded_map import bounded_map
 from vitseg.errors import AccessError, NotFoundError, StorageError, StoreFullError, UsageError
 from vitseg.storage.base import ObjectInfo, content_md5, without_secrets
+from vitseg.storage.s3_client import AHEAD, client, start_reading
 
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "ExpiredToken", "InvalidToken"}
 _MISSING = {"NoSuchKey", "404", "NotFound", "NoSuchBucket"}
@@ -37,53 +31,6 @@ _FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded",
 _ERRORS = (ClientError, BotoCoreError, ResponseParserError)
 _PAUSES = (0.1, 0.4, 1.6)  # seconds, before a body that broke off is asked for again
 _WRITER = "vitseg-writer"  # metadata of what is written under a condition: who wrote it
-_LOCK = threading.Lock()
-
-
-@functools.cache
-def _client_of(process: int) -> Any:
-    # One client a process: clients may be shared by threads, not carried over a fork.
-    made = boto3.session.Session().client(
-        "s3",
-        region_name=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
-        config=Config(
-            signature_version="s3v4",
-            retries={"mode": "standard", "total_max_attempts": 6},
-            connect_timeout=10,
-            read_timeout=60,
-            max_pool_connections=32,
-        ),
-    )
-    for operation in ("ListObjectsV2", "HeadObject", "GetObject"):
-        made.meta.events.register(f"before-parse.s3.{operation}", _distrust)
-    made.meta.events.register("before-parse.s3.PutObject", _send_again)
-    return made
-
-
-def _distrust(operation_model: Any, response_dict: dict[str, Any], **_: Any) -> None:
-    """Turn an answer that broke off, where botocore would take it for a whole one, into an error that it retries.
-
-    A connection that closes among the headers ends them like a blank line does: the content seems to be empty. A
-    listing that breaks off before its first byte seems to have no keys.
-    """
-    if response_dict["status_code"] not in (200, 206):
-        return
-    headers = response_dict["headers"]
-    if operation_model.name == "ListObjectsV2":
-        whole = bool(response_dict["body"])
-    else:
-        sized = headers.get("content-length", "").isdigit() or "transfer-encoding" in headers
-        etag = headers.get("etag", "")
-        whole = sized and etag != "" and etag.count('"') != 1
-        headers.pop("last-modified", None)  # nobody asks for it, and half a date is one more kind of error
-    if not whole:
-        response_dict.update(status_code=500, body=b"")
-
-
-def _send_again(response_dict: dict[str, Any], **_: Any) -> None:
-    """Let botocore retry a conditional put that met another one, as S3 asks for: by itself it takes that for final."""
-    if response_dict["status_code"] == 409 and b"ConditionalRequestConflict" in response_dict["body"]:
-        response_dict["status_code"] = 503
 
 
 def _is(error: Exception, status: int, code: str) -> bool:
@@ -92,19 +39,6 @@ def _is(error: Exception, status: int, code: str) -> bool:
         return False
     sent = str(error.response.get("Error", {}).get("Code", ""))
     return sent in (code, str(status)) or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == status
-
-
-def client() -> Any:
-    """Return this process's boto3 S3 client.
-
-    Raises:
-        UsageError: the AWS_ variables name a profile or endpoint that can't be.
-    """
-    try:
-        with _LOCK:
-            return _client_of(os.getpid())
-    except (BotoCoreError, ValueError) as error:
-        raise UsageError(f"no S3 client can be made: {error}: check AWS_ENDPOINT_URL_S3 and AWS_PROFILE") from error
 
 
 class S3Store:
@@ -200,6 +134,14 @@ class S3Store:
     def read_tagged(self, key: str) -> tuple[bytes, str]:
         """See `Store.read_tagged`: content and etag come with the same answer."""
         return self._get(key)
+
+    def read_many(self, keys: Iterable[str]) -> Iterator[tuple[bytes, str]]:
+        """See `Store.read_many`: what fails is read again by itself, with all retries, and tells why."""
+        for key, reading in bounded_map(lambda key: start_reading(self.bucket, self._key(key)), keys, AHEAD):
+            try:
+                yield reading.result()
+            except Exception:  # noqa: BLE001 - told by `read_tagged`
+                yield self.read_tagged(key)
 
     def read_start(self, key: str, size: int) -> bytes:
         """See `Store.read_start`: a range of bytes; a server that knows no ranges sends all."""
