@@ -2,11 +2,12 @@ import pytest
 import torch
 
 from vitseg.architecture import Architecture
-from vitseg.model.neighborhood_attention import NeighborhoodAttention, NeighborhoodBlock, unfold_overlapping
+from vitseg.model.blocks import TransformerBlock
+from vitseg.model.neighborhood_attention import NeighborhoodAttention, unfold_overlapping
 
 
-def longhand(attention: NeighborhoodAttention, tokens: torch.Tensor) -> torch.Tensor:
-    """Compute each token by itself, from the definition; one image, one head."""
+def by_definition(attention: NeighborhoodAttention, tokens: torch.Tensor) -> torch.Tensor:
+    """Compute attention token by token, for one image and one head."""
     query, key, value = attention.qkv(tokens[0]).chunk(3, dim=-1)
     height, width, depth = query.shape
     radius, out = attention.radius, torch.zeros_like(query)
@@ -30,16 +31,15 @@ def longhand(attention: NeighborhoodAttention, tokens: torch.Tensor) -> torch.Te
 
 @pytest.mark.parametrize("size", [(4, 4), (3, 5), (9, 10), (1, 1)])
 @pytest.mark.parametrize("radius", [1, 2])
-def test_every_token_looks_at_its_neighbors_and_nothing_else(size, radius):
+def test_every_token_attends_to_its_neighbors_and_nothing_else(size, radius):
     torch.manual_seed(0)
     attention = NeighborhoodAttention(8, heads=1, radius=radius)
     torch.nn.init.normal_(attention.offset_bias)
     tokens = torch.randn(1, *size, 8)
-    assert torch.allclose(attention(tokens), longhand(attention, tokens), atol=1e-5)
+    assert torch.allclose(attention(tokens), by_definition(attention, tokens), atol=1e-5)
 
 
-def test_what_moves_is_treated_alike_wherever_it_is():
-    """No border of blocks shows: the same tokens elsewhere on the grid give the same."""
+def test_the_same_tokens_elsewhere_on_the_grid_give_the_same():
     torch.manual_seed(0)
     attention = NeighborhoodAttention(8, heads=2, radius=2)
     torch.nn.init.normal_(attention.offset_bias)
@@ -50,8 +50,8 @@ def test_what_moves_is_treated_alike_wherever_it_is():
         assert torch.allclose(moved[inside], attention(scene).roll((dy, dx), (1, 2))[inside], atol=1e-5)
 
 
-def test_a_silent_block_passes_tokens_on():
-    block = NeighborhoodBlock(Architecture(fine_width=8, fine_heads=2))
+def test_a_block_of_it_with_silent_branches_passes_tokens_on():
+    block = TransformerBlock(Architecture(mlp_units=(16, 8)), 8, 1, NeighborhoodAttention(8, heads=2, radius=2))
     for layer in (block.attention.output, block.mlp.layers[-1]):
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
@@ -59,12 +59,12 @@ def test_a_silent_block_passes_tokens_on():
     assert torch.equal(block(tokens), tokens)
 
 
-def test_squares_hold_the_patch_and_half_a_patch_around_it():
+def test_unfolded_squares_hold_the_patch_and_half_a_patch_around_it():
     image = torch.arange(1, 8 * 8 + 1).float().reshape(1, 8, 8, 1)
     found = unfold_overlapping(image, 4)
     assert found.shape == (1, 2, 2, 64, 1)
-    wanted = torch.nn.functional.pad(image[0, ..., 0], (2, 2, 2, 2))
+    padded = torch.nn.functional.pad(image[0, ..., 0], (2, 2, 2, 2))
     for row in range(2):
         for column in range(2):
-            square = wanted[4 * row : 4 * row + 8, 4 * column : 4 * column + 8]
+            square = padded[4 * row : 4 * row + 8, 4 * column : 4 * column + 8]
             assert torch.equal(found[0, row, column, :, 0], square.flatten())

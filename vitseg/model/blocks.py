@@ -1,7 +1,10 @@
-"""The parts of a Transformer: self-attention, MLP, and the pre-norm block that joins them.
+"""The parts of a Transformer: self-attention, MLP, and the pre-norm block of both.
 
-Attention as in https://arxiv.org/abs/1706.03762, the block as in https://arxiv.org/abs/2010.11929, layer scale as in
-https://arxiv.org/abs/2103.17239, stochastic depth as in https://arxiv.org/abs/1603.09382.
+Attention is that of "Attention Is All You Need" (https://arxiv.org/abs/1706.03762), the block that of ViT
+(https://arxiv.org/abs/2010.11929), with layer scale (CaiT, https://arxiv.org/abs/2103.17239) and drop path (stochastic
+depth, https://arxiv.org/abs/1603.09382) where the architecture has them.
+
+Shapes: B images, N tokens, D width of a token, h heads, d width of a head.
 """
 
 from collections.abc import Sequence
@@ -16,7 +19,7 @@ from vitseg.architecture import Architecture
 
 
 class MultiHeadAttention(nn.Module):
-    """Every token looks at every other: (B, N, D) -> (B, N, D), with heads of their own width."""
+    """Self-attention among all tokens: (B, N, D) -> (B, N, D). The width of a head is independent of D."""
 
     def __init__(self, width: int, heads: int, head_width: int) -> None:
         super().__init__()
@@ -25,14 +28,14 @@ class MultiHeadAttention(nn.Module):
         self.output = nn.Linear(heads * head_width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Mix tokens (B, N, D) by softmax(Q·Kᵀ/√head_width)·V in each head."""
+        """Return softmax(Q·Kᵀ/√d)·V of each head, projected back to (B, N, D)."""
         query, key, value = rearrange(self.qkv(tokens), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.heads)
         mixed = F.scaled_dot_product_attention(query, key, value)
         return self.output(rearrange(mixed, "b h n d -> b n (h d)"))
 
 
 class Mlp(nn.Module):
-    """Linear layers of the given widths with GELU and dropout between them; nothing follows the last."""
+    """Linear layers of the given widths, with GELU and dropout between them but not after the last."""
 
     def __init__(self, width: int, units: Sequence[int], dropout: float) -> None:
         super().__init__()
@@ -47,18 +50,24 @@ class Mlp(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """LayerNorm -> attention -> add, LayerNorm -> MLP -> add: (B, N, D) -> (B, N, last of mlp_units).
+    """LayerNorm -> attention -> add, LayerNorm -> MLP -> add: (B, …, D) -> (B, …, last of mlp_units).
 
-    Where the MLP changes the width of tokens, as the paper's [512, 1024] does, a linear projection takes the
-    skip path to the new width.
+    Where the MLP changes the width of tokens, as the paper's [512, 1024] does, the skip path is a linear layer too.
     """
 
-    def __init__(self, arch: Architecture, width: int, depth: float = 0.0) -> None:
-        """Make a block for tokens `width` wide; `depth` is how far down the encoder it lies, 0–1."""
+    def __init__(self, arch: Architecture, width: int, depth: float = 0.0, attention: nn.Module | None = None) -> None:
+        """Create a block.
+
+        Args:
+            arch: its MLP, dropout and norms.
+            width: of its input tokens, D.
+            depth: its place in the network, from 0 (first block) to 1 (last): drop path grows with it.
+            attention: (B, …, D) -> (B, …, D); by default that of all tokens, with the architecture's heads.
+        """
         super().__init__()
         self.width = arch.mlp_units[-1]
         self.attention_norm = layer_norm(arch, width)
-        self.attention = MultiHeadAttention(width, arch.heads, arch.head_width)
+        self.attention = attention or MultiHeadAttention(width, arch.heads, arch.head_width)
         self.attention_branch = ResidualBranch(arch, width, depth)
         self.mlp_norm = layer_norm(arch, width)
         self.mlp = Mlp(width, arch.mlp_units, arch.dropout)
@@ -67,13 +76,13 @@ class TransformerBlock(nn.Module):
         self.skip = nn.Linear(width, self.width) if projected else nn.Identity()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Let tokens (B, N, D) exchange what they know, then work on each by itself."""
+        """Mix tokens (B, …, D) by attention, then transform each of them."""
         tokens = tokens + self.attention_branch(self.attention(self.attention_norm(tokens)))
         return self.skip(tokens) + self.mlp_branch(self.mlp(self.mlp_norm(tokens)))
 
 
 class ResidualBranch(nn.Module):
-    """What happens to a residual before it is added: dropout, layer scale, stochastic depth; nothing by default."""
+    """What is applied to a residual before it is added: dropout, layer scale and drop path; nothing by default."""
 
     def __init__(self, arch: Architecture, width: int, depth: float) -> None:
         super().__init__()
@@ -82,17 +91,17 @@ class ResidualBranch(nn.Module):
         self.drop_path = arch.stochastic_depth * depth
 
     def forward(self, residual: Tensor) -> Tensor:
-        """Return the residual (B, …, D) as it is to be added."""
+        """Return the residual (B, …, D) to add."""
         residual = self.dropout(residual)
         if self.scale is not None:
             residual = residual * self.scale
         if not self.training or not self.drop_path:
             return residual
-        # An image goes without this branch; in the others it counts more, so that the mean stays.
+        # Some images skip this branch; in the others it is scaled up, which keeps the expected value.
         kept = torch.rand(len(residual), *[1] * (residual.ndim - 1), device=residual.device) >= self.drop_path
         return residual * kept / (1 - self.drop_path)
 
 
 def layer_norm(arch: Architecture, width: int) -> nn.Module:
-    """Return the normalization of tokens that an architecture asks for."""
+    """Return the architecture's normalization of tokens, or the identity."""
     return nn.LayerNorm(width, eps=arch.norm_epsilon) if arch.normalization == "layer" else nn.Identity()

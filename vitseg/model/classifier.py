@@ -1,4 +1,7 @@
-"""The base ViT (https://arxiv.org/abs/2010.11929): the encoder with a head that says what the whole image shows."""
+"""The original ViT (https://arxiv.org/abs/2010.11929): the encoder with a classification head.
+
+Shapes: B images of H×W pixels, K classes.
+"""
 
 from torch import Tensor, nn
 
@@ -11,15 +14,15 @@ from vitseg.model.image_model import ImageModel, initialize_linear
 class Classifier(ImageModel):
     """Photographs (B, 3, H, W) -> logits (B, K), from the mean of all tokens or from the class token alone.
 
-    The encoder is that of `Segmenter`: weights of the one load into the other.
+    The encoder is that of `Segmenter`, and their weights are interchangeable.
 
     Raises:
-        UsageError: the image size is no multiple of the patch size, or the head wants a class token that
-            `arch.class_token` does not give.
+        UsageError: the image size is no multiple of the patch size, or `token` is asked for without
+            `arch.class_token`.
     """
 
     def __init__(self, arch: Architecture, image_size: tuple[int, int], classes: int, pool: str = "mean") -> None:
-        """Make an untrained network; `pool` is `mean` or `token`."""
+        """Create an untrained network; `pool` is `mean` or `token`."""
         super().__init__(arch, image_size)
         if pool not in ("mean", "token") or classes < 1:
             raise UsageError(f"a classifier pools by mean or token, over 1 class or more, not {pool!r} and {classes}")
@@ -29,7 +32,7 @@ class Classifier(ImageModel):
         self.encoder = VisionTransformer(arch, self.grid)
         self.head = nn.Linear(self.encoder.width, classes)
         self.apply(initialize_linear)
-        nn.init.zeros_(self.head.weight)  # as the official ViT: no class is preferred before anything is learned
+        nn.init.zeros_(self.head.weight)  # as in the official ViT: all classes start equal
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify photographs (B, 3, H, W), uint8 or float, 0–255.

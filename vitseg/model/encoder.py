@@ -1,4 +1,7 @@
-"""The encoder: a Vision Transformer (https://arxiv.org/abs/2010.11929) without its classification head."""
+"""The encoder: a Vision Transformer (https://arxiv.org/abs/2010.11929) without its classification head.
+
+Shapes: B images, P side of a patch, N patches, V visible patches, D width of a token.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +12,9 @@ from vitseg.model.patches import PatchEmbedding
 
 
 class VisionTransformer(nn.Module):
-    """Flattened patches (B, N, P·P·3) -> tokens (B, N, D), each of which knows of all others.
+    """Flattened patches (B, N, P·P·3) -> tokens (B, N, D) with context from the whole image; `width` is D.
 
-    With `class_token`, a learned token without a patch comes first: (B, 1 + N, D). `width` is D.
+    With `class_token`, a learned token without a patch comes first: (B, 1 + N, D).
     """
 
     def __init__(self, arch: Architecture, grid: tuple[int, int]) -> None:
@@ -28,9 +31,17 @@ class VisionTransformer(nn.Module):
             self.width = block.width
         self.norm = layer_norm(arch, self.width)
 
-    def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Let patches (B, N, P·P·3), which lie row by row in a grid, look at each other."""
+    def forward(self, patches: Tensor, grid: tuple[int, int], visible: Tensor | None = None) -> Tensor:
+        """Encode the patches of a grid (rows, columns), in row-major order.
+
+        Args:
+            patches: (B, N, P·P·3).
+            grid: N = rows · columns.
+            visible: indices (B, V) of the only patches to encode, as in masked pretraining: the result has V tokens.
+        """
         tokens = self.embedding(patches, grid)
+        if visible is not None:
+            tokens = tokens.gather(1, visible[..., None].expand(-1, -1, tokens.shape[-1]))
         if self.class_token is not None:
             first = self.class_token.to(tokens.dtype).expand(len(tokens), 1, -1)
             tokens = torch.cat((first, tokens), dim=1)

@@ -1,4 +1,7 @@
-"""What every network here begins with: photographs, normalized and cut to patches."""
+"""What every network here begins with: photographs, normalized and cut to patches.
+
+Shapes: B images of H×W pixels, P side of a patch, N patches.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +16,9 @@ PIXEL_STD = (0.25, 0.25, 0.25)
 
 
 class ImageModel(nn.Module):
-    """What takes photographs and cuts them to patches.
+    """Base of networks that take photographs as bytes.
 
-    Pixels are normalized inside, by what travels with the weights: training and serving can't differ.
+    Pixels are normalized inside, by numbers that are stored with the weights, so training and serving can't differ.
     """
 
     mean: Tensor
@@ -30,7 +33,7 @@ class ImageModel(nn.Module):
         self.register_buffer("std", torch.tensor(PIXEL_STD))
 
     def cut(self, images: Tensor, moments: tuple[float, float] | None = None) -> tuple[Tensor, tuple[int, int]]:
-        """Normalize photographs (B, 3, H, W), 0–255, and cut them: patches (B, N, P·P·3) and their grid.
+        """Normalize photographs (B, 3, H, W), 0–255, and return their patches (B, N, P·P·3) and grid (rows, columns).
 
         Raises:
             DataError: the images are not of three channels, or a side is no multiple of the patch size.
@@ -44,11 +47,11 @@ class ImageModel(nn.Module):
         return patchify(self.normalize(images, moments), patch_size), (height // patch_size, width // patch_size)
 
     def normalize(self, images: Tensor, moments: tuple[float, float] | None = None) -> Tensor:
-        """Bring pixels (B, 3, H, W) from 0–255 to mean 0 and deviation 1, roughly or exactly: see `Architecture.pixels`.
+        """Scale pixels (B, 3, H, W) from 0–255 to about mean 0 and deviation 1, as `Architecture.pixels` says.
 
         Args:
             images: the photographs, or windows of one.
-            moments: mean and deviation of the photograph that these are windows of.
+            moments: if these are windows of a photograph, its mean and deviation.
         """
         if self.architecture.pixels == "image":
             return standardize(images.to(self.std.dtype), moments)
@@ -57,10 +60,10 @@ class ImageModel(nn.Module):
 
 
 def standardize(images: Tensor, moments: tuple[float, float] | None = None) -> Tensor:
-    """Bring each image of float (B, 3, H, W), 0–255, to mean 0 and deviation 1 over all its pixels and channels.
+    """Scale each image of float (B, 3, H, W), 0–255, to mean 0 and deviation 1.
 
-    The channels together, so that colors keep their balance. An image of one gray becomes 0. `moments`, mean and
-    deviation, replace those of each image.
+    Mean and deviation are those of all channels together, which keeps the color balance, or the given `moments`. An
+    image of one gray becomes 0.
     """
     mean: Tensor | float
     std: Tensor | float
@@ -68,11 +71,11 @@ def standardize(images: Tensor, moments: tuple[float, float] | None = None) -> T
         std, mean = torch.std_mean(images, dim=(1, 2, 3), correction=0, keepdim=True)
     else:
         mean, std = moments
-    return (images - mean) / (std + 1)  # one step of 255: noise in a black image stays small
+    return (images - mean) / (std + 1)  # + 1 of 255: noise in a black image stays small
 
 
 def initialize_linear(module: nn.Module) -> None:
-    """Set linear layers as the official ViT does. Narrow layers learn much slower from a fixed deviation of 0.02."""
+    """Initialize linear layers as the official ViT does; from a fixed deviation of 0.02 narrow layers learn much slower."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)

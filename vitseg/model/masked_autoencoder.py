@@ -1,8 +1,10 @@
-"""A masked autoencoder around the encoder: it learns from photographs without labels.
+"""A masked autoencoder (https://arxiv.org/abs/2111.06377): it trains the encoder on photographs without labels.
 
-Most patches of a photograph are hidden; the encoder sees the rest, and a small decoder, thrown away afterwards, has to
-draw what is hidden (https://arxiv.org/abs/2111.06377). Which patches are hidden is a function of seed, step and the
-photograph's key: the same on any number of ranks, and after a restart.
+Most patches are hidden. The encoder gets the others, and a small decoder, discarded after training, predicts the pixels
+of the hidden ones. Which patches are hidden is a function of the seed, the step and the photograph's key: the same for
+any number of ranks, and after a restart.
+
+Shapes: B images of H×W pixels, P side of a patch, N patches, V of them visible, D width of a token.
 """
 
 import dataclasses
@@ -21,7 +23,7 @@ from vitseg.model.image_model import ImageModel, initialize_linear
 from vitseg.recipe import MaskedRecipe
 
 _HEAD_WIDTH = 32
-_EPSILON = 1e-6  # added to a patch's variance: a patch of one color has none
+_EPSILON = 1e-6  # added to a patch's variance, which is 0 in a patch of one color
 
 
 class MaskedAutoencoder(ImageModel):
@@ -51,42 +53,35 @@ class MaskedAutoencoder(ImageModel):
             nn.init.trunc_normal_(parameter, std=0.02)
 
     def forward(self, images: Tensor, visible: Tensor) -> Tensor:
-        """Draw all patches of photographs (0–255) from those that are visible, each normalized by itself."""
-        patches, grid = self.cut(images)
-        tokens = _take(self.encoder.embedding(patches, grid), visible)
-        if self.encoder.class_token is not None:
-            first = self.encoder.class_token.to(tokens.dtype).expand(len(tokens), 1, -1)
-            tokens = torch.cat((first, tokens), dim=1)
-        for block in self.encoder.blocks:
-            tokens = block(tokens)
-        seen = self.embedding(self.encoder.norm(tokens))
-        seen, extra = seen[:, -visible.shape[1] :], seen[:, : -visible.shape[1]]
-        everything = self.mask_token.to(seen.dtype).expand(len(seen), self.patches, -1)
-        everything = everything.scatter(1, visible[..., None].expand_as(seen), seen)
-        everything = torch.cat((extra, everything + self.decoder_position.to(seen.dtype)), dim=1)
+        """Predict all patches of photographs (0–255), as `normalize_patches` gives them, from the visible ones."""
+        encoded = self.embedding(self.encoder(*self.cut(images), visible))
+        class_token, encoded = encoded[:, : -visible.shape[1]], encoded[:, -visible.shape[1] :]
+        tokens = self.mask_token.to(encoded.dtype).expand(len(encoded), self.patches, -1)
+        tokens = tokens.scatter(1, visible[..., None].expand_as(encoded), encoded)
+        tokens = torch.cat((class_token, tokens + self.decoder_position.to(encoded.dtype)), dim=1)
         for block in self.decoder:
-            everything = block(everything)
-        return self.prediction(self.norm(everything[:, -self.patches :]))
+            tokens = block(tokens)
+        return self.prediction(self.norm(tokens[:, -self.patches :]))
 
-    def loss(self, drawn: Tensor, images: Tensor, visible: Tensor) -> Tensor:
-        """Return the squared error of hidden patches, a mean over the values of each, summed over patches; float32."""
+    def loss(self, predicted: Tensor, images: Tensor, visible: Tensor) -> Tensor:
+        """Return the mean squared error of each hidden patch, summed over patches; float32."""
         patches, _ = self.cut(images)
-        error = (drawn.float() - normalize_patches(patches)[0]).square().mean(-1)
+        error = (predicted.float() - normalize_patches(patches)[0]).square().mean(-1)
         return (error * self.hidden(visible)).sum()
 
     def hidden(self, visible: Tensor) -> Tensor:
-        """Return bool (B, N): which patches are not among the visible ones (B, V)."""
-        everything = torch.ones(len(visible), self.patches, dtype=torch.bool, device=visible.device)
-        return everything.scatter(1, visible, False)
+        """Return bool (B, N): True for patches that are not among the visible ones (B, V)."""
+        hidden = torch.ones(len(visible), self.patches, dtype=torch.bool, device=visible.device)
+        return hidden.scatter(1, visible, False)
 
     def encoder_bundle(self) -> EncoderBundle:
-        """Return the encoder alone, for a segmenter to start from."""
+        """Return the encoder alone, from which a segmenter can start."""
         state = {f"encoder.{name}": tensor for name, tensor in self.encoder.state_dict().items()}
         return EncoderBundle(state, self.architecture, self.image_size)
 
 
 def build_masked(arch: Architecture, image_size: tuple[int, int], masked: MaskedRecipe, seed: int) -> MaskedAutoencoder:
-    """Make an untrained autoencoder on the CPU: equal arguments, equal weights; global random state is untouched.
+    """Create an untrained autoencoder on the CPU: equal arguments give equal weights; global random state is untouched.
 
     Raises:
         UsageError: see `MaskedAutoencoder`.
@@ -97,7 +92,7 @@ def build_masked(arch: Architecture, image_size: tuple[int, int], masked: Masked
 
 
 def normalize_patches(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Bring each patch (B, N, P·P·3) to mean 0 and variance 1; return that, its means and its deviations (B, N, 1)."""
+    """Scale each patch (B, N, P·P·3) to mean 0 and variance 1; return it, its mean and its deviation (B, N, 1)."""
     patches = patches.float()
     mean = patches.mean(-1, keepdim=True)
     deviation = (patches.var(-1, keepdim=True) + _EPSILON).sqrt()
@@ -105,26 +100,21 @@ def normalize_patches(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def visible_patches(keys: Sequence[str], patches: int, ratio: float, *, seed: int, step: int) -> Tensor:
-    """Choose by chance which patches of each photograph stay visible: int64 (B, V), ascending.
+    """Choose at random which patches of each photograph stay visible: int64 (B, V), ascending.
 
     Args:
         keys: of the photographs.
-        patches: of each, N.
-        ratio: share of them that is hidden; at least one is, and at least one is not.
-        seed: of the whole run.
-        step: of the optimizer; each hides others.
+        patches: their number in each photograph, N.
+        ratio: share that is hidden; at least one patch is hidden, and at least one is visible.
+        seed: of the whole training.
+        step: of the optimizer; each step hides other patches.
     """
     count = min(max(1, patches - round(ratio * patches)), patches - 1)
-    rows = [np.sort(np.argsort(_raw(key, patches, seed, step), kind="stable")[:count]) for key in keys]
+    rows = [np.sort(np.argsort(_random_bits(key, patches, seed, step), kind="stable")[:count]) for key in keys]
     return torch.from_numpy(np.stack(rows).astype(np.int64))
 
 
-def _raw(key: str, count: int, seed: int, step: int) -> np.ndarray:
-    # Raw output of PCG64, which NumPy keeps stable for ever, as the order of samples is.
+def _random_bits(key: str, count: int, seed: int, step: int) -> np.ndarray:
+    # The raw output of PCG64, which NumPy never changes.
     name = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
     return np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(step, name))).random_raw(count)
-
-
-def _take(tokens: Tensor, indices: Tensor) -> Tensor:
-    """Take (B, V, D) of tokens (B, N, D)."""
-    return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[-1]))

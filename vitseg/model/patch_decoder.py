@@ -1,6 +1,9 @@
-"""The paper's decoder: as in a U-Net the original patches come back, and each is turned into pixels by an MLP.
+"""The decoder of the paper, "Vision Transformers for Segmentation": an MLP turns each patch into pixels.
 
-The encoder knows what a patch shows but has lost where its edges run; the patch itself still has them.
+The encoder's features say what a patch shows, but not exactly where its edges run. The original patch does, so it is
+reintroduced beside the features, as skip connections do in a U-Net.
+
+Shapes: B images of H×W pixels, P side of a patch, N patches.
 """
 
 import torch
@@ -14,7 +17,7 @@ from vitseg.model.patches import unpatchify
 class PatchDecoder(nn.Module):
     """Features (B, N, features_per_patch) and original patches (B, N, P·P·3) -> pixels (B, channels, H, W).
 
-    Each patch is painted without a look at its neighbors: the stripes at patch borders that the paper shows.
+    Each patch is decoded independently of its neighbors, which leaves visible seams at patch borders.
     """
 
     def __init__(self, arch: Architecture, channels: int) -> None:
@@ -26,7 +29,7 @@ class PatchDecoder(nn.Module):
         self.mlp = Mlp(width, (*arch.decoder_mlp_units, pixels * channels), arch.dropout)
 
     def forward(self, features: Tensor, patches: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Combine what is known about each patch with the patch itself."""
+        """Decode each patch from its features and its original pixels."""
         combined = torch.cat((features, self.projection(patches)), dim=-1)
         return unpatchify(self.mlp(combined), grid, self.patch_size)
 

@@ -1,7 +1,9 @@
 """Images to patches and back, and the embedding of patches and their positions.
 
-Cutting, flattening and projecting is what other Vision Transformers write as one strided convolution
-(https://arxiv.org/abs/2010.11929); here it is a reshape and a matrix product.
+Other Vision Transformers (https://arxiv.org/abs/2010.11929) write cutting, flattening and projecting as one strided
+convolution; here it is a reshape and a linear layer.
+
+Shapes: B images of H×W pixels, P side of a patch, N = (H/P)·(W/P) patches, D width of a token.
 """
 
 import torch
@@ -14,7 +16,7 @@ from vitseg.errors import UsageError
 
 
 def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """Return how many patches lie below and beside each other: (H, W) pixels -> (H/P, W/P).
+    """Return the rows and columns of patches in an image of (H, W) pixels: (H/P, W/P).
 
     Raises:
         UsageError: a side is not a multiple of the patch size.
@@ -30,15 +32,15 @@ def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """Cut images to flattened patches, row by row: (B, C, H, W) -> (B, N, P·P·C)."""
+    """Cut images to flattened patches in row-major order: (B, C, H, W) -> (B, N, P·P·C)."""
     return rearrange(images, "b c (h p1) (w p2) -> b (h w) (p1 p2 c)", p1=patch_size, p2=patch_size)
 
 
 def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
-    """Put flattened patches together again: (B, N, P·P·C) -> (B, C, H, W), the inverse of `patchify`.
+    """Join flattened patches to images, the inverse of `patchify`: (B, N, P·P·C) -> (B, C, H, W).
 
-    The result lies in memory as (B, H, W, C), torch's `channels_last`: the channels of a pixel stay together,
-    as a softmax over them and a loss of one row a pixel want it.
+    The result is `channels_last` in memory: the channels of a pixel lie together, which makes a softmax and a loss
+    over them fast.
     """
     height, width = grid
     pixels = rearrange(
@@ -50,9 +52,9 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tenso
 class PatchEmbedding(nn.Module):
     """Flattened patches (B, N, P·P·3) -> tokens (B, N, D).
 
-    The projection of a patch and the learned embedding of its position are concatenated, as in the paper (D is the
-    sum of both widths), or added, as in the original ViT (D is the width of the projection). On an image of another
-    size, positions are interpolated between those that were learned.
+    The projection of a patch and the learned embedding of its position are concatenated as in the paper (D is the
+    sum of both widths), or added as in the original ViT (D is the width of the projection). For images of another
+    size, the learned positions are interpolated.
     """
 
     def __init__(self, arch: Architecture, grid: tuple[int, int]) -> None:
@@ -63,12 +65,12 @@ class PatchEmbedding(nn.Module):
         self.projection = nn.Linear(arch.patch_size**2 * 3, arch.encoder_projection)
         self.position = nn.Parameter(torch.empty(grid[0] * grid[1], spatial))
         self.width = arch.encoder_projection + (spatial if self.concat else 0)
-        if not self.position.is_meta:  # what is about to be loaded needs no start, and torch a second to fake one
+        if not self.position.is_meta:  # on the meta device, torch would take a second to compute nothing
             with torch.no_grad():
                 self.position.copy_(sine_positions(grid, spatial))
 
     def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Embed patches (B, N, P·P·3) of a grid of N as tokens (B, N, D)."""
+        """Embed the patches (B, N, P·P·3) of a grid (rows, columns) as tokens (B, N, D)."""
         projected = self.projection(patches)
         position = resample_positions(self.position, self.grid, grid).to(projected.dtype)
         if not self.concat:
@@ -77,12 +79,12 @@ class PatchEmbedding(nn.Module):
 
 
 def sine_positions(grid: tuple[int, int], width: int) -> Tensor:
-    """Return sines and cosines (N, width) of each patch's row and column, as large as the tokens they join.
+    """Return sines and cosines (N, width) of each patch's row and column, to initialize position embeddings with.
 
-    Where learning starts. From the usual deviation of 0.02 it takes hundreds of steps before a network knows above
-    from below, which in a street is half of what there is to know.
+    From the usual random numbers of deviation 0.02 it takes hundreds of steps until a network tells above from
+    below, which matters much in a street.
     """
-    count = max(1, width // 4)  # frequencies of each axis, from half a wave over the image to one over two patches
+    count = max(1, width // 4)  # frequencies an axis, from half a wave over the image to a wave over two patches
     table = torch.zeros(*grid, 4 * count)
     for axis, side in enumerate(grid):
         place = (torch.arange(side) + 0.5) / side
@@ -90,11 +92,11 @@ def sine_positions(grid: tuple[int, int], width: int) -> Tensor:
         angles = torch.pi * place[:, None] * highest ** (torch.arange(count) / max(1, count - 1))
         waves = torch.cat((angles.sin(), angles.cos()), dim=-1)
         table[..., 2 * axis * count : 2 * (axis + 1) * count] = waves[:, None] if axis == 0 else waves[None]
-    return torch.nn.functional.pad(table.flatten(0, 1), (0, max(0, width - 4 * count)))[:, :width]
+    return F.pad(table.flatten(0, 1), (0, max(0, width - 4 * count)))[:, :width]
 
 
 def resample_positions(position: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Interpolate embeddings of positions (N, D) of one grid to those of another, bicubically as DeiT does."""
+    """Interpolate position embeddings (N, D) of one grid to another grid, bicubically as DeiT does."""
     if old == new:
         return position
     table = rearrange(position.float(), "(h w) d -> 1 d h w", h=old[0])

@@ -1,4 +1,7 @@
-"""The whole network, from the photograph's bytes to scores of classes, or to a color image, of the same size."""
+"""The whole network: from photographs to class scores, or color images, of the same size.
+
+Shapes: B images of H×W pixels, K classes.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +19,13 @@ _DECODERS: dict[str, type[Decoder]] = {"patch": PatchDecoder, "overlap": Overlap
 
 
 class Segmenter(ImageModel):
-    """A convolution-free Vision Transformer that says something about every pixel.
+    """A convolution-free Vision Transformer for semantic segmentation or image regression.
 
-    It is made, and best, for images of one size, and takes others whose sides are multiples of the patch size.
+    It is trained for one image size, and takes every other whose sides are multiples of the patch size.
 
     Raises:
-        UsageError: the image size is no multiple of the patch size, or there are not 1 to 255 classes; none is right
-            for target `rgb`, whose output is an image.
+        UsageError: the image size is no multiple of the patch size, or there are not 1 to 255 classes; target `rgb`
+            may have none.
     """
 
     def __init__(self, arch: Architecture, image_size: tuple[int, int], classes: int) -> None:
@@ -38,8 +41,8 @@ class Segmenter(ImageModel):
         self.channels = classes if arch.target == "classes" else 3
         self.decoder: Decoder = _DECODERS[arch.decoder](arch, self.channels)
         self.apply(initialize_linear)
-        # Nearly nothing is claimed before anything is learned: all classes equal, or mid-gray. Ours claims so little that
-        # chance draws no combs into each patch later on, where two classes are nearly as likely.
+        # Start with all classes about equally likely, or with gray. In the overlap decoder the start is closer still to
+        # equal: larger random weights leave a pattern in each patch wherever two classes stay nearly as likely.
         nn.init.trunc_normal_(self.decoder.head.weight, std=0.002 if arch.decoder == "overlap" else 0.02)
 
     def forward(
@@ -49,13 +52,13 @@ class Segmenter(ImageModel):
 
         Args:
             images: the photographs.
-            targets: in training, if `teacher_forcing`: (B, K, H, W) one-hot or (B, 3, H, W) 0–1; never in evaluation.
-                An argument, not an attribute: DDP passes on what goes through forward.
-            moments: mean and deviation of the photograph that these are windows of, 0–255.
+            targets: for training with `teacher_forcing`: (B, K, H, W) one-hot or (B, 3, H, W) 0–1; never in evaluation.
+                An argument, not an attribute, because DDP only handles what goes through forward.
+            moments: if these are windows of a photograph, its mean and deviation, 0–255.
 
         Returns:
-            Target `classes`: logits (B, K, H, W); one class is binary, its logit is that of the thing. Target `rgb`:
-            the color image (B, 3, H, W), 0–1. Both lie in memory as `channels_last`.
+            Target `classes`: logits (B, K, H, W); a binary model has the foreground's logit alone. Target `rgb`: color
+            images (B, 3, H, W), 0–1. Both are `channels_last` in memory.
 
         Raises:
             DataError: a side of the images is no multiple of the patch size.
@@ -68,25 +71,25 @@ class Segmenter(ImageModel):
 
 
 def build_model(arch: Architecture, image_size: tuple[int, int], classes: int, seed: int) -> Segmenter:
-    """Make an untrained network on the CPU: equal arguments, equal weights; the global random state is untouched.
+    """Create an untrained network on the CPU: equal arguments give equal weights; global random state is untouched.
 
     Raises:
         UsageError: see `Segmenter`.
     """
-    with torch.random.fork_rng(devices=[]):  # no torch.manual_seed: that reaches the GPUs' generators too
+    with torch.random.fork_rng(devices=[]):  # not torch.manual_seed, which sets the GPUs' generators too
         torch.default_generator.manual_seed(seed)
         return Segmenter(arch, image_size, classes)
 
 
 def class_scores(output: Tensor, palette: Tensor, target: str) -> Tensor:
-    """Return scores (B, K, H, W) whose argmax is the class, from what a network of either target says.
+    """Return scores (B, K, H, W) whose argmax is the class, from the output of a network of either target.
 
-    The one logit z of a binary network becomes (z, 0): thing where it is positive, and softmax gives sigmoid(z).
+    The one logit z of a binary network becomes (z, 0): foreground where it is positive, and softmax gives sigmoid(z).
 
     Args:
         output: of `Segmenter.forward`.
         palette: colors of train ids, 0–255, (K, 3).
-        target: `classes`: the output is the scores; `rgb`: a score is minus the distance to a class's color.
+        target: `classes`: the output is the scores; `rgb`: a score is minus the distance to the color of the class.
     """
     if target == "classes":
         scores = output.float()
