@@ -83,10 +83,6 @@ KNOWN_UNMIRRORED = {
     "vitseg/inference/objects.py",
     "vitseg/inference/reuse.py",
     "vitseg/inference/stages.py",
-    "vitseg/model/encoder_bundle.py",
-    "vitseg/model/spiral_blocks.py",
-    "vitseg/model/transfer.py",
-    "vitseg/recipe.py",
     "vitseg/storage/atomic.py",
     "vitseg/storage/base.py",
     "vitseg/storage/open.py",
@@ -218,9 +214,9 @@ def test_no_model_contains_a_convolution(preset: str, target: str) -> None:
 
 
 def test_model_sources_call_no_convolution() -> None:
-    for path in ROOT.glob("vitseg/model/*.py"):
+    for path in set(ROOT.glob("vitseg/model/*.py")) - {ROOT / "vitseg/model/summary.py"}:  # which counts them
         names = [getattr(node, "attr", getattr(node, "id", "")) for node in ast.walk(ast.parse(path.read_text()))]
-        assert not [name for name in names if name.lower().startswith("conv") and name != "convolutions"], path.name
+        assert not [name for name in names if name.lower().startswith("conv")], path.name
 
 
 def test_a_command_line_that_is_only_read_starts_at_once() -> None:

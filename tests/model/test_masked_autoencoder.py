@@ -1,14 +1,11 @@
-"""A masked autoencoder: what is hidden stays hidden, and is the same for whoever asks."""
-
-import json
+"""The masked autoencoder: hidden patches have no influence, and which they are is reproducible."""
 
 import pytest
 import torch
 
 from vitseg.architecture import Architecture
 from vitseg.config import recipe_from
-from vitseg.errors import DataError, UsageError
-from vitseg.model.encoder_bundle import CONFIG, WEIGHTS, pack_encoder, unpack_encoder
+from vitseg.errors import UsageError
 from vitseg.model.masked_autoencoder import MaskedAutoencoder, build_masked, normalize_patches, visible_patches
 from vitseg.model.patches import patchify
 from vitseg.model.summary import count_convolutions
@@ -38,14 +35,14 @@ def photos():
 
 
 @pytest.mark.parametrize("values", [{}, {"position": "add"}, {"class_token": True}, {"normalization": "none"}])
-def test_every_patch_is_drawn(photos, values):
+def test_every_patch_is_predicted(photos, values):
     model = make(**values)
     assert model(photos, visible()).shape == (4, 24, 48)
     assert count_convolutions(model) == 0
 
 
 @pytest.mark.parametrize("class_token", [False, True])
-def test_what_is_hidden_is_not_seen(photos, class_token):
+def test_hidden_patches_do_not_change_the_prediction(photos, class_token):
     model, shown = make(class_token=class_token), visible()
     hidden = model.hidden(shown)
     mask = hidden.unflatten(1, (4, 6)).repeat_interleave(4, 1).repeat_interleave(4, 2)
@@ -140,22 +137,6 @@ def test_it_learns_and_only_what_is_used_gets_gradients(photos):
 def test_equal_seeds_equal_weights():
     one, two = (build_masked(arch(), SIZE, MaskedRecipe(), seed=4).state_dict() for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)
-
-
-def test_the_encoder_alone_comes_back():
-    bundle = make().encoder_bundle()
-    assert all(name.startswith("encoder.") and "features" not in name for name in bundle.tensors)
-    files = pack_encoder(bundle, {"epochs": 3})
-    config = json.loads(files[CONFIG])
-    again = unpack_encoder(config, files[WEIGHTS])
-    assert (again.architecture, again.image_size, config["epochs"]) == (arch(), SIZE, 3)
-    assert all(torch.equal(again.tensors[name], value) for name, value in bundle.tensors.items())
-    old = {**config["architecture"], "normalisation": "layer"}  # the spelling of older versions
-    del old["normalization"]
-    assert unpack_encoder({**config, "architecture": old}, files[WEIGHTS]).architecture == arch()
-    for damaged in ({**config, "kind": "model"}, {**config, "sha256": "0"}, {**config, "architecture": {}}):
-        with pytest.raises(DataError):
-            unpack_encoder(damaged, files[WEIGHTS])
 
 
 def test_a_size_that_does_not_fit_is_a_usage_error():

@@ -1,4 +1,4 @@
-"""The decoder that makes patches from the center outwards: what it may see, in which order, and that it learns."""
+"""The autoregressive decoder: its order, what each patch depends on, and that it learns."""
 
 import dataclasses
 from pathlib import Path
@@ -28,8 +28,8 @@ CHANNELS = 3
 BOTH = pytest.mark.parametrize("arch", TARGETS.values(), ids=TARGETS)
 
 
-def made(arch: Architecture = ARCH) -> SpiralDecoder:
-    """Return a decoder whose patches depend on each other much, as a trained one's do, and a new one's hardly do."""
+def large_weights(arch: Architecture = ARCH) -> SpiralDecoder:
+    """Return a decoder with larger weights than a new one's: its patches depend on each other as a trained one's do."""
     torch.manual_seed(0)
     decoder = SpiralDecoder(arch, CHANNELS).eval()
     with torch.no_grad():
@@ -79,24 +79,24 @@ def test_in_a_square_or_with_one_more_column_each_patch_touches_the_one_before(s
 
 
 @given(st.integers(1, 24))
-def test_in_a_square_the_way_never_turns_back_inwards(side):
+def test_in_a_square_the_spiral_never_turns_back_inwards(side):
     rows, columns = np.divmod(spiral_order((side, side)).numpy(), side)
     ring = np.maximum(np.abs(2 * rows - side + 1), np.abs(2 * columns - side + 1))
     assert (np.diff(ring) >= 0).all()
 
 
 @BOTH
-def test_a_patch_sees_those_made_before_it_and_never_itself_or_a_later_one(arch):
-    grid, decoder = (3, 4), made(arch)
+def test_a_patch_depends_on_those_before_it_and_never_on_itself_or_a_later_one(arch):
+    grid, decoder = (3, 4), large_weights(arch)
     features, patches = inputs(grid)
     targets = one_hot(grid)
     order = spiral_order(grid)
     with torch.no_grad():
-        before = decoder.make(features, patches, grid, targets)
+        before = decoder.generate(features, patches, grid, targets)
         for step, place in enumerate(order):
             changed = targets.clone()
             changed[:, place] = changed[:, place].roll(1, dims=-1)
-            difference = (decoder.make(features, patches, grid, changed) - before).abs().amax(dim=(0, 2))[order]
+            difference = (decoder.generate(features, patches, grid, changed) - before).abs().amax(dim=(0, 2))[order]
             assert difference[: step + 1].max() == 0
             assert (difference[step + 1 :] > 1e-5).all()
 
@@ -104,59 +104,59 @@ def test_a_patch_sees_those_made_before_it_and_never_itself_or_a_later_one(arch)
 @BOTH
 @pytest.mark.parametrize("grid", [(4, 4), (3, 2), (1, 5), (1, 1)])
 def test_generation_with_a_cache_is_generation_without(arch, grid):
-    decoder = made(arch).double()
+    decoder = large_weights(arch).double()
     features, patches = (tensor.double() for tensor in inputs(grid))
     produced, fed_back = (torch.zeros(2, grid[0] * grid[1], PIXELS * CHANNELS).double() for _ in range(2))
     with torch.no_grad():
         for place in spiral_order(grid):  # the whole teacher-forced pass again for each patch
-            produced[:, place] = decoder.make(features, patches, grid, fed_back)[:, place]
+            produced[:, place] = decoder.generate(features, patches, grid, fed_back)[:, place]
             values = produced[:, place].unflatten(-1, (PIXELS, CHANNELS))
             values = values.softmax(-1) if arch.target == "classes" else values.sigmoid()
             fed_back[:, place] = values.flatten(-2)
-        cached = decoder.make(features, patches, grid)
-        single = decoder.float().make(features.float(), patches.float(), grid)
+        cached = decoder.generate(features, patches, grid)
+        single = decoder.float().generate(features.float(), patches.float(), grid)
     torch.testing.assert_close(cached, produced, rtol=0, atol=1e-9)
     torch.testing.assert_close(single.double(), produced, rtol=1e-5, atol=1e-4)  # of outputs up to about 10
 
 
 @BOTH
 def test_generation_with_gradients_is_generation_without(arch):
-    grid, decoder = (4, 4), made(arch).double()
+    grid, decoder = (4, 4), large_weights(arch).double()
     features, patches = (tensor.double() for tensor in inputs(grid))
     with torch.no_grad():
-        expected = decoder.make(features, patches, grid)
-    torch.testing.assert_close(decoder.make(features, patches, grid).detach(), expected, rtol=0, atol=1e-9)
+        expected = decoder.generate(features, patches, grid)
+    torch.testing.assert_close(decoder.generate(features, patches, grid).detach(), expected, rtol=0, atol=1e-9)
 
 
-def test_the_first_patch_knows_what_the_encoder_knows_of_the_last():
-    grid, decoder = (4, 4), made()
+def test_the_first_patch_depends_on_the_features_of_the_last():
+    grid, decoder = (4, 4), large_weights()
     features, patches = inputs(grid)
     first, last = spiral_order(grid)[[0, -1]]
     changed = features.clone()
     changed[:, last] += 1
     with torch.no_grad():
-        difference = decoder.make(changed, patches, grid) - decoder.make(features, patches, grid)
+        difference = decoder.generate(changed, patches, grid) - decoder.generate(features, patches, grid)
     assert difference[:, first].abs().max() > 1e-3
 
 
 def test_equal_patches_are_told_apart_by_where_they_are():
-    decoder, grid = made(), (3, 4)
+    decoder, grid = large_weights(), (3, 4)
     features, patches = (tensor[:, :1].expand(-1, 12, -1) for tensor in inputs(grid))
     with torch.no_grad():
         decoder.begin.zero_()
-        decoder.made.weight.zero_()  # what came before, and where, says nothing
+        decoder.made.weight.zero_()  # without the patch before, and its position
         decoder.made.bias.zero_()
-        output = decoder.make(features, patches, grid)[0]
+        output = decoder.generate(features, patches, grid)[0]
     assert (torch.cdist(output, output) + torch.eye(12)).min() > 0.1
 
 
 @BOTH
-@pytest.mark.parametrize("taught", [True, False])
-def test_gradients_reach_the_encoder_and_every_parameter(arch, taught):
-    grid, decoder = (3, 4), made(arch).train()
+@pytest.mark.parametrize("with_targets", [True, False])
+def test_gradients_reach_the_encoder_and_every_parameter(arch, with_targets):
+    grid, decoder = (3, 4), large_weights(arch).train()
     features, patches = inputs(grid)
     features.requires_grad_()
-    decoder.make(features, patches, grid, one_hot(grid) if taught else None).square().sum().backward()
+    decoder.generate(features, patches, grid, one_hot(grid) if with_targets else None).square().sum().backward()
     assert (features.grad.abs().sum(dim=-1) > 0).all()
     without = [name for name, value in decoder.named_parameters() if value.grad is None or not value.grad.abs().sum()]
     assert without == []
@@ -177,17 +177,17 @@ def rectangles(count: int = 8, side: int = 16) -> tuple[torch.Tensor, torch.Tens
 
 
 @BOTH
-def test_what_it_learned_it_makes_without_targets(arch):
+def test_what_it_learned_it_generates_without_targets(arch):
     images, labels = rectangles()
-    wanted = F.one_hot(labels.long(), CHANNELS).movedim(-1, 1).float()
+    targets = F.one_hot(labels.long(), CHANNELS).movedim(-1, 1).float()
     model = build_model(arch, (16, 16), CHANNELS, seed=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-9)
     for step in range(200):
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * min((step + 1) / 20, 1 - step / 200)
-        output = model(images, wanted)
+        output = model(images, targets)
         # Absolute errors stay at the median, the background, for long.
-        loss = F.cross_entropy(output, labels.long()) if arch.target == "classes" else F.mse_loss(output, wanted)
+        loss = F.cross_entropy(output, labels.long()) if arch.target == "classes" else F.mse_loss(output, targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -195,7 +195,7 @@ def test_what_it_learned_it_makes_without_targets(arch):
         output = model.eval()(images)
     assert (output.argmax(1) == labels).float().mean() > 0.95
     if arch.target == "rgb":
-        assert (output - wanted).abs().mean() < 0.05
+        assert (output - targets).abs().mean() < 0.05
 
 
 def test_no_convolution_and_every_layer_listed_once():
@@ -223,14 +223,14 @@ def test_only_the_spiral_decoder_is_trained_by_teacher_forcing():
 def test_targets_are_cut_as_the_image_is():
     model = build_model(ARCH, (16, 16), CHANNELS, seed=0).eval()
     images, labels = rectangles(2)
-    wanted = F.one_hot(labels.long(), CHANNELS).movedim(-1, 1).float()
-    changed = wanted.clone()
-    changed[:, :, 4:8, 4:8] = 1 - changed[:, :, 4:8, 4:8]  # the patch that is made first: its own output stays
-    difference = (model(images, changed) - model(images, wanted)).abs().detach()
+    targets = F.one_hot(labels.long(), CHANNELS).movedim(-1, 1).float()
+    changed = targets.clone()
+    changed[:, :, 4:8, 4:8] = 1 - changed[:, :, 4:8, 4:8]  # the first patch: its own output does not change
+    difference = (model(images, changed) - model(images, targets)).abs().detach()
     assert patchify(difference, 4).amax(dim=(0, 2)).nonzero().flatten().tolist() == [*range(5), *range(6, 16)]
 
 
-def test_a_bundle_of_it_says_the_same(tmp_path: Path):
+def test_a_bundle_of_it_gives_the_same_scores(tmp_path: Path):
     model = build_model(ARCH, (16, 24), 19, seed=0).eval()
     save_bundle(tmp_path, model, train_classes(CITYSCAPES))
     images = torch.randint(256, (2, 3, 16, 24), dtype=torch.uint8)

@@ -1,7 +1,7 @@
-"""An encoder without a decoder as two files: `encoder.safetensors`, and `config.json` with what it takes to use it.
+"""An encoder without a decoder as two files: `encoder.safetensors` (weights) and `config.json` (its architecture).
 
-What `vitseg pretrain` leaves and `vitseg train --init` starts from. As in a model bundle, nothing is unpickled and
-everything is checked.
+`vitseg pretrain` writes them and `vitseg train --init` starts from them. As with a model bundle, nothing is unpickled
+and everything is checked.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True, eq=False)
 class EncoderBundle:
-    """Weights by their names in a `Segmenter` (`encoder.…`), and the network and image size (H, W) they are from."""
+    """Weights by their names in a `Segmenter` (`encoder.…`), and the architecture and image size (H, W) of their network."""
 
     tensors: dict[str, Tensor]
     architecture: Architecture
@@ -35,7 +35,7 @@ class EncoderBundle:
 
 
 def pack_encoder(bundle: EncoderBundle, extra: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the content of the two files by name, `config.json` last; `extra` are further keys for it."""
+    """Return the content of the two files by name, `config.json` last; `extra` keys are added to it."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in bundle.tensors.items()}
     weights = save(tensors)
     config = {

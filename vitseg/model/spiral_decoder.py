@@ -1,13 +1,14 @@
-"""The paper's future work: a decoder that makes patches one after another, from the center of the image outwards.
+"""The paper's future work: an autoregressive decoder that generates patches from the center of the image outwards.
 
-Sequence to sequence as in https://arxiv.org/abs/1706.03762: each patch attends to what the encoder knows about all
-patches (cross-attention) and to the patches made before it (causal self-attention). The first patches are the middle
-of the image, where an eye has most of its receptors; the others surround them turn by turn.
+Sequence to sequence as in "Attention Is All You Need" (https://arxiv.org/abs/1706.03762): each patch attends to the
+encoder's features of all patches (cross-attention) and to the patches generated before (causal self-attention). The
+order is a spiral from the middle of the image, where an eye has most of its receptors.
 
-    training     the targets stand for the patches made before (teacher forcing): one pass for all, with a causal mask
-    inference    what was produced is fed back, patch after patch, with a cache of keys and values
+    training     teacher forcing: the targets stand for the patches before; one pass for all, with a causal mask
+    inference    each generated patch is fed back, with a cache of keys and values
 
-Shapes beside those of the package: T = N patches in the order of the spiral, h heads, S = 4·FREQUENCIES.
+Shapes: B images of H×W pixels, P side of a patch, N patches, T = N of them in the order of the spiral, D width of a
+token, S = 4·FREQUENCIES.
 """
 
 import math
@@ -25,16 +26,15 @@ from vitseg.model.patches import patchify, unpatchify
 from vitseg.model.spiral_blocks import CausalBlock, KeysValues, KeyValueCache
 
 FREQUENCIES = 8
-"""Sines and cosines that tell a coordinate: wavelengths of 4, 8 … 512 patches."""
+"""Frequencies that encode a coordinate, with wavelengths of 4, 8 … 512 patches."""
 
 
 def spiral_order(grid: tuple[int, int]) -> Tensor:
-    """Return the row-major indices int64 (N,) of a grid's (rows, columns) patches in the order they are made.
+    """Return the row-major indices int64 (N,) of the patches of a grid (rows, columns) in the order of generation.
 
-    The first is the central patch, on an even side the upper or left of the two central ones. From there the way
-    turns clockwise, to the right first: 1 step right, 1 down, 2 left, 2 up, 3 right … What of it lies outside the
-    grid is skipped, so only in a square, and where there is one column more than rows, does each patch touch the
-    one before.
+    The first is the central patch, or the upper or left one of two. From there the spiral turns clockwise: 1 step
+    right, 1 down, 2 left, 2 up, 3 right … Steps outside the grid are skipped, so consecutive patches are always
+    neighbors only in square grids and those with one column more than rows.
     """
     return torch.tensor(_walk(grid))
 
@@ -58,9 +58,9 @@ def _walk(grid: tuple[int, int]) -> tuple[int, ...]:
 
 
 def centered_positions(grid: tuple[int, int]) -> Tensor:
-    """Return sines and cosines (N, S) of each patch's coordinates, measured in patches from the image's center.
+    """Return sines and cosines (N, S) of each patch's row and column, counted in patches from the image's center.
 
-    Nothing of it is learned and no grid is too large; a neighbor is as far away in a small image as in a large one.
+    Fixed, not learned: they fit grids of any size, and the distance to a neighbor is the same in all of them.
     """
     height, width = grid
     rows = torch.arange(height) - (height - 1) / 2
@@ -73,11 +73,11 @@ def centered_positions(grid: tuple[int, int]) -> Tensor:
 class SpiralDecoder(nn.Module):
     """Features (B, N, features_per_patch) and original patches (B, N, P·P·3) -> pixels (B, channels, H, W).
 
-    A token starts as what `PatchDecoder` turns into pixels at once: features and the reintroduced patch, side by side,
-    so tokens are D = features_per_patch + decoder_projection wide. To it come its own position and the patch made
-    last, with that one's position. `spiral_blocks` blocks then look around, and the MLP of `decoder_mlp_units` paints.
+    A token is the sum of three things: features and original patch, concatenated as in `PatchDecoder` (so D =
+    features_per_patch + decoder_projection); its own position; and the patch generated before it, with its position.
+    `spiral_blocks` causal blocks follow, then the MLP of `decoder_mlp_units` computes the pixels.
 
-    Dropout and normalization are the architecture's; stochastic depth and layer scale are the encoder's alone.
+    It has dropout and norms as the architecture says, but no drop path and no layer scale.
     """
 
     def __init__(self, arch: Architecture, channels: int) -> None:
@@ -105,74 +105,76 @@ class SpiralDecoder(nn.Module):
     def forward(
         self, features: Tensor, patches: Tensor, grid: tuple[int, int], targets: Tensor | None = None
     ) -> Tensor:
-        """Paint images (B, channels, H, W) patch after patch; `targets` have the same shape."""
+        """Generate images (B, channels, H, W); `targets`, for teacher forcing, have the same shape."""
         target_patches = None if targets is None else patchify(targets, self.patch_size)
-        return unpatchify(self.make(features, patches, grid, target_patches), grid, self.patch_size)
+        return unpatchify(self.generate(features, patches, grid, target_patches), grid, self.patch_size)
 
-    def make(self, features: Tensor, patches: Tensor, grid: tuple[int, int], targets: Tensor | None = None) -> Tensor:
-        """Make all patches of images, each from the encoder's features and the patches before it.
+    def generate(
+        self, features: Tensor, patches: Tensor, grid: tuple[int, int], targets: Tensor | None = None
+    ) -> Tensor:
+        """Generate all patches of images, each from the encoder's features and the patches before it.
 
-        Exposure bias: with `targets`, a patch only ever follows right ones, which its own mistakes later are not
-        (https://arxiv.org/abs/1506.03099, whose scheduled sampling would mix produced patches into them). So losses
-        and accuracies under teacher forcing flatter; only those without targets show how good the network is.
+        Losses and accuracies under teacher forcing are too good: there, a patch follows true ones, but in evaluation
+        the network's own, with their mistakes (exposure bias, https://arxiv.org/abs/1506.03099). Only those without
+        targets show how good the network is.
 
         Args:
-            features: of the encoder, (B, N, features_per_patch), row by row like all that follows.
-            patches: the normalized photographs' patches, (B, N, P·P·3).
+            features: of the encoder, (B, N, features_per_patch), in row-major order like the rest.
+            patches: of the normalized photographs, (B, N, P·P·3).
             grid: rows and columns of patches.
-            targets: the patches' targets, (B, N, P·P·channels): one-hot classes, zeros where a pixel does not
-                count, or colors in 0–1. None: what was produced is fed back, as probabilities or colors.
+            targets: (B, N, P·P·channels): one-hot classes, zeros where a pixel does not count, or colors in 0–1.
+                None: the network's own output is fed back, as probabilities or colors.
 
         Returns:
             Pixels before softmax or sigmoid, (B, N, P·P·channels). Without targets, gradients flow through all but
-            what was fed back.
+            what is fed back.
         """
         order = spiral_order(grid).to(features.device)
         positions = centered_positions(grid).to(features)[order]
         combined = torch.cat((features, self.projection(patches)), dim=-1)[:, order] + self.position(positions)
         memory = self.memory_norm(combined)
         if targets is not None:
-            pixels = self._follow(combined, memory, positions, targets[:, order])
+            pixels = self._decode_all(combined, memory, positions, targets[:, order])
         else:
             with torch.no_grad():  # a cache that is written in place has no gradient
-                pixels = self._generate(combined, memory, positions)
+                pixels = self._decode_stepwise(combined, memory, positions)
             if torch.is_grad_enabled():
-                pixels = self._follow(combined, memory, positions, self._fed_back(pixels))
+                pixels = self._decode_all(combined, memory, positions, self._as_input(pixels))
         return pixels[:, order.argsort()]
 
-    def _follow(self, combined: Tensor, memory: Tensor, positions: Tensor, made: Tensor) -> Tensor:
-        """Make all patches (B, T, P·P·channels) at once, each after those of `made` that come before it."""
+    def _decode_all(self, combined: Tensor, memory: Tensor, positions: Tensor, given: Tensor) -> Tensor:
+        """Decode all patches (B, T, P·P·channels) in one pass, each after the `given` patches before it."""
         begin = self.begin.to(combined.dtype).expand(len(combined), 1, -1)
-        tokens = combined + torch.cat((begin, self._recall(made[:, :-1], positions[:-1])), dim=1)
-        for block, known in zip(self.blocks, self._remember(memory), strict=True):
-            tokens = block(tokens, known)
+        tokens = combined + torch.cat((begin, self._embed_output(given[:, :-1], positions[:-1])), dim=1)
+        for block, keys_values in zip(self.blocks, self._cross_keys_values(memory), strict=True):
+            tokens = block(tokens, keys_values)
         return self.mlp(self.norm(tokens))
 
-    def _generate(self, combined: Tensor, memory: Tensor, positions: Tensor) -> Tensor:
-        """Make patches (B, T, P·P·channels) one after another: O(T) tokens a block in all, and O(T²) in attention."""
-        remembered = self._remember(memory)
-        caches = [KeyValueCache(known) for known in remembered]
-        made: list[Tensor] = []
+    def _decode_stepwise(self, combined: Tensor, memory: Tensor, positions: Tensor) -> Tensor:
+        """Decode patches (B, T, P·P·channels) one by one, with a cache: each block computes every token once."""
+        cross = self._cross_keys_values(memory)
+        caches = [KeyValueCache(keys_values) for keys_values in cross]
+        generated: list[Tensor] = []
         before = self.begin.to(combined.dtype)
         for step in range(combined.shape[1]):
             token = combined[:, step : step + 1] + before
-            for block, known, cache_ in zip(self.blocks, remembered, caches, strict=True):
-                token = block(token, known, cache_)
-            made.append(self.mlp(self.norm(token)))
-            before = self._recall(self._fed_back(made[-1]), positions[step : step + 1])
-        return torch.cat(made, dim=1)
+            for block, keys_values, so_far in zip(self.blocks, cross, caches, strict=True):
+                token = block(token, keys_values, so_far)
+            generated.append(self.mlp(self.norm(token)))
+            before = self._embed_output(self._as_input(generated[-1]), positions[step : step + 1])
+        return torch.cat(generated, dim=1)
 
-    def _remember(self, memory: Tensor) -> list[KeysValues]:
-        """Return what each block can look at of the encoder's tokens (B, T, D): the same for every patch it makes."""
-        return [cast(CausalBlock, block).cross_attention.remember(memory) for block in self.blocks]
+    def _cross_keys_values(self, memory: Tensor) -> list[KeysValues]:
+        """Return each block's keys and values of the encoder's tokens (B, T, D), which are the same for every patch."""
+        return [cast(CausalBlock, block).cross_attention.project(memory) for block in self.blocks]
 
-    def _recall(self, made: Tensor, positions: Tensor) -> Tensor:
-        """Embed patches (B, n, P·P·channels) that were made at n places (n, S) as (B, n, D)."""
-        made = made.to(positions.dtype)
-        return self.made(torch.cat((made, positions.expand(len(made), -1, -1)), dim=-1))
+    def _embed_output(self, pixels: Tensor, positions: Tensor) -> Tensor:
+        """Embed generated patches (B, n, P·P·channels) and their positions (n, S) as (B, n, D)."""
+        pixels = pixels.to(positions.dtype)
+        return self.made(torch.cat((pixels, positions.expand(len(pixels), -1, -1)), dim=-1))
 
-    def _fed_back(self, pixels: Tensor) -> Tensor:
-        """Bring what was produced (B, n, P·P·channels) to the space of the targets: probabilities, or colors 0–1."""
+    def _as_input(self, pixels: Tensor) -> Tensor:
+        """Turn output (B, n, P·P·channels) into what targets are: probabilities, or colors 0–1."""
         if self.target == "rgb" or self.channels == 1:
             return pixels.sigmoid()
         return rearrange(pixels, "b n (p c) -> b n p c", c=self.channels).softmax(-1).flatten(2)

@@ -1,15 +1,16 @@
-"""What a network is made of, and what an image costs: measured on torch's meta device, without memory or time."""
+"""Layers, parameters and FLOPs of a network, measured on torch's meta device: without memory or computation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitseg.architecture import Architecture
 from vitseg.model.segmenter import Segmenter
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,9 @@ class Row:
     name: str
     kind: str
     output_shape: tuple[int, ...]
-    """Of one image."""
+    """For one image."""
     parameters: int
-    """Its own, without those of modules inside it: the rows add up to the whole."""
+    """Its own, without those of modules inside it, so the rows add up to the network's."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,14 @@ class Summary:
     parameters: int
     trainable: int
     flops_per_image: int
-    """Floating point operations of one forward pass; a multiplication and its addition are two."""
+    """Floating point operations of a forward pass; a multiplication and an addition are two."""
     tokens: int
     convolutions: int
-    """Convolution modules of any kind; 0 by design."""
+    """Number of convolution modules of any kind; 0 by design."""
 
 
 def summarize(arch: Architecture, image_size: tuple[int, int], classes: int) -> Summary:
-    """Describe the network that an architecture gives for images of (H, W).
+    """Return the numbers of an architecture's network for images of (H, W) pixels.
 
     Raises:
         UsageError: see `Segmenter`.
@@ -47,10 +48,8 @@ def summarize(arch: Architecture, image_size: tuple[int, int], classes: int) -> 
     with torch.device("meta"):
         model = Segmenter(arch, image_size, classes).eval()
         image = torch.empty(1, 3, *image_size)
-        # One pass for all patches, instead of N that would list every layer N times: equal but for masked attention.
-        targets = (
-            [torch.empty(1, classes if arch.target == "classes" else 3, *image_size)] if model.teacher_forcing else []
-        )
+        # With targets, the spiral decoder computes all patches in one pass instead of N: nearly the same FLOPs.
+        targets = [torch.empty(1, model.channels, *image_size)] if model.teacher_forcing else []
     rows: list[Row] = []
     handles = [
         module.register_forward_hook(_recorder(rows, name, own))
@@ -73,8 +72,8 @@ def summarize(arch: Architecture, image_size: tuple[int, int], classes: int) -> 
 
 
 def count_convolutions(model: nn.Module) -> int:
-    """Count the convolution modules inside a network, transposed and lazy ones included."""
-    return sum(isinstance(module, _ConvNd) for module in model.modules())
+    """Return the number of convolution modules in a network, including transposed and lazy ones."""
+    return sum(isinstance(module, _CONVOLUTIONS) for module in model.modules())
 
 
 def _recorder(rows: list[Row], name: str, own: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:

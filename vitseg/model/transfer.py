@@ -1,4 +1,4 @@
-"""Weights of one vitseg network as the start of another: the encoder whole, the decoder where shapes agree."""
+"""Start a network from the weights of another one of ours: the whole encoder, and the decoder where it is the same."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from vitseg.model.patches import patch_grid, resample_positions
 
 POSITION = "encoder.embedding.position"
 
-# What must be equal for an encoder to compute the same; heads don't show in the shapes of weights.
+# What must be equal for the encoders to compute the same. Not all of it changes the shapes of weights, as heads.
 _ENCODER_KEYS = (
     "patch_size", "pixels", "position", "encoder_projection", "blocks", "heads", "head_width", "mlp_units", "skip_projection",
     "normalization", "class_token",
@@ -20,7 +20,7 @@ _ENCODER_KEYS = (
 
 @dataclass(frozen=True)
 class Transfer:
-    """Tensors by their names in the new network, and in words what they are."""
+    """Tensors by their names in the new network, and a description of them in words."""
 
     tensors: dict[str, Tensor]
     taken: str
@@ -32,17 +32,17 @@ def transfer_weights(
     target: tuple[Architecture, tuple[int, int]],
     wanted: Mapping[str, Tensor],
 ) -> Transfer:
-    """Choose what a new network can take over from another one's weights.
+    """Return the weights that a new network can take over from another one.
 
     Args:
-        weights: of a `Segmenter`, or of its encoder alone, by the names of `Segmenter.state_dict`.
-        source: architecture and image size (H, W) of their network.
-        target: those of the new one.
-        wanted: state dict of the new one; only shapes matter, so it may be on the meta device.
+        weights: state dict of a `Segmenter`, or that part of it which is the encoder's.
+        source: architecture and image size (H, W) of the old network.
+        target: those of the new network.
+        wanted: state dict of the new network; it may be on the meta device, as only shapes matter.
 
     Raises:
         UsageError: the encoders differ; the message names the recipe's keys.
-        DataError: the weights are not those of the network they are said to be of.
+        DataError: the weights don't belong to the old network.
     """
     old, new = source[0], target[0]
     keys = (*_ENCODER_KEYS, *(("spatial_embedding",) if old.position == new.position == "concat" else ()))
@@ -57,7 +57,7 @@ def transfer_weights(
     if position is None or position.ndim != 2 or len(position) != grids[0][0] * grids[0][1]:
         raise DataError(f"it holds no {POSITION} for {grids[0][0]}×{grids[0][1]} patches")
     fitted = {**weights, POSITION: resample_positions(position, grids[0], grids[1])}
-    # Decoders of two kinds may share a name and a shape, but not what they mean by it.
+    # Tensors of different decoders may agree in name and shape, but not in meaning.
     same_decoder = (old.decoder, old.target) == (new.decoder, new.target)
     tensors, left = {}, []
     for name in wanted:
@@ -74,7 +74,7 @@ def transfer_weights(
 
 
 def option(value: object) -> str:
-    """Write a recipe's value as `--set` takes it, without spaces."""
+    """Format a value of a recipe as `--set` takes it, without spaces."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(list(value)).replace(" ", "") if isinstance(value, tuple) else str(value)
