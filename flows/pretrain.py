@@ -25,9 +25,9 @@ from vitseg.pictures.charts import learning_curves
 from vitseg.recipe import Recipe
 from vitseg.registry import tracking
 from vitseg.storage import canonical, open_store
-from vitseg.training.job import MASKED, Job, check, finish_job, forget_job, job_folder, read_job, write_job
-from vitseg.training.masked import encoder_folder
+from vitseg.training.job import HISTORY, MASKED, Job, finish_job, forget_job, job_folder, read_job, write_job
 from vitseg.training.nodes import Nodes
+from vitseg.training.plan import check
 from vitseg.training.progress import chosen_row
 
 
@@ -99,7 +99,7 @@ def plan_pretraining(shards: str, recipe: Recipe, nodes: Nodes, resume: bool) ->
     fresh = Job(folder, shards, manifest.fingerprint, recipe, task=MASKED)
     check(fresh, manifest, nodes.nproc)
     job = replace(read_job(folder) or fresh, recipe=recipe) if resume else fresh
-    if job.result and open_store(encoder_folder(job)).stat(CONFIG):
+    if job.result and open_store(job.encoder).stat(CONFIG):
         return job
     if job.run_id and tracking.run_exists(job.run_id):
         note(f"going on with an unfinished job in {folder}")
@@ -120,16 +120,15 @@ def plan_pretraining(shards: str, recipe: Recipe, nodes: Nodes, resume: bool) ->
 @after_training()
 def finish(job: Job, seconds: float) -> dict[str, Any]:
     """Draw the curves, end the run, and say where the encoder is."""
-    history = json.loads(open_store(job.folder).read("history.json"))
+    history = json.loads(open_store(job.folder).read(HISTORY))
     loss = chosen_row(history)["val/loss"]
     tracking.log_picture(job.run_id, learning_curves(history), "pictures/curves.png")
     tracking.log_values(job.run_id, {"final/loss": loss}, step=len(history))
     tracking.end_run(job.run_id)
-    encoder = encoder_folder(job)
-    note(f"pretrained {encoder}: start from it with `vitseg train SHARDS --init runs:/{job.run_id}`")
+    note(f"pretrained {job.encoder}: start from it with `vitseg train SHARDS --init runs:/{job.run_id}`")
     result = {
         "run_id": job.run_id,
-        "encoder": encoder,
+        "encoder": job.encoder,
         "epochs": history[-1]["epoch"],
         "seconds": round(seconds, 3),
         "loss": loss,

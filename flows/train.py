@@ -19,7 +19,7 @@ from flows.display.training_table import show_training
 from flows.tasks.other_nodes import meeting_place, other_nodes
 from flows.tasks.register_version import register
 from vitseg.config import load_recipe
-from vitseg.data.manifest import Manifest, read_manifest
+from vitseg.data.manifest import read_manifest
 from vitseg.errors import NameTakenError, RankLostError, StorageError, StoreFullError, VitsegError
 from vitseg.labels import logit_count
 from vitseg.recipe import Recipe
@@ -27,9 +27,11 @@ from vitseg.registry import metric_upload, tracking, versions
 from vitseg.storage import canonical, open_store
 from vitseg.training.agent import leave_with
 from vitseg.training.initial_weights import FILE, Initial, fit_initial
-from vitseg.training.job import MASKED, Job, check, forget_job, job_folder, read_job, write_job
+from vitseg.training.job import Job, forget_job, job_folder, read_job, write_job
 from vitseg.training.launch import run_ranks
 from vitseg.training.nodes import Nodes
+from vitseg.training.objectives.choose import OBJECTIVES
+from vitseg.training.plan import check
 
 
 @flow(name="train", flow_run_name="train {preset} on {shards}")
@@ -152,7 +154,9 @@ def run_training(job: Job, nodes: Nodes) -> None:
             f"{nodes.nnodes} nodes meet at {nodes.rendezvous}; by hand, the others are `vitseg train-node` with the same options"
         )
     name = job.folder.rstrip("/").rpartition("/")[2]
-    with show_training(name, run.epochs, steps // run.epochs, _measure(job, manifest), job.max_minutes) as on_event:
+    with show_training(
+        name, run.epochs, steps // run.epochs, OBJECTIVES[job.task].metric(manifest), job.max_minutes
+    ) as on_event:
         run_ranks(job.folder, nodes, on_event=on_event, on_line=log.info)
     _deliver_rest(job.folder)
 
@@ -212,8 +216,3 @@ def tries_again(state: Any) -> bool:
     if lost:
         note(f"{error}; going on from the newest checkpoint")
     return lost
-
-
-def _measure(job: Job, manifest: Manifest) -> str:
-    """Return by what epochs are compared, one of `flows.display.training_state.MEASURES`."""
-    return "val/loss" if job.task == MASKED else "val/psnr" if manifest.targets == "images" else "val/miou"

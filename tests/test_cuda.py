@@ -13,16 +13,16 @@ from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest
 from vitseg.evaluation import evaluate_batches
 from vitseg.losses import segmentation_loss
-from vitseg.model.masked_autoencoder import build_masked
 from vitseg.model.neighborhood_attention import NeighborhoodAttention
 from vitseg.model.segmenter import build_model
 from vitseg.recipe import Recipe
 from vitseg.storage import open_store
+from vitseg.training.logger import TrainingLogger
 from vitseg.training.loop import Trainer
-from vitseg.training.masked import MaskedTrainer
+from vitseg.training.objectives.masked_patches import MaskedPatches
+from vitseg.training.objectives.segmentation import Segmentation
 from vitseg.training.precision import make_deterministic
-from vitseg.training.progress import Recorder
-from vitseg.training.worker import batches_of, task_of
+from vitseg.training.worker import batches_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CPU, GPU = dist.World(0, 1, torch.device("cpu")), dist.World(0, 1, torch.device("cuda", 0))
@@ -39,10 +39,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 def make_trainer(data: Data, recipe: Recipe, world: dist.World, folder: Path) -> Trainer:
     shards, manifest = data
-    model = build_model(recipe.model, manifest.image_size, len(manifest.classes), recipe.run.seed).to(world.device)
-    task = task_of(manifest, recipe, world.device)
-    batches = batches_of(shards, manifest, recipe, world)
-    return Trainer(recipe, world, model, task, *batches, open_store(folder), Recorder())
+    objective = Segmentation(Segmentation.build_model(recipe, manifest).to(world.device), recipe, manifest)
+    return Trainer(objective, world, *batches_of(shards, manifest, recipe, world), open_store(folder), TrainingLogger())
 
 
 @pytest.mark.parametrize("preset", ["tiny", "small", "base", "vit-base", "paper"])
@@ -109,13 +107,13 @@ def test_training_learns_and_goes_on_where_it_was_cut(data: Data, tmp_path: Path
     assert straight[-1]["train/loss"] < 0.8 * straight[0]["train/loss"]
     cut = make_trainer(data, recipe, GPU, tmp_path / "cut")
     with pytest.raises(KeyboardInterrupt):
-        cut.recorder = Cut(after=5)
+        cut.logger = Cut(after=5)
         cut.run()
     rest = make_trainer(data, recipe, GPU, tmp_path / "cut")
-    rest.recorder = heard = Cut(after=12)
+    rest.logger = heard = Cut(after=12)
     resumed = rest.run()
     assert heard.epochs == [6, 7, 8, 9, 10, 11, 12]
-    assert resumed[:5] == cut.history[:5]
+    assert resumed[:5] == cut.progress.history[:5]
     # The same steps; sums on a GPU may be added up in another order each time.
     assert resumed[-1]["train/loss"] == pytest.approx(straight[-1]["train/loss"], rel=0.05)
 
@@ -144,13 +142,13 @@ def test_other_numbers_and_kernels_learn_nearly_the_same(data: Data, tmp_path: P
     assert found[1]["train/loss"] == pytest.approx(found[0]["train/loss"], rel=0.1)
 
 
-class Cut(Recorder):
+class Cut(TrainingLogger):
     """Fails after some epochs, as a power cut would."""
 
     def __init__(self, after: int) -> None:
         self.after, self.epochs = after, list[float]()
 
-    def epoch(self, row: dict[str, float]) -> None:
+    def log_epoch(self, row: dict[str, float]) -> None:
         self.epochs.append(row["epoch"])
         if row["epoch"] > self.after:
             raise KeyboardInterrupt
@@ -159,10 +157,9 @@ class Cut(Recorder):
 def test_masked_pretraining_learns(data: Data, tmp_path: Path) -> None:
     shards, manifest = data
     recipe = load_recipe("small", overrides=EIGHT)
-    model = build_masked(recipe.model, manifest.image_size, recipe.masked, 0).to(GPU.device)
-    task = task_of(manifest, recipe, GPU.device)
+    objective = MaskedPatches(MaskedPatches.build_model(recipe, manifest).to(GPU.device), recipe, manifest)
     batches = batches_of(shards, manifest, recipe, GPU)
-    history = MaskedTrainer(recipe, GPU, model, task, *batches, open_store(tmp_path), Recorder()).run()
+    history = Trainer(objective, GPU, *batches, open_store(tmp_path), TrainingLogger()).run()
     assert history[-1]["train/loss"] < history[0]["train/loss"]
 
 
@@ -172,9 +169,8 @@ def test_an_evaluation_counts_what_it_counts_on_a_cpu(data: Data, tmp_path: Path
     trainer.run()
     found = []
     for world in (GPU, CPU):
-        task = task_of(data[1], recipe, world.device)
-        model = trainer.model.to(world.device)
-        found.append(evaluate_batches(model, trainer.validation.epoch(0), task, patches=(8,)))
+        objective = Segmentation(trainer.model.to(world.device), recipe, data[1])
+        found.append(evaluate_batches(objective.model, trainer.validation.epoch(0), objective.criterion, patches=(8,)))
     assert found[0].confusion.sum() == found[1].confusion.sum()
     assert (found[0].confusion - found[1].confusion).abs().sum() <= 0.001 * found[1].confusion.sum()
     assert found[0].to_json()["seam_ratio_truth"] == found[1].to_json()["seam_ratio_truth"]

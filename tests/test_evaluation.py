@@ -18,7 +18,7 @@ from vitseg.architecture import Architecture
 from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import read_manifest
 from vitseg.errors import UsageError
-from vitseg.evaluation import Evaluation, Task, evaluate_batches, evaluate_bundle, patch_sides
+from vitseg.evaluation import Criterion, Evaluation, evaluate_batches, evaluate_bundle, patch_sides
 from vitseg.labels import Label, train_classes
 from vitseg.model.bundle import Bundle, load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
@@ -46,9 +46,9 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 def test_what_is_taught_says_nothing_of_ignored_pixels() -> None:
     colors = torch.arange(256 * 3).remainder(256).to(torch.uint8).reshape(256, 3)
     labels = torch.tensor([[[0, 2, 255]]], dtype=torch.uint8)
-    one_hot = Task("classes", 3, colors).teacher_targets(labels, 3)
+    one_hot = Criterion("classes", 3, colors).teacher_targets(labels, 3)
     assert one_hot.tolist() == [[[[1.0, 0.0, 0.0]], [[0.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]]]]
-    painted = Task("rgb", 3, colors).teacher_targets(labels, 3)
+    painted = Criterion("rgb", 3, colors).teacher_targets(labels, 3)
     assert (painted[0, :, 0].T * 255).round().tolist() == [[0, 1, 2], [6, 7, 8], [0, 0, 0]]
 
 
@@ -117,7 +117,7 @@ def test_batches_and_ranks_of_any_size_count_the_same(bundles: dict[str, Bundle]
         assert found.strongest_channel_accuracy == whole.strongest_channel_accuracy
         assert found.loss == pytest.approx(whole.loss, rel=1e-6)
     manifest = read_manifest(shards)
-    task = Task(target, 19, torch.from_numpy(bundles[target].palette))
+    criterion = Criterion(target, 19, torch.from_numpy(bundles[target].palette))
     for world_size in (2, 4):  # 4 ranks: the last batch has samples for two of them
         ranks = [
             Batches(shards, manifest, "val", batch_size=4, rank=rank, world_size=world_size,
@@ -125,7 +125,7 @@ def test_batches_and_ranks_of_any_size_count_the_same(bundles: dict[str, Bundle]
             for rank in range(world_size)
         ]  # fmt: skip
         parts: list[Evaluation] = [
-            evaluate_batches(bundles[target].model, rank.epoch(0), task, patches=(8,)) for rank in ranks
+            evaluate_batches(bundles[target].model, rank.epoch(0), criterion, patches=(8,)) for rank in ranks
         ]
         assert torch.equal(sum(seams_of(part) for part in parts), seams_of(whole))
         assert torch.equal(sum(part.confusion for part in parts), whole.confusion)
@@ -136,8 +136,8 @@ def test_batches_and_ranks_of_any_size_count_the_same(bundles: dict[str, Bundle]
 def test_pixels_without_a_class_count_nowhere(bundles: dict[str, Bundle], shards: str, target: str) -> None:
     batches = Batches(shards, read_manifest(shards), "val", batch_size=6, shuffle=False, drop_last=False)
     batch = next(iter(batches.epoch(0)))
-    task = Task(target, 19, torch.from_numpy(bundles[target].palette))
-    whole, *halves = (evaluate_batches(bundles[target].model, [part], task) for part in (
+    criterion = Criterion(target, 19, torch.from_numpy(bundles[target].palette))
+    whole, *halves = (evaluate_batches(bundles[target].model, [part], criterion) for part in (
         batch,
         *(dataclasses.replace(batch, labels=batch.labels.where(rows, torch.tensor(255, dtype=torch.uint8)))
           for rows in (torch.arange(32)[:, None] < 12, torch.arange(32)[:, None] >= 12)),
@@ -150,14 +150,14 @@ def test_pixels_without_a_class_count_nowhere(bundles: dict[str, Bundle], shards
 
 def test_pairs_of_images_have_errors_and_no_classes() -> None:
     photos, targets = torch.randint(0, 256, (2, 5, 3, 6, 8), dtype=torch.uint8)
-    task = Task("rgb", 0, torch.zeros(256, 3, dtype=torch.uint8))
+    criterion = Criterion("rgb", 0, torch.zeros(256, 3, dtype=torch.uint8))
 
     class Repeat(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images / 255
 
     parts = [Batch(photos[cut], targets[cut], []) for cut in (slice(0, 2), slice(2, 5))]
-    found = evaluate_batches(Repeat(), parts, task)
+    found = evaluate_batches(Repeat(), parts, criterion)
     error = (photos.double() - targets.double()) / 255
     assert found.mean_absolute_error == pytest.approx(float(error.abs().mean()), rel=1e-6)
     assert found.loss == pytest.approx(found.mean_absolute_error)
@@ -166,20 +166,20 @@ def test_pairs_of_images_have_errors_and_no_classes() -> None:
     answer = found.to_json()
     assert (answer["miou"], answer["pixel_accuracy"], answer["per_class_iou"], answer["samples"]) == (None, None, {}, 5)
     assert set(found.flat()) == {"loss", "mean_absolute_error", "mean_squared_error", "psnr"}
-    same = evaluate_batches(Repeat(), [Batch(photos, photos, [])], task)
+    same = evaluate_batches(Repeat(), [Batch(photos, photos, [])], criterion)
     assert (same.mean_squared_error, same.to_json()["psnr"]) == (0, None)
 
 
 def test_the_loss_of_training_is_validated_with_its_own_count(bundles: dict[str, Bundle], shards: str) -> None:
     weights = torch.linspace(0.1, 1.9, 19)
     colors = torch.from_numpy(bundles["classes"].palette)
-    task = Task("classes", 19, colors, LossRecipe(label_smoothing=0.1), weights)
+    criterion = Criterion("classes", 19, colors, LossRecipe(label_smoothing=0.1), weights)
     batches = Batches(shards, read_manifest(shards), "val", batch_size=4, shuffle=False, drop_last=False)
     batch = next(iter(Batches(shards, read_manifest(shards), "val", batch_size=6, shuffle=False).epoch(0)))
     with torch.no_grad():
         output = bundles["classes"].model(batch.images)
     wanted = F.cross_entropy(output, batch.labels.long(), weights, ignore_index=255, label_smoothing=0.1)
-    found = evaluate_batches(bundles["classes"].model, batches.epoch(0), task)
+    found = evaluate_batches(bundles["classes"].model, batches.epoch(0), criterion)
     assert found.loss == pytest.approx(float(wanted), rel=1e-5)
 
 
@@ -198,9 +198,9 @@ def test_progress_and_the_mode_of_the_model(bundles: dict[str, Bundle], shards: 
     seen: list[tuple[int, int]] = []
     evaluate_bundle(bundles["classes"], shards, "val", 4, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(4, 6), (6, 6)]
-    model, task = bundles["classes"].model, Task("classes", 19, torch.from_numpy(bundles["classes"].palette))
+    model, criterion = bundles["classes"].model, Criterion("classes", 19, torch.from_numpy(bundles["classes"].palette))
     for training in (True, False):
-        evaluate_batches(model.train(training), [], task)
+        evaluate_batches(model.train(training), [], criterion)
         assert model.training is training
 
 
@@ -236,8 +236,8 @@ def test_seams_are_those_of_the_classes_that_are_shown(bundles: dict[str, Bundle
 
 
 def test_ratios_that_do_not_exist_are_null_and_no_metric(bundles: dict[str, Bundle]) -> None:
-    model, task = bundles["classes"].model, Task("classes", 19, torch.from_numpy(bundles["classes"].palette))
-    found = evaluate_batches(model, [], task, patches=(16, 8))
+    model, criterion = bundles["classes"].model, Criterion("classes", 19, torch.from_numpy(bundles["classes"].palette))
+    found = evaluate_batches(model, [], criterion, patches=(16, 8))
     nothing = {"rows": None, "columns": None}
     assert found.to_json()["seam_ratio"] == found.to_json()["seam_ratio_truth"] == {"16": nothing, "8": nothing}
     assert not [name for name in found.flat() if "seam" in name]

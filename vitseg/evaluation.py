@@ -17,8 +17,8 @@ from vitseg.architecture import Architecture
 from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import read_manifest
 from vitseg.errors import UsageError
-from vitseg.labels import palette
-from vitseg.losses import counted, loss_count, segmentation_loss, true_colors
+from vitseg.labels import Label, palette
+from vitseg.losses import loss_count, segmentation_loss, target_colors, valid_mask
 from vitseg.metrics import Scores, confusion_matrix, strongest_channel_agrees
 from vitseg.model.bundle import Bundle
 from vitseg.model.segmenter import class_scores
@@ -99,25 +99,29 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Task:
-    """What is learned: `classes` or `rgb`, over how many classes, in which colors, and with which loss.
+class Criterion:
+    """How a model's outputs compare with labels: losses, predictions and colors.
 
-    `classes` is 0 where images are learned from images. `colors` is the palette of train ids, uint8 (256, 3), on the
-    device that computes. `weights` are those of the classes in the loss, float32 (K,); None: 1 each.
+    Attributes:
+        target: `classes` or `rgb`.
+        classes: their number; 0 for pairs of images.
+        palette: colors of train ids, uint8 (256, 3), on the device that computes.
+        recipe: of the loss.
+        weights: of the classes in the loss, float32 (K,); None: 1 each.
     """
 
     target: str
     classes: int
-    colors: torch.Tensor
+    palette: torch.Tensor
     recipe: LossRecipe = field(default_factory=LossRecipe)
     weights: torch.Tensor | None = None
 
     def loss(self, output: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss summed over valid pixels, and what divides it."""
-        return segmentation_loss(output, labels, self.colors, self.target, self.recipe, self.weights)
+        return segmentation_loss(output, labels, self.palette, self.target, self.recipe, self.weights)
 
     def count(self, labels: torch.Tensor) -> torch.Tensor:
-        """Return what the loss of these labels is divided by: their valid pixels, or the sum of their weights."""
+        """Return what divides the loss of these labels: their valid pixels, or the sum of their weights."""
         return loss_count(labels, self.weights)
 
     def teacher_targets(self, labels: torch.Tensor, channels: int) -> torch.Tensor:
@@ -126,25 +130,39 @@ class Task:
         One-hot classes (B, channels, H, W), in a binary model of the first class alone, or colors (B, 3, H, W).
         """
         if self.target == "rgb":
-            return self.paint(labels) * counted(labels)[:, None]
+            return self.colors_of(labels) * valid_mask(labels)[:, None]
         return (labels[:, None] == torch.arange(channels, device=labels.device)[:, None, None]).float()
 
     def predict(self, output: torch.Tensor) -> torch.Tensor:
-        """Return train ids int64 (B, H, W) for a model's output; where there are no classes, the image itself."""
+        """Return train ids int64 (B, H, W) for a model's output; without classes the image (B, 3, H, W) itself."""
         if not self.classes:
             return output
-        return class_scores(output.float(), self.colors[: self.classes], self.target).argmax(1)
+        return class_scores(output.float(), self.palette[: self.classes], self.target).argmax(1)
 
-    def paint(self, labels: torch.Tensor) -> torch.Tensor:
+    def colors_of(self, labels: torch.Tensor) -> torch.Tensor:
         """Return color images (B, 3, H, W) in 0–1 for train ids (B, H, W), 255 as any color, or for images."""
-        return true_colors(labels, self.colors)
+        return target_colors(labels, self.palette)
+
+
+def criterion_for(
+    target: str,
+    classes: tuple[Label, ...],
+    device: torch.device,
+    recipe: LossRecipe | None = None,
+    weights: torch.Tensor | None = None,
+) -> Criterion:
+    """Return the criterion of a model's target on a device; without a recipe its plain loss."""
+    weights = None if weights is None else weights.to(device)
+    return Criterion(
+        target, len(classes), torch.from_numpy(palette(classes)).to(device), recipe or LossRecipe(), weights
+    )
 
 
 @torch.no_grad()
 def evaluate_batches(
     model: nn.Module,
     batches: Iterable[Batch],
-    task: Task,
+    criterion: Criterion,
     progress: Callable[[int], None] | None = None,
     patches: Sequence[int] = (),
     keep_images: bool = False,
@@ -154,13 +172,13 @@ def evaluate_batches(
     Args:
         model: gives class scores (B, K, H, W) or a color image (B, 3, H, W); put into evaluation mode meanwhile.
         batches: images uint8 (B, 3, H, W) with labels uint8 (B, H, W), or target images uint8 (B, 3, H, W).
-        task: what the model was made for.
+        criterion: how its outputs compare with the labels.
         progress: called with the number of images after each batch.
         patches: sides of patches, pixels, whose seams are counted.
         keep_images: keep the confusion matrix of each image, too.
     """
-    device = task.colors.device
-    confusion = torch.zeros(task.classes, task.classes, dtype=torch.int64, device=device)
+    device = criterion.palette.device
+    confusion = torch.zeros(criterion.classes, criterion.classes, dtype=torch.int64, device=device)
     seams = torch.zeros(2, len(patches), 2, 2, 2, dtype=torch.int64, device=device)  # of predictions, of labels
     # loss, what divides it, valid pixels, two errors, strongest channels that agree, samples
     sums = torch.zeros(7, dtype=torch.float64, device=device)
@@ -173,24 +191,27 @@ def evaluate_batches(
         output = model(images)
         if keep_images and number < _TIMED:
             fastest = max(_images_per_second(model, images), fastest)
-        loss, count = task.loss(output, labels)
-        if task.classes:
-            predictions = task.predict(output)
-            confusion += confusion_matrix(labels, predictions, task.classes)
+        loss, count = criterion.loss(output, labels)
+        if criterion.classes:
+            predictions = criterion.predict(output)
+            confusion += confusion_matrix(labels, predictions, criterion.classes)
             if keep_images:
-                kept += [confusion_matrix(*pair, task.classes).cpu() for pair in zip(labels, predictions, strict=True)]
+                kept += [
+                    confusion_matrix(*pair, criterion.classes).cpu() for pair in zip(labels, predictions, strict=True)
+                ]
             for i, patch in enumerate(patches):
                 seams[:, i] += torch.stack([seam_counts(ids, patch).counts for ids in (predictions, labels)])
-        shown = output.float() if task.target == "rgb" else task.paint(predictions)
-        truth, valid = task.paint(labels), counted(labels)
-        errors = [each.mean(1).where(valid, 0).sum() for each in ((shown - truth).abs(), (shown - truth).square())]
-        channels = (strongest_channel_agrees(shown, truth) & valid).sum()
+        colors = output.float() if criterion.target == "rgb" else criterion.colors_of(predictions)
+        targets, valid = criterion.colors_of(labels), valid_mask(labels)
+        differences = colors - targets
+        errors = [each.mean(1).where(valid, 0).sum() for each in (differences.abs(), differences.square())]
+        channels = (strongest_channel_agrees(colors, targets) & valid).sum()
         values = [loss, count, valid.sum(), *errors, channels, sums.new_tensor(len(images))]
         sums += torch.stack([value.double() for value in values])
         if progress:
             progress(len(images))
     model.train(was_training)
-    if task.classes:
+    if criterion.classes:
         dist.sum_over_ranks(confusion)
         dist.sum_over_ranks(seams)
     of_predictions, of_labels = (
@@ -263,12 +284,11 @@ def evaluate_bundle(
             progress(done, batches.samples)
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    colors = torch.from_numpy(palette(bundle.classes)).to(device)
-    task = Task(bundle.architecture.target, len(bundle.classes), colors)
+    criterion = criterion_for(bundle.architecture.target, bundle.classes, device)
     try:
         sides = patch_sides(bundle.architecture)
         found = evaluate_batches(
-            bundle.model.to(device), batches.epoch(0), task, progress=count, patches=sides, keep_images=keep_images
+            bundle.model.to(device), batches.epoch(0), criterion, progress=count, patches=sides, keep_images=keep_images
         )
     finally:
         bundle.model.to("cpu")

@@ -1,7 +1,7 @@
 """The losses, as sums and counts.
 
-Whoever adds them up, over ranks and over the parts of a batch, divides once, by the count of all: then neither the
-result nor its gradient depends on how a batch was cut. Pixels labeled 255 count nowhere.
+The sum over all ranks and all parts of a batch is divided once, by the count of all. So neither the result nor its
+gradient depends on how a batch was cut. Pixels labeled 255 count nowhere.
 
     loss of a batch = sum over pixels of weight · error  /  sum over pixels of weight
 
@@ -30,7 +30,7 @@ def segmentation_loss(
     recipe: LossRecipe = _PLAIN,
     weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Compare a network's output with the truth, in float32 (in float64 where the output is).
+    """Compare a network's output with its labels, in float32 (in float64 where the output is).
 
     Args:
         output: (B, K, H, W) logits for `classes`, or (B, 1, H, W), the one logit of a binary model: then the loss is
@@ -61,30 +61,30 @@ def segmentation_loss(
         )
         total = each.sum()
         return (total + recipe.dice * _dice_loss(logits, labels, weights) if recipe.dice else total), count
-    error = output - true_colors(labels, palette, output.dtype)
+    error = output - target_colors(labels, palette, output.dtype)
     error = (error.square() if recipe.rgb == "squared" else error.abs()).mean(dim=1)
-    return error.where(counted(labels), 0).sum(), count
+    return error.where(valid_mask(labels), 0).sum(), count
 
 
-def counted(labels: Tensor) -> Tensor:
-    """Return which pixels count, bool (B, H, W): those that are not 255, and all of the images (B, 3, H, W)."""
+def valid_mask(labels: Tensor) -> Tensor:
+    """Return which pixels count, bool (B, H, W): those that are not 255; of images (B, 3, H, W) all."""
     return labels[:, 0] >= 0 if labels.ndim == 4 else labels != IGNORE_INDEX
 
 
 def loss_count(labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return what the loss of these labels is divided by: the number of counted pixels, or the sum of their weights."""
-    valid = counted(labels)
+    """Return what divides the loss of these labels: the number of valid pixels, or the sum of their weights."""
+    valid = valid_mask(labels)
     if weights is None:
         return valid.sum()
     return _pixel_weights(labels, weights.to(labels.device)).sum()
 
 
-def true_colors(labels: Tensor, palette: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def target_colors(labels: Tensor, palette: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return color images (B, 3, H, W) in 0–1 for train ids (B, H, W), 255 in the first color; images as they are."""
     if labels.ndim == 4:
         return labels.to(dtype) / 255
     colors = palette.to(labels.device, dtype) / 255
-    return colors[labels.long().where(counted(labels), 0)].movedim(-1, 1)
+    return colors[labels.long().where(valid_mask(labels), 0)].movedim(-1, 1)
 
 
 def class_logits(output: Tensor) -> Tensor:

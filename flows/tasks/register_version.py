@@ -22,7 +22,7 @@ from vitseg.registry import provenance, tracking, versions
 from vitseg.registry.training_summary import draw_training, training_summary
 from vitseg.seams import seam_ratios
 from vitseg.storage import open_store
-from vitseg.training.job import Job, finish_job
+from vitseg.training.job import HISTORY, Job, finish_job
 from vitseg.training.progress import chosen_row
 
 
@@ -43,7 +43,7 @@ def register(job: Job, name: str, seconds: float, world_size: int) -> dict[str, 
     with tempfile.TemporaryDirectory() as temporary:
         folder = _fetch_bundle(job, Path(temporary) / "bundle")
         bundle = load_bundle(folder)
-        history = json.loads(open_store(job.folder).read("history.json"))
+        history = json.loads(open_store(job.folder).read(HISTORY))
         chosen = chosen_row(history)
         if chosen is not history[-1] or "stopped" in history[-1]:
             note(f"{_why(history[-1])}; the model is that of epoch {chosen['epoch']}")

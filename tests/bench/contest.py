@@ -26,8 +26,10 @@ from vitseg.evaluation import evaluate_batches
 from vitseg.model.segmenter import build_model
 from vitseg.recipe import Recipe
 from vitseg.storage import open_store
-from vitseg.training.loop import Recorder, Sums, Trainer
-from vitseg.training.worker import batches_of, task_of
+from vitseg.training.logger import TrainingLogger
+from vitseg.training.loop import Trainer
+from vitseg.training.objectives.segmentation import Segmentation
+from vitseg.training.worker import batches_of
 
 # Each with the optimizer that suits it best: Muon does not help the paper's decoder, and torch's takes no convolutions.
 # Learning rates: the best of two to six by the training loss after one epoch of images half as large. That is 0.008 for the
@@ -56,7 +58,7 @@ POINTS = 25
 SHOWN = 6
 
 
-class Minutes(Recorder):
+class Minutes(TrainingLogger):
     """Counts the time of training alone, without the validations: of the processor, or on a GPU the wall-clock."""
 
     def __init__(self, name: str, batch_size: int, clock: Any) -> None:
@@ -64,11 +66,11 @@ class Minutes(Recorder):
         self.spent, self.since = 0.0, clock()
         self.rows: list[dict[str, Any]] = []
 
-    def step(self, step: int, values: dict[str, float]) -> None:
+    def log_step(self, step: int, values: dict[str, float]) -> None:
         now = self.clock()
         self.spent, self.since = self.spent + now - self.since, now
 
-    def epoch(self, row: dict[str, Any]) -> None:
+    def log_epoch(self, row: dict[str, Any]) -> None:
         self.since = self.clock()
         if "val/miou" not in row:
             return
@@ -83,7 +85,7 @@ class Minutes(Recorder):
 class Race(Trainer):
     """The training loop from its start to its end, without checkpoints."""
 
-    def _save(self, sums: Sums) -> None:
+    def _save(self) -> None:
         """Leave nothing behind."""
 
 
@@ -100,13 +102,13 @@ def contend(
         surplus = model.load_state_dict(init, strict=False).unexpected_keys
         assert not surplus, surplus
     model = model.to(world.device)
-    task = task_of(manifest, recipe, world.device)
+    objective = Segmentation(model, recipe, manifest)
     data, validation = batches_of(shards, manifest, recipe, world)
     clock = time.perf_counter if world.device.type == "cuda" else time.process_time
     watch = Minutes(f"{name}-{seed}", recipe.data.batch_size, clock)
     with tempfile.TemporaryDirectory() as nothing:
-        Race(recipe, world, model, task, data, validation, open_store(nothing), watch).run()
-    final = evaluate_batches(model, validation.epoch(0), task, patches=(8, 16)).to_json()
+        Race(objective, world, data, validation, open_store(nothing), watch).run()
+    final = evaluate_batches(model, validation.epoch(0), objective.criterion, patches=(8, 16)).to_json()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     result = {"name": name, "seed": seed, "parameters": parameters, "device": device_name(), "rows": watch.rows}
     result |= {"recipe": recipe.to_json(), "final": final}
@@ -116,7 +118,7 @@ def contend(
         (folder / f"{name}-{seed}.json").write_text(json.dumps(result))
     shown = Batches(shards, manifest, "val", batch_size=SHOWN, shuffle=False, drop_last=False)
     with torch.inference_mode():
-        ids = task.predict(model.eval()(next(iter(shown.epoch(0))).images.to(world.device)))
+        ids = objective.criterion.predict(model.eval()(next(iter(shown.epoch(0))).images.to(world.device)))
     np.save(folder / f"{name}-{seed}.npy", ids.cpu().numpy().astype(np.uint8))
 
 

@@ -21,22 +21,16 @@ from tests.bench.quality import shards_of
 from vitseg import dist
 from vitseg.config import load_recipe
 from vitseg.data.manifest import read_manifest
-from vitseg.evaluation import Task
-from vitseg.model.masked_autoencoder import build_masked
 from vitseg.storage import open_store
-from vitseg.training.masked import MaskedTrainer
-from vitseg.training.progress import Recorder
+from vitseg.training.logger import TrainingLogger
+from vitseg.training.objectives.masked_patches import MaskedPatches
 from vitseg.training.worker import batches_of
 
 
-class MaskedRace(Race, MaskedTrainer):
-    """A pretraining from its start to its end, without checkpoints."""
-
-
-class Progress(Recorder):
+class Progress(TrainingLogger):
     """Says how far a pretraining is."""
 
-    def epoch(self, row: dict[str, float]) -> None:
+    def log_epoch(self, row: dict[str, float]) -> None:
         if "val/loss" in row:
             say(f"pretraining, epoch {row['epoch']}: loss {row['train/loss']:.4f}, validation {row['val/loss']:.4f}")
 
@@ -65,11 +59,10 @@ def pretrain(shards: str, seed: int, images: int) -> dict[str, torch.Tensor]:
     epochs = max(1, round(images / manifest.splits["train"].samples))
     settings = [f"run.epochs={epochs}", f"run.evaluate_epochs={-(-epochs // 8)}", f"run.seed={seed}"]
     recipe, world = load_recipe("small", overrides=settings), dist.start()
-    model = build_masked(recipe.model, manifest.image_size, recipe.masked, seed).to(world.device)
-    task = Task("masked", 0, torch.zeros(256, 3, dtype=torch.uint8, device=world.device))
+    model = MaskedPatches.build_model(recipe, manifest).to(world.device)
     data, validation = batches_of(shards, manifest, recipe, world)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as nothing:
-        MaskedRace(recipe, world, model, task, data, validation, open_store(nothing), Progress()).run()
+        Race(MaskedPatches(model, recipe, manifest), world, data, validation, open_store(nothing), Progress()).run()
     say(f"pretraining: {epochs} epochs in {(time.perf_counter() - started) / 60:.2f} min")
     return {name: tensor.cpu() for name, tensor in model.encoder_bundle().tensors.items()}

@@ -9,36 +9,32 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vitseg import dist
 from vitseg.config import load_recipe
 from vitseg.data.manifest import Manifest, read_manifest
-from vitseg.evaluation import Task
-from vitseg.labels import palette
-from vitseg.model.segmenter import build_model
 from vitseg.recipe import Recipe
 from vitseg.storage import open_store
+from vitseg.training.logger import TrainingLogger
 from vitseg.training.loop import Trainer
-from vitseg.training.progress import Recorder
+from vitseg.training.objectives.segmentation import Segmentation
 from vitseg.training.worker import batches_of
 
 WARM_UP = 4
 """Steps at the start that don't count."""
 
 
-class Stopwatch(Recorder):
+class Stopwatch(TrainingLogger):
     """Notes when each step ended."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
         self.waited = 0.0
 
-    def step(self, step: int, values: dict[str, float]) -> None:
+    def log_step(self, step: int, values: dict[str, float]) -> None:
         self.ends.append(time.perf_counter())
         self.waited = values["data_wait"]  # of the last while: the whole epoch, for it is short
 
-    def epoch(self, row: dict[str, Any]) -> None:
+    def log_epoch(self, row: dict[str, Any]) -> None:
         self.scores = row
 
     def rate(self, batch_size: int) -> float:
@@ -53,12 +49,10 @@ def timed_recipe(*overrides: str, preset: str = "tiny") -> Recipe:
 
 def train(shards: str, manifest: Manifest, recipe: Recipe, folder: Path, world: dist.World) -> Stopwatch:
     """Run the Trainer as a job would, but for the tracking server."""
-    classes = manifest.classes
-    model = build_model(recipe.model, manifest.image_size, len(classes), recipe.run.seed).to(world.device)
-    task = Task(recipe.model.target, len(classes), torch.from_numpy(palette(classes)).to(world.device))
+    objective = Segmentation(Segmentation.build_model(recipe, manifest).to(world.device), recipe, manifest)
     watch = Stopwatch()
     data, validation = batches_of(shards, manifest, recipe, world)
-    Trainer(recipe, world, model, task, data, validation, open_store(str(folder)), watch).run()
+    Trainer(objective, world, data, validation, open_store(str(folder)), watch).run()
     return watch
 
 

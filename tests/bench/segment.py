@@ -29,11 +29,11 @@ from vitseg.inference.predict import predict_resized
 from vitseg.labels import CITYSCAPES, train_classes
 from vitseg.masks import encode_mask, mask_ids, renumber
 from vitseg.model.bundle import load_bundle, save_bundle
-from vitseg.model.segmenter import build_model
 from vitseg.storage import join, open_store
 from vitseg.synth.photographs import write_photographs
-from vitseg.training.progress import Recorder
-from vitseg.training.worker import batches_of, task_of
+from vitseg.training.logger import TrainingLogger
+from vitseg.training.objectives.segmentation import Segmentation
+from vitseg.training.worker import batches_of
 
 BUCKET = "s3://vitseg"
 IMAGES = 256
@@ -146,12 +146,11 @@ def train(folder: Path, bundle: Path) -> None:
     shards, manifest = pack_scenes(folder / "lesson", train=96, val=8, side=SIZE[0])
     recipe = load_recipe("small", overrides=["data.batch_size=8", "run.epochs=5", "run.evaluate_epochs=5"])
     world = dist.start()
-    network = build_model(recipe.model, SIZE, len(manifest.classes), seed=0)
+    objective = Segmentation(Segmentation.build_model(recipe, manifest), recipe, manifest)
     data, validation = batches_of(shards, manifest, recipe, world)
-    task = task_of(manifest, recipe, world.device)
     say("training the preset small for 5 epochs of 96 scenes")
-    Race(recipe, world, network, task, data, validation, open_store(folder / "nothing"), Recorder()).run()
-    save_bundle(bundle, network, manifest.classes)
+    Race(objective, world, data, validation, open_store(folder / "nothing"), TrainingLogger()).run()
+    save_bundle(bundle, objective.model, manifest.classes)
 
 
 def run(source: str, dest: str, model: str, *options: str) -> dict[str, Any]:

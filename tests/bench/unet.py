@@ -15,6 +15,7 @@ class UNet(nn.Module):
 
     def __init__(self, classes: int, width: int = 32) -> None:
         super().__init__()
+        self.teacher_forcing = False
         widths = [width * 2**level for level in range(5)]
         self.down = nn.ModuleList(double(a, b) for a, b in zip([3, *widths], widths, strict=False))
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * a, a, 2, 2) for a in widths[:-1])

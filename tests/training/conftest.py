@@ -11,13 +11,11 @@ from vitseg.config import load_recipe
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import read_manifest
 from vitseg.dist import World
-from vitseg.labels import logit_count
-from vitseg.model.segmenter import build_model
 from vitseg.recipe import Recipe
 from vitseg.storage import open_store
+from vitseg.training.logger import TrainingLogger
 from vitseg.training.loop import Trainer
-from vitseg.training.progress import Recorder
-from vitseg.training.worker import task_of
+from vitseg.training.objectives.segmentation import Segmentation
 
 SMALL = [
     "model.encoder_projection=24", "model.blocks=1", "model.heads=2", "model.head_width=8", "model.mlp_units=[32]",
@@ -39,19 +37,21 @@ def make_trainer(shards: str, tmp_path: Path) -> MakeTrainer:
     """Return a function that builds a one-process trainer with checkpoints under a name of the test's own."""
 
     def make(
-        name: str, recipe: Recipe, recorder: Recorder | None = None, dtype: torch.dtype = torch.float32, **options: Any
+        name: str,
+        recipe: Recipe,
+        logger: TrainingLogger | None = None,
+        dtype: torch.dtype = torch.float32,
+        **options: Any,
     ) -> Trainer:
         manifest = read_manifest(shards)
         size = recipe.data.batch_size
         return Trainer(
-            recipe,
+            Segmentation(Segmentation.build_model(recipe, manifest).to(dtype), recipe, manifest),
             World(0, 1, torch.device("cpu")),
-            build_model(recipe.model, manifest.image_size, logit_count(manifest.classes), recipe.run.seed).to(dtype),
-            task_of(manifest, recipe, torch.device("cpu")),
             Batches(shards, manifest, "train", batch_size=size, flip=recipe.data.flip, seed=recipe.run.seed),
             Batches(shards, manifest, "val", batch_size=size, shuffle=False, drop_last=False),
             open_store(tmp_path / name),
-            recorder or Recorder(),
+            logger or TrainingLogger(),
             **options,
         )
 

@@ -92,13 +92,13 @@ def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
 FAULT = """
 import os
 if os.environ.get("RANK") == "1":
-    from vitseg.training import loop
-    real = loop.Trainer._step
-    def trip(trainer, *arguments):
-        if trainer.finished == 2:
+    from vitseg.training.step import Learner
+    real = Learner.take_step
+    def trip(learner, batch, *, step, **options):
+        if step == 2:
             {}
-        return real(trainer, *arguments)
-    loop.Trainer._step = trip
+        return real(learner, batch, step=step, **options)
+    Learner.take_step = trip
 """
 
 

@@ -15,13 +15,16 @@ from tests.training.conftest import AUGMENT, MakeTrainer, small_recipe
 from vitseg.checkpoint import checkpoint_keys, newest_checkpoint
 from vitseg.errors import AccessError, TrainingError
 from vitseg.evaluation import evaluate_batches
+from vitseg.training.logger import TrainingLogger
 from vitseg.training.loop import Trainer
-from vitseg.training.progress import Budget, Recorder, chosen_row
-from vitseg.training.weight_average import Average
+from vitseg.training.objectives.segmentation import Segmentation
+from vitseg.training.progress import chosen_row
+from vitseg.training.timing import TimeBudget
+from vitseg.training.weight_average import WeightAverage
 
 
-class Power(Recorder):
-    """Fails at a step, as a power cut would, and remembers what it heard before."""
+class Power(TrainingLogger):
+    """Fails at a step, as a power cut would, and remembers the reports before."""
 
     def __init__(self, cut: int = 10**9) -> None:
         self.cut = cut
@@ -30,27 +33,27 @@ class Power(Recorder):
         self.rows: list[dict[str, Any]] = []
         self.panels_drawn: list[int] = []
 
-    def step(self, step: int, values: dict[str, float]) -> None:
+    def log_step(self, step: int, values: dict[str, float]) -> None:
         if step == self.cut:
             raise KeyboardInterrupt
         self.losses[step] = values["loss"]
         self.used.append(values.get("time_used"))
 
-    def epoch(self, row: dict[str, Any]) -> None:
+    def log_epoch(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
 
-    def panels(self, model: torch.nn.Module, epoch: int) -> None:
+    def log_panels(self, model: torch.nn.Module, epoch: int) -> None:
         self.panels_drawn.append(epoch)
 
 
-class Weights(Recorder):
+class Weights(TrainingLogger):
     """Remembers the weights with which each epoch ended."""
 
     def __init__(self) -> None:
         self.at: dict[int, dict[str, torch.Tensor]] = {}
         self.trainer: Any = None
 
-    def epoch(self, row: dict[str, Any]) -> None:
+    def log_epoch(self, row: dict[str, Any]) -> None:
         self.at[row["epoch"]] = weights(self.trainer)
 
 
@@ -104,7 +107,7 @@ def test_the_loss_of_a_step_is_torchs_weighted_mean(make_trainer: MakeTrainer) -
     batch = next(trainer.data.epoch(0))
     with torch.no_grad():
         output = trainer.model.train()(batch.images)
-    weights = trainer.task.weights
+    weights = trainer.objective.criterion.weights
     wanted = F.cross_entropy(output, batch.labels.long(), weights, ignore_index=255, label_smoothing=0.1)
     trainer.run()
     assert heard.losses[1] == pytest.approx(float(wanted), rel=1e-5)
@@ -135,7 +138,7 @@ def test_each_step_is_augmented_by_its_own_number(make_trainer: MakeTrainer, mon
         heard.append((*arguments, seed, step, list(rows)))
         return images, labels
 
-    monkeypatch.setattr("vitseg.training.loop.augment", spy)
+    monkeypatch.setattr("vitseg.training.objectives.base.augment", spy)
     recipe = small_recipe("run.epochs=1", "run.seed=5", *AUGMENT)
     trainer = make_trainer("job", recipe)
     trainer.run()
@@ -179,7 +182,7 @@ def test_a_decoder_that_wants_the_truth_gets_it_in_training_alone(make_trainer: 
         lambda module, inputs: given.append((module.training, [tuple(value.shape) for value in inputs]))
     )
     trainer.run()
-    size, channels = tuple(trainer.model.image_size), 3 if target == "rgb" else trainer.task.classes
+    size, channels = tuple(trainer.model.image_size), 3 if target == "rgb" else trainer.objective.criterion.classes
     assert {training for training, _ in given} == {True, False}
     for training, (images, *truth) in given:
         assert truth == ([(images[0], channels, *size)] if training else [])
@@ -198,8 +201,8 @@ class Fading(Power):
         super().__init__()
         self.trainer, self.after = trainer, after
 
-    def step(self, step: int, values: dict[str, float]) -> None:
-        super().step(step, values)
+    def log_step(self, step: int, values: dict[str, float]) -> None:
+        super().log_step(step, values)
         if step >= self.after:
             with torch.no_grad():
                 for parameter in self.trainer.model.parameters():
@@ -212,16 +215,16 @@ def test_the_model_is_that_of_the_best_epoch_also_after_an_interruption(
 ) -> None:
     recipe = small_recipe("run.epochs=6", "optimizer.learning_rate=0.005", f"run.patience={patience}")
     good = make_trainer("good", recipe)
-    good.recorder = Fading(good, after=7)  # the first two epochs have 6 steps
+    good.logger = Fading(good, after=7)  # the first two epochs have 6 steps
     history = good.run()
-    assert good.best.epoch == 2
+    assert good.progress.best.epoch == 2
     assert len(history) == (4 if patience else 6)
     assert history[-1].get("stopped") == ("patience" if patience else None)
     again = make_trainer("good", recipe)
     assert again.run() == history
-    again.choose()
+    again.select_weights()
     row = chosen_row(history)
-    found = evaluate_batches(again.model, again.validation.epoch(0), again.task).flat("val/")
+    found = evaluate_batches(again.model, again.validation.epoch(0), again.objective.criterion).flat("val/")
     assert row["epoch"] == 2
     assert {name: row[name] for name in found} == found
     last = make_trainer("good", dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, select="last"))).run()
@@ -232,10 +235,10 @@ def test_when_time_is_up_training_ends_learned_and_goes_on_with_more(
     make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = itertools.count()
-    monkeypatch.setattr(Budget, "seconds", property(lambda self: next(seconds), lambda self, before: None))
+    monkeypatch.setattr(TimeBudget, "seconds", property(lambda self: next(seconds), lambda self, before: None))
     short = make_trainer("job", small_recipe("run.epochs=5"), heard := Power(), max_minutes=5 / 60)
     rows = short.run()
-    rates = short.optimizers[0].param_groups[0]["lr"]
+    rates = short.learner.optimizers[0].param_groups[0]["lr"]
     assert 3 < rows[-1]["step"] < 15
     assert rows[-1]["step"] % 3  # within an epoch, which is validated all the same
     assert rows[-1]["stopped"] == "minutes"
@@ -270,20 +273,20 @@ def test_an_epoch_in_which_time_was_up_counts_as_whole_once_it_goes_on(
     then: list[float], chosen: int,
 ) -> None:  # fmt: skip
     scores = iter([*cut, *then])
-    monkeypatch.setattr(Trainer, "_validate", lambda trainer: {"val/miou": next(scores)})
+    monkeypatch.setattr(Segmentation, "validate", lambda *arguments: {"val/miou": next(scores)})
     recipe, before, after = small_recipe("run.epochs=4", *overrides), Weights(), Weights()
     steps, taken = 3 * len(cut) - 1, itertools.count(1)  # time is up within the last of these epochs
     with monkeypatch.context() as patch:
-        patch.setattr(Budget, "share", lambda budget, seconds: next(taken) / steps)
+        patch.setattr(TimeBudget, "share", lambda budget, seconds: next(taken) / steps)
         short = before.trainer = make_trainer("job", recipe, before, max_minutes=1)
         rows = short.run()
     assert rows[-1]["step"] == steps
     assert chosen_row(rows)["val/miou"] == max(cut)
     longer = after.trainer = make_trainer("job", recipe, after)
     rows = longer.run()
-    longer.choose()
+    longer.select_weights()
     assert chosen_row(rows)["epoch"] == chosen
-    assert chosen_row(rows)["val/miou"] == longer.best.score
+    assert chosen_row(rows)["val/miou"] == longer.progress.best.score
     wanted = (before.at | after.at)[chosen]
     for name, tensor in longer.model.state_dict().items():
         torch.testing.assert_close(tensor, wanted[name], rtol=0, atol=0)
@@ -293,23 +296,25 @@ def test_the_average_follows_the_weights_and_is_what_is_validated(make_trainer: 
     recipe = small_recipe("run.epochs=2", "optimizer.average=0.9", "run.select=last")
     trainer = make_trainer("job", recipe)
     seen = []
-    follow = Average.follow
+    update = WeightAverage.update_parameters
 
-    def spy(average: Average, model: torch.nn.Module, updates: int) -> None:
-        follow(average, model, updates)
+    def spy(average: WeightAverage, model: torch.nn.Module) -> None:
+        update(average, model)
         seen.append(next(model.parameters()).detach().clone())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Average, "follow", spy)
+        patch.setattr(WeightAverage, "update_parameters", spy)
         trainer.run()
     wanted = seen[0]
     for number, weight in enumerate(seen[1:], 1):
         kept = min(0.9, (1 + number) / (10 + number))
         wanted = kept * wanted + (1 - kept) * weight
-    torch.testing.assert_close(next(trainer.judged.parameters()), wanted)
-    found = evaluate_batches(trainer.judged, trainer.validation.epoch(0), trainer.task).flat("val/")
-    assert {name: trainer.history[-1][name] for name in found} == found
-    trainer.choose()
+    torch.testing.assert_close(next(trainer.learner.eval_model.parameters()), wanted)
+    found = evaluate_batches(trainer.learner.eval_model, trainer.validation.epoch(0), trainer.objective.criterion).flat(
+        "val/"
+    )
+    assert {name: trainer.progress.history[-1][name] for name in found} == found
+    trainer.select_weights()
     torch.testing.assert_close(next(trainer.model.parameters()), wanted)
 
 
@@ -321,8 +326,8 @@ def test_an_interrupted_job_with_an_average_ends_like_one_that_was_not(make_trai
         make_trainer("cut", recipe, Power(5)).run()
     resumed = make_trainer("cut", recipe)
     assert resumed.run() == history
-    for name, tensor in straight.judged.state_dict().items():
-        assert torch.equal(tensor, resumed.judged.state_dict()[name]), name
+    for name, tensor in straight.learner.eval_model.state_dict().items():
+        assert torch.equal(tensor, resumed.learner.eval_model.state_dict()[name]), name
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -333,16 +338,16 @@ def test_half_precision_learns_nearly_the_same(make_trainer: MakeTrainer, precis
     rows = half.run()
     assert rows[0] != whole[0]
     assert rows[-1]["train/loss"] == pytest.approx(whole[-1]["train/loss"], rel=0.1)
-    assert half.scaler.is_enabled() == (precision == "float16")
+    assert half.learner.scaler.is_enabled() == (precision == "float16")
 
 
 def test_a_step_that_overflows_in_float16_is_left_out(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer("job", small_recipe("run.epochs=1", "run.precision=float16"))
-    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    trainer.learner.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     before = weights(trainer)
     rows = trainer.run()
     assert math.isfinite(rows[0]["train/loss"])
-    assert trainer.scaler.get_scale() < 2.0**60
+    assert trainer.learner.scaler.get_scale() < 2.0**60
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(trainer).items())
 
 
@@ -355,7 +360,11 @@ def test_a_checkpoint_holds_what_a_job_is(make_trainer: MakeTrainer) -> None:
     assert found.state["recipe"] == json.loads(json.dumps(recipe.to_json()))
     assert found.state["commit"] == "c0ffee"
     assert found.state["seconds"] > 0
-    for part, wanted in (("model", trainer.model), ("average", trainer.judged), ("best", trainer.judged)):
+    for part, wanted in (
+        ("model", trainer.model),
+        ("average", trainer.learner.eval_model),
+        ("best", trainer.learner.eval_model),
+    ):
         assert all(torch.equal(tensor, found.part(part)[name]) for name, tensor in wanted.state_dict().items()), part
 
 
@@ -387,20 +396,22 @@ def test_a_bucket_that_takes_no_checkpoint_ends_the_job(make_trainer: MakeTraine
     trainer.checkpoints.write = refuse  # type: ignore[method-assign]
     with pytest.raises(AccessError, match="there refuses"):
         trainer.run()
-    assert trainer.finished <= 4  # told with the next one
+    assert trainer.progress.step <= 4  # told with the next one
 
 
 def test_the_samples_whose_loss_is_no_number_are_named(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer("job", small_recipe("optimizer.accumulate=4"))
     batch = next(trainer.data.epoch(0, start_step=2))
-    loss = trainer._loss
+    loss = trainer.objective.loss
 
-    def spoilt(replica: Any, images: torch.Tensor, truth: torch.Tensor) -> Any:
-        value, right = loss(replica, images, truth)
-        bad = trainer.finished == 2 and any(torch.equal(image, one) for image in batch.images[2:4] for one in images)
+    def spoilt(output: torch.Tensor, images: torch.Tensor, targets: torch.Tensor) -> Any:
+        value, right = loss(output, images, targets)
+        bad = trainer.progress.step == 2 and any(
+            torch.equal(image, one) for image in batch.images[2:4] for one in images
+        )
         return value * (math.nan if bad else 1), right
 
-    trainer._loss = spoilt  # type: ignore[method-assign]
+    trainer.objective.loss = spoilt  # type: ignore[method-assign]
     with pytest.raises(TrainingError) as caught:
         trainer.run()
     named = [key for key in batch.keys if key in str(caught.value)]
@@ -438,15 +449,15 @@ def test_a_gradient_that_overflows_in_one_optimizers_part_changes_nothing(make_t
     matrix.register_hook(lambda gradient: gradient * math.inf)
     before = weights(trainer)
     trainer.run()
-    assert trainer.scaler.get_scale() == 2.0**13  # from 2¹⁶, halved by each of three steps
+    assert trainer.learner.scaler.get_scale() == 2.0**13  # from 2¹⁶, halved by each of three steps
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(trainer).items())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.judged.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.learner.eval_model.state_dict().items())
 
 
 def test_patience_that_ends_with_the_last_epoch_stopped_nothing(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer("job", small_recipe("run.epochs=3", "run.patience=1", "optimizer.learning_rate=0.005"))
-    trainer.recorder = Fading(trainer, after=7)
+    trainer.logger = Fading(trainer, after=7)
     rows = trainer.run()
-    assert (len(rows), trainer.best.since) == (3, 1)
+    assert (len(rows), trainer.progress.best.since) == (3, 1)
     assert "stopped" not in rows[-1]
-    assert chosen_row(rows)["epoch"] == trainer.best.epoch == 2
+    assert chosen_row(rows)["epoch"] == trainer.progress.best.epoch == 2

@@ -11,12 +11,9 @@ from tests.training.conftest import AUGMENT, small_recipe
 from vitseg import dist
 from vitseg.data.manifest import read_manifest
 from vitseg.evaluation import evaluate_batches
-from vitseg.labels import logit_count
-from vitseg.model.segmenter import build_model
-from vitseg.storage import open_store
-from vitseg.training.loop import Trainer
-from vitseg.training.progress import Recorder
-from vitseg.training.worker import batches_of, task_of
+from vitseg.training.objectives.segmentation import Segmentation
+from vitseg.training.step import Learner
+from vitseg.training.worker import batches_of
 
 STARTED = multiprocessing.get_context("forkserver")
 STARTED.set_forkserver_preload(["tests.training.test_ranks"])  # torch is imported once, not by each rank
@@ -32,15 +29,16 @@ def work(shards: str, folder: str, rank: int, world_size: int, parts: int) -> No
     batch = 9 if world_size == 3 else 8
     settings = [f"optimizer.accumulate={parts}", f"data.batch_size={batch}", "optimizer.clip_norm=0.0"]
     recipe = small_recipe(*settings, *AUGMENT)
-    model = build_model(recipe.model, manifest.image_size, logit_count(manifest.classes), 0).double()
+    model = Segmentation.build_model(recipe, manifest).double()
     torch.nn.init.normal_(model.decoder.head.weight, std=0.1)  # or the untrained model says nearly nothing
-    task = task_of(manifest, recipe, world.device)
+    objective = Segmentation(model, recipe, manifest)
     data, validation = batches_of(shards, manifest, recipe, world)
-    trainer = Trainer(recipe, world, model, task, data, validation, open_store(f"{folder}/checkpoints"), Recorder())
-    trainer.optimizers = []  # nobody takes the gradient away
-    trainer._step(dist.replicate(model, world), next(data.epoch(0)), 0.0)
+    learner = Learner(objective, world)
+    learner.optimizers = []  # so that the gradient stays
+    learner.connect()
+    learner.take_step(next(data.epoch(0)), step=0, learning_rate=0.0, time_used=0.0)
     gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
-    confusion = evaluate_batches(model, validation.epoch(0), task).confusion
+    confusion = evaluate_batches(model, validation.epoch(0), objective.criterion).confusion
     torch.save((gradient, confusion), f"{folder}/rank-{rank}")
     dist.stop()
     os._exit(0)  # see the end of `vitseg.training.worker`

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vitseg.config import recipe_from
-from vitseg.data.manifest import Manifest
 from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.json_input import malformed_as_data_error, parse_json
-from vitseg.model.patches import patch_grid
 from vitseg.recipe import Recipe
 from vitseg.storage import join, open_store
 
 SCHEMA = 1
+HISTORY = "history.json"
+"""In the job's folder: a row of metrics an epoch."""
 SEGMENTATION, MASKED = "segmentation", "masked"
 _FOLDERS = {SEGMENTATION: "training", MASKED: "pretraining"}
 
@@ -47,6 +47,11 @@ class Job:
     def checkpoints(self) -> str:
         """Address of the folder of checkpoints."""
         return join(self.folder, "checkpoints")
+
+    @property
+    def encoder(self) -> str:
+        """Address of the folder in which a pretraining leaves its encoder; `--init` takes it."""
+        return join(self.folder, "encoder")
 
     def gets_more_time(self, max_minutes: float | None) -> bool:
         """Say whether it is finished because its time was up, and may now take longer (None: as long as it takes)."""
@@ -117,36 +122,3 @@ def forget_job(folder: str) -> None:
     store = open_store(folder)
     for key in [info.key for info in store.list()]:
         store.delete(key)
-
-
-def check(job: Job, manifest: Manifest, world_size: int) -> None:
-    """Refuse what can't be trained, before anything starts.
-
-    Raises:
-        DataError: the shards changed under the job, or a split is missing.
-        UsageError: the batch can't be shared out evenly.
-    """
-    if manifest.fingerprint != job.fingerprint:
-        raise DataError(f"{job.shards} changed since the job was planned: start `vitseg train` again")
-    for split in ("train", "val"):
-        if split not in manifest.splits or not manifest.splits[split].samples:
-            raise DataError(f"{job.shards} has no samples in split {split!r}: training needs both train and val")
-    if job.task == SEGMENTATION and manifest.targets == "none":
-        raise UsageError(
-            f"{job.shards} holds photographs without labels: `vitseg pretrain {job.shards}` learns from them, and "
-            "`vitseg train` on labeled ones starts from that with --init"
-        )
-    if job.task == SEGMENTATION and manifest.targets == "images" and job.recipe.model.target == "classes":
-        raise UsageError(f"{job.shards} has pairs of images and no classes: train it with --set model.target=rgb")
-    patch_grid(manifest.image_size, job.recipe.model.patch_size)
-    if manifest.splits["train"].samples < job.recipe.data.batch_size:
-        raise UsageError(
-            f"data.batch_size = {job.recipe.data.batch_size}, but there are only {manifest.splits['train'].samples} "
-            "training samples: --set data.batch_size=… lowers it"
-        )
-    share = world_size * job.recipe.optimizer.accumulate
-    if job.recipe.data.batch_size % share:
-        raise UsageError(
-            f"data.batch_size = {job.recipe.data.batch_size} can't be shared by {world_size} ranks × "
-            f"{job.recipe.optimizer.accumulate} parts: make it a multiple of {share}"
-        )

@@ -1,58 +1,25 @@
-"""What a training measures of itself, and whom it tells: sums over pixels, the time of steps, which epoch was best."""
+"""How far a training is: steps, the history of its epochs, and the best of them."""
 
 import math
-import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
-
-from vitseg.data.loader import Batch
-
-_RECENT_SECONDS = 30.0
-
-
-class Recorder:
-    """Hears how training goes. This one does nothing with it: the recorder of every rank but 0."""
-
-    def start(self, step: int, history: list[dict[str, Any]]) -> None:
-        """Hear how many steps are done already, and the rows of the epochs before."""
-
-    def step(self, step: int, values: dict[str, float]) -> None:
-        """Hear of a step that is to be logged."""
-
-    def epoch(self, row: dict[str, Any]) -> None:
-        """Hear of an epoch that is trained and validated."""
-
-    def panels(self, model: nn.Module, epoch: int) -> None:
-        """Draw the fixed validation images as the model sees them now."""
-
-    def pending(self) -> list[Any]:
-        """Return, as plain data, what was heard but is still under way: it goes into the checkpoint."""
-        return []
-
-    def take_up(self, pending: list[Any]) -> None:
-        """Take care of what was pending in the checkpoint from which training goes on."""
-
-    def close(self) -> None:
-        """Deliver what is still under way."""
 
 
 @dataclass
-class Sums:
-    """Totals over the pixels of all ranks: the loss and what divides it, right pixels and those with a class."""
+class Totals:
+    """Sums over all ranks: the loss and what divides it, correct pixels and those that have a class."""
 
     loss: float = 0.0
     count: float = 0.0
     correct: float = 0.0
     valid: float = 0.0
 
-    def __add__(self, other: "Sums") -> "Sums":
+    def __add__(self, other: "Totals") -> "Totals":
         count, valid = self.count + other.count, self.valid + other.valid
-        return Sums(self.loss + other.loss, count, self.correct + other.correct, valid)
+        return Totals(self.loss + other.loss, count, self.correct + other.correct, valid)
 
     def means(self, prefix: str = "") -> dict[str, float]:
         """Return mean loss, and pixel accuracy where pixels have classes."""
@@ -61,21 +28,20 @@ class Sums:
 
 
 @dataclass
-class Best:
-    """The best validated epoch so far: its score, how many validations came after it, and its weights on the CPU."""
+class BestEpoch:
+    """The best validated epoch so far: its score, the validations since then, and its weights on the CPU."""
 
     epoch: int = 0
     score: float = -math.inf
     since: int = 0
     weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
-    def consider(self, row: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
-        """Compare a validated epoch with the best one, and take its place if it is better."""
-        score = score_of(row)
-        if not score > self.score:  # nor if it is no number
+    def update(self, epoch: int, score: float, weights: Mapping[str, torch.Tensor]) -> None:
+        """Take a validated epoch's place if its score is better; NaN is not."""
+        if not score > self.score:
             self.since += 1
             return
-        self.epoch, self.score, self.since = row["epoch"], score, 0
+        self.epoch, self.score, self.since = epoch, score, 0
         self.weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
 
     def state(self) -> dict[str, float]:
@@ -83,12 +49,32 @@ class Best:
         return {"epoch": self.epoch, "score": self.score, "since": self.since}
 
 
-def score_of(row: Mapping[str, Any]) -> float:
-    """Return what the epochs of a training are compared by, the more the better: mIoU, PSNR of image pairs, or -loss."""
-    for name in ("val/miou", "val/psnr"):
-        if name in row:
-            return float(row[name])
-    return -float(row["val/loss"])
+@dataclass
+class Progress:
+    """How far a training is, equal on all ranks but for the weights of the best epochs, which rank 0 keeps.
+
+    Attributes:
+        step: optimizer steps taken.
+        totals: of the epoch under way.
+        history: a row of metrics an epoch.
+        time_used: share of the time budget when the last step was taken.
+        best: the best epoch.
+        best_complete: the best of the complete epochs. An epoch that the time budget cut short is validated as it is, and
+            no longer counts when training goes on.
+    """
+
+    step: int = 0
+    totals: Totals = field(default_factory=Totals)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    time_used: float = 0.0
+    best: BestEpoch = field(default_factory=BestEpoch)
+    best_complete: BestEpoch = field(default_factory=BestEpoch)
+
+    def finish_epoch(self, row: dict[str, Any], steps_per_epoch: int) -> None:
+        """Put an epoch's row into the history; an epoch that was cut short may have one already."""
+        self.history = [*(earlier for earlier in self.history if earlier["epoch"] < row["epoch"]), row]
+        if self.step % steps_per_epoch == 0:
+            self.best_complete, self.totals = replace(self.best), Totals()
 
 
 def mark_chosen(history: Sequence[dict[str, Any]], best: int) -> list[dict[str, Any]]:
@@ -100,66 +86,3 @@ def mark_chosen(history: Sequence[dict[str, Any]], best: int) -> list[dict[str, 
 def chosen_row(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """Return the row of the epoch whose weights became the model."""
     return next((row for row in history if row.get("chosen")), history[-1])
-
-
-class Clock:
-    """Measures batches a second over the last while, and the share of that time spent waiting for them."""
-
-    def __init__(self) -> None:
-        self._batches, self._waiting = 0, 0.0
-        self._marks: deque[tuple[float, int, float]] = deque()  # when, how many batches, and how much waiting by then
-        self._mark()
-
-    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Hand on batches, and note how long each was waited for."""
-        iterator = iter(batches)
-        while True:
-            start = time.perf_counter()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            self._waiting += time.perf_counter() - start
-            self._batches += 1
-            yield batch
-            self._mark()
-
-    def _mark(self) -> None:
-        now = time.perf_counter()
-        self._marks.append((now, self._batches, self._waiting))
-        while len(self._marks) > 2 and self._marks[1][0] < now - _RECENT_SECONDS:
-            self._marks.popleft()
-
-    @property
-    def rate(self) -> float:
-        """Batches a second."""
-        start, batches, _ = self._marks[0]
-        return (self._batches - batches) / (time.perf_counter() - start)
-
-    @property
-    def waited(self) -> float:
-        """Share of the time, 0–1."""
-        start, _, waiting = self._marks[0]
-        return (self._waiting - waiting) / (time.perf_counter() - start)
-
-
-class Budget:
-    """The time that a training may take, all its attempts together."""
-
-    def __init__(self, minutes: float | None) -> None:
-        self._minutes = minutes
-        self._before = 0.0
-        self._start = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """What was used so far."""
-        return self._before + time.monotonic() - self._start
-
-    @seconds.setter
-    def seconds(self, before: float) -> None:
-        self._before, self._start = before, time.monotonic()
-
-    def share(self, seconds: float) -> float:
-        """Return which share of it some seconds are, 0–1 or more; 0 where time does not matter."""
-        return seconds / (60 * self._minutes) if self._minutes else 0.0

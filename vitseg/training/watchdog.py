@@ -30,7 +30,7 @@ _WAITING = (
     "in destroy_process_group",
 )
 
-_ON_GPU = re.compile(r'.*\n  File "[^"]*loop\.py", line \d+ in _step\n')  # right there it asks for what a GPU found
+_ON_GPU = re.compile(r'.*\n  File "[^"]*step\.py", line \d+ in take_step\n')  # right there it asks for what a GPU found
 
 
 @contextlib.contextmanager

@@ -1,23 +1,30 @@
 """The exponential moving average of a model's weights."""
 
-import copy
-
-import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
-class Average:
-    """A model's copy whose weights follow its own; buffers are constants in these models.
+class WeightAverage(AveragedModel):
+    """A copy of a model whose weights follow its own.
 
-    Of the average so far, min(decay, (1 + n) / (10 + n)) stays after n updates: what the weights were at the start is
-    forgotten soon, as in https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage.
+    After n updates min(decay, (1 + n) / (10 + n)) of the average stays, so that the first weights are soon forgotten, as in
+    https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.module, self.decay = copy.deepcopy(model), decay
+        super().__init__(model)
+        self.decay = decay
 
-    @torch.no_grad()
-    def follow(self, model: nn.Module, updates: int) -> None:
-        """Move the average towards a model's weights, as so many times before."""
-        kept = min(self.decay, (1 + updates) / (10 + updates)) if updates else 0.0
-        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), 1 - kept)
+    @property
+    def updates(self) -> int:
+        """Number of updates so far."""
+        return int(self.n_averaged)
+
+    @updates.setter
+    def updates(self, number: int) -> None:
+        self.n_averaged.fill_(number)
+
+    def update_parameters(self, model: nn.Module) -> None:
+        """Move the average towards a model's weights."""
+        self.multi_avg_fn = get_ema_multi_avg_fn(min(self.decay, (1 + self.updates) / (10 + self.updates)))
+        super().update_parameters(model)

@@ -19,9 +19,12 @@ from vitseg.inference.chunk import segment_chunk
 from vitseg.inference.job import ModelRef, Options
 from vitseg.inference.plan import plan_job
 from vitseg.model.bundle import Bundle, load_bundle
+from vitseg.recipe import Recipe
 from vitseg.training import worker
-from vitseg.training.job import Job, check, job_folder, write_job
-from vitseg.training.progress import Recorder
+from vitseg.training.job import Job, job_folder, write_job
+from vitseg.training.logger import TrainingLogger
+from vitseg.training.objectives.segmentation import Segmentation
+from vitseg.training.plan import check
 
 THING = {"name": "crack", "color": [200, 30, 30], "id": 255, "train_id": 0}
 
@@ -56,9 +59,9 @@ def cracks(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def train(shards: str, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Bundle:
     """Train in this process, without a tracking server, and load what comes out."""
-    from vitseg.training import recorder
+    from vitseg.training import tracking_logger
 
-    monkeypatch.setattr(recorder, "RunRecorder", lambda *settings: Recorder())
+    monkeypatch.setattr(tracking_logger, "TrackingLogger", lambda *settings: TrainingLogger())
     recipe = small_recipe("optimizer.learning_rate=0.01", "run.epochs=10", *overrides)
     fingerprint = read_manifest(shards).fingerprint
     job = Job(job_folder(shards, fingerprint, recipe), shards, fingerprint, recipe)
@@ -112,11 +115,15 @@ def test_classes_can_not_be_learned_from_pairs_of_images(tmp_path: Path) -> None
 
 def test_balanced_weights_are_those_of_the_training_split(cracks: str) -> None:
     manifest = read_manifest(cracks)
-    weights = worker.task_of(manifest, small_recipe("loss.class_weights=balanced"), torch.device("cpu")).weights
+
+    def weights_of(recipe: Recipe) -> torch.Tensor | None:
+        return Segmentation(Segmentation.build_model(recipe, manifest), recipe, manifest).criterion.weights
+
+    weights = weights_of(small_recipe("loss.class_weights=balanced"))
     assert weights is not None
     assert float(weights.sum()) == pytest.approx(2)
     assert float(weights[0] / weights[1]) == pytest.approx(3**0.5)  # the bar covers a quarter
-    assert worker.task_of(manifest, small_recipe(), torch.device("cpu")).weights is None
+    assert weights_of(small_recipe()) is None
 
 
 @pytest.mark.parametrize("value", LOSS)

@@ -1,5 +1,6 @@
 """What rank 0 tells the tracking server, and what it does when nobody listens."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,8 @@ from mlflow.artifacts import load_image
 
 from tests.training.conftest import MakeTrainer, small_recipe
 from vitseg.checkpoint import newest_checkpoint
-from vitseg.labels import train_classes
 from vitseg.registry import metric_upload, tracking
-from vitseg.training.recorder import RunRecorder
+from vitseg.training.tracking_logger import TrackingLogger
 
 
 def test_a_tracking_server_that_goes_away_stops_no_training(
@@ -27,14 +27,15 @@ def test_a_tracking_server_that_goes_away_stops_no_training(
     run_id = tracking.start_run("test", {}, {})
     shown = next(iter(trainer.validation.epoch(0)))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")  # nobody listens
-    trainer.recorder = recorder = RunRecorder(run_id, str(tmp_path), shown, train_classes(), trainer.task)
+    draw = functools.partial(trainer.objective.draw_panels, batch=shown)
+    trainer.logger = logger = TrackingLogger(run_id, str(tmp_path), draw)
     history = trainer.run()
     assert [row["epoch"] for row in history] == [1, 2]
     checkpoint = newest_checkpoint(trainer.checkpoints)
     assert checkpoint is not None
     assert {step for name, _, _, step in checkpoint.state["pending"] if name == "step/loss"} == set(range(1, 7))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", sqlite)
-    recorder.close()
+    logger.close()
     assert "training goes on" in capsys.readouterr().out
     panels = [f"panels/epoch-000{epoch}.png" for epoch in (1, 2)]
     assert [row.path for row in MlflowClient().list_artifacts(run_id, "panels")] == panels

@@ -3,24 +3,28 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tests.training.conftest import AUGMENT, small_recipe
+from vitseg.data.loader import Batch
 from vitseg.data.manifest import read_manifest
 from vitseg.data.plan import make_plan
 from vitseg.data.shards import commit, write_shard
 from vitseg.data.verify import verify
 from vitseg.dist import World
 from vitseg.errors import UsageError
+from vitseg.model.masked_autoencoder import build_masked
 from vitseg.registry import tracking
 from vitseg.synth.photographs import write_photographs
 from vitseg.training.initial_weights import fit_initial
-from vitseg.training.job import MASKED, Job, check, job_folder, read_job, write_job
+from vitseg.training.job import MASKED, Job, job_folder, read_job, write_job
 from vitseg.training.launch import run_ranks
-from vitseg.training.loop import Trainer
-from vitseg.training.masked import encoder_folder
 from vitseg.training.nodes import Nodes
+from vitseg.training.objectives.masked_patches import MaskedPatches
+from vitseg.training.plan import check
+from vitseg.training.step import Learner
 from vitseg.training.worker import train_rank
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -71,22 +75,22 @@ def test_two_ranks_and_a_restart_compute_what_one_does(
     heard: list[str] = []
     run_ranks(jobs["shared"].folder, Nodes(nproc=2), on_event=lambda event: heard.append(event["event"]), on_line=print)
 
-    real, steps = Trainer._step, []
+    real, steps = Learner.take_step, []
 
-    def step(self, *arguments):
+    def step(self, *arguments, **options):
         if len(steps) == 5:
             raise KeyboardInterrupt
         steps.append(1)
-        return real(self, *arguments)
+        return real(self, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as cut, pytest.raises(KeyboardInterrupt):
-        cut.setattr(Trainer, "_step", step)
+        cut.setattr(Learner, "take_step", step)
         train_rank(jobs["cut"].folder, ALONE)
     train_rank(jobs["cut"].folder, ALONE)
 
     assert losses(jobs["shared"]) == pytest.approx(losses(jobs["alone"]), abs=1e-4)
     assert losses(jobs["cut"]) == losses(jobs["alone"])
-    weights = [Path(encoder_folder(jobs[name]), "encoder.safetensors").read_bytes() for name in ("alone", "cut")]
+    weights = [Path(jobs[name].encoder, "encoder.safetensors").read_bytes() for name in ("alone", "cut")]
     assert weights[0] == weights[1]
     assert heard.count("epoch") == 3
     assert read_job(jobs["cut"].folder) == jobs["cut"]
@@ -99,7 +103,7 @@ def test_it_learns_and_training_starts_from_it(shards: str, tmp_path: Path, sqli
     found = losses(job)
     assert found[-1] < 0.9 * found[1]
     manifest = read_manifest(shards)
-    for address in (encoder_folder(job), f"runs:/{job.run_id}"):
+    for address in (job.encoder, f"runs:/{job.run_id}"):
         initial = fit_initial(address, job.recipe.model, manifest.image_size, 19)
         assert initial.taken.startswith("the encoder, nothing of the decoder; new are")
     pictures = [path.path for path in tracking.MlflowClient().list_artifacts(job.run_id, "panels")]
@@ -138,3 +142,21 @@ def test_a_pretraining_is_a_job_of_its_own() -> None:
     assert job_folder("s", "f" * 64, recipe, task=MASKED) == f"s/_vitseg/pretraining/ffffffff-{recipe.digest()}"
     others = {small_recipe(f"masked.{value}").digest() for value in ("ratio=0.5", "decoder_blocks=2")}
     assert len(others | {recipe.digest()}) == 3
+
+
+@pytest.mark.parametrize("pixels", ["fixed", "image"])
+def test_the_photo_is_shown_in_its_own_colors(photo_shards: str, pixels: str) -> None:
+    manifest = read_manifest(photo_shards)
+    recipe = small_recipe(f"model.pixels={pixels}")
+    dark = torch.from_numpy(np.random.default_rng(0).integers(20, 60, (1, 3, 32, 64), dtype=np.uint8))
+    batch = Batch(keys=["one"], images=dark, labels=torch.zeros(1, 32, 64, dtype=torch.uint8))
+    model = build_masked(recipe.model, (32, 64), recipe.masked, seed=0).eval()
+    with torch.no_grad():
+        sheet = np.asarray(MaskedPatches(model, recipe, manifest).draw_panels(model, batch).convert("RGB"))
+    shown = {tuple(pixel) for pixel in sheet.reshape(-1, 3).tolist()}
+    drawn = {tuple(pixel) for pixel in dark[0].permute(1, 2, 0).reshape(-1, 3).tolist()}
+    assert len({pixel for pixel in drawn if any(near(pixel, other) for other in shown)}) > 0.95 * len(drawn)
+
+
+def near(pixel: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return all(abs(one - two) <= 1 for one, two in zip(pixel, other, strict=True))

@@ -1,0 +1,109 @@
+"""Segmentation: photographs with labels, learned as classes (`model.target=classes`) or as colors (`rgb`)."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from vitseg.data.loader import Batch, Batches
+from vitseg.data.manifest import Manifest
+from vitseg.errors import UsageError
+from vitseg.evaluation import criterion_for, evaluate_batches
+from vitseg.labels import logit_count
+from vitseg.losses import balanced_weights, valid_mask
+from vitseg.model.bundle import save_bundle
+from vitseg.model.segmenter import Segmenter, build_model
+from vitseg.pictures.panels import panel, panel_sheet
+from vitseg.recipe import Recipe
+from vitseg.storage import open_store
+from vitseg.training.job import Job
+from vitseg.training.objectives.base import Objective
+from vitseg.training.throughput import training_flops
+
+
+class Segmentation(Objective):
+    """Every pixel's class or color; data sets of image pairs have colors alone."""
+
+    model: Segmenter
+
+    def __init__(self, model: nn.Module, recipe: Recipe, manifest: Manifest) -> None:
+        super().__init__(model, recipe, manifest)
+        balanced = recipe.loss.class_weights == "balanced"
+        weights = balanced_weights(manifest.splits["train"].pixels_per_class) if balanced else None
+        self.criterion = criterion_for(recipe.model.target, manifest.classes, self.device, recipe.loss, weights)
+
+    @staticmethod
+    def build_model(recipe: Recipe, manifest: Manifest) -> Segmenter:
+        """Make the untrained network."""
+        return build_model(recipe.model, manifest.image_size, logit_count(manifest.classes), recipe.run.seed)
+
+    @staticmethod
+    def check_data(shards: str, recipe: Recipe, manifest: Manifest) -> None:
+        """Refuse photographs without labels, and classes where there are none."""
+        if manifest.targets == "none":
+            raise UsageError(
+                f"{shards} holds photographs without labels: `vitseg pretrain {shards}` learns from them, and "
+                "`vitseg train` on labeled ones starts from that with --init"
+            )
+        if manifest.targets == "images" and recipe.model.target == "classes":
+            raise UsageError(f"{shards} has pairs of images and no classes: train it with --set model.target=rgb")
+
+    @staticmethod
+    def metric(manifest: Manifest) -> str:
+        """Return mIoU, or PSNR for pairs of images."""
+        return "val/miou" if manifest.classes else "val/psnr"
+
+    def flops_per_image(self) -> int:
+        """Return the FLOP of one image in a training step."""
+        return training_flops(self.recipe, self.manifest.image_size, logit_count(self.manifest.classes))
+
+    def inputs(self, batch: Batch, step: int, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return augmented images and labels."""
+        return self._augment(batch.images, batch.labels, step, rows)
+
+    def counts(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the number, or weight, of labeled pixels, and how many have a class."""
+        labeled = valid_mask(targets).sum() if self.criterion.classes else targets.new_zeros(())
+        return self.criterion.count(targets), labeled
+
+    def model_inputs(self, images: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        """Return the images, and the targets for a decoder trained by teacher forcing.
+
+        Loss and accuracy of such models look better in training than in validation.
+        """
+        if self.model.teacher_forcing:
+            return images, self.criterion.teacher_targets(targets, self.model.channels)
+        return (images,)
+
+    def loss(self, output: Tensor, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sum of the loss over labeled pixels, and how many have the right class."""
+        loss, _ = self.criterion.loss(output, targets)
+        if not self.criterion.classes:
+            return loss, torch.zeros_like(loss)
+        with torch.no_grad():
+            return loss, (self.criterion.predict(output) == targets).sum()
+
+    def validate(self, model: nn.Module, batches: Batches, on_batch: Callable[[], None]) -> dict[str, float]:
+        """Evaluate the model on the validation split."""
+        evaluation = evaluate_batches(model, batches.epoch(0), self.criterion, progress=lambda images: on_batch())
+        return evaluation.flat("val/")
+
+    def draw_panels(self, model: nn.Module, batch: Batch) -> Image.Image:
+        """Draw photo | target | prediction."""
+        predictions = self.criterion.predict(model(batch.images.to(self.device))).cpu()
+        if not self.criterion.classes:
+            predictions = (predictions.clamp(0, 1) * 255).round()
+        rows = batch.pictures(predictions.to(torch.uint8))
+        return panel_sheet([panel(*pictures, self.manifest.classes) for pictures in rows])
+
+    def export(self, job: Job, history: Sequence[Mapping[str, Any]]) -> None:
+        """Write the bundle; config.json last, for it makes the bundle exist."""
+        store = open_store(job.folder)
+        with tempfile.TemporaryDirectory() as temporary:
+            save_bundle(Path(temporary), self.model, self.manifest.classes)
+            for name in ("model.safetensors", "config.json"):
+                store.write(f"bundle/{name}", (Path(temporary) / name).read_bytes())

@@ -1,0 +1,142 @@
+"""One optimizer step on a global batch: forward and backward passes, clipping, update."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitseg import dist
+from vitseg.data.loader import Batch
+from vitseg.training.objectives.base import Objective
+from vitseg.training.optimizer import build_optimizers
+from vitseg.training.precision import autocast_type
+from vitseg.training.progress import Totals
+from vitseg.training.weight_average import WeightAverage
+
+
+class Counts(NamedTuple):
+    """What the ranks have to know of each other before they compute gradients; float64 scalars."""
+
+    loss: Tensor
+    """What divides the loss."""
+    valid: Tensor
+    """Pixels that have a class."""
+    time_used: Tensor
+    """Share of the time budget: that of rank 0, for all ranks go by its clock."""
+
+    def sum_over_ranks(self) -> "Counts":
+        """Return the sums, in one message."""
+        return Counts(*dist.sum_over_ranks(torch.stack(self)))
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Sums over the whole batch, the gradient's norm, and the losses of this rank's parts of the batch."""
+
+    totals: Totals
+    time_used: float
+    gradient_norm: float
+    part_losses: list[Tensor]
+    diverged: bool
+    """The loss or the gradient is not finite: the weights were not changed."""
+
+
+class Learner:
+    """A model and what changes it: optimizers, gradient scaler and, where the recipe says so, the average of its weights."""
+
+    def __init__(self, objective: Objective, world: dist.World) -> None:
+        self.objective, self.world = objective, world
+        self.model, self.recipe = objective.model, objective.recipe
+        decay = self.recipe.optimizer.average
+        self.optimizers = build_optimizers(self.model, self.recipe.optimizer)
+        self.average = WeightAverage(self.model, decay) if decay else None
+        self.dtype = autocast_type(self.recipe.run.precision, world.device)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype is torch.float16)
+        self.replica = self.model
+
+    @property
+    def eval_model(self) -> nn.Module:
+        """The model that is validated, shown and kept: the weights' average where there is one."""
+        return self.average.module if self.average else self.model
+
+    def connect(self) -> None:
+        """Average gradients over ranks from now on; call it when the model has the weights that it starts from."""
+        self.replica = dist.replicate(self.model, self.world)
+
+    def take_step(self, batch: Batch, *, step: int, learning_rate: float, time_used: float) -> StepResult:
+        """Take one optimizer step on this rank's part of a global batch.
+
+        The loss is divided by the count of the *whole* batch, over ranks and accumulated parts, so that the gradient does
+        not depend on how the batch is cut up.
+
+        Args:
+            batch: this rank's samples.
+            step: optimizer steps before this one.
+            learning_rate: of this step.
+            time_used: share of the time budget by this rank's clock.
+        """
+        torch.manual_seed(step_seed(self.recipe.run.seed, step, self.world.rank))
+        rows = range(self.world.rank, self.recipe.data.batch_size, self.world.world_size)  # as `order.rank_rows`
+        images, targets = self.objective.inputs(batch, step, rows)
+        loss_count, valid = (count.double() for count in self.objective.counts(targets))
+        clock = loss_count.new_tensor(time_used if self.world.rank == 0 else 0.0)
+        counts = Counts(loss_count, valid, clock).sum_over_ranks()
+        losses, correct = self._backward(images, targets, counts.loss)
+        sums = dist.sum_over_ranks(torch.stack([torch.stack(losses).sum(), correct]))
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip_norm or math.inf)
+        # The one place where a step waits for the device.
+        count, labeled, used, loss, right, size = torch.stack([*counts, *sums, norm.double()]).tolist()
+        # Where float16 overflows, the step is left out, and the scaler scales less from then on.
+        diverged = not math.isfinite(loss) or not (math.isfinite(size) or self.scaler.get_scale() > 1)
+        if not diverged:
+            self._update(learning_rate, overflow=not math.isfinite(size))
+        return StepResult(Totals(loss, count, right, labeled), used, size, losses, diverged)
+
+    def autocast(self) -> torch.autocast:
+        """Return the block for a forward pass."""
+        return torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype is not torch.float32)
+
+    def _backward(self, images: Tensor, targets: Tensor, count: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Compute gradients; return the loss of each part, and the number of correct pixels; float64."""
+        parts = self.recipe.optimizer.accumulate
+        # DDP averages over ranks: times world size makes it the sum that the global count divides.
+        scale = self.world.world_size / count.where(count > 0, 1)
+        losses, correct = [], torch.zeros_like(count)
+        for part, (some, theirs) in enumerate(zip(images.chunk(parts), targets.chunk(parts), strict=True)):
+            with dist.gradients_stay_local(self.replica, part + 1 < parts):
+                inputs = self.objective.model_inputs(some, theirs)
+                with self.autocast():
+                    output = self.replica(*inputs)
+                loss, right = self.objective.loss(output, some, theirs)
+                self.scaler.scale(loss * scale.to(loss.dtype)).backward()
+            losses.append(loss.detach().double())
+            correct += right
+        return losses, correct
+
+    def _update(self, learning_rate: float, overflow: bool) -> None:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            if not overflow:
+                self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()
+        if self.average and not overflow:
+            self.average.update_parameters(self.model)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Return the seed of what dropout and stochastic depth leave out in a step."""
+    return int(np.random.SeedSequence(seed, spawn_key=(step, rank)).generate_state(1, np.uint64)[0])
+
+
+def bad_samples(batch: Batch, part_losses: list[Tensor]) -> list[str]:
+    """Return the keys of the parts of a batch whose loss is not finite."""
+    size = len(batch.keys) // len(part_losses)
+    bad = [number for number, loss in enumerate(part_losses) if not loss.isfinite()]
+    return [key for number in bad for key in batch.keys[number * size : (number + 1) * size]]
