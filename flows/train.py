@@ -30,7 +30,7 @@ from vitseg.training.initial_weights import FILE, Initial, fit_initial
 from vitseg.training.job import Job, forget_job, job_folder, read_job, write_job
 from vitseg.training.launch import run_ranks
 from vitseg.training.nodes import Nodes
-from vitseg.training.objectives.choose import OBJECTIVES
+from vitseg.training.objectives import OBJECTIVES
 from vitseg.training.plan import check
 
 

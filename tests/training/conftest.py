@@ -56,3 +56,56 @@ def make_trainer(shards: str, tmp_path: Path) -> MakeTrainer:
         )
 
     return make
+
+
+class Power(TrainingLogger):
+    """Fails at a step, as a power cut would, and remembers the reports before."""
+
+    def __init__(self, cut: int = 10**9) -> None:
+        self.cut = cut
+        self.losses: dict[int, float] = {}
+        self.used: list[float | None] = []
+        self.rows: list[dict[str, Any]] = []
+        self.panels_drawn: list[int] = []
+
+    def log_step(self, step: int, values: dict[str, float]) -> None:
+        if step == self.cut:
+            raise KeyboardInterrupt
+        self.losses[step] = values["loss"]
+        self.used.append(values.get("time_used"))
+
+    def log_epoch(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+
+    def log_panels(self, model: torch.nn.Module, epoch: int) -> None:
+        self.panels_drawn.append(epoch)
+
+
+class Weights(TrainingLogger):
+    """Remembers the weights with which each epoch ended."""
+
+    def __init__(self) -> None:
+        self.at: dict[int, dict[str, torch.Tensor]] = {}
+        self.trainer: Any = None
+
+    def log_epoch(self, row: dict[str, Any]) -> None:
+        self.at[row["epoch"]] = weights(self.trainer)
+
+
+def weights(trainer: Any) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+class Fading(Power):
+    """Ruins the weights when a step has been taken, as a training that runs away would."""
+
+    def __init__(self, trainer: Trainer, after: int) -> None:
+        super().__init__()
+        self.trainer, self.after = trainer, after
+
+    def log_step(self, step: int, values: dict[str, float]) -> None:
+        super().log_step(step, values)
+        if step >= self.after:
+            with torch.no_grad():
+                for parameter in self.trainer.model.parameters():
+                    parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(step)))

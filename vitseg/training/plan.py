@@ -4,7 +4,7 @@ from vitseg.data.manifest import Manifest
 from vitseg.errors import DataError, UsageError
 from vitseg.model.patches import patch_grid
 from vitseg.training.job import Job
-from vitseg.training.objectives.choose import OBJECTIVES
+from vitseg.training.objectives import OBJECTIVES
 
 
 def check(job: Job, manifest: Manifest, world_size: int) -> None:

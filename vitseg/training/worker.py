@@ -17,7 +17,7 @@ from vitseg.training.agent import AGENT, leave_with
 from vitseg.training.job import HISTORY, Job, read_job
 from vitseg.training.logger import TrainingLogger
 from vitseg.training.loop import Trainer
-from vitseg.training.objectives.choose import objective_for
+from vitseg.training.objectives import objective_for
 from vitseg.training.plan import check
 from vitseg.training.precision import make_deterministic
 from vitseg.training.rank_events import say

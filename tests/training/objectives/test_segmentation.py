@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from tests.training.conftest import small_recipe
+from tests.training.conftest import AUGMENT, MakeTrainer, small_recipe
 from vitseg.data.manifest import read_manifest
 from vitseg.data.plan import make_plan
 from vitseg.data.shards import commit, write_shard
@@ -130,3 +131,57 @@ def test_balanced_weights_are_those_of_the_training_split(cracks: str) -> None:
 def test_losses_of_classes_are_refused_for_colors(value: str) -> None:
     with pytest.raises(UsageError, match=r"are for model\.target = classes"):
         small_recipe("model.target=rgb", value)
+
+
+def test_each_step_is_augmented_by_its_own_number(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = []
+
+    def spy(images: Any, labels: Any, *arguments: Any, seed: int, step: int, rows: Any) -> Any:
+        heard.append((*arguments, seed, step, list(rows)))
+        return images, labels
+
+    monkeypatch.setattr("vitseg.training.objectives.base.augment", spy)
+    recipe = small_recipe("run.epochs=1", "run.seed=5", *AUGMENT)
+    trainer = make_trainer("job", recipe)
+    trainer.run()
+    pixels = trainer.data.pixels_per_class
+    assert sum(pixels) > 0
+    assert heard == [(recipe.augment, pixels, 5, step, list(range(8))) for step in range(3)]
+
+
+@pytest.mark.parametrize("target", ["classes", "rgb"])
+def test_a_decoder_that_wants_the_truth_gets_it_in_training_alone(make_trainer: MakeTrainer, target: str) -> None:
+    recipe = small_recipe("model.decoder=spiral", f"model.target={target}", "run.epochs=1", "optimizer.accumulate=2")
+    trainer = make_trainer("job", recipe)
+    given: list[tuple[bool, list[tuple[int, ...]]]] = []
+    trainer.model.register_forward_pre_hook(
+        lambda module, inputs: given.append((module.training, [tuple(value.shape) for value in inputs]))
+    )
+    trainer.run()
+    size, channels = tuple(trainer.model.image_size), 3 if target == "rgb" else trainer.objective.criterion.classes
+    assert {training for training, _ in given} == {True, False}
+    for training, (images, *truth) in given:
+        assert truth == ([(images[0], channels, *size)] if training else [])
+
+
+def test_a_decoder_that_asks_for_no_truth_sees_none(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("job", small_recipe("run.epochs=1"))
+    trainer.model.register_forward_pre_hook(lambda _, inputs: pytest.fail("truth") if len(inputs) > 1 else None)
+    trainer.run()
+
+
+def test_colors_are_learned_too(make_trainer: MakeTrainer) -> None:
+    rows = make_trainer("job", small_recipe("model.target=rgb", "run.epochs=6", "optimizer.learning_rate=0.005")).run()
+    assert rows[-1]["val/mean_absolute_error"] < rows[0]["val/mean_absolute_error"]
+    assert 0 < rows[-1]["val/loss"] < 0.5
+
+
+def test_what_is_trained_on_is_changed_and_what_is_validated_is_not(make_trainer: MakeTrainer) -> None:
+    heard = []
+    for name, overrides in (("plain", []), ("changed", AUGMENT), ("gray", ["augment.scale=[0.25, 0.25]"])):
+        recipe = small_recipe("run.epochs=1", "optimizer.learning_rate=1e-12", *overrides)
+        heard.append(make_trainer(name, recipe).run()[0])
+    plain, changed, gray = heard
+    assert changed["train/loss"] != plain["train/loss"] != gray["train/loss"]
+    for row in (changed, gray):
+        assert row["val/loss"] == pytest.approx(plain["val/loss"], rel=1e-6)

@@ -91,7 +91,7 @@ class Objective(ABC):
     def export(self, job: Job, history: Sequence[Mapping[str, Any]]) -> None:
         """Write the trained model into the job's folder."""
 
-    def _augment(self, images: Tensor, labels: Tensor, step: int, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def augmented(self, images: Tensor, labels: Tensor, step: int, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Move images and labels to the device and change them as the recipe says."""
         images, labels = (part.to(self.device, non_blocking=True) for part in (images, labels))
         pixels = self.manifest.splits["train"].pixels_per_class

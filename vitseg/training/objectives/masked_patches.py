@@ -57,7 +57,7 @@ class MaskedPatches(Objective):
     def inputs(self, batch: Batch, step: int, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return augmented photographs and their visible patches."""
         # The photographs stand in for their labels, which must not matter: not even for where crops lie.
-        photos, _ = self._augment(batch.images, batch.images, step, rows)
+        photos, _ = self.augmented(batch.images, batch.images, step, rows)
         return photos, self._visible(batch, step)
 
     def counts(self, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -63,7 +63,7 @@ class Segmentation(Objective):
 
     def inputs(self, batch: Batch, step: int, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return augmented images and labels."""
-        return self._augment(batch.images, batch.labels, step, rows)
+        return self.augmented(batch.images, batch.labels, step, rows)
 
     def counts(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the number, or weight, of labeled pixels, and how many have a class."""
