@@ -1,12 +1,13 @@
-"""Health checks that prove more than an open port: each asks, signed in, for something that the database must answer.
+"""Health checks that prove more than an open port: each sends a signed-in request that needs the database.
 
-    python infra/health.py mlflow http://mlflow:5000      # through the host name, so that the allowed hosts are in it
+    python infra/health.py mlflow http://mlflow:5000      # by host name, to check the allowed hosts too
     python infra/health.py prefect http://prefect:4200/api
-    python infra/health.py s3 http://s3:8333/vitseg       # a signed list of the bucket
-    python infra/health.py worker http://prefect:4200/api # it polls, and Prefect answers it
+    python infra/health.py s3 http://s3:8333/vitseg       # a signed listing of the bucket
+    python infra/health.py worker http://prefect:4200/api # the worker polls, and Prefect answers
 
-Ends with 0 and says `ok`, or ends with 1 and one line of what is wrong. Credentials come from the environment alone: a
-client's variables, or those of the server that is checked. Standard library only, for it starts every few seconds.
+Prints `ok` and exits with 0, or prints one line that says what is wrong and exits with 1. Credentials come from the
+environment: a client's variables, or those of the server that is checked. Standard library only, because it starts
+every few seconds.
 """
 
 import base64
@@ -22,34 +23,34 @@ import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
 
-SECONDS = 8
+TIMEOUT_SECONDS = 8
 
 
-class SickError(Exception):
+class UnhealthyError(Exception):
     """What is wrong, in one line."""
 
 
 def mlflow(url: str) -> None:
-    """Search the experiments. `/health` would prove nothing: it asks for no login, no allowed host, no database."""
+    """Search the experiments. `/health` would prove nothing: it needs no login, no allowed host and no database."""
     user = _variable("MLFLOW_TRACKING_USERNAME", "MLFLOW_AUTH_ADMIN_USERNAME")
     password = _variable("MLFLOW_TRACKING_PASSWORD", "MLFLOW_AUTH_ADMIN_PASSWORD")
     address = f"{url.rstrip('/')}/api/2.0/mlflow/experiments/search"
-    if not _ask(address, f"{user}:{password}", {"max_results": 1}).get("experiments"):
-        raise SickError("it knows no experiment, not even its default one")
+    if not _request_json(address, f"{user}:{password}", {"max_results": 1}).get("experiments"):
+        raise UnhealthyError("it has no experiment, not even the default one")
 
 
 def prefect(url: str) -> None:
-    """Count the flows. `/api/health` would prove nothing: it asks for no login and no database."""
+    """Count the flows. `/api/health` would prove nothing: it needs no login and no database."""
     login = _variable("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING")
-    count = _ask(f"{url.rstrip('/')}/flows/count", login, {})
+    count = _request_json(f"{url.rstrip('/')}/flows/count", login, {})
     if not isinstance(count, int):
-        raise SickError(f"it says {count!r} where a number of flows belongs")
+        raise UnhealthyError(f"it answers {count!r} instead of the number of flows")
 
 
 def worker(url: str) -> None:
-    """Ask the worker beside us whether it still polls, and Prefect whether it answers what is polled for."""
+    """Check that the worker on this machine polls, and that Prefect answers."""
     port = os.environ.get("PREFECT_WORKER_WEBSERVER_PORT") or "8080"
-    _ask(f"http://127.0.0.1:{port}/health")
+    _request_json(f"http://127.0.0.1:{port}/health")
     prefect(url)
 
 
@@ -71,21 +72,21 @@ def s3(url: str) -> None:
     login = f"Credential={access}/{scope}, SignedHeaders={';'.join(signed)}, Signature={key.hex()}"
     headers = {"Authorization": f"AWS4-HMAC-SHA256 {login}", **{name: signed[name] for name in list(signed)[1:]}}
     if b"<ListBucketResult" not in _read(urllib.request.Request(f"{url}?{query}", headers=headers)):  # noqa: S310
-        raise SickError("its answer is no list of a bucket")
+        raise UnhealthyError("its answer is not a bucket listing")
 
 
 CHECKS = {"mlflow": mlflow, "prefect": prefect, "s3": s3, "worker": worker}
 
 
 def main(arguments: list[str]) -> int:
-    """Run one check; return the exit code."""
+    """Run one check and return the exit code."""
     if len(arguments) != 2 or arguments[0] not in CHECKS:
         print(f"usage: health.py {'|'.join(CHECKS)} URL", file=sys.stderr)  # noqa: T201
         return 2
     name, url = arguments
     try:
         CHECKS[name](url)
-    except SickError as error:
+    except UnhealthyError as error:
         print(f"{name} at {url}: {error}", file=sys.stderr)  # noqa: T201
         return 1
     print("ok")  # noqa: T201
@@ -96,10 +97,10 @@ def _variable(*names: str) -> str:
     for name in names:
         if os.environ.get(name):
             return os.environ[name]
-    raise SickError(f"{names[0]} is not set")
+    raise UnhealthyError(f"{names[0]} is not set")
 
 
-def _ask(url: str, login: str = "", body: dict[str, int] | None = None) -> Any:
+def _request_json(url: str, login: str = "", body: dict[str, int] | None = None) -> Any:
     headers = {"Content-Type": "application/json"}
     if login:
         headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
@@ -107,19 +108,19 @@ def _ask(url: str, login: str = "", body: dict[str, int] | None = None) -> Any:
     try:
         return json.loads(_read(urllib.request.Request(url, data, headers)))  # noqa: S310
     except ValueError as error:
-        raise SickError("its answer is no JSON") from error
+        raise UnhealthyError("its answer is not JSON") from error
 
 
 def _read(request: urllib.request.Request) -> bytes:
     open_ = urllib.request.build_opener(urllib.request.ProxyHandler({})).open  # never through a proxy of the user
     try:
-        with open_(request, timeout=SECONDS) as answer:
+        with open_(request, timeout=TIMEOUT_SECONDS) as answer:
             return answer.read()
     except urllib.error.HTTPError as error:
-        refused = ": the credentials, or the host name, are refused" if error.code in (401, 403) else ""
-        raise SickError(f"it answers {error.code}{refused}") from error
+        refused = ": it refuses the credentials or the host name" if error.code in (401, 403) else ""
+        raise UnhealthyError(f"it answers {error.code}{refused}") from error
     except (OSError, http.client.HTTPException) as error:
-        raise SickError(f"it does not answer ({getattr(error, 'reason', error)})") from error
+        raise UnhealthyError(f"it does not answer ({getattr(error, 'reason', error)})") from error
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def test_variables_are_filled_in_as_compose_does_it() -> None:
 
 def test_every_secret_comes_from_the_environment_and_must_be_there() -> None:
     asked = set(re.findall(r"\$\{(\w+):\?", FILE.read_text()))
-    assert asked == NAMES, "the runbook makes what compose.yaml asks for, and nothing else"
+    assert asked == NAMES, "the runbook creates what compose.yaml needs, and nothing else"
     for name, service in SERVICES.items():
         for key, value in variables(service).items():
             if re.search("PASSWORD|SECRET|_KEY|AUTH_STRING", key):
@@ -39,7 +39,7 @@ def test_every_secret_comes_from_the_environment_and_must_be_there() -> None:
 
 @pytest.mark.parametrize("missing", sorted(NAMES))
 def test_nothing_starts_without_one_of_them(missing: str) -> None:
-    with pytest.raises(KeyError, match=rf"{missing}: make infra/\.env"):
+    with pytest.raises(KeyError, match=rf"{missing}: create infra/\.env"):
         load(dict.fromkeys(NAMES - {missing}, "x"))
 
 
