@@ -1,19 +1,16 @@
 """Flow: source images and labels → WebDataset shards and a manifest."""
 
-import queue
 import time
 from contextlib import closing
-from itertools import islice
 from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
-from prefect.futures import PrefectFuture
 from prefect.tasks import exponential_backoff
 
 from flows.choices import Layout
 from flows.display.console import note, progress
-from flows.tasks.runners import CLUSTER_AHEAD, make_runner, may_pass
+from flows.tasks.runners import CLUSTER_AHEAD, as_they_end, make_runner, may_pass
 from vitseg.data.manifest import Manifest, manifest_tag
 from vitseg.data.plan import Plan, PlanOptions, ShardPlan, make_plan
 from vitseg.data.shards import ShardRecord, commit, done_shard, finished, write_shard
@@ -60,24 +57,12 @@ def preprocess(
 
 def _make_shards(plan: Plan, dest: str) -> list[ShardRecord]:
     """Map the shards over the runner, some at a time: each that waits holds the names of all its samples."""
-    ended: queue.SimpleQueue[PrefectFuture[ShardRecord]] = queue.SimpleQueue()
-    waiting, running = iter(plan.shards), set[PrefectFuture[ShardRecord]]()
     records: list[ShardRecord] = []
-
-    def begin(count: int) -> None:
-        for shard in islice(waiting, count):
-            future = make_shard.submit(shard, plan.options, dest)
-            running.add(future)
-            future.add_done_callback(ended.put)
-
-    begin(CLUSTER_AHEAD)
     with progress("writing shards", unit="shards") as show:
-        while running:
-            future = ended.get()
-            running.remove(future)
+        shards = as_they_end(lambda shard: make_shard.submit(shard, plan.options, dest), plan.shards, CLUSTER_AHEAD)
+        for _, future in shards:
             records.append(future.result())
             show(len(records), len(plan.shards))
-            begin(1)
     return records
 
 

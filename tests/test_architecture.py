@@ -70,7 +70,6 @@ KNOWN_UNMIRRORED = {
     "flows/stack/servers.py",
     "flows/stack/temporary_prefect.py",
     "flows/tasks/register_version.py",
-    "flows/tasks/runners.py",
     "flows/train.py",
     "flows/train_node.py",
     "vitseg/data/disk_table.py",

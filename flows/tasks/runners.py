@@ -1,8 +1,12 @@
 """Where mapped tasks run: threads, processes, Dask or Ray. One task is a shard or a chunk: seconds, not milliseconds."""
 
 import os
-from typing import Any
+import queue
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
 
+from prefect.futures import PrefectFuture
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
 from vitseg.errors import StorageError, StoreFullError, UsageError
@@ -10,6 +14,10 @@ from vitseg.errors import StorageError, StoreFullError, UsageError
 RUNNERS = ("thread", "process", "dask", "ray")
 CLUSTER_AHEAD = 256
 """Tasks that wait or run at a cluster, whose workers nobody has counted."""
+_LOOK_SECONDS = 0.5
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def make_runner(name: str, workers: int | None = None) -> Any:
@@ -39,6 +47,36 @@ def make_runner(name: str, workers: int | None = None) -> Any:
         return RayTaskRunner(init_kwargs={**alone, "logging_level": "ERROR"})
     except ImportError as error:
         raise UsageError(f"--runner {name} needs its extra: pip install 'vitseg[{name}]'") from error
+
+
+def as_they_end(
+    submit: Callable[[T], PrefectFuture[R]],
+    items: Iterable[T],
+    ahead: int,
+    on_wait: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[T, PrefectFuture[R]]]:
+    """Submit a task for each item, up to `ahead` at a time, and yield items and futures as they end, in any order.
+
+    `on_wait` is called twice a second while none ends.
+    """
+    ended: queue.SimpleQueue[PrefectFuture[R]] = queue.SimpleQueue()
+    waiting, running = iter(items), dict[PrefectFuture[R], T]()
+
+    def begin(count: int) -> None:
+        for item in islice(waiting, count):
+            future = submit(item)
+            running[future] = item
+            future.add_done_callback(ended.put)
+
+    begin(ahead)
+    while running:
+        try:
+            future = ended.get(timeout=_LOOK_SECONDS)
+        except queue.Empty:
+            on_wait()
+            continue
+        yield running.pop(future), future
+        begin(1)
 
 
 def cores() -> int:

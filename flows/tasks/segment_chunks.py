@@ -4,6 +4,7 @@ import queue
 import time
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from prefect import task
@@ -13,7 +14,7 @@ from prefect.tasks import exponential_backoff
 
 from flows.choices import Runner
 from flows.display.console import note, pluralize, progress
-from flows.tasks.runners import CLUSTER_AHEAD, cores, make_runner, may_pass
+from flows.tasks.runners import CLUSTER_AHEAD, as_they_end, cores, make_runner, may_pass
 from vitseg.errors import DataError, StorageError, StoreFullError, VitsegError
 from vitseg.inference.chunk import segment_chunk
 from vitseg.inference.job import Job
@@ -21,7 +22,6 @@ from vitseg.inference.ledger import ChunkCounts
 
 _HOPELESS = 3  # chunks one after another that fail, after their retries: then it is the store, not the chunk
 _TOLD = 5  # failed objects, as they occur
-_LOOK_SECONDS = 0.5
 _PAGE_SECONDS = 5
 
 _seen: "queue.SimpleQueue[int]" = queue.SimpleQueue()
@@ -93,26 +93,14 @@ def _run(indexes: list[int], runner: str, workers: int, outcome: "Outcome", watc
     here = runner in ("thread", "process")
     ahead = workers + 1 if here else max(workers + 1, CLUSTER_AHEAD)
     threads = max(1, cores() // workers) if here and not _gpus() else None  # Dask and Ray tell their workers themselves
-    ended: queue.SimpleQueue[PrefectFuture[ChunkCounts]] = queue.SimpleQueue()
-    waiting, running = iter(indexes), dict[PrefectFuture[ChunkCounts], int]()
     suspects: list[int] = []
+    allowed = takewhile(lambda _: not suspects, indexes)
 
-    def begin() -> None:
-        if (index := next(waiting, None)) is not None:
-            future = pool.submit(do_chunk, {"job": outcome.job, "index": index, "threads": threads})
-            running[future] = index
-            future.add_done_callback(ended.put)
+    def submit(index: int) -> PrefectFuture[ChunkCounts]:
+        return pool.submit(do_chunk, {"job": outcome.job, "index": index, "threads": threads})
 
     with make_runner(runner, workers) as pool:
-        for _ in range(ahead):
-            begin()
-        while running:
-            try:
-                future = ended.get(timeout=_LOOK_SECONDS)
-            except queue.Empty:
-                watch.look()
-                continue
-            index = running.pop(future)
+        for index, future in as_they_end(submit, allowed, ahead, on_wait=watch.look):
             try:
                 counts = future.result()
             except BrokenExecutor:  # the pool is gone, and all that was in it
@@ -122,8 +110,6 @@ def _run(indexes: list[int], runner: str, workers: int, outcome: "Outcome", watc
             else:
                 outcome.add(index, counts)
                 watch.ended(index)
-            if not suspects:
-                begin()
     return suspects
 
 
