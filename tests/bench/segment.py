@@ -25,7 +25,7 @@ from tests.bench.segment_run import SIZE, smooth_scores
 from vitseg import dist
 from vitseg.config import load_recipe
 from vitseg.images.resize import model_input
-from vitseg.inference.predict import predict_resized
+from vitseg.inference.upsample import upsample_scores
 from vitseg.labels import CITYSCAPES, train_classes
 from vitseg.masks import encode_mask, mask_ids, renumber
 from vitseg.model.bundle import load_bundle, save_bundle
@@ -194,12 +194,12 @@ def stages(source: str, dest: str) -> dict[str, float]:
     data = store.read(keys[0])
     _, size = model_input(data, SIZE, 10**9)
     numbers, palette = mask_ids(train_classes(CITYSCAPES), "train")
-    ids: np.ndarray = predict_resized(scores[0], size).ids
+    ids: np.ndarray = upsample_scores(scores[0], size).ids
     mask = encode_mask(renumber(ids, numbers), palette, {"source-etag": "x"})
     work: dict[str, Callable[[str], object]] = {
         "fetch": store.read_tagged,
         "decode": lambda key: model_input(data, SIZE, 10**9),
-        "choose": lambda key: predict_resized(scores[0], size),
+        "choose": lambda key: upsample_scores(scores[0], size),
         "encode": lambda key: encode_mask(renumber(ids, numbers), palette, {"source-etag": "x"}),
         "put": lambda key: target.write(f"{key}.png", mask, metadata={"source-etag": "x"}),
     }

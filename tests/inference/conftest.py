@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from vitseg.inference import chunk, predict
+from vitseg.inference import chunk
 from vitseg.inference import model as model_module
 from vitseg.inference.commit import Summary, commit_job
 from vitseg.inference.job import Job, Options
@@ -24,7 +24,7 @@ RED, GREEN, BLUE = (250, 20, 10), (20, 250, 10), (10, 20, 250)
 @pytest.fixture(autouse=True)
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep models from rounding as the machine that runs the tests would have it."""
-    monkeypatch.setattr(predict, "bf16", lambda device: False)
+    monkeypatch.setattr(model_module, "bf16", lambda device: False)
 
 
 @pytest.fixture
@@ -46,6 +46,13 @@ def encode(pixels: np.ndarray | Image.Image, kind: str = "PNG", **options: Any) 
 
 def plain(color: tuple[int, int, int], width: int = 21, height: int = 13) -> Image.Image:
     return Image.new("RGB", (width, height), color)
+
+
+def halves(width: int = 24, height: int = 16) -> Image.Image:
+    """Draw red on the left and blue on the right."""
+    image = plain(RED, width, height)
+    image.paste(plain(BLUE, width - width // 2, height), (width // 2, 0))
+    return image
 
 
 def put(root: Path, key: str, data: bytes) -> Path:

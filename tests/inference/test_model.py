@@ -1,13 +1,24 @@
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from vitseg.errors import DataError, NotFoundError
+from vitseg.inference import model as model_module
+from vitseg.inference.chunk import segment_chunk
 from vitseg.inference.job import ModelRef
-from vitseg.inference.model import _loaded, load_once
+from vitseg.inference.model import _loaded, bf16, load_once, own_device
+from vitseg.inference.plan import plan_job
 from vitseg.registry import versions
 
+from . import color_rule
 from .color_rule import SHA256, model
+from .conftest import BLUE, encode, plain, put
 
 
 def test_a_worker_that_lacks_the_folder_fetches_the_version(rule, tmp_path, monkeypatch):
@@ -36,3 +47,87 @@ def test_a_folder_of_ones_own_is_in_no_registry(tmp_path):
     _loaded.cache_clear()
     with pytest.raises(NotFoundError, match="nowhere"):
         load_once(ModelRef(name="bundle", version="local", sha256=SHA256, folder=str(tmp_path / "nowhere")))
+
+
+def test_the_model_is_loaded_once_a_process(folders, rule, monkeypatch):
+    source, dest = folders
+    for number in range(8):
+        put(source, f"{number}.png", encode(plain(BLUE)))
+    loads = []
+
+    def load(folder):
+        loads.append(folder)
+        time.sleep(0.05)
+        return rule
+
+    monkeypatch.setattr(model_module, "load_bundle", load)
+    job = plan_job(str(source), str(dest), model=model(), chunk_images=1)
+    with ThreadPoolExecutor(4) as pool:
+        counts = list(pool.map(lambda index: segment_chunk(job, index), range(job.chunks)))
+    assert sum(each.ok for each in counts) == 8
+    assert loads == [Path(color_rule.FOLDER)]
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    own_device.cache_clear()
+    yield
+    own_device.cache_clear()
+    for file in model_module._held_locks:
+        file.close()
+    model_module._held_locks.clear()
+
+
+def gpus(monkeypatch, count):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"gpu-{index}"))
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(0, "cpu"), (1, "cuda:0"), (4, "cuda:0")])
+def test_the_first_process_takes_the_first_gpu(monkeypatch, count, wanted):
+    gpus(monkeypatch, count)
+    assert str(own_device()) == wanted
+
+
+HOLD = """
+import sys, torch
+from types import SimpleNamespace
+torch.cuda.device_count = lambda: 3
+torch.cuda.get_device_properties = lambda index: SimpleNamespace(uuid=f"gpu-{index}")
+from vitseg.inference.model import own_device
+print(own_device(), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_each_process_takes_a_gpu_of_its_own_and_a_killed_one_gives_it_back(monkeypatch):
+    held = [
+        subprocess.Popen([sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    try:
+        taken = {process.stdout.readline().strip() for process in held}
+        gpus(monkeypatch, 3)
+        ours = str(own_device())
+        assert {*taken, ours} == {"cuda:0", "cuda:1", "cuda:2"}
+        own_device.cache_clear()
+        assert str(own_device()) in {"cuda:0", "cuda:1", "cuda:2"}  # none is free: any will do
+        held[0].kill()
+        held[0].wait()
+        own_device.cache_clear()
+        assert str(own_device()) in taken
+    finally:
+        for process in held:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"), [("fpu avx2 avx512f", False), ("avx512f avx512_bf16", True), ("amx_bf16 amx_tile", True)]
+)
+def test_a_processor_computes_in_bfloat16_where_it_has_instructions_for_it(monkeypatch, flags, wanted):
+    monkeypatch.setattr(Path, "read_text", lambda self: f"flags : {flags}\n")
+    bf16.cache_clear()
+    assert bf16(torch.device("cpu")) == wanted
+    bf16.cache_clear()

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.inference.ledger import read_listing
-from vitseg.inference.objects import A_MASK
-from vitseg.inference.plan import Made, _share, another_source, plan_job
+from vitseg.inference.plan import MaskIndex, _chunk_size, another_source, plan_job
+from vitseg.inference.read import A_MASK
 from vitseg.storage import LocalStore, ObjectInfo, open_store
 
 from .color_rule import model
@@ -185,9 +185,9 @@ def test_keys_that_no_folder_can_hold_are_rows_not_paths(five, rule, monkeypatch
 @settings(max_examples=30)
 @given(st.sets(st.text(min_size=1, max_size=12), max_size=30), st.sets(st.text(min_size=1, max_size=12), max_size=30))
 def test_a_mask_that_lies_there_is_never_overlooked(made, others):
-    found = Made(f"{key}.png" for key in made)
-    assert all(found.has(key) for key in made)
-    assert not any(found.has(key) for key in others - made)  # four bytes tell so few apart
+    found = MaskIndex(f"{key}.png" for key in made)
+    assert all(found.may_have(key) for key in made)
+    assert not any(found.may_have(key) for key in others - made)  # four bytes tell so few apart
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_mask_that_lies_there_is_never_overlooked(made, others):
     [(1, 2, 1), (20, 2, 10), (128, 2, 16), (1000, 2, 125), (1000, 1, 250), (100_000, 4, 256), (7, 64, 1)],
 )
 def test_every_worker_of_a_small_job_has_chunks(listed, workers, wanted):
-    assert _share(listed, workers) == wanted
+    assert _chunk_size(listed, workers) == wanted
 
 
 def test_chunks_suit_the_number_of_objects_unless_somebody_says_otherwise(folders):

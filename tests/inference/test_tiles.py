@@ -8,7 +8,7 @@ from PIL import Image
 from vitseg.errors import DataError
 from vitseg.images.rows import DecodedPhoto
 from vitseg.inference import tiles
-from vitseg.inference.tiles import paint_tiled, predict_tiled
+from vitseg.inference.tiles import predict_colors_tiled, predict_tiled
 
 
 def photo_of(pixels: np.ndarray) -> DecodedPhoto:
@@ -50,7 +50,7 @@ def test_tiles_cover_the_image_at_its_own_scale():
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 4))
 def test_tiles_of_a_model_that_repeats_its_input_give_the_photograph(height, width, batch_size):
     photo = np.random.default_rng(height * 41 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    painting = paint_tiled(lambda images: images.float() / 255, photo_of(photo), (8, 12), batch_size)
+    painting = predict_colors_tiled(lambda images: images.float() / 255, photo_of(photo), (8, 12), batch_size)
     assert painting.colors.shape == photo.shape
     np.testing.assert_array_equal(painting.colors, photo)
 
@@ -60,7 +60,7 @@ def test_scores_that_are_not_numbers_are_an_error():
     with pytest.raises(DataError, match="not numbers"):
         predict_tiled(lambda images: images.float() * float("nan"), photo, (8, 12), 4)
     with pytest.raises(DataError, match="not numbers"):
-        paint_tiled(lambda images: images.float() * float("inf"), photo, (8, 12), 4)
+        predict_colors_tiled(lambda images: images.float() * float("inf"), photo, (8, 12), 4)
 
 
 def test_borders_of_windows_are_blended():

@@ -1,8 +1,8 @@
 """Segment one chunk of a job: read ahead, predict in batches, write behind; one row for every object.
 
-    readers (threads)      is the mask there? fetch → decode → shrink      Task or Row
-    this thread            batches through the model → class ids           Prediction (or an image: Painting)
-    writers (threads)      encode → pictures → mask                        Row
+    readers (threads)   read_object: is there a mask? fetch → decode → resize    → Task or Row
+    this thread         predict_batch: batches through the model → class ids     → Prediction or Row
+    writers (threads)   write_object: encode → pictures → mask                   → Row
 
 Between them at most so many objects, bytes and pixels wait that memory stays bounded. Two chunks at a time in a process
 keep its model busy while one of them begins or ends.
@@ -16,15 +16,14 @@ from contextlib import ExitStack, suppress
 
 import torch
 
-from vitseg.errors import AccessError, NotFoundError, StorageError, UsageError
-from vitseg.inference.answer import Answer, answers
-from vitseg.inference.device import BATCH, own_device
+from vitseg.errors import AccessError, NotFoundError, StorageError
+from vitseg.inference.context import ChunkContext, chunk_context
 from vitseg.inference.job import Job
 from vitseg.inference.ledger import ChunkCounts, Listed, Part, Row, read_listing, read_part, write_part
-from vitseg.inference.model import load_once
-from vitseg.inference.objects import Setting, Task, read_object, write_object
-from vitseg.masks import mask_ids
-from vitseg.model.bundle import Bundle
+from vitseg.inference.model import BATCH, load_once
+from vitseg.inference.predict import Prediction, predict_batch
+from vitseg.inference.read import Task, read_object
+from vitseg.inference.write import write_object
 from vitseg.storage import Store, open_store
 
 _READERS = 4
@@ -38,15 +37,15 @@ Progress = Callable[[int], None]
 def segment_chunk(
     job: Job, index: int, *, threads: int | None = None, progress: Progress = lambda objects: None
 ) -> ChunkCounts:
-    """Make the masks of one chunk and write its rows; of a chunk that has its rows, what failed is tried again.
+    """Make the masks of one chunk and write its rows; in a finished chunk, try what failed again.
 
-    Safe to repeat and to kill: what is there already is recognized, whole objects are written or none.
+    Safe to repeat and to kill: finished masks are recognized, and objects are written whole or not at all.
 
     Args:
         job: the planned job.
         index: 0 … job.chunks - 1.
         threads: of the processor, for the model; None: as torch has them.
-        progress: called with a number of objects that are done now, from this thread.
+        progress: called from this thread with the number of objects finished since the last call.
 
     Raises:
         AccessError: the source or destination refuses these credentials.
@@ -55,7 +54,7 @@ def segment_chunk(
         UsageError: the job's options ask for class ids or pictures that this model doesn't have.
     """
     dest = open_store(job.dest)
-    before = _part_before(dest, job, index)
+    before = _finished_part(dest, job, index)
     if before and not before.counts(index).failed:
         progress(len(before.rows))
         return before.counts(index)
@@ -63,49 +62,38 @@ def segment_chunk(
     rows = {place: row for place, row in enumerate(before.rows) if row.status != "failed"} if before else {}
     progress(len(rows))
     bundle = load_once(job.model)
-    setting = make_setting(job, bundle, dest, fresh=not before and not dest.stat(job.begun_key(index)))
+    context = chunk_context(job, bundle, dest, fresh=not before and not dest.stat(job.begun_key(index)))
     dest.write(job.begun_key(index), b"")
     if threads:
         torch.set_num_threads(threads)
     left = {place: objects[place] for place in range(len(objects)) if place not in rows}
-    found, written = segment_objects(setting, left, progress)
-    rows |= found
-    stages = {
-        name: seconds + (before.stages.get(name, 0) if before else 0) for name, seconds in setting.watch.seconds.items()
-    }
+    new_rows, written = segment_objects(context, left, progress)
+    rows |= new_rows
+    earlier = before.stages if before else {}
+    stages = {name: seconds + earlier.get(name, 0) for name, seconds in context.stopwatch.seconds.items()}
     part = Part([rows[place] for place in range(len(objects))], stages)
     write_part(dest, job, index, part.rows, part.stages)
-    with suppress(AccessError, StorageError):  # who may write may not always delete, and nothing depends on it
+    with suppress(AccessError, StorageError):  # credentials that may write may not always delete; nothing depends on it
         dest.delete(job.begun_key(index))
     return part.counts(index, written)
 
 
-def make_setting(job: Job, bundle: Bundle, dest: Store, *, fresh: bool) -> Setting:
-    """Put together what all objects of a chunk share.
-
-    Raises:
-        UsageError: the job's options ask for class ids or pictures that this model doesn't have.
-    """
-    if not bundle.classes and (job.options.also or job.options.ids != "train"):
-        raise UsageError(f"{job.model.name} has no classes, it makes images: leave out --also and --ids")
-    numbers, palette = mask_ids(bundle.classes, job.options.ids)
-    return Setting(job, open_store(job.root), dest, bundle, numbers, palette, own_device(), fresh)
-
-
-def _part_before(dest: Store, job: Job, index: int) -> Part | None:
+def _finished_part(dest: Store, job: Job, index: int) -> Part | None:
     try:
         return read_part(dest, job, index)
     except NotFoundError:
         return None
 
 
-def segment_objects(setting: Setting, objects: dict[int, Listed], progress: Progress) -> tuple[dict[int, Row], int]:
+def segment_objects(
+    context: ChunkContext, objects: dict[int, Listed], progress: Progress
+) -> tuple[dict[int, Row], int]:
     """Return the row of each object, by its place, and how many masks were written."""
     rows: dict[int, Row] = {}
     written = 0
     behind: deque[tuple[int, int, Future[Row]]] = deque()  # place, pixels, what writes it
     batch: list[tuple[int, Task]] = []
-    batch_size = setting.job.batch_size or BATCH[setting.device.type]
+    batch_size = context.job.batch_size or BATCH[context.device.type]
 
     def settle(*, most: int, pixels: int = 0) -> None:
         nonlocal written
@@ -117,23 +105,22 @@ def segment_objects(setting: Setting, objects: dict[int, Listed], progress: Prog
             progress(1)
 
     def flush() -> None:
-        for place, found in answers(setting, batch, batch_size):
-            if isinstance(found, Answer):
+        for place, found in predict_batch(context, batch, batch_size):
+            if isinstance(found, Prediction):
                 settle(most=2 * _WRITERS, pixels=found.pixels)
-                writing = writers.submit(write_object, setting, found.task, found.prediction, found.seconds)
-                behind.append((place, found.pixels, writing))
+                behind.append((place, found.pixels, writers.submit(write_object, context, found)))
             else:
                 rows[place] = found
                 progress(1)
         batch.clear()
 
-    with ExitStack() as stack:  # after an error, what has not begun is not begun any more
+    with ExitStack() as stack:  # after an error, nothing that waits is begun
         readers = ThreadPoolExecutor(_READERS, "vitseg-read")
         stack.callback(readers.shutdown, cancel_futures=True)
         writers = ThreadPoolExecutor(_WRITERS, "vitseg-write")
         stack.callback(writers.shutdown, cancel_futures=True)
         count = max(2 * _READERS, 2 * batch_size)
-        for place, found in _ahead(readers, functools.partial(read_object, setting), objects.items(), count):
+        for place, found in _ahead(readers, functools.partial(read_object, context), objects.items(), count):
             if isinstance(found, Row):
                 rows[place] = found
                 progress(1)

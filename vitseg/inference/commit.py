@@ -1,4 +1,4 @@
-"""Close a job: check that every object has its row, add up, and show a person where the model is least sure."""
+"""Finish a job: check that every object has its row, add up, and draw the images that the model is least sure of."""
 
 import heapq
 import json
@@ -8,9 +8,9 @@ from typing import Any
 
 from vitseg.errors import DataError, NotFoundError
 from vitseg.inference.contact_sheet import SHOWN, draw_sheet
+from vitseg.inference.context import STAGES
 from vitseg.inference.job import Job
 from vitseg.inference.ledger import STATUSES, ChunkCounts, Row, read_part
-from vitseg.inference.stages import STAGES
 from vitseg.storage import Store, open_store
 
 _LISTED_FAILURES = 20  # in the summary; the ledger has them all
@@ -32,9 +32,9 @@ class Summary:
     """Masks made, by the clock."""
     seconds: float
     stage_seconds: dict[str, float]
-    """Work by stage, over all threads and workers, also those of an attempt that was killed where it left a chunk."""
+    """Work by stage, over all threads and workers; of a killed attempt, that of its finished chunks."""
     price: float | None
-    """Of `seconds`, at the price that was told."""
+    """Of `seconds`, at the given price an hour."""
     source: str
     dest: str
     model: dict[str, str]
@@ -53,7 +53,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class _Checked:
-    """What the summary needs of one chunk."""
+    """What the summary takes from one chunk."""
 
     counts: ChunkCounts
     stages: dict[str, float]
@@ -62,7 +62,7 @@ class _Checked:
 
 
 def commit_job(job: Job, seconds: float, written: int | None = None, price_per_hour: float | None = None) -> Summary:
-    """Check that every listed object has its row, and write summary.json: this makes the job done.
+    """Check that every listed object has its row, and write summary.json: this finishes the job.
 
     Args:
         job: the planned job, all of whose chunks have been segmented.

@@ -1,4 +1,4 @@
-"""The contact sheet of a job: the images that the model is least sure of, which a person should look at first."""
+"""The contact sheet of a job: the images that the model is least sure of, for a person to look at first."""
 
 import numpy as np
 from PIL import Image
@@ -19,9 +19,9 @@ _NAME = "least-confident.jpg"
 
 
 def draw_sheet(dest: Store, job: Job, rows: list[Row]) -> str | None:
-    """Draw each image under the colors of its mask, with its mean confidence, and put the sheet beside the ledger.
+    """Draw each image under the colors of its mask, with its mean confidence, and write the sheet beside the ledger.
 
-    What has vanished or changed since is left out.
+    Images that have vanished or changed since are left out.
 
     Args:
         dest: the store of the job's masks.

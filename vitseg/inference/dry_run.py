@@ -1,4 +1,4 @@
-"""What a job would do, and about how long it would take: a sample of the images goes the whole way, but for the writing."""
+"""What a job would do, and about how long it would take: a sample of the objects is read and predicted, not written."""
 
 import os
 import random
@@ -10,12 +10,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vitseg.inference.chunk import make_setting, segment_objects
+from vitseg.inference.chunk import segment_objects
+from vitseg.inference.context import chunk_context
 from vitseg.inference.job import Job, ModelRef, Options, key_problem
 from vitseg.inference.ledger import Listed, Row
 from vitseg.inference.model import load_once
-from vitseg.inference.plan import Made, list_source
-from vitseg.inference.reuse import find_mask
+from vitseg.inference.plan import MaskIndex, list_source
+from vitseg.inference.read import find_reusable_mask
 from vitseg.storage import LocalStore, ObjectInfo, canonical, open_store
 
 SAMPLED = 32
@@ -31,21 +32,21 @@ class DryRun:
     listed: int
     """Objects under the source."""
     done: int
-    """Objects whose mask is there and still holds."""
+    """Objects whose mask can be reused."""
     todo: int
-    """The others: they would be read, and segmented where they are images."""
+    """All others: they would be read, and segmented if they are images."""
     bytes: int
-    """Size of those others."""
+    """Size of the objects to do."""
     sampled: int = 0
-    """Of those others, as many as were read and predicted to know what follows."""
+    """Of the objects to do, how many were read and predicted for the figures below."""
     sample_failed: int = 0
-    """Of the sample: they could not be read."""
+    """Of the sample, how many could not be read."""
     images_per_second: float | None = None
-    """Of one worker; without writing. None where there is nothing to do."""
+    """Of one worker, without writing. None where there is nothing to do."""
     seconds: float | None = None
-    """What all of them would take this one worker."""
+    """How long this one worker would take for all of them."""
     price: float | None = None
-    """Of those seconds, at the price that was told."""
+    """Of those seconds, at the given price an hour."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -62,7 +63,7 @@ def dry_run(
     price_per_hour: float | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> DryRun:
-    """Count what `plan_job` with the same arguments would leave to do, and time a sample of it; writes nothing.
+    """Count what `plan_job` with the same arguments would leave to do, and time a sample of it; write nothing.
 
     Raises:
         NotFoundError: the source does not exist or is empty.
@@ -71,15 +72,15 @@ def dry_run(
     source, dest = canonical(source), canonical(dest)
     store = open_store(dest)
     root, objects = list_source(source, dest)
-    made = Made.under(store)
+    masks = MaskIndex.under(store)
     listed = done = size = 0
-    chance = random.Random(0)
+    dice = random.Random(0)
     sample: list[ObjectInfo] = []
 
     def is_done(info: ObjectInfo) -> bool:
-        if key_problem(info.key, store) or not made.has(info.key):
+        if key_problem(info.key, store) or not masks.may_have(info.key):
             return False
-        return find_mask(store, info, model.sha256, options) is not None
+        return find_reusable_mask(store, info, model.sha256, options) is not None
 
     with ThreadPoolExecutor(_THREADS) as pool:
         while block := list(islice(objects, _BLOCK)):
@@ -90,7 +91,7 @@ def dry_run(
                     done += 1
                     continue
                 size += info.size
-                _draw(sample, info, listed - done, chance)
+                _draw(sample, info, listed - done, dice)
             if progress:
                 progress(listed)
     counts = DryRun(listed=listed, done=done, todo=listed - done, bytes=size)
@@ -100,7 +101,7 @@ def dry_run(
         id="dry-run", source=source, root=root, dest=dest, model=model, options=options, batch_size=batch_size,
         chunk_images=len(sample), listed=len(sample), bytes=0, listing="",
     )  # fmt: skip
-    rate, failed = _time(job, sample)
+    rate, failed = _time_sample(job, sample)
     seconds = counts.todo / rate
     return DryRun(
         listed=listed, done=done, todo=counts.todo, bytes=size, sampled=len(sample), sample_failed=failed,
@@ -109,31 +110,31 @@ def dry_run(
     )  # fmt: skip
 
 
-def _draw(sample: list[ObjectInfo], info: ObjectInfo, number: int, chance: random.Random) -> None:
-    """Keep a uniform sample of what goes by: https://en.wikipedia.org/wiki/Reservoir_sampling, algorithm R."""
+def _draw(sample: list[ObjectInfo], info: ObjectInfo, number: int, dice: random.Random) -> None:
+    """Keep a uniform sample of a stream: https://en.wikipedia.org/wiki/Reservoir_sampling, algorithm R."""
     if len(sample) < SAMPLED:
         sample.append(info)
-    elif (place := chance.randrange(number)) < SAMPLED:
+    elif (place := dice.randrange(number)) < SAMPLED:
         sample[place] = info
 
 
-def _time(job: Job, sample: list[ObjectInfo]) -> tuple[float, int]:
-    """Return objects a second of the sample, and how many of it can't be read."""
+def _time_sample(job: Job, sample: list[ObjectInfo]) -> tuple[float, int]:
+    """Return objects a second, and how many of the sample can't be read."""
     bundle, dest = load_once(job.model), open_store(job.dest)
 
-    def go(objects: list[ObjectInfo]) -> list[Row]:
-        setting = make_setting(job, bundle, _Nowhere(), fresh=True)
+    def segment(objects: list[ObjectInfo]) -> list[Row]:
+        context = chunk_context(job, bundle, _NoStore(), fresh=True)
         listed = [Listed(info, key_problem(info.key, dest), made=False) for info in objects]
-        return list(segment_objects(setting, dict(enumerate(listed)), lambda count: None)[0].values())
+        return list(segment_objects(context, dict(enumerate(listed)), lambda count: None)[0].values())
 
-    go(sample[:_WARM_UP])
+    segment(sample[:_WARM_UP])
     started = time.perf_counter()
-    rows = go(sample)
+    rows = segment(sample)
     return len(sample) / (time.perf_counter() - started), sum(row.status == "failed" for row in rows)
 
 
-class _Nowhere(LocalStore):
-    """Finds nothing and forgets what it is given."""
+class _NoStore(LocalStore):
+    """Finds nothing and drops what is written."""
 
     def __init__(self) -> None:
         super().__init__(Path(os.devnull))
@@ -142,5 +143,5 @@ class _Nowhere(LocalStore):
         self, key: str, data: bytes | BinaryIO, *, metadata: dict[str, str] | None = None,
         content_type: str | None = None, if_absent: bool = False, if_match: str | None = None,
     ) -> bool:  # fmt: skip
-        """Forget it."""
+        """Drop it."""
         return True

@@ -1,13 +1,13 @@
-"""What a batch segmentation job is: addresses, model, options, and the names of its files.
+"""What a job of `segment` is: addresses, model, options, and the names of its files.
 
-    DEST/<key>.png                            the mask of SOURCE/<key>: the whole key, as equal stems would meet
+    DEST/<key>.png                            the mask of SOURCE/<key>: with its extension, as stems may be equal
     DEST/_vitseg/also/color/<key>.png         the mask in its colors, without a palette
     DEST/_vitseg/also/overlay/<key>.jpg       the colors over the photo
     DEST/_vitseg/also/confidence/<key>.png    probability of the chosen class, 255 is certain
     DEST/_vitseg/<job>/listing/*/part-*.parquet, listing.json  the frozen listing
     DEST/_vitseg/<job>/part-*.parquet, summary.json            the rows, and the proof that they are complete
-    DEST/_vitseg/<job>/begun/*                                 of chunks that are being worked on, or were when killed
-    DEST/_vitseg/<job>/least-confident.jpg                     what a person should look at first
+    DEST/_vitseg/<job>/begun/*                                 marks of chunks in work, or in work when the job was killed
+    DEST/_vitseg/<job>/least-confident.jpg                     a contact sheet for a person to look at first
 
 Keys with a `_vitseg` folder in them are never listed, so no mask can fall on any of the other names.
 """
@@ -31,7 +31,7 @@ _KEY_BYTES = 1024  # of a whole key, in S3
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRef:
-    """The model of a job: where its bundle lies on this machine, and what it must turn out to be."""
+    """The model of a job: where its bundle lies on this machine, and the hash that it must have."""
 
     name: str
     version: str
@@ -51,7 +51,7 @@ class Options:
     tile: bool = False
     """Slide the model over the image at its own scale, instead of shrinking the image to the model's size."""
     flip: bool = False
-    """Ask the model about the mirrored image, too, and take the mean of both answers."""
+    """Predict the mirrored image, too, and take the mean of both outputs."""
     max_pixels: int = MAX_PIXELS
     """Larger images are refused: width × height."""
 
@@ -67,7 +67,7 @@ class Options:
         object.__setattr__(self, "also", tuple(sorted(set(self.also))))
 
     def signature(self) -> str:
-        """Return what a mask remembers of its options; with equal text it needn't be made again."""
+        """Return the options as text that is stored in each mask: a mask with equal text can be reused."""
         flip = " flip=true" if self.flip else ""
         return f"ids={self.ids} also={','.join(self.also)} tile={str(self.tile).lower()}{flip}"
 
@@ -82,7 +82,7 @@ class Job:
 
     id: str
     source: str
-    """What was asked for: a folder, prefix or single object."""
+    """As given: a folder, prefix or single object."""
     root: str
     """What keys are relative to: the source, or the folder of a single object."""
     dest: str
@@ -97,7 +97,7 @@ class Job:
     bytes: int
     """Their size together."""
     listing: str
-    """Name of the folder of the frozen listing: another one each time that somebody begins to list."""
+    """Name of the folder of the frozen listing, new each time that a listing is begun."""
 
     @property
     def chunks(self) -> int:
@@ -121,7 +121,7 @@ class Job:
         return self.file(f"part-{index:05d}.parquet")
 
     def begun_key(self, index: int) -> str:
-        """Return the key under DEST of what says that a chunk was begun."""
+        """Return the key under DEST of the mark that a chunk was begun."""
         return self.file(f"begun/{index:05d}")
 
 

@@ -7,16 +7,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vitseg.errors import DataError
-from vitseg.inference.job import Job
+from vitseg.inference.job import Job, mask_key
+from vitseg.masks import class_fractions
 from vitseg.storage import ObjectInfo, Store
 
+ALREADY_DONE = "already done"
 STATUSES = ("ok", "skipped", "failed")
 _STAGES = b"vitseg.stages"  # in the metadata of a part: seconds by stage
-_TOLD_FAILURES = 3  # of a chunk, to who waits for it; the ledger has them all
+_SHOWN_FAILURES = 3  # of a chunk, while the job runs; the ledger has them all
 
 LISTING = pa.schema(
     [
@@ -50,18 +53,18 @@ class Listed:
 
     info: ObjectInfo
     problem: str | None = None
-    """Why it can have no mask, whatever it holds."""
+    """Why it can have no mask, whatever its content."""
     made: bool = True
-    """Whether something lay at its mask's place when the job was planned: it may be a mask that still holds."""
+    """Whether an object had the mask's key when the job was planned: it may be a mask that can be reused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What became of one object. None where it is not known."""
+    """What became of one object. None where a value is not known."""
 
     key: str
     etag: str
-    """Of the content that was read; of the listing where nothing was."""
+    """Of the content that was read; as listed where nothing was read."""
     bytes: int
     """Size of the object."""
     status: str
@@ -97,7 +100,7 @@ class ChunkCounts:
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of a chunk that is done, in the order of its listing, and how long its stages took, seconds."""
+    """The rows of a finished chunk, in the order of its listing, and how long its stages took, seconds."""
 
     rows: list[Row]
     stages: dict[str, float] = field(default_factory=dict)
@@ -107,8 +110,43 @@ class Part:
         ok, skipped, failed = (sum(row.status == status for row in self.rows) for status in STATUSES)
         failures = tuple((row.key, row.error or "") for row in self.rows if row.status == "failed")
         return ChunkCounts(
-            index=index, ok=ok, skipped=skipped, failed=failed, written=written, failures=failures[:_TOLD_FAILURES]
+            index=index, ok=ok, skipped=skipped, failed=failed, written=written, failures=failures[:_SHOWN_FAILURES]
         )
+
+
+def row_without_mask(info: ObjectInfo, status: str, reason: str) -> Row:
+    """Return the row of an object that gets no mask."""
+    error = " ".join(reason.split())[:500]  # one line
+    return Row(key=info.key, etag=info.etag, bytes=info.size, status=status, error=error)
+
+
+def mask_row(job: Job, info: ObjectInfo, pixels: np.ndarray, metadata: dict[str, str], numbers: np.ndarray) -> Row:
+    """Return the row of an object whose mask was just made, or found.
+
+    Both give the same row, so a killed job's ledger comes out as an undisturbed one's.
+
+    Args:
+        job: the job that asks; a mask of another one makes the object `skipped`.
+        info: the object.
+        pixels: of the mask, uint8 (H, W), or of a colored image, uint8 (H, W, 3).
+        metadata: of the mask, as in its PNG.
+        numbers: uint8 (K,), train id to id in the file.
+    """
+    own = metadata["job"] == job.id
+    is_mask = pixels.ndim == 2
+    return Row(
+        key=info.key,
+        etag=info.etag,
+        bytes=info.size,
+        status="ok" if own else "skipped",
+        error=None if own else ALREADY_DONE,
+        width=pixels.shape[1],
+        height=pixels.shape[0],
+        mask_key=mask_key(info.key),
+        seconds=float(metadata["seconds"]) if own else None,
+        mean_confidence=float(metadata["mean-confidence"]) if is_mask else None,
+        class_fractions=class_fractions(pixels, numbers) if is_mask else None,
+    )
 
 
 def write_listing(dest: Store, key: str, objects: list[Listed]) -> None:
@@ -144,17 +182,17 @@ def read_listing(dest: Store, job: Job, index: int) -> list[Listed]:
 
 
 def write_part(dest: Store, job: Job, index: int, rows: Iterable[Row], stages: Mapping[str, float]) -> None:
-    """Write the rows of a chunk: this makes the chunk done."""
+    """Write the rows of a chunk: this finishes the chunk."""
     seconds = {name: round(value, 6) for name, value in stages.items()}
     schema = ROWS.with_metadata({_STAGES: json.dumps(seconds).encode()})
     dest.write(job.part_key(index), _parquet([dataclasses.asdict(row) for row in rows], schema))
 
 
 def read_part(dest: Store, job: Job, index: int) -> Part:
-    """Return the rows of a chunk that is done.
+    """Return the rows of a finished chunk.
 
     Raises:
-        NotFoundError: the chunk is not done.
+        NotFoundError: the chunk is not finished.
         DataError: the file is not the rows of this chunk.
     """
     table = _table(dest, job.part_key(index), ROWS)

@@ -1,25 +1,38 @@
-"""The model of a job in this process: loaded once, onto this process's device."""
+"""The model of a job in this process: loaded once, onto a GPU that no other process has, and run on batches."""
 
+import fcntl
 import functools
+import os
 import threading
+from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from vitseg.errors import DataError
-from vitseg.inference.device import own_device
 from vitseg.inference.job import ModelRef
 from vitseg.model.bundle import Bundle, load_bundle
 
-_LOADING = threading.Lock()
+BATCH = {"cpu": 2, "cuda": 16}
+"""Images a forward pass by default, by device: more don't fit a processor's cache, fewer don't fill a GPU."""
+Moments = tuple[float, float] | None
+"""Mean and standard deviation of the photograph that a window is cut from; None for whole photographs."""
+
+_load_lock = threading.Lock()
+_held_locks: list[IO[str]] = []  # the system gives them up when the process ends, however it ends
 
 
 def load_once(model: ModelRef) -> Bundle:
-    """Return the bundle of a job, loaded by the first who asks.
+    """Return the bundle of a job, loaded by the first caller onto this process's device.
 
     Raises:
         NotFoundError: its folder is not there, and it is in no registry.
         DataError: it is damaged, or not the one that was planned.
     """
-    with _LOADING:  # two threads would load it twice
+    with _load_lock:  # two threads would load it twice
         return _loaded(model)
 
 
@@ -33,10 +46,75 @@ def _loaded(model: ModelRef) -> Bundle:
 
 
 def _folder(model: ModelRef) -> Path:
-    """Return where the bundle lies on this machine, which may be another than the one that planned."""
+    """Return the bundle's folder on this machine, which may not be the one that planned."""
     folder = Path(model.folder)
     if model.version == "local" or folder.exists():
         return folder
     from vitseg.registry import versions  # MLflow takes a second to import, and most workers have the folder
 
     return versions.open_model(f"models:/{model.name}/{model.version}")[1]
+
+
+@functools.cache
+def own_device() -> torch.device:
+    """Return the GPU that this process computes on from now on, or the CPU."""
+    count = torch.cuda.device_count()
+    for index in range(count) if count > 1 else ():
+        # By its own name: processes may number the GPUs that they see differently.
+        if _lock_gpu(str(torch.cuda.get_device_properties(index).uuid)):
+            return torch.device("cuda", index)
+    return torch.device("cuda", os.getpid() % count) if count else torch.device("cpu")
+
+
+def _lock_gpu(name: str) -> bool:
+    """Lock a GPU against all processes of this user, whichever folder they work in; return whether it was free."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitseg" / "gpus"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / name).open("a")
+    except OSError:
+        return False  # nothing can be written there: processes then share GPUs by their ids
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return False
+    _held_locks.append(file)
+    return True
+
+
+@functools.cache
+def bf16(device: torch.device) -> bool:
+    """Return whether a device has instructions for bfloat16: GPUs since 2020, some processors (twice as fast there)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        words = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return torch.backends.mkldnn.is_available() and bool({"avx512_bf16", "amx_bf16"} & set(words))
+
+
+def stack_planes(images: Iterable[np.ndarray]) -> Tensor:
+    """Stack images uint8 (h, w, 3) of one size as a batch: uint8 (B, 3, h, w)."""
+    return torch.from_numpy(np.stack(list(images))).permute(0, 3, 1, 2).contiguous()
+
+
+def forward(
+    bundle: Bundle, images: Tensor, device: torch.device, *, flip: bool = False, moments: Moments = None
+) -> Tensor:
+    """Return scores (B, K, h, w), or colors (B, 3, h, w), of images uint8 (B, 3, h, w).
+
+    Args:
+        bundle: the model.
+        images: of the model's size.
+        device: that of the model.
+        flip: also predict the mirrored images, and return the mean of both outputs.
+        moments: of the photograph, where the images are windows of it.
+    """
+    network = bundle.predict if bundle.classes else bundle.colors
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16(device)):
+        output = network(images, moments=moments)
+        if flip:
+            output = (output + network(images.flip(-1), moments=moments).flip(-1)) / 2
+    return output

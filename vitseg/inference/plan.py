@@ -1,4 +1,4 @@
-"""Freeze the listing of a source into chunks, so that a job that is started again works on the same ones.
+"""Freeze the listing of a source into chunks: a job that is started again works on the same ones.
 
 `plan_job("s3://photos/2024", "s3://masks/2024", model=…)` lists the photos, writes
 `s3://masks/2024/_vitseg/1f0c…-1/listing/part-00000.parquet` …, then `listing.json`, and returns the Job.
@@ -20,9 +20,9 @@ from vitseg.inference.job import RESERVED, Job, ModelRef, Options, job_digest, k
 from vitseg.inference.ledger import Listed, write_listing
 from vitseg.storage import ObjectInfo, Store, canonical, open_store
 
-_FEWEST, _MOST = 16, 256  # objects a chunk, where nobody says how many
+_FEWEST, _MOST = 16, 256  # objects a chunk, by default
 _SOURCES = f"{RESERVED}/sources"
-_ROUNDS = 4  # chunks a worker, of a small job
+_ROUNDS = 4  # chunks a worker, in a small job
 
 
 def plan_job(
@@ -47,7 +47,7 @@ def plan_job(
         model: the model.
         options: what decides the content of the masks.
         chunk_images: objects a chunk; by default so many that all workers have some, at most 256.
-        workers: that there will be.
+        workers: how many there will be.
         batch_size: images a forward pass; by default as suits the device.
         progress: called with the number of objects listed so far.
 
@@ -85,7 +85,7 @@ def plan_job(
 
 
 def another_source(job: Job) -> str | None:
-    """Return one that has masks under the same DEST, too: they are named by key alone, so equal keys share one."""
+    """Return another source with masks under the same DEST: masks are named by key alone, so equal keys share one."""
     store = open_store(job.dest)
     others = (info.key for info in store.list(f"{_SOURCES}/") if info.key != _source_key(job.root))
     key = next(others, None)
@@ -97,7 +97,7 @@ def _source_key(root: str) -> str:
 
 
 def list_source(source: str, dest: str) -> tuple[str, Iterator[ObjectInfo]]:
-    """Return what keys are relative to, and the objects to segment, page by page.
+    """Return the root that keys are relative to, and the objects to segment, page by page.
 
     What lies under DEST or in a folder named `_vitseg` is left out.
 
@@ -108,12 +108,12 @@ def list_source(source: str, dest: str) -> tuple[str, Iterator[ObjectInfo]]:
     if source == dest:
         raise UsageError(f"{dest} is the source: masks need a place of their own, for example {dest}/masks")
     inside = f"{source.rstrip('/')}/"
-    own = f"{dest.removeprefix(inside)}/" if dest.startswith(inside) else None
+    masks = f"{dest.removeprefix(inside)}/" if dest.startswith(inside) else None
 
-    def ours(info: ObjectInfo) -> bool:
-        return (own is not None and info.key.startswith(own)) or RESERVED in info.key.split("/")[:-1]
+    def left_out(info: ObjectInfo) -> bool:
+        return (masks is not None and info.key.startswith(masks)) or RESERVED in info.key.split("/")[:-1]
 
-    objects = (info for info in open_store(source).list() if not ours(info))
+    objects = (info for info in open_store(source).list() if not left_out(info))
     first = next(objects, None)
     if first is not None:
         return source, chain([first], objects)
@@ -131,11 +131,11 @@ def _freeze(
     root, objects = list_source(job.source, job.dest)
     if chunk_images is None:
         first = list(islice(objects, _ROUNDS * _MOST * workers))
-        chunk_images, objects = _share(len(first), workers), chain(first, objects)
-    made = Made.under(store)
+        chunk_images, objects = _chunk_size(len(first), workers), chain(first, objects)
+    masks = MaskIndex.under(store)
     listed = size = index = 0
     while block := list(islice(objects, chunk_images)):
-        write_listing(store, job.listing_key(index), [_listed(info, store, made) for info in block])
+        write_listing(store, job.listing_key(index), [_listed(info, store, masks) for info in block])
         index += 1
         listed += len(block)
         size += sum(info.size for info in block)
@@ -151,8 +151,8 @@ def _freeze(
     store.write(job.file("listing.json"), listing, content_type="application/json", if_absent=True)
 
 
-def _share(listed: int, workers: int) -> int:
-    """Return how many objects a chunk has: few enough that no worker is idle for long, enough to be worth a task."""
+def _chunk_size(listed: int, workers: int) -> int:
+    """Return the objects a chunk: few enough that no worker is idle for long, enough to be worth a task."""
     own = -(-listed // workers)
     return min(_MOST, own, max(_FEWEST, -(-own // _ROUNDS)))
 
@@ -167,28 +167,28 @@ def _read_frozen(store: Store, job: Job) -> dict[str, Any]:
         raise DataError(f"{store.uri(key)} is broken: delete it to list the source anew") from error
 
 
-def _listed(info: ObjectInfo, store: Store, made: "Made") -> Listed:
+def _listed(info: ObjectInfo, store: Store, masks: "MaskIndex") -> Listed:
     problem = key_problem(info.key, store)
     # A name that is not UTF-8 can't be stored; its row shows it with \udc.. escapes.
     key = info.key.encode("utf-8", "backslashreplace").decode()
-    return Listed(ObjectInfo(key, info.size, info.etag), problem, made.has(info.key))
+    return Listed(ObjectInfo(key, info.size, info.etag), problem, masks.may_have(info.key))
 
 
-class Made:
-    """What lies under DEST already, as four bytes a mask: of a million masks nobody wants to ask for each that isn't there."""
+class MaskIndex:
+    """The keys under DEST, as four bytes each: with it, a million objects without a mask cost no request each."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._hashes = np.unique(np.fromiter(map(_hash, keys), np.uint32))
 
     @classmethod
-    def under(cls, store: Store) -> "Made":
+    def under(cls, store: Store) -> "MaskIndex":
         """List DEST once, page by page."""
         return cls(info.key for info in store.list() if not info.key.startswith(f"{RESERVED}/"))
 
-    def has(self, key: str) -> bool:
-        """Say whether an object may have a mask already; only a no is certain."""
-        place = int(np.searchsorted(self._hashes, wanted := _hash(mask_key(key))))
-        return place < len(self._hashes) and int(self._hashes[place]) == wanted
+    def may_have(self, key: str) -> bool:
+        """Return whether an object may have a mask already; only False is certain."""
+        place = int(np.searchsorted(self._hashes, sought := _hash(mask_key(key))))
+        return place < len(self._hashes) and int(self._hashes[place]) == sought
 
 
 def _hash(key: str) -> int:

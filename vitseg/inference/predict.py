@@ -1,125 +1,87 @@
-"""From what a model says about a whole image to class ids at the image's own size; or from colors to an image.
+"""A batch of tasks through the model: a prediction for each image, at the image's own size."""
 
-Shapes: K classes; (H, W) the image; (h, w) the model's input.
-"""
-
-from collections.abc import Iterable
+import functools
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-
-from vitseg.errors import DataError
-from vitseg.inference.device import bf16
-from vitseg.inference.upsample import best_upsampled
-from vitseg.masks import confidence_image
-from vitseg.model.bundle import Bundle
-
-Moments = tuple[float, float] | None
+from vitseg.errors import SampleError
+from vitseg.images.decode import one_large, open_image
+from vitseg.images.rows import Photo, open_photo, pixel_moments
+from vitseg.inference.context import ChunkContext
+from vitseg.inference.ledger import Row, row_without_mask
+from vitseg.inference.model import forward, stack_planes
+from vitseg.inference.read import Task
+from vitseg.inference.tiles import predict_colors_tiled, predict_tiled
+from vitseg.inference.upsample import ImagePrediction, MaskPrediction, upsample_colors, upsample_scores
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says about one image."""
+    """What the model makes of one image."""
 
-    ids: np.ndarray
-    """uint8 (H, W): train ids at the image's size."""
-    mean_confidence: float
-    """Mean probability, 0–1, of the likeliest class."""
-    confidence: np.ndarray | None
-    """uint8, that probability · 255: (h, w), or (H, W) where tiles were used; None where nobody asked for it."""
+    task: Task
+    output: MaskPrediction | ImagePrediction
+    seconds: float
+    """Work on the image so far."""
 
-
-@dataclass(frozen=True)
-class Painting:
-    """What a model without classes makes of one image."""
-
-    colors: np.ndarray
-    """uint8 (H, W, 3): RGB at the image's size."""
+    @property
+    def pixels(self) -> int:
+        """Number of pixels of the image."""
+        ids = self.output.ids if isinstance(self.output, MaskPrediction) else self.output.colors[..., 0]
+        return ids.size
 
 
-def stack_planes(images: Iterable[np.ndarray]) -> Tensor:
-    """Stack images uint8 (h, w, 3) of one size as a batch: uint8 (B, 3, h, w)."""
-    return torch.from_numpy(np.stack(list(images))).permute(0, 3, 1, 2).contiguous()
-
-
-def forward(
-    bundle: Bundle, images: Tensor, device: torch.device, *, flip: bool = False, moments: Moments = None
-) -> Tensor:
-    """Return scores (B, K, h, w), or colors (B, 3, h, w), of images uint8 (B, 3, h, w).
-
-    Args:
-        bundle: the model.
-        images: of the model's size.
-        device: that of the model.
-        flip: also predict the mirrored images, and return the mean of both outputs.
-        moments: mean and deviation of the photograph, where the images are windows of it.
-    """
-    network = bundle.predict if bundle.classes else bundle.colors
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16(device)):
-        output = network(images, moments=moments)
-        if flip:
-            output = (output + network(images.flip(-1), moments=moments).flip(-1)) / 2
-    return output
-
-
-def paint_resized(colors: Tensor, size: tuple[int, int]) -> Painting:
-    """Round a model's colors, float (3, h, w) in 0–1, to 8 bits and scale them to (H, W), bicubic and antialiased.
+def predict_batch(
+    context: ChunkContext, batch: Sequence[tuple[int, Task]], batch_size: int
+) -> Iterator[tuple[int, Prediction | Row]]:
+    """Yield the prediction for each task, by its place; a row where an image turns out to be broken only now.
 
     Raises:
-        DataError: the colors are not numbers.
+        DataError: the model's scores are not numbers.
     """
-    small = Image.fromarray(to_bytes(colors))
-    return Painting(np.asarray(small.resize((size[1], size[0]), Image.Resampling.BICUBIC)))
+    if context.job.options.tile:
+        for place, task in batch:
+            yield place, _predict_task_tiled(context, task, batch_size)
+        return
+    if not batch:
+        return
+    started = time.perf_counter()
+    with context.stopwatch.measure("forward"):
+        images = stack_planes(task.pixels for _, task in batch if task.pixels is not None)
+        outputs = forward(context.bundle, images, context.device, flip=context.job.options.flip)
+    share = (time.perf_counter() - started) / len(batch)
+    upsample = upsample_scores if context.bundle.classes else upsample_colors
+    for (place, task), output in zip(batch, outputs, strict=True):
+        assert task.size is not None
+        started = time.perf_counter()
+        with context.stopwatch.measure("forward"):
+            own = upsample(output, task.size)
+        yield place, Prediction(task, own, task.seconds + share + time.perf_counter() - started)
 
 
-def predict_resized(scores: Tensor, size: tuple[int, int]) -> Prediction:
-    """Scale scores bilinearly to the image's size, then choose the best class of each pixel.
-
-    Args:
-        scores: float (K, h, w), the model's output for the whole image.
-        size: (H, W).
-
-    Raises:
-        DataError: the scores are not numbers.
-    """
-    certain = certainty(scores)
-    mean = mean_of(float(certain.sum(dtype=torch.float64)), certain.numel())
-    return Prediction(best_upsampled(scores, size), mean, confidence_image(certain.numpy()))
-
-
-def certainty(scores: Tensor) -> Tensor:
-    """Return the probability, 0–1, of the likeliest class: (K, rows, W) → float32 (rows, W)."""
-    if scores.is_cuda:
-        return scores.float().softmax(0).amax(0).cpu()
-    planes = scores.float().numpy()
-    most = planes.max(0)
-    total, term = np.zeros_like(most), np.empty_like(most)
-    for plane in planes:  # softmax of the largest, within the cache
-        np.subtract(plane, most, out=term)
-        total += np.exp(term, out=term)
-    return torch.from_numpy(1 / total)
+def _predict_task_tiled(context: ChunkContext, task: Task, batch_size: int) -> Prediction | Row:
+    limit = context.job.options.max_pixels
+    assert task.data is not None
+    started = time.perf_counter()
+    try:
+        header = open_image(task.data, limit)
+        with one_large(header.width * header.height), ExitStack() as stack:
+            with context.stopwatch.measure("decode"):
+                photo = stack.enter_context(open_photo(task.data, limit))
+            with context.stopwatch.measure("forward"):
+                output = _tile(context, photo, batch_size)
+    except SampleError as error:
+        return row_without_mask(task.info, "failed", str(error))
+    return Prediction(task, output, task.seconds + time.perf_counter() - started)
 
 
-def mean_of(total: float, count: int) -> float:
-    """Return a mean.
-
-    Raises:
-        DataError: it is no number, for the model's scores were not.
-    """
-    if not np.isfinite(total):
-        raise DataError("the model's scores are not numbers (NaN or infinite): the bundle is unusable")
-    return total / count
-
-
-def to_bytes(colors: Tensor) -> np.ndarray:
-    """Round colors, float (3, rows, W) in 0–1, to uint8 (rows, W, 3).
-
-    Raises:
-        DataError: they are not numbers.
-    """
-    if not colors.isfinite().all():
-        raise DataError("the model's colors are not numbers (NaN or infinite): the bundle is unusable")
-    return (colors.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+def _tile(context: ChunkContext, photo: Photo, batch_size: int) -> MaskPrediction | ImagePrediction:
+    bundle, options = context.bundle, context.job.options
+    moments = pixel_moments(photo)
+    network = functools.partial(forward, bundle, device=context.device, flip=options.flip, moments=moments)
+    if not bundle.classes:
+        return predict_colors_tiled(network, photo, bundle.image_size, batch_size)
+    keep = "confidence" in options.also
+    return predict_tiled(network, photo, bundle.image_size, batch_size, keep_confidence=keep)

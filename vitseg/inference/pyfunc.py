@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from vitseg.images.resize import resize
-from vitseg.inference.device import BATCH
-from vitseg.inference.predict import forward, paint_resized, predict_resized, stack_planes
+from vitseg.inference.model import BATCH, forward, stack_planes
+from vitseg.inference.upsample import upsample_colors, upsample_scores
 from vitseg.model.bundle import Bundle, load_bundle
 
 _CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ class Predictor:
         for start in range(0, len(data), batch):
             fitted = stack_planes(resize(photo, bundle.image_size) for photo in data[start : start + batch])
             for place, output in enumerate(forward(bundle, fitted, _CPU), start=start):
-                own = predict_resized(output, size).ids if bundle.classes else paint_resized(output, size).colors
+                own = upsample_scores(output, size).ids if bundle.classes else upsample_colors(output, size).colors
                 found[place] = own
         return found
 

@@ -1,8 +1,7 @@
 """Slide the model over an image at its own scale, and blend where windows overlap by half, in bounded memory.
 
-Scores count most in the middle of a window and least at its border, so that no seams show. Of the photograph, the rows
-under one band of windows are held as pixels; of the scores, those
-of a stripe of some 4,096 columns, 4 · K · h bytes for each.
+Scores count most in the middle of a window and least at its border, so that no seams show. Held in memory are the
+photograph's rows under one band of windows, and the scores of a stripe of some 4,096 columns, 4 · K · h bytes for each.
 
 Shapes: K classes; (H, W) the image; (h, w) the window, which is the model's input.
 """
@@ -15,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitseg.images.rows import Photo
-from vitseg.inference.predict import Painting, Prediction, certainty, mean_of, stack_planes, to_bytes
-from vitseg.inference.upsample import best_class
+from vitseg.inference.model import stack_planes
+from vitseg.inference.upsample import ImagePrediction, MaskPrediction, best_class, certainty, finite_mean, to_bytes
 from vitseg.masks import confidence_image
 
 Network = Callable[[Tensor], Tensor]
@@ -27,13 +26,13 @@ _STRIPE = 4096  # columns whose scores are held at a time
 
 
 def predict_tiled(
-    predict: Network, photo: Photo, window: tuple[int, int], batch_size: int, *, keep_confidence: bool = False
-) -> Prediction:
-    """Choose the best class of each pixel of an image.
+    network: Network, photo: Photo, window: tuple[int, int], batch_size: int, *, keep_confidence: bool = False
+) -> MaskPrediction:
+    """Choose the best class of each pixel of a photograph.
 
     Args:
-        predict: the model.
-        photo: the image.
+        network: the model.
+        photo: the photograph.
         window: (h, w).
         batch_size: windows a forward pass.
         keep_confidence: keep the confidence of each pixel, another byte for each.
@@ -44,36 +43,36 @@ def predict_tiled(
     ids = np.empty(photo.size, np.uint8)
     confidence = np.empty(photo.size, np.uint8) if keep_confidence else None
     total = 0.0
-    for place, scores in _blended(predict, photo, window, batch_size):
+    for place, scores in _blended(network, photo, window, batch_size):
         ids[place] = best_class(scores).numpy()
         certain = certainty(scores)
         total += float(certain.sum(dtype=torch.float64))
         if confidence is not None:
             confidence[place] = confidence_image(certain.numpy())
-    return Prediction(ids, mean_of(total, ids.size), confidence)
+    return MaskPrediction(ids, finite_mean(total, ids.size), confidence)
 
 
-def paint_tiled(paint: Network, photo: Photo, window: tuple[int, int], batch_size: int) -> Painting:
+def predict_colors_tiled(network: Network, photo: Photo, window: tuple[int, int], batch_size: int) -> ImagePrediction:
     """Do what `predict_tiled` does for the colors (B, 3, h, w), 0–1, of a model without classes.
 
     Raises:
         DataError: the colors are not numbers.
     """
     colors = np.empty((*photo.size, 3), np.uint8)
-    for place, block in _blended(paint, photo, window, batch_size):
+    for place, block in _blended(network, photo, window, batch_size):
         colors[place] = to_bytes(block)
-    return Painting(colors)
+    return ImagePrediction(colors)
 
 
 def _blended(
     network: Network, photo: Photo, window: tuple[int, int], batch_size: int
 ) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
-    """Yield the image block by block: its place, and its blended scores (K, rows, columns)."""
+    """Yield the photograph block by block: the place, and its blended scores (K, rows, columns)."""
     height, width = (max(side, given) for side, given in zip(window, photo.size, strict=True))
     lefts = _starts(width, window[1])
     some = max(1, _STRIPE // window[1]) * window[1]
     for start in range(0, width, some):
-        # Windows across the border of two stripes are asked about twice: so each stripe is whole.
+        # Windows across the border of two stripes are predicted twice, so that each stripe is whole.
         columns = slice(start, min(start + some, width))
         over = [left for left in lefts if left < columns.stop and left + window[1] > columns.start]
         yield from _blended_stripe(network, photo, window, batch_size, height, columns, over)
@@ -107,11 +106,11 @@ def _blended_stripe(
                 total[:, :, left : left + window[1]] += window_scores.float().cpu() * blend
                 weight[:, left : left + window[1]] += blend
         finished = following - top  # no later window reaches these
-        seen = min(finished, size[0] - top)  # the rest was added, for the image is smaller than the window
+        shown = min(finished, size[0] - top)  # the rest is padding of a photograph smaller than the window
         for left in range(columns.start, right, _BLOCK):
             block = slice(left, min(left + _BLOCK, right))
             there = slice(block.start - edge, block.stop - edge)
-            yield (slice(top, top + seen), block), total[:, :seen, there] / weight[:seen, there]
+            yield (slice(top, top + shown), block), total[:, :shown, there] / weight[:shown, there]
         for plane in (*total, weight):  # one by one: all at once would be as much again
             plane.copy_(F.pad(plane[finished:], (0, 0, 0, finished)))
 

@@ -1,22 +1,72 @@
-"""From scores at the model's size to the best class of every pixel of the image, in bounded memory.
+"""From the model's output at its own size to the mask, or the image, at the photograph's size, in bounded memory.
 
-Scores at full size would be 4 · K bytes a pixel: 15 GB for 200 megapixels and 19 classes. So they are made a part at a
+Scores at full size would take 4 · K bytes a pixel: 15 GB for 200 megapixels and 19 classes. So they are made a part at a
 time, and only where they are needed: between four neighbors of one class every mixture of them is of that class, too.
 
-Shapes: K classes; (H, W) the image; (h, w) the model's input.
+Shapes: K classes; (H, W) the photograph; (h, w) the model's input.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
+from vitseg.errors import DataError
+from vitseg.masks import confidence_image
+
 _AT_ONCE = 131_072  # pixels of one class: fits a cache
-_WIDE = 1_048_576  # of a wider image, a single row would be too much at once
-_MANY = 0.8  # above this share of cells among different classes, taking all pixels alike is quicker
+_WIDE = 1_048_576  # columns; of a wider image, a single row would be too much at once
+_MANY = 0.8  # with a larger share of cells between different classes, treating all pixels alike is quicker
+
+
+@dataclass(frozen=True)
+class MaskPrediction:
+    """What a model with classes predicts for one photograph."""
+
+    ids: np.ndarray
+    """uint8 (H, W): train ids."""
+    mean_confidence: float
+    """Mean probability, 0–1, of the likeliest class."""
+    confidence: np.ndarray | None
+    """uint8, that probability · 255: (h, w), or (H, W) where tiles were used; None where it isn't needed."""
+
+
+@dataclass(frozen=True)
+class ImagePrediction:
+    """What a model without classes predicts for one photograph."""
+
+    colors: np.ndarray
+    """uint8 (H, W, 3): RGB."""
+
+
+def upsample_scores(scores: Tensor, size: tuple[int, int]) -> MaskPrediction:
+    """Scale scores bilinearly to the photograph's size, then choose the best class of each pixel.
+
+    Args:
+        scores: float (K, h, w), the model's output for the whole photograph.
+        size: (H, W).
+
+    Raises:
+        DataError: the scores are not numbers.
+    """
+    certain = certainty(scores)
+    mean = finite_mean(float(certain.sum(dtype=torch.float64)), certain.numel())
+    return MaskPrediction(best_upsampled(scores, size), mean, confidence_image(certain.numpy()))
+
+
+def upsample_colors(colors: Tensor, size: tuple[int, int]) -> ImagePrediction:
+    """Round a model's colors, float (3, h, w) in 0–1, to 8 bits and scale them to (H, W), bicubic and antialiased.
+
+    Raises:
+        DataError: the colors are not numbers.
+    """
+    small = Image.fromarray(to_bytes(colors))
+    return ImagePrediction(np.asarray(small.resize((size[1], size[0]), Image.Resampling.BICUBIC)))
 
 
 def best_upsampled(scores: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -26,7 +76,7 @@ def best_upsampled(scores: Tensor, size: tuple[int, int]) -> np.ndarray:
         scores: float (K, h, w).
         size: (H, W).
     """
-    if not scores.is_cuda:  # a GPU is quickest with all pixels alike
+    if not scores.is_cuda:  # a GPU is quickest when all pixels are treated alike
         # With its border repeated, every pixel lies in a cell, between four scores.
         padded = F.pad(scores[None], (1, 1, 1, 1), mode="replicate")[0]
         best = best_class(padded).numpy()
@@ -144,3 +194,38 @@ def first_best(planes: Iterator[Tensor]) -> Tensor:
         np.maximum(numbers, better, out=numbers)
         np.maximum(best, values, out=best)
     return ids
+
+
+def certainty(scores: Tensor) -> Tensor:
+    """Return the probability, 0–1, of the likeliest class: (K, rows, W) → float32 (rows, W)."""
+    if scores.is_cuda:
+        return scores.float().softmax(0).amax(0).cpu()
+    planes = scores.float().numpy()
+    most = planes.max(0)
+    total, term = np.zeros_like(most), np.empty_like(most)
+    for plane in planes:  # softmax of the largest, within the cache
+        np.subtract(plane, most, out=term)
+        total += np.exp(term, out=term)
+    return torch.from_numpy(1 / total)
+
+
+def finite_mean(total: float, count: int) -> float:
+    """Divide a sum by its count.
+
+    Raises:
+        DataError: the sum is not finite, because the model's scores are not.
+    """
+    if not np.isfinite(total):
+        raise DataError("the model's scores are not numbers (NaN or infinite): the bundle is unusable")
+    return total / count
+
+
+def to_bytes(colors: Tensor) -> np.ndarray:
+    """Round colors, float (3, rows, W) in 0–1, to uint8 (rows, W, 3).
+
+    Raises:
+        DataError: they are not numbers.
+    """
+    if not colors.isfinite().all():
+        raise DataError("the model's colors are not numbers (NaN or infinite): the bundle is unusable")
+    return (colors.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()

@@ -1,0 +1,116 @@
+"""Read one object: a task for the model, or the row of an object that needs no prediction."""
+
+import sys
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vitseg.errors import AccessError, DataError, NotFoundError, SampleError, StorageError
+from vitseg.images.decode import one_large, open_image
+from vitseg.images.formats import SNIFFED_BYTES, has_image_name, is_image, may_be_image, may_be_read
+from vitseg.images.resize import model_input
+from vitseg.inference.context import ChunkContext
+from vitseg.inference.job import Options, mask_key
+from vitseg.inference.ledger import Listed, Row, mask_row, row_without_mask
+from vitseg.masks import decode_colors, decode_mask, is_mask, read_mask_metadata
+from vitseg.storage import ObjectInfo, Store
+
+NOT_AN_IMAGE = "not an image"
+A_MASK = "a mask of an earlier job"
+
+
+@dataclass(frozen=True)
+class Task:
+    """An image that waits for the model."""
+
+    info: ObjectInfo
+    pixels: np.ndarray | None  # uint8 (h, w, 3); None with `--tile`, which decodes when it is its turn
+    size: tuple[int, int] | None  # (H, W) of the image, where it is decoded
+    data: bytes | None  # where the photo is needed at its own size
+    seconds: float
+
+
+def read_object(context: ChunkContext, item: Listed) -> Row | Task:
+    """Return the row of an object where there is nothing to predict, else the task.
+
+    Raises:
+        AccessError: the source or destination refuses these credentials, and not this object alone.
+        StorageError: the source can't be read, and not this object alone, or the destination.
+    """
+    started = time.perf_counter()
+    job, info, stopwatch = context.job, item.info, context.stopwatch
+    if item.problem:
+        return row_without_mask(info, "failed", item.problem)
+    if item.made or not context.fresh:
+        with stopwatch.measure("check"):
+            existing = find_reusable_mask(context.dest, info, job.model.sha256, job.options)
+            row = existing and _row_of_existing(context, info, *existing)
+        if row:
+            return row
+    named = has_image_name(info.key)
+    if not may_be_read(info.key, info.size, job.options.max_pixels):
+        return row_without_mask(info, "failed", f"{info.size} bytes: too large") if named else _not_an_image(info)
+    try:
+        with stopwatch.measure("fetch"):
+            if not named and not may_be_image(context.source.read_start(info.key, SNIFFED_BYTES)):
+                return _not_an_image(info)  # without fetching all of it, again in each job
+            data, etag = context.source.read_tagged(info.key)
+        if not named and not is_image(data):
+            return _not_an_image(info)
+        if is_mask(data):
+            return row_without_mask(info, "skipped", A_MASK)
+        info = replace(info, size=len(data), etag=etag)  # it may have changed since it was listed
+        with stopwatch.measure("decode"):
+            return _task(context, info, data, started)
+    except NotFoundError:
+        return row_without_mask(info, "failed", "it was listed, but is not there any more")
+    except (AccessError, StorageError) as error:
+        next(iter(context.source.list()), None)  # if this fails too, the store is the reason and not this object
+        return row_without_mask(info, "failed", str(error))
+    except SampleError as error:
+        return row_without_mask(info, "failed", str(error))
+
+
+def find_reusable_mask(
+    dest: Store, info: ObjectInfo, model_sha256: str, options: Options
+) -> tuple[bytes, dict[str, str]] | None:
+    """Return the mask of an object and its metadata, if it was made of this content by this model with these options.
+
+    The PNG's own metadata decides: they are the same in every store, and one request fetches all.
+
+    Raises:
+        AccessError, StorageError: DEST can't be read.
+    """
+    try:
+        data = dest.read(mask_key(info.key))
+        metadata = read_mask_metadata(data)
+    except (NotFoundError, DataError):  # a file that is no mask is overwritten
+        return None
+    needed = {"source-etag": info.etag, "model-sha256": model_sha256, "options": options.signature()}
+    return (data, metadata) if needed.items() <= metadata.items() else None
+
+
+def _row_of_existing(context: ChunkContext, info: ObjectInfo, data: bytes, metadata: dict[str, str]) -> Row | None:
+    """Return the row of a mask that is reused; None where it is damaged and must be made again."""
+    try:
+        header = open_image(data, sys.maxsize)
+        with one_large(header.width * header.height):
+            pixels, _ = decode_mask(data) if context.bundle.classes else decode_colors(data)
+            return mask_row(context.job, info, pixels, metadata, context.numbers)
+    except (DataError, KeyError, ValueError):
+        return None
+
+
+def _task(context: ChunkContext, info: ObjectInfo, data: bytes, started: float) -> Task:
+    options = context.job.options
+    if options.tile:
+        open_image(data, options.max_pixels)  # what is no image fails here already
+        return Task(info, None, None, data, time.perf_counter() - started)
+    pixels, size = model_input(data, context.bundle.image_size, options.max_pixels)
+    kept = data if "overlay" in options.also else None
+    return Task(info, pixels, size, kept, time.perf_counter() - started)
+
+
+def _not_an_image(info: ObjectInfo) -> Row:
+    return row_without_mask(info, "skipped", NOT_AN_IMAGE)
