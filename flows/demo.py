@@ -1,15 +1,16 @@
 """Flow: scenes → shards → training → version → masks → report; each step is the flow that a user would run."""
 
+import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
 
 from flows.display.console import headline, note, progress
-from flows.display.demo_report import Results, Timed, write_demo_report
+from flows.display.demo_report import DemoResults, write_demo_report
 from flows.evaluate import evaluate
 from flows.preprocess import preprocess
 from flows.segment import segment
@@ -30,57 +31,48 @@ OVERRIDES: tuple[str, ...] = ()  # of the preset tiny
 
 @flow(name="demo", flow_run_name="demo in {workdir}")
 def demo(workdir: str) -> dict[str, Any]:
-    """Go from generated street scenes to masks and a report; what an earlier demo left is reused."""
+    """Go from generated street scenes to masks and a report; results of an earlier demo are reused."""
     folder = Path(workdir).absolute()
-    steps: list[Timed] = []
+    seconds: dict[str, float] = {}
 
-    def step(name: str, what: str, run: Callable[[], Any]) -> Any:
-        headline(f"{len(steps) + 1} {name}: {what}")
+    @contextlib.contextmanager
+    def step(name: str, what: str) -> Iterator[None]:
+        headline(f"{len(seconds) + 1} {name}: {what}")
         start = time.monotonic()
-        result = run()
-        steps.append(Timed(name.capitalize(), time.monotonic() - start))
-        return result
+        yield
+        seconds[name] = time.monotonic() - start
 
     shards, photographs, masks = (join(BUCKET, name) for name in ("shards", "photographs", "masks"))
-    step("scenes", "streets with labels, photographs without", lambda: draw(str(folder / "scenes"), photographs))
-    prepared = step(
-        "preprocess",
-        "scenes → shards in the bucket",
-        lambda: preprocess(str(folder / "scenes"), shards, size=SIZE, shard_samples=48),
-    )
-    trained = step(
-        "train",
-        f"{RANKS} processes → a version in the registry",
-        lambda: train(shards, overrides=OVERRIDES, nproc=RANKS, name=MODEL),
-    )
-    measured = step("evaluate", "the version on the validation scenes", lambda: evaluate(trained["model_uri"], shards))
-    segmented = step(
-        "segment",
-        "a mask for every photograph in the bucket",
-        lambda: segment(photographs, masks, model=trained["model_uri"], also=["overlay"]),
-    )
-    results = Results(shards, photographs, masks, prepared, trained, measured, segmented)
-    report = step(
-        "report",
-        "one page with pictures",
-        lambda: write_demo_report(folder, steps, results, load_recipe("tiny", overrides=OVERRIDES)),
-    )
+    with step("scenes", "streets with labels, photographs without"):
+        draw(str(folder / "scenes"), photographs)
+    with step("preprocess", "scenes → shards in the bucket"):
+        prepared = preprocess(str(folder / "scenes"), shards, size=SIZE, shard_samples=48)
+    with step("train", f"{RANKS} processes → a version in the registry"):
+        trained = train(shards, overrides=OVERRIDES, nproc=RANKS, name=MODEL)
+    with step("evaluate", "the version on the validation scenes"):
+        measured = evaluate(trained["model_uri"], shards)
+    with step("segment", "a mask for every photograph in the bucket"):
+        segmented = segment(photographs, masks, model=trained["model_uri"], also=["overlay"])
+    results = DemoResults(shards, photographs, masks, prepared, trained, measured, segmented)
+    with step("report", "one page with pictures"):
+        report = write_demo_report(folder, seconds, results, load_recipe("tiny", overrides=OVERRIDES))
     note(f"look at {report}")
     return {
-        "preprocess": prepared, "train": trained, "evaluate": measured, "segment": segmented, "report": str(report)
-    }  # fmt: skip
+        "preprocess": prepared,
+        "train": trained,
+        "evaluate": measured,
+        "segment": segmented,
+        "report": str(report),
+    }
 
 
 @task
 def draw(scenes: str, photographs: str) -> None:
-    """Generate the data, unless an earlier demo has."""
+    """Generate the data, unless an earlier demo did."""
     settings = json.dumps({"train": TRAIN, "val": VAL, "seed": SEED, "size": SIZE, "photographs": PHOTOGRAPHS})
     store = open_store(scenes)
-    if (
-        store.stat("demo.json")
-        and store.read("demo.json").decode() == settings
-        and open_store(photographs).stat("notes.txt")
-    ):
+    is_same = store.stat("demo.json") and store.read("demo.json").decode() == settings
+    if is_same and open_store(photographs).stat("notes.txt"):
         note("the scenes of an earlier demo are still there")
         return
     height, width = SIZE

@@ -1,4 +1,4 @@
-"""The demo's page: the numbers at its top."""
+"""The demo's page: its key figures."""
 
 import sys
 from pathlib import Path
@@ -20,11 +20,11 @@ MEASURED: dict[str, Any] = {
 }
 
 
-def test_the_largest_seam_ratio_stands_at_the_top_and_all_below_it(tmp_path: Path) -> None:
+def test_the_largest_seam_ratio_is_a_key_figure_with_all_others_as_its_note(tmp_path: Path) -> None:
     bundle = load_bundle(write_bundle(tmp_path / "bundle"))
     segmented = {"images_per_second": 0.0, "listed": 0}
-    results = demo_report.Results(str(tmp_path), "", str(tmp_path), {}, {}, MEASURED, segmented)
-    (seam,) = [one for one in demo_report._headlines(results, bundle) if one.label == "Seam ratio"]
+    results = demo_report.DemoResults(str(tmp_path), "", str(tmp_path), {}, {}, MEASURED, segmented)
+    (seam,) = [one for one in demo_report.key_figures(results, bundle, 0) if one.label == "Seam ratio"]
     assert seam.value == "1.50"
     assert seam.note.startswith(
         "16-pixel patches: rows 1.50, columns – (labels 1.01, 0.99); 4-pixel patches: rows 1.25"

@@ -1,3 +1,5 @@
+"""The report page: complete, escaped, and without anything that a browser would load."""
+
 import base64
 import io
 import re
@@ -11,12 +13,12 @@ from PIL import Image
 
 from flows.display.report_page import (
     ClassScore,
-    Headline,
+    KeyFigure,
+    Location,
     Picture,
-    Place,
+    PictureRow,
     Report,
     Step,
-    Strip,
     duration,
     write_report,
 )
@@ -60,29 +62,29 @@ def picture(title: str, size: tuple[int, int] = (24, 16), **options: bool) -> Pi
 
 
 def sample(text: str = "road") -> Report:
-    def strip(*titles: str) -> Strip:
-        return Strip(f"key {text}", tuple(picture(title) for title in titles), note=text)
+    def row(*titles: str) -> PictureRow:
+        return PictureRow(f"key {text}", tuple(picture(title) for title in titles))
 
     return Report(
         title=f"Demo {text}",
         summary=f"From photographs to masks {text}",
         created=f"today {text}",
-        headlines=(Headline("mIoU", "0.612", text, text), Headline(text, "41", "images/s")),
+        key_figures=(KeyFigure("mIoU", "0.612", text, text), KeyFigure(text, "41", "images/s")),
         steps=(Step(f"Train {text}", 96.4, text, f"s3://demo/{text}"), Step("Segment", 0.42, "64 masks")),
-        places=(Place(text, "http://127.0.0.1:5000/#/runs", text), Place("Again", text)),
+        locations=(Location(text, "http://127.0.0.1:5000/#/runs", text), Location("Again", text)),
         charts=(picture("curves", (60, 20)), picture("confusion", (30, 30))),
         classes=(
             ClassScore(Label(text, (128, 64, 128), 7, 0), 0.8125, 0.6),
             ClassScore(Label("sky", (70, 130, 180), 23, 1), None, 0.0),
         ),
-        validation=(strip("photo", "truth", "prediction"), strip("photo", "truth", "prediction")),
-        segmented=(strip("photo", "mask", "overlay"), strip(text)),
-        machine=(("Python", text), (text, "2 cores")),
+        validation=(row("photo", "ground truth", "prediction"), row("photo", "ground truth", "prediction")),
+        segmented=(row("photo", "mask", "overlay"), row(text)),
+        environment=(("Python", text), (text, "2 cores")),
         recipe=f"[model]\n# {text}",
     )
 
 
-def test_the_page_says_what_was_done_how_good_and_where(tmp_path: Path) -> None:
+def test_the_page_shows_steps_quality_and_results(tmp_path: Path) -> None:
     text = Page(write_report(tmp_path, sample())).text
     for expected in (
         "Demo road",
@@ -135,10 +137,10 @@ def test_pictures_lie_beside_the_page_and_are_the_same(tmp_path: Path) -> None:
         "segmented-01-03-overlay.png",
         "segmented-02-01-road.png",
         "validation-01-01-photo.png",
-        "validation-01-02-truth.png",
+        "validation-01-02-ground-truth.png",
         "validation-01-03-prediction.png",
         "validation-02-01-photo.png",
-        "validation-02-02-truth.png",
+        "validation-02-02-ground-truth.png",
         "validation-02-03-prediction.png",
     ]
     embedded = {base64.b64decode(image["src"].partition(",")[2]) for image in page.images()}
@@ -151,23 +153,23 @@ def test_pictures_lie_beside_the_page_and_are_the_same(tmp_path: Path) -> None:
 
 def test_odd_titles_give_safe_file_names(tmp_path: Path) -> None:
     titles = (HOSTILE, "../../etc/passwd", "", "Straße", "a" * 500)
-    strip = Strip("s", tuple(picture(title) for title in titles))
-    write_report(tmp_path, replace(sample(), segmented=(strip,), validation=(), charts=()))
+    row = PictureRow("s", tuple(picture(title) for title in titles))
+    write_report(tmp_path, replace(sample(), segmented=(row,), validation=(), charts=()))
     names = [file.name for file in (tmp_path / "pictures").iterdir()]
     assert len(names) == len(titles)
     assert all(re.fullmatch(r"segmented-01-0\d(-[a-z0-9-]+)?\.png", name) and len(name) < 80 for name in names)
 
 
 def test_every_picture_has_an_alternative_text(tmp_path: Path) -> None:
-    described = Picture("curves", Image.new("RGB", (8, 8)), alt="Loss falls")
-    alts = [image["alt"] for image in Page(write_report(tmp_path, replace(sample(), charts=(described,)))).images()]
-    assert "Loss falls" in alts
+    untitled = Picture("", Image.new("RGB", (8, 8)))
+    alts = [image["alt"] for image in Page(write_report(tmp_path, replace(sample(), charts=(untitled,)))).images()]
+    assert {"photo", "ground truth", "mask"} < set(alts)
     assert all(alts)
 
 
 def test_masks_keep_hard_edges(tmp_path: Path) -> None:
-    strip = Strip("s", (picture("photo"), picture("mask", pixelated=True)))
-    page = Page(write_report(tmp_path, replace(sample(), segmented=(strip,), validation=(), charts=())))
+    row = PictureRow("s", (picture("photo"), picture("mask", pixelated=True)))
+    page = Page(write_report(tmp_path, replace(sample(), segmented=(row,), validation=(), charts=())))
     assert [image.get("class") for image in page.images()] == [None, "pixelated"]
 
 
