@@ -1,6 +1,6 @@
-"""What a person sees while a flow runs: notes and progress on standard error, the same notes in the flow run's log.
+"""Notes and progress on standard error while a flow runs; notes also go to the flow run's log.
 
-On a terminal progress is a bar; elsewhere it is a plain line every few seconds. Standard output stays free for `--json`.
+Progress is a bar on a terminal, and elsewhere a plain line every few seconds. Standard output stays free for `--json`.
 """
 
 import contextlib
@@ -30,13 +30,13 @@ _SPEED_SECONDS = 30.0
 
 
 def note(text: str) -> None:
-    """Tell the person at the terminal, and the flow run's log where there is one."""
+    """Write a line for people, and to the flow run's log if there is one."""
     console.print(f"[dim]·[/dim] {escape(text)}")
     log_note(text)
 
 
 def log_note(text: str) -> None:
-    """Tell the flow run's log alone, where there is one."""
+    """Write to the flow run's log alone, if there is one."""
     with contextlib.suppress(MissingContextError):
         get_run_logger().info(text)
 
@@ -47,35 +47,32 @@ def pluralize(number: int, word: str) -> str:
 
 
 def headline(text: str) -> None:
-    """Announce a step."""
+    """Write the heading of a step."""
     console.print(f"\n[bold]{escape(text)}[/bold]")
 
 
-class _LeftColumn(TimeRemainingColumn):
-    """How long the rest will take, where anybody can know."""
+class _TimeLeftColumn(TimeRemainingColumn):
+    """The time left, if the total is known."""
 
     def render(self, task: Task) -> Text:
-        """Return it as text."""
+        """Return the text of the column."""
         return Text("") if task.total is None else Text("left ", style="default") + super().render(task)
 
 
 @contextlib.contextmanager
 def progress(what: str, total: int | None = None, unit: str = "") -> Iterator[Callable[..., None]]:
-    """Show progress while the block runs; it is given `show(done, total)`, and adding text to it is up to `note`.
-
-    A total that nobody knows is left out.
-    """
+    """Show progress while the block runs; yield `show(done, total)`, whose total may be left out if it is unknown."""
     if console.is_terminal:
         columns = (
             TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-            TimeElapsedColumn(), _LeftColumn(),
+            TimeElapsedColumn(), _TimeLeftColumn(),
         )  # fmt: skip
         with Progress(*columns, console=console, transient=True) as bar:
             row = bar.add_task(what, total=total)
             yield lambda done, of=None: bar.update(row, completed=done, total=of)
         return
     start = last = time.monotonic()
-    seen = deque([(start, 0)])  # when, and how much was done: speed is that of the last while
+    seen = deque([(start, 0)])  # time and amount done, of the last seconds: they give the speed
 
     def line(done: int, of: int | None = None) -> None:
         nonlocal last

@@ -1,4 +1,4 @@
-"""What is known of a training from what its ranks say: where it is, how fast, how good, and how long it still takes."""
+"""The state of a training, from the events of its ranks: where it is, how fast, how good, and how much time is left."""
 
 import statistics
 import time
@@ -10,19 +10,19 @@ from typing import Any
 from flows.display.console import pluralize
 
 MEASURES = {"val/miou": "mIoU", "val/psnr": "PSNR", "val/loss": "loss"}
-"""By what epochs are compared, and what people call it; a loss is better the lower it is."""
+"""Metrics that epochs are compared by, with their names for people; the lowest loss is best."""
 _RECENT_SECONDS = 60.0
 
 
 @dataclass
 class TrainingState:
-    """One start of a training. What an earlier start did counts as done, but not as speed.
+    """One attempt of a training. Steps of earlier attempts count as done, but not for the speed.
 
     Attributes:
-        epochs: of the recipe.
-        per_epoch: steps of each.
+        epochs: epochs of the recipe.
+        per_epoch: steps of an epoch.
         measure: one of `MEASURES`.
-        minutes: that training may take, all its starts together; None: any time.
+        minutes: time limit for all attempts together; None: no limit.
     """
 
     epochs: int
@@ -31,22 +31,22 @@ class TrainingState:
     minutes: float | None = None
     step: int = 0
     started: bool = False
-    """The ranks are ready: whatever they need to start is behind them."""
+    """Whether the ranks are ready and have begun to train."""
     last: dict[str, float] = field(default_factory=dict)
-    """What the last step said: loss, images_per_second, data_wait …"""
+    """Values of the last step: loss, images_per_second, data_wait …"""
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """Finished epochs, earlier starts' included; of this start's own with images_per_second and data_wait."""
+    """Finished epochs of all attempts; those of this one with images_per_second and data_wait."""
     earlier: int = 0
-    """How many rows are an earlier start's."""
+    """How many of the rows are of earlier attempts."""
 
     def __post_init__(self) -> None:
-        """Begin without any speed."""
-        self._marks: deque[tuple[float, int]] = deque()
+        """Begin without a speed."""
+        self._progress: deque[tuple[float, int]] = deque()
         self._speeds: list[dict[str, float]] = []
         self._matrix_tflops = 0.0
 
     def on_event(self, event: dict[str, Any]) -> None:
-        """Take in what rank 0 says."""
+        """Update the state by an event of rank 0."""
         values = {name: value for name, value in event.items() if name not in ("event", "step")}
         self.step = event["step"]
         if event["event"] == "start":
@@ -61,27 +61,27 @@ class TrainingState:
             values |= {name: self.last[name] for name in ("images_per_second", "data_wait") if name in self.last}
             self.rows.append({**values, "step": self.step})
         now = time.monotonic()
-        self._marks.append((now, self.step))
-        # As far back as an epoch: then a validation is part of the speed, and always as large a part.
-        while len(self._marks) > 2 and self._is_past(*self._marks[1]):
-            self._marks.popleft()
+        self._progress.append((now, self.step))
+        # At least an epoch back, so that the speed includes validation, always by the same share.
+        while len(self._progress) > 2 and self._is_outdated(*self._progress[1]):
+            self._progress.popleft()
 
-    def _is_past(self, when: float, step: int) -> bool:
+    def _is_outdated(self, when: float, step: int) -> bool:
         return when < time.monotonic() - _RECENT_SECONDS and step <= self.step - self.per_epoch
 
     @property
     def steps(self) -> int:
-        """Of the whole training."""
+        """Steps of the whole training."""
         return self.epochs * self.per_epoch
 
     @property
     def epoch(self) -> int:
-        """The one that is under way, from 1; after the last, the last."""
+        """Number of the running epoch, from 1; after the end, of the last one."""
         return min(len(self.rows) + 1, self.epochs)
 
     @property
-    def now(self) -> dict[str, float]:
-        """What the epoch that is under way has said of itself, by the names of its row to be."""
+    def running_epoch(self) -> dict[str, float]:
+        """Values of the running epoch so far, named as in the row of a finished one."""
         if self.rows and self.step <= self.rows[-1]["step"]:
             return {}
         means = {f"train/{name}": self.last[name] for name in ("loss", "pixel_accuracy") if name in self.last}
@@ -89,17 +89,17 @@ class TrainingState:
 
     @property
     def is_validating(self) -> bool:
-        """Say whether an epoch's steps are done, but not what follows them."""
+        """Whether all steps of an epoch are done, but not its validation."""
         return len(self.rows) < self.epochs and self.step >= (len(self.rows) + 1) * self.per_epoch
 
     @property
-    def left(self) -> float | None:
-        """Seconds that the rest takes at the speed of the last while; None: nobody can know yet."""
+    def seconds_left(self) -> float | None:
+        """Seconds to the end, at the recent speed; None: not yet known."""
         if self.step >= self.steps:
             return 0.0
-        if not self._marks or self._marks[-1][1] <= self._marks[0][1]:
+        if not self._progress or self._progress[-1][1] <= self._progress[0][1]:
             return None
-        (start, before), (end, done) = self._marks[0], self._marks[-1]
+        (start, before), (end, done) = self._progress[0], self._progress[-1]
         rest = (end - start) / (done - before) * (self.steps - self.step)
         if self.minutes and "time_used" in self.last:
             rest = min(rest, 60 * self.minutes * (1 - self.last["time_used"]))
@@ -107,38 +107,40 @@ class TrainingState:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The row of the best validated epoch."""
+        """The row of the best validated epoch; None: no epoch was validated."""
         validated = [row for row in self.rows if self.measure in row]
         choose = min if self.measure == "val/loss" else max
         return choose(validated, key=lambda row: row[self.measure]) if validated else None
 
     def best_text(self) -> str:
-        """Return `best mIoU 0.312 (epoch 3)`, or nothing before there is any."""
+        """Return `best mIoU 0.312 (epoch 3)`; "": there is none yet."""
         row = self.best
         return (
-            f"best {MEASURES[self.measure]} {shown(self.measure, row[self.measure])} (epoch {row['epoch']})"
+            f"best {MEASURES[self.measure]} {format_value(self.measure, row[self.measure])} (epoch {row['epoch']})"
             if row
             else ""
         )
 
-    def line(self) -> str:
-        """Return where training is, as one line."""
+    def status_line(self) -> str:
+        """Return the state as one line."""
         if not self.started and not self.last:
             return f"{pluralize(self.epochs, 'epoch')}, starting"
         facts = [f"epoch {self.epoch}/{self.epochs}", f"step {self.step}/{self.steps}"]
         if self.last:
             facts.append(f"loss {self.last['loss']:.3f}")
-            facts.append(f"{shown('images_per_second', self.last['images_per_second'])} images/s")
-            facts.append(f"data wait {shown('data_wait', self.last['data_wait'])}")
-        facts += [text for text in (self.best_text(), self.left_text()) if text]
+            facts.append(f"{format_value('images_per_second', self.last['images_per_second'])} images/s")
+            facts.append(f"data wait {format_value('data_wait', self.last['data_wait'])}")
+        facts += [text for text in (self.best_text(), self.time_left_text()) if text]
         return ", ".join(facts)
 
-    def left_text(self) -> str:
-        """Return `0:24:10 left`, or nothing where nobody can know."""
-        return "" if self.left is None or self.step >= self.steps else f"{clock(self.left)} left"
+    def time_left_text(self) -> str:
+        """Return `0:24:10 left`; "": not yet known, or nothing is left."""
+        return (
+            "" if self.seconds_left is None or self.step >= self.steps else f"{format_seconds(self.seconds_left)} left"
+        )
 
     def speed_text(self) -> str:
-        """Return images a second and FLOP/s over this start, and their share of the devices' matrix products."""
+        """Return images/s and FLOP/s of this attempt, and the share of what matrix products reach on these devices."""
         known = [values for values in self._speeds if "tflops" in values]
         if not known or not self._matrix_tflops:
             return ""
@@ -146,12 +148,12 @@ class TrainingState:
             statistics.median(values[name] for values in known)
             for name in ("images_per_second", "tflops", "flops_utilization")
         )
-        rate = f"{shown('images_per_second', images)} images/s: {flops(tflops)}"
-        return f"{rate}, {share:.0%} of what matrix products reach here ({flops(self._matrix_tflops)})"
+        rate = f"{format_value('images_per_second', images)} images/s: {format_flops(tflops)}"
+        return f"{rate}, {share:.0%} of what matrix products reach here ({format_flops(self._matrix_tflops)})"
 
 
-def shown(name: str, value: float) -> str:
-    """Return a value as people read it: `0.312`, `24.10 dB`, `12.1` images a second, `3%`."""
+def format_value(name: str, value: float) -> str:
+    """Return a metric's value as text: `0.312`, `24.10 dB`, `12.1` (images/s), `3%` (data wait)."""
     if name == "data_wait":
         return f"{value:.0%}"
     if name == "images_per_second":
@@ -159,18 +161,18 @@ def shown(name: str, value: float) -> str:
     return f"{value:.2f} dB" if name == "val/psnr" else f"{value:.3f}"
 
 
-def clock(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """Return `0:24:10`."""
     return str(timedelta(seconds=round(seconds)))
 
 
-def flops(tera: float) -> str:
+def format_flops(tera: float) -> str:
     """Return `43 GFLOP/s` or `1.2 TFLOP/s`."""
     return f"{tera:.3g} TFLOP/s" if tera >= 1 else f"{tera * 1e3:.3g} GFLOP/s"
 
 
 def epoch_line(row: dict[str, Any], epochs: int) -> str:
-    """Return what an epoch came to, as one line."""
+    """Return the metrics of a finished epoch as one line."""
 
     def side(split: str) -> str:
         names = {"loss": "loss", "pixel_accuracy": "accuracy", "miou": "mIoU"}

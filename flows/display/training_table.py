@@ -1,6 +1,7 @@
-"""What a person sees of a training: a live table on a terminal, plain lines elsewhere, and progress on the run's page.
+"""A training as people see it: a live table on a terminal, plain lines elsewhere, and progress on the run's page.
 
-The table grows by a row an epoch, the last one under way, over a bar; when training ends its rows stay.
+The table has a row per epoch, the last one for the running epoch, and a progress bar below. When training ends, the rows
+stay.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.display.console import console, log_note, note
-from flows.display.training_state import TrainingState, clock, epoch_line, flops, shown
+from flows.display.training_state import TrainingState, epoch_line, format_flops, format_seconds, format_value
 
 _LINE_SECONDS = 5.0
 _PAGE_SECONDS = 5.0
@@ -40,10 +41,10 @@ _TITLES = {
     "images_per_second": "images/s",
     "data_wait": "data wait",
 }
-_NARROWEST = 40
-"""Columns of a terminal that holds what is left then; on a narrower one texts are cut."""
-_LESS = ("val/loss", "train/pixel_accuracy", "data_wait", "images_per_second")
-"""The columns that a narrow terminal goes without first."""
+_MIN_WIDTH = 40
+"""Columns of a terminal that fits the other columns; on a narrower one texts are cut off."""
+_OPTIONAL = ("val/loss", "train/pixel_accuracy", "data_wait", "images_per_second")
+"""Columns that a narrow terminal leaves out, in this order."""
 _FRAMES_PER_SECOND = 4
 
 
@@ -51,18 +52,18 @@ _FRAMES_PER_SECOND = 4
 def show_training(
     name: str, epochs: int, per_epoch: int, measure: str, minutes: float | None = None
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Show a training while the block runs; it is given what takes the events of its ranks.
+    """Show a training while the block runs; yield a function that takes the events of its ranks.
 
     Args:
-        name: of the job, for the progress that Prefect keeps.
-        epochs: of the recipe.
-        per_epoch: steps of each.
-        measure: by what epochs are compared, one of `flows.display.training_state.MEASURES`.
-        minutes: that training may take, all its starts together; None: any time.
+        name: name of the job, for the progress artifact on the run's page.
+        epochs: epochs of the recipe.
+        per_epoch: steps of an epoch.
+        measure: metric that epochs are compared by, one of `flows.display.training_state.MEASURES`.
+        minutes: time limit for all attempts together; None: no limit.
     """
     state = TrainingState(epochs, per_epoch, measure, minutes)
-    page = _Page(name)
-    show = _Terminal(state) if console.is_terminal else _Lines(state)
+    page = _RunPage(name)
+    show = _LiveTable(state) if console.is_terminal else _PlainLines(state)
     try:
         with show:
 
@@ -73,7 +74,7 @@ def show_training(
                     return
                 state.on_event(event)
                 show.on_event(event)
-                page.update(100 * state.step / state.steps, state.line())
+                page.update(100 * state.step / state.steps, state.status_line())
 
             yield on_event
         if speed := state.speed_text():
@@ -82,8 +83,8 @@ def show_training(
         page.close()
 
 
-class _Lines:
-    """A plain line every few seconds, and one an epoch."""
+class _PlainLines:
+    """A plain line every few seconds, and one per epoch."""
 
     def __init__(self, state: TrainingState) -> None:
         self.state = state
@@ -100,11 +101,11 @@ class _Lines:
             note(epoch_line(event, self.state.epochs))
         elif event["event"] == "step" and time.monotonic() - self._last >= _LINE_SECONDS:
             self._last = time.monotonic()
-            console.print(f"  training: {self.state.line()}")
+            console.print(f"  training: {self.state.status_line()}")
 
 
-class _Terminal:
-    """The live table."""
+class _LiveTable:
+    """The live table on a terminal."""
 
     def __init__(self, state: TrainingState) -> None:
         self.state = state
@@ -119,7 +120,9 @@ class _Terminal:
     def __exit__(self, *error: Any) -> None:
         self._live.__exit__(*error)
         if len(self.state.rows) > self.state.earlier:
-            console.print(table(self.state, self.state.rows[self.state.earlier :], False, console.width))
+            console.print(
+                epoch_table(self.state, self.state.rows[self.state.earlier :], running=False, width=console.width)
+            )
 
     def on_event(self, event: dict[str, Any]) -> None:
         if event["event"] == "epoch":
@@ -128,27 +131,28 @@ class _Terminal:
     def _frame(self) -> RenderableType:
         width = console.width
         rows = max(1, min(_ROWS, console.height - 8))
+        running = len(self.state.rows) < self.state.epochs
         parts = (
-            table(self.state, self.state.rows[-rows:], len(self.state.rows) < self.state.epochs, width),
+            epoch_table(self.state, self.state.rows[-rows:], running=running, width=width),
             Text(),
-            bar(self.state, time.monotonic() - self._began, width),
-            Text(f" {below(self.state)}", style="dim", no_wrap=True, overflow="ellipsis"),
+            progress_bar(self.state, time.monotonic() - self._began, width),
+            Text(f" {status_text(self.state)}", style="dim", no_wrap=True, overflow="ellipsis"),
         )
         return Group(*parts)
 
 
-def table(state: TrainingState, rows: list[dict[str, Any]], under_way: bool, width: int = 80) -> Table:
-    """Return finished epochs, and the one that is under way, as a table; a narrow terminal goes without some columns."""
+def epoch_table(state: TrainingState, rows: list[dict[str, Any]], *, running: bool, width: int = 80) -> Table:
+    """Return these rows, and with `running` the running epoch, as a table that fits a terminal of `width` columns."""
     columns = ["train/loss", "val/loss", "images_per_second", "data_wait"]
-    if state.measure == "val/miou":  # what has classes has right pixels
+    if state.measure == "val/miou":  # models with classes have a pixel accuracy
         columns.insert(1, "train/pixel_accuracy")
     if state.measure != "val/loss":
         columns.insert(-2, state.measure)
     epoch, step = len(f"{state.epochs}/{state.epochs}"), len(f"{state.steps}")
-    for column in _LESS:
+    for column in _OPTIONAL:
         if max(5, epoch) + max(4, step) + 4 + sum(_width(name) + 2 for name in columns) > width:
             columns = [name for name in columns if name != column]
-    steady = width >= _NARROWEST
+    steady = width >= _MIN_WIDTH
     grid = Table(box=None, padding=(0, 1), header_style="dim")
     grid.add_column("epoch", justify="right", no_wrap=True, min_width=epoch if steady else None)
     grid.add_column("step", justify="right", no_wrap=True, min_width=step if steady else None)
@@ -157,15 +161,15 @@ def table(state: TrainingState, rows: list[dict[str, Any]], under_way: bool, wid
     best = state.best
 
     def add(values: dict[str, Any], epoch: int, step: str, style: str = "") -> None:
-        cells = [Text(shown(column, values[column]) if column in values else "") for column in columns]
+        cells = [Text(format_value(column, values[column]) if column in values else "") for column in columns]
         if values is best:
             cells[columns.index(state.measure)].stylize("bold green")
         grid.add_row(f"{epoch}/{state.epochs}", step, *cells, style=style)
 
     for row in rows:
         add(row, row["epoch"], str(row["step"]))
-    if under_way:
-        add(state.now, state.epoch, str(state.step), "bold cyan")
+    if running:
+        add(state.running_epoch, state.epoch, str(state.step), "bold cyan")
     return grid
 
 
@@ -173,74 +177,78 @@ def _width(column: str) -> int:
     return max(6, len(_TITLES[column]))
 
 
-def bar(state: TrainingState, elapsed: float, width: int = 80) -> Padding:
-    """Return how much is done, how long that took, and how long the rest will."""
+def progress_bar(state: TrainingState, elapsed: float, width: int = 80) -> Padding:
+    """Return a progress bar with steps, elapsed time and time left."""
     steps = f"{state.step}/{state.steps}"
-    passed, left = clock(elapsed), state.left_text()
+    passed, left = format_seconds(elapsed), state.time_left_text()
     grid = Table.grid(padding=(0, 2))
     for _ in range(4):
         grid.add_column(no_wrap=True)
     room = width - len(steps) - len(passed) - len("0:00:00 left") - 8
-    shown = ProgressBar(total=state.steps, completed=state.step, width=max(4, min(_BAR, room)))
-    grid.add_row(shown, steps, Text(passed, style="yellow"), Text(left, style="cyan"))
+    bar = ProgressBar(total=state.steps, completed=state.step, width=max(4, min(_BAR, room)))
+    grid.add_row(bar, steps, Text(passed, style="yellow"), Text(left, style="cyan"))
     return Padding(grid, (0, 0, 0, 1))
 
 
-def below(state: TrainingState) -> str:
-    """Return what has no place in the table."""
+def status_text(state: TrainingState) -> str:
+    """Return the facts that are not in the table: best epoch, learning rate, FLOP/s."""
     if not state.last:
         return "first steps" if state.started else "starting"
     facts = [state.best_text(), f"learning rate {state.last['learning_rate']:.2g}"]
     if "tflops" in state.last:
-        facts.append(f"{flops(state.last['tflops'])}, {state.last['flops_utilization']:.0%} of peak")
+        facts.append(f"{format_flops(state.last['tflops'])}, {state.last['flops_utilization']:.0%} of peak")
     if state.is_validating:
         facts.append("validating")
     return " · ".join(fact for fact in facts if fact)
 
 
-class _Page:
-    """Progress on the flow run's page in Prefect, told by a thread: an API that is slow or away holds up nobody."""
+class _RunPage:
+    """Progress on the flow run's page in Prefect, updated by a thread: an API that is slow or away delays nothing else."""
 
     def __init__(self, name: str) -> None:
         self._key = "training-" + re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
-        self._news = threading.Event()
-        self._over = threading.Event()
-        self._told: tuple[float, str] = (0.0, "starting")
+        self._changed = threading.Event()
+        self._closed = threading.Event()
+        self._latest: tuple[float, str] = (0.0, "starting")
         self._thread: threading.Thread | None = None
         with contextlib.suppress(MissingContextError):  # outside of a flow there is no page
             get_run_context()
-            # The thread belongs to this run: Prefect finds it in the context.
-            self._thread = threading.Thread(target=copy_context().run, args=(self._deliver,), daemon=True)
+            # With this context, Prefect knows the run that the thread belongs to.
+            self._thread = threading.Thread(target=copy_context().run, args=(self._publish,), daemon=True)
             self._thread.start()
 
     def update(self, percent: float, text: str) -> None:
-        """Have this shown soon."""
-        self._told = (percent, text)
-        self._news.set()
+        """Show this soon."""
+        self._latest = (percent, text)
+        self._changed.set()
 
     def close(self) -> None:
-        """Show what was told last; an API that takes longer than a few seconds goes without."""
-        self._over.set()
-        self._news.set()
+        """Show the last update, unless the API takes longer than a few seconds."""
+        self._closed.set()
+        self._changed.set()
         if self._thread:
             self._thread.join(_CLOSE_SECONDS)
 
-    def _deliver(self) -> None:
+    def _publish(self) -> None:
         artifact: UUID | None = None
         away = last = False
         while not last:
-            self._news.wait()
-            self._news.clear()
-            last = self._over.is_set()
-            percent, text = self._told
+            self._changed.wait()
+            self._changed.clear()
+            last = self._closed.is_set()
+            percent, text = self._latest
             try:
                 if artifact is None:
                     artifact = cast(UUID, create_progress_artifact(percent, self._key, text))
                 else:
                     update_progress_artifact(artifact, percent, text)
                 away = False
-            except (httpx.HTTPError, PrefectException, RuntimeError) as error:  # RuntimeError: its client was closed
+            except (
+                httpx.HTTPError,
+                PrefectException,
+                RuntimeError,
+            ) as error:  # RuntimeError: Prefect closed its client
                 if not away:
                     note(f"no progress on the run's page for now: {type(error).__name__}")
                 away = True
-            self._over.wait(_PAGE_SECONDS)
+            self._closed.wait(_PAGE_SECONDS)

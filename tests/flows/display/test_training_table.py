@@ -1,4 +1,4 @@
-"""What a person sees of a training, on a terminal and elsewhere, and what its page in Prefect costs it."""
+"""A training on a terminal and elsewhere, and on its page in Prefect, which may be away."""
 
 import io
 import threading
@@ -35,7 +35,7 @@ def screen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> C
     return console
 
 
-def frame(show: training_table._Terminal, screen: Console) -> list[str]:
+def frame(show: training_table._LiveTable, screen: Console) -> list[str]:
     console = Console(file=io.StringIO(), width=screen.width, height=24, soft_wrap=True)
     console.print(show._frame())
     return console.file.getvalue().splitlines()
@@ -45,7 +45,7 @@ def frame(show: training_table._Terminal, screen: Console) -> list[str]:
 @pytest.mark.parametrize(("epochs", "per_epoch"), [(8, 10), (300, 4000)])
 def test_the_table_holds_all_facts_and_keeps_to_the_terminal(screen: Console, epochs: int, per_epoch: int) -> None:
     state = training_table.TrainingState(epochs, per_epoch, "val/miou")
-    show = training_table._Terminal(state)
+    show = training_table._LiveTable(state)
     assert len(frame(show, screen)) < 10
     state.on_event(START)
     for number in range(1, 8):
@@ -82,8 +82,8 @@ def test_the_table_holds_all_facts_and_keeps_to_the_terminal(screen: Console, ep
             "12.3",
             "1%",
         ]
-        under_way = [f"8/{epochs}", str(7 * per_epoch + 5), "1.500", "0.800", "12.3", "1%"]
-        assert lines[-4].split() == under_way
+        running = [f"8/{epochs}", str(7 * per_epoch + 5), "1.500", "0.800", "12.3", "1%"]
+        assert lines[-4].split() == running
         assert f"{7 * per_epoch + 5}/{epochs * per_epoch}" in lines[-2]
         assert "left" in lines[-2]
         assert lines[-1].split(" · ")[-1] == "12.3 GFLOP/s, 6% of peak"
@@ -123,7 +123,9 @@ def test_elsewhere_it_is_a_plain_line_now_and_then_and_one_an_epoch(
 
 
 @pytest.mark.parametrize("screen", [0], indirect=True)
-def test_prefect_that_is_away_is_told_once_and_comes_back(screen: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prefect_server_that_is_away_is_noted_once_and_comes_back(
+    screen: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tried, given = threading.Semaphore(0), []
     broken = True
 
@@ -150,7 +152,7 @@ def test_prefect_that_is_away_is_told_once_and_comes_back(screen: Console, monke
 
 
 @pytest.mark.parametrize("screen", [0], indirect=True)
-def test_prefect_that_hangs_holds_up_nothing(screen: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prefect_server_that_hangs_delays_nothing(screen: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
     monkeypatch.setattr(training_table, "get_run_context", lambda: None)
     monkeypatch.setattr(training_table, "_CLOSE_SECONDS", 0.1)
