@@ -78,12 +78,12 @@ def test_counts_of_parts_add_up_to_the_whole(parts: int) -> None:
     assert total.ratios() == seam_counts(ids, 8).ratios()
 
 
-def test_ratios_in_words() -> None:
-    truth = {16: seam_counts(random_ids(1, 32, 32), 16)}
+def test_ratios_as_text() -> None:
+    labels = {16: seam_counts(random_ids(1, 32, 32), 16)}
     text = seam_text({"16": {"rows": 1.519, "columns": None}}, {"16": {"rows": 1.0, "columns": 0.991}})
     assert text == "16-pixel patches: rows 1.52, columns – (labels 1.00, 0.99)"
     assert seam_text({}, {}) == ""
-    assert seam_text(seam_ratios(truth), seam_ratios(truth)).startswith("16-pixel patches: rows ")
+    assert seam_text(seam_ratios(labels), seam_ratios(labels)).startswith("16-pixel patches: rows ")
 
 
 def test_what_is_no_stack_of_class_maps_is_refused() -> None:

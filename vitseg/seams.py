@@ -1,8 +1,8 @@
 """Seams: how much more often the class changes across the borders of patches than inside them.
 
-A model that predicts each patch by itself leaves steps at the borders, even where its patches are right. The *seam
-ratio* is the share of neighboring pixels whose class differs across a border, over the same share inside patches:
-1 where borders are nothing special, as in the labels. Counts of images, batches and ranks add up exactly.
+A model that predicts each patch on its own leaves steps at the borders. The *seam ratio* is the share of neighboring
+pixels whose classes differ across a border, divided by the same share inside patches. It is 1 if borders are nothing
+special, as in the labels. Counts of images, batches and ranks add up exactly.
 """
 
 import math
@@ -17,15 +17,15 @@ from vitseg.labels import IGNORE_INDEX
 
 _DIRECTIONS = ("rows", "columns")
 SeamRatios = Mapping[str, Mapping[str, float | None]]
-"""By side of the patches (pixels, as text: JSON's keys) the ratios of `rows` and `columns`; None: there is none."""
+"""Ratios of `rows` and `columns` (None: undefined) by the side of the patches: pixels, as text for JSON's keys."""
 
 
 @dataclass(frozen=True)
 class SeamCounts:
-    """What the neighboring pixels of some class maps do, for one side of patches.
+    """Counts of neighboring pixels in class maps, for one side of patches.
 
-    `counts` is int64 (2, 2, 2): neighbors in the direction of rows (one above the other, so that they see
-    horizontal borders) and of columns (side by side); inside patches and across a border; all pairs, and those whose
+    `counts` is int64 (2, 2, 2): first, neighbors in the direction of rows (one above the other, across horizontal
+    borders) or of columns (side by side); second, inside a patch or across a border; third, all pairs or those whose
     classes differ.
     """
 
@@ -35,26 +35,25 @@ class SeamCounts:
         return SeamCounts(self.counts + other.counts)
 
     def ratios(self) -> dict[str, float | None]:
-        """Return the seam ratio, 0 and up, of `rows` and `columns`.
+        """Return the seam ratio, 0 or more, of `rows` and `columns`.
 
-        None where there is none: no border, no pair, or no change inside any patch, as where each patch is of one
-        class; JSON has no infinity either.
+        None where it is undefined: there is no border, no pair, or no change inside any patch.
         """
-        found: dict[str, float | None] = {}
+        ratios: dict[str, float | None] = {}
         for name, ((inside, changed_inside), (across, changed_across)) in zip(
             _DIRECTIONS, self.counts.tolist(), strict=True
         ):
             defined = across and changed_inside
-            found[name] = (changed_across * inside) / (across * changed_inside) if defined else None
-        return found
+            ratios[name] = (changed_across * inside) / (across * changed_inside) if defined else None
+        return ratios
 
 
 def seam_counts(ids: Tensor, patch: int) -> SeamCounts:
-    """Count neighboring pixels by whether a border of patches lies between them, and whether they differ.
+    """Count neighboring pixels: whether a border of patches lies between them, and whether they differ.
 
     Args:
-        ids: train ids, integers (B, H, W); pairs with a pixel of 255 count nowhere.
-        patch: side of the patches, pixels; the first begins at the upper left corner.
+        ids: train ids, integers (B, H, W); pairs with an ignored pixel (255) are not counted.
+        patch: side of the patches, pixels; the first one begins at the upper left corner.
 
     Raises:
         DataError: the ids are not (B, H, W), or `patch` is not positive.
@@ -74,24 +73,24 @@ def seam_counts(ids: Tensor, patch: int) -> SeamCounts:
 
 
 def seam_ratios(counts: Mapping[int, SeamCounts]) -> dict[str, dict[str, float | None]]:
-    """Return the ratios of several sides of patches, by side."""
+    """Return the seam ratios of several patch sides, by side."""
     return {str(patch): one.ratios() for patch, one in counts.items()}
 
 
 def worst_seam(ratios: SeamRatios) -> float:
-    """Return the ratio that is furthest from 1, in proportion; NaN where there is none."""
+    """Return the ratio furthest from 1, in proportion; NaN: there is none."""
     found = [ratio for sides in ratios.values() for ratio in sides.values() if ratio]
     return max(found, key=lambda ratio: abs(math.log(ratio)), default=math.nan)
 
 
-def seam_text(ratios: SeamRatios, truth: SeamRatios) -> str:
-    """Say ratios in words: `16-pixel patches: rows 1.52, columns 1.47 (labels 1.02, 0.99)`, a part for each side."""
+def seam_text(ratios: SeamRatios, labels: SeamRatios) -> str:
+    """Return ratios as text: `16-pixel patches: rows 1.52, columns 1.47 (labels 1.02, 0.99)`, a part per side."""
 
     def number(value: float | None) -> str:
         return "–" if value is None else f"{value:.2f}"
 
     return "; ".join(
         f"{patch}-pixel patches: rows {number(of['rows'])}, columns {number(of['columns'])} "
-        f"(labels {number(truth[patch]['rows'])}, {number(truth[patch]['columns'])})"
+        f"(labels {number(labels[patch]['rows'])}, {number(labels[patch]['columns'])})"
         for patch, of in ratios.items()
     )

@@ -20,7 +20,7 @@ def test_the_same_images_measure_both(stack: StackStatus, shards: str, tmp_path:
     for seed in (0, 1):
         model = build_model(small_recipe().model, manifest.image_size, len(manifest.classes), seed)
         model.decoder.head.bias.data[seed :: len(manifest.classes)] += (
-            1.0  # one says road everywhere, the other sidewalk
+            1.0  # one predicts road everywhere, the other sidewalk
         )
         save_bundle(folder := tmp_path / f"bundle-{seed}", model, manifest.classes)
         folders.append(folder)

@@ -45,7 +45,7 @@ def test_what_failed_by_strict_rules_is_not_promoted_by_others(candidate: versio
             promote("candidates", "1", **NICE, to=to)
     assert versions.alias_version("approved", promotion.CHAMPION) is None
 
-    # What a candidate says of itself its trainer wrote: for another model it is measured anew, by the reviewer's rules.
+    # A candidate's trainer can write its tags: for another model it is measured again, by the reviewer's rules.
     record_verdict(candidate, passed=True, champion=None, holdout="d" * 16, page="# Gate: passed", rules=Gate())
     with pytest.raises(UsageError, match="did not pass the gate"):
         promote("candidates", "1", **NICE, to="approved", gate=str(strict))

@@ -32,16 +32,16 @@ def logged(run_id: str, name: str) -> list[tuple[int, float]]:
 
 
 class Outage:
-    """Nobody listens at the tracking server's address until it is mended; hears what the stream tells."""
+    """A tracking server that does not answer until `end`; keeps the notices of the stream."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.real, self.environment = os.environ["MLFLOW_TRACKING_URI"], monkeypatch
-        self.told: list[str] = []
+        self.notices: list[str] = []
         self.noticed = threading.Event()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
 
-    def tell(self, text: str) -> None:
-        self.told.append(text)
+    def on_notice(self, text: str) -> None:
+        self.notices.append(text)
         self.noticed.set()
 
     def end(self) -> None:
@@ -69,7 +69,7 @@ def test_a_server_that_is_away_from_the_start_and_comes_back_gets_everything(
     run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outage = Outage(monkeypatch)
-    stream = MetricStream(run_id, str(tmp_path), outage.tell)
+    stream = MetricStream(run_id, str(tmp_path), outage.on_notice)
     for step in range(1, 1201):  # more than fits one request
         stream.log({"step/loss": float(step)}, step)
     assert outage.noticed.wait(10)
@@ -78,14 +78,14 @@ def test_a_server_that_is_away_from_the_start_and_comes_back_gets_everything(
     stream.close()
     assert logged(run_id, "step/loss") == [(step, float(step)) for step in range(1, 1201)]
     for words in ("training goes on", "answers again"):
-        assert sum(words in text for text in outage.told) == 1  # however many tries there were
+        assert sum(words in text for text in outage.notices) == 1  # however many tries there were
 
 
 def test_what_was_pending_in_a_checkpoint_is_delivered_once(
     run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outage = Outage(monkeypatch)
-    killed = MetricStream(run_id, str(tmp_path), outage.tell)
+    killed = MetricStream(run_id, str(tmp_path), outage.on_notice)
     killed.log({"step/loss": 0.1}, 1)
     pending = json.loads(json.dumps(killed.pending()))
     outage.end()
@@ -106,7 +106,7 @@ def test_what_a_server_never_took_is_kept_and_uploaded_once(
     before.log({"step/loss": 0.1}, 1)
     before.close()
     outage = Outage(monkeypatch)
-    stream = MetricStream(run_id, str(tmp_path), outage.tell)
+    stream = MetricStream(run_id, str(tmp_path), outage.on_notice)
     for step in (1, 2, 3):
         stream.log({"step/loss": step / 10, "step/learning_rate": math.nan}, step)
     start = time.monotonic()

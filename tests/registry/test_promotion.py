@@ -185,19 +185,19 @@ def test_a_comparison_with_another_champion_is_stale(register: Register) -> None
 
 def test_an_assessment_cut_off_before_its_verdict_promotes_nothing(register: Register) -> None:
     register(0)
-    real, said = MlflowClient.set_model_version_tag, []
+    real, tagged = MlflowClient.set_model_version_tag, []
 
     def cut(self: MlflowClient, name: str, version: str, key: str, value: str) -> None:
         if (key, value) == ("gate", "passed"):
             raise MlflowException("HTTPConnectionPool: Max retries exceeded")
-        said.append(key)
+        tagged.append(key)
         real(self, name, version, key, value)
 
     assessed("1")  # an earlier one that passed
     with pytest.MonkeyPatch.context() as broken, pytest.raises(RegistryError):
         broken.setattr(MlflowClient, "set_model_version_tag", cut)
         assessed("1")
-    assert said[0] == "gate"
+    assert tagged[0] == "gate"
     with pytest.raises(UsageError, match="never assessed"):
         promotion.promote("vitseg", "1", *WHY)
 

@@ -1,4 +1,4 @@
-"""How a version came to be, written once into its run and read back by whoever reviews it or what follows it."""
+"""How a version came to be: written into its run once, and read back for reviews."""
 
 import sys
 from pathlib import Path

@@ -31,7 +31,7 @@ def mlflow_request(doing: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, requests.RequestException) as raised:
-        # A copy that was refused says only that it failed; the reason is its cause.
+        # The exception of a refused copy has no reason; its cause has.
         error = raised.__cause__ if isinstance(raised.__cause__, RestException) else raised
         text = str(error).strip().split("\n")[0]
         code, status = getattr(error, "error_code", ""), _http_status(error)

@@ -1,7 +1,7 @@
 """How a version came to be: its data and its training, as `record.json` in its run.
 
 It is written once, when the version is registered: the shards may change with the next training, and a run's parameters
-don't tell what it ran on.
+lack the machine.
 """
 
 import hashlib

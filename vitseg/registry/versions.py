@@ -133,11 +133,11 @@ def shards_of(version: Version) -> str:
     """Return the address of the shards that a version was trained on.
 
     Raises:
-        UsageError: its tags don't tell.
+        UsageError: the version has no such tag.
     """
     shards = version.tags.get("shards")
     if not shards:
-        raise UsageError(f"{version.uri} has no tag that tells what it was trained on: name --shards")
+        raise UsageError(f"{version.uri} has no tag with the data that it was trained on: name --shards")
     return shards
 
 
