@@ -57,13 +57,11 @@ PRIVATE = {
 KNOWN_CIRCLES: list[set[str]] = []
 KNOWN_UPWARD = {("flows.tasks.segment_chunks", "flows.choices")}
 KNOWN_UNMIRRORED = {
-    "flows/assess.py",
     "flows/cli/demo.py",
     "flows/cli/registry.py",
     "flows/cli/segment.py",
     "flows/cli/stack.py",
     "flows/cli/validate.py",
-    "flows/evaluate.py",
     "flows/stack/credentials.py",
     "flows/stack/mlflow_database.py",
     "flows/stack/processes.py",

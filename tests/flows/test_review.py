@@ -6,27 +6,12 @@ import pytest
 from mlflow import MlflowClient
 
 from flows.stack.stack import StackStatus
-from tests.training.conftest import small_recipe
-from vitseg.data.manifest import read_manifest
 from vitseg.errors import UsageError
-from vitseg.model.bundle import save_bundle
-from vitseg.model.segmenter import build_model
-from vitseg.registry import promotion, tracking, versions
+from vitseg.registry import promotion, versions
 from vitseg.registry.gate import Gate
 from vitseg.registry.verdict import record_verdict
 
 NICE = {"reviewer": "ada", "reason": "looks nice"}
-
-
-@pytest.fixture
-def candidate(stack: StackStatus, sqlite: str, shards: str, tmp_path: Path) -> versions.Version:
-    """A version with random weights."""
-    manifest = read_manifest(shards)
-    model = build_model(small_recipe().model, manifest.image_size, len(manifest.classes), seed=0)
-    save_bundle(tmp_path / "bundle", model, manifest.classes)
-    run_id = tracking.start_run("by hand", {}, {})
-    tags = {"review": "pending", "shards": shards}
-    return versions.register(tmp_path / "bundle", name="candidates", run_id=run_id, tags=tags, description="by hand")
 
 
 def test_what_failed_by_strict_rules_is_not_promoted_by_others(candidate: versions.Version, tmp_path: Path) -> None:
