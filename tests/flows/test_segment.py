@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.flows.command_line import vitseg
-from tests.inference.test_answer import ARCHITECTURE, SIZE
+from tests.inference.test_predict import ARCHITECTURE, SIZE
 from vitseg.errors import AccessError, DataError, StorageError, StoreFullError
 from vitseg.labels import train_classes
 from vitseg.model.bundle import save_bundle
