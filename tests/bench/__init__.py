@@ -1,5 +1,9 @@
 """Measurements for `make bench`: each figure compares two sides that run in turn on the same machine.
 
-measure.py      rounds, medians, versions; one file for each part of `make bench ONLY=…`
-rank.py         what one rank of the train part runs
+Each part of `make bench ONLY=…` is a file. They share:
+
+measure.py      rounds, medians, versions
+rank.py         one rank of a timed training; bare_loop.py the loop it is compared with
+networks.py     trains one of the networks that are compared; unet.py one of them; patch_lines.py where their classes change
+*_peer(s).py    other libraries that do the same
 """

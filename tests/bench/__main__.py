@@ -1,18 +1,18 @@
-"""`python -m tests.bench [PART]`: measure, and print one JSON object a line. A goal that is missed is no error."""
+"""`python -m tests.bench [PART]`: measure, and print one JSON object a line. A missed goal is not an error."""
 
 import importlib
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench.measure import say
+from tests.bench.measure import log
 
 PARTS = ("preprocess", "storage", "loader", "train", "job", "segment", "quality", "pretrain", "ceiling")
 
 
 def main(arguments: list[str]) -> int:
     if len(arguments) > 1 or not set(arguments) <= set(PARTS):
-        say(f"make bench [ONLY=PART]: PART is one of {', '.join(PARTS)}")
+        log(f"make bench [ONLY=PART]: PART is one of {', '.join(PARTS)}")
         return 2
     for part in arguments or PARTS:
         with tempfile.TemporaryDirectory(prefix="vitseg-bench-") as folder:

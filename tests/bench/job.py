@@ -1,4 +1,4 @@
-"""What a job costs beside its steps: `vitseg train` from a bucket with all its logging, and its checkpoints."""
+"""What a training job costs beside its steps: `vitseg train` from a bucket with all its logging, and checkpoints."""
 
 import itertools
 import json
@@ -14,7 +14,7 @@ import torch
 from mlflow import MlflowClient
 
 from tests.bench.loader import copy
-from tests.bench.measure import Figure, Side, compare, pack_scenes, say
+from tests.bench.measure import Figure, Side, compare, log, pack_scenes
 from tests.bench.rank import timed_recipe
 from tests.bench.train import bare_loop
 from vitseg.checkpoint import CheckpointWriter, capture
@@ -51,7 +51,7 @@ def figures(folder: Path) -> Iterator[Figure]:
 
 
 def command(shards: str) -> Side:
-    """Return a side that runs the command, as it logs by default, and gives images a second after the first few steps."""
+    """Return a side that runs the command with its default logging, and measures images a second after the first steps."""
     recipe = timed_recipe()
 
     def side() -> float:
@@ -68,9 +68,9 @@ def command(shards: str) -> Side:
 
 
 def pause(place: str) -> Side:
-    """Return a side that gives the seconds for which a checkpoint stops training; it is written while training goes on.
+    """Return a side that measures the seconds for which a checkpoint pauses training; it is written beside training.
 
-    Before each one waits, as at one a minute nobody would, until the one before is written.
+    Each checkpoint waits until the one before is written, which at one a minute never happens.
     """
     recipe = load_recipe("base")
     model = build_model(recipe.model, (256, 256), 19, 0)
@@ -78,7 +78,7 @@ def pause(place: str) -> Side:
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     for optimizer in optimizers:
-        optimizer.step()  # makes its moments
+        optimizer.step()  # creates its moments
     store = open_store(place)
 
     def side() -> float:
@@ -91,7 +91,7 @@ def pause(place: str) -> Side:
                 writer.wait()
                 written.append(time.perf_counter() - start)
         size = max(info.size for info in store.list())
-        say(f"  {size / 1e6:.0f} MB, written in {statistics.median(written):.1f} s beside training")
+        log(f"  {size / 1e6:.0f} MB, written in {statistics.median(written):.1f} s beside training")
         return statistics.median(pauses)
 
     return side

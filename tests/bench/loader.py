@@ -63,7 +63,7 @@ def figures(folder: Path) -> Iterator[Figure]:
 
 
 def _from_bucket(folder: Path, shards: str, manifest: Manifest, disk: Side) -> Iterator[Figure]:
-    """Yield what a bucket costs, the embedded one, which works on the same cores."""
+    """Yield what reading from a bucket costs; the embedded store runs on the same cores."""
     from flows.stack import environment, stack
 
     os.environ["VITSEG_HOME"] = str(folder / "home")
@@ -102,7 +102,7 @@ def copy(shards: str, address: str) -> str:
 
 
 def distance(shard_samples: list[int]) -> float:
-    """Return how far apart two samples of one shard come in an epoch, on average over all such pairs."""
+    """Return the mean distance, in an epoch, of two samples of one shard."""
     order = epoch_order(shard_samples, seed=0, epoch=0, window=16)[:, 0]
     means = []
     for shard in range(len(shard_samples)):
@@ -113,7 +113,7 @@ def distance(shard_samples: list[int]) -> float:
 
 
 def read(path: Path) -> int:
-    """Decode every photo and label of a tar; return how many these are."""
+    """Decode every photo and label of a tar; return their number."""
     count = 0
     with tarfile.open(path) as tar:
         for member in tar:

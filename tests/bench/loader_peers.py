@@ -1,6 +1,6 @@
-"""Other ways to read the same samples, each as its documentation has it: two workers, shuffled, batches of tensors.
+"""Other libraries that read the same samples, each as its documentation shows: two workers, shuffled, tensor batches.
 
-A peer that doesn't go with the project's packages lies in a folder of its own, without them:
+A library whose requirements conflict with the project's packages is installed into a folder of its own, without them:
 `python -m tests.bench.loader_peers KIND SHARDS FOLDER EPOCHS BATCH` prints samples a second.
 """
 
@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tests.bench.measure import say
+from tests.bench.measure import log
 
 WORKERS = 2
 PACKAGES = {
     "webdataset": (),
     "litdata": ("litdata==0.2.76", "lightning-utilities", "obstore", "tifffile"),
-    # What it pins (numpy < 2.2) can't stand beside the project's; what it really needs can.
+    # Its pins (numpy < 2.2) conflict with the project's; what it really needs does not.
     "streaming": (
         "mosaicml-streaming==0.13.0", "brotli", "python-snappy", "cramjam", "xxhash", "zstd", "catalogue",
     ),
@@ -40,7 +40,7 @@ def run_beside(kind: str, folder: Path, *command: str) -> str:
     """Run a module with one of `PACKAGES`, installed beside the project's own; return the last word it prints."""
     packages = folder / f"packages-{kind}"
     if PACKAGES[kind] and not packages.exists():
-        say(f"installing {PACKAGES[kind][0]} beside the project")
+        log(f"installing {PACKAGES[kind][0]} beside the project")
         install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"]
         install += ["--target", str(packages), *PACKAGES[kind]]
         subprocess.run(install, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -53,13 +53,13 @@ def run_beside(kind: str, folder: Path, *command: str) -> str:
 
 
 def samples_per_second(kind: str, shards: str, folder: Path, epochs: int, batch: int) -> float:
-    """Return what one of `PACKAGES` reads a second, in processes of its own; its files are written first, untimed."""
+    """Return samples a second of one of `PACKAGES`, in its own processes; writing its files before is not timed."""
     command = ("tests.bench.loader_peers", kind, shards, str(folder / kind), str(epochs), str(batch))
     return float(run_beside(kind, folder, *command))
 
 
 def decode(sample: dict[str, bytes]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decode as everybody does: Pillow, NumPy, a tensor (3, H, W) and one (H, W)."""
+    """Decode in the usual way, with Pillow and NumPy: a tensor (3, H, W) and one (H, W)."""
     photo = np.asarray(Image.open(io.BytesIO(sample["jpg"])))
     label = np.array(Image.open(io.BytesIO(sample["png"])))
     return torch.from_numpy(photo.transpose(2, 0, 1).copy()), torch.from_numpy(label)
@@ -103,7 +103,7 @@ def litdata(shards: str, folder: Path, batch: int) -> Iterable[Any]:
 
 def streaming(shards: str, folder: Path, batch: int) -> Iterable[Any]:
     packages = Path(os.environ["PYTHONPATH"].split(os.pathsep)[-1])
-    parent = types.ModuleType("streaming")  # its own __init__ wants torchvision and more, which nothing here uses
+    parent = types.ModuleType("streaming")  # its own __init__ imports torchvision and more, which nothing here uses
     parent.__path__ = [str(packages / "streaming")]
     sys.modules["streaming"] = parent
     from streaming.base import MDSWriter, StreamingDataset
@@ -130,7 +130,7 @@ KINDS: dict[str, Callable[[str, Path, int], Iterable[Any]]] = {
 def main(kind: str, shards: str, folder: str, epochs: str, batch: str) -> None:
     torch.set_num_threads(1)
     loader = KINDS[kind](shards, Path(folder), int(batch))
-    count = sum(len(images) for images, _ in loader)  # workers start, files come into the cache
+    count = sum(len(images) for images, _ in loader)  # workers start, files enter the cache
     start = time.perf_counter()
     seen = sum(len(images) for _ in range(int(epochs)) for images, _ in loader)
     rate = seen / (time.perf_counter() - start)

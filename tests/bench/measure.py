@@ -22,12 +22,12 @@ from vitseg.synth.dataset import write_scenes
 _PACKAGES = ("torch", "prefect", "mlflow", "webdataset", "pillow", "simplejpeg", "imagecodecs")
 
 Side = Callable[[], float]
-"""Does its work and returns how it went: seconds, images a second, a score."""
+"""Does its work and returns its measurement: seconds, images a second, a score."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured ratio; `better` says which way is good, and where it should be at least is the `goal`, if it has one."""
+    """One measured ratio; `better` is `higher` or `lower`, `goal` the value to reach, if there is one."""
 
     figure: str
     value: float
@@ -43,7 +43,7 @@ class Figure:
 def compare(
     figure: str, ours: Side, other: Side, *, goal: float | None, better: str, rounds: int = 3, warm_up: bool = True
 ) -> Figure:
-    """Measure ours ÷ other; the side that goes first changes every round, so that neither has the warmer machine."""
+    """Measure ours ÷ other; the side that runs first changes every round, so that neither always has the warmer machine."""
     if warm_up:
         ours()
         other()
@@ -56,7 +56,7 @@ def compare(
             above = ours()
             below = other()
         ratios.append(above / below)
-        say(f"{figure}: round {number + 1}: {above:.4g} / {below:.4g} = {ratios[-1]:.3f}")
+        log(f"{figure}: round {number + 1}: {above:.4g} / {below:.4g} = {ratios[-1]:.3f}")
     return Figure(figure, round(statistics.median(ratios), 4), goal, better, rounds)
 
 
@@ -93,14 +93,14 @@ def per_second(count: int, work: Callable[[], object]) -> Side:
     return side
 
 
-def say(text: str) -> None:
-    """Tell the person at the terminal; standard output is for the figures."""
+def log(text: str) -> None:
+    """Write to standard error; standard output is for the figures."""
     sys.stderr.write(f"{text}\n")
 
 
 def pack_scenes(folder: Path, *, train: int, val: int, side: int, shard_samples: int = 64) -> tuple[str, Manifest]:
-    """Generate street scenes and pack them as square samples; return where the shards lie, and their manifest."""
-    say(f"drawing {train + val} scenes")
+    """Generate street scenes and pack them as square samples; return the folder of the shards, and their manifest."""
+    log(f"drawing {train + val} scenes")
     source, shards = str(folder / "scenes"), str(folder / "shards")
     write_scenes(source, train=train, val=val, size=(2 * side, side), seed=0)
     plan = make_plan(source, size=(side, side), shard_samples=shard_samples)

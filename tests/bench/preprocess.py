@@ -14,7 +14,7 @@ from PIL import Image
 from webdataset import TarWriter
 
 from tests.bench.loader_peers import name_of, run_beside
-from tests.bench.measure import Figure, Side, compare, cpu_seconds, say
+from tests.bench.measure import Figure, Side, compare, cpu_seconds, log
 from vitseg.data.plan import make_plan
 from vitseg.data.shards import commit, write_shard
 from vitseg.labels import CITYSCAPES, id_table
@@ -30,11 +30,11 @@ FRAME = (2048, 1024)
 
 def figures(folder: Path) -> Iterator[Figure]:
     source, numbers = folder / "scenes", itertools.count()
-    say(f"drawing {SCENES} scenes")
+    log(f"drawing {SCENES} scenes")
     write_scenes(str(source), train=SCENES, val=0, size=(1024, 512), seed=0)
 
     def whole() -> None:
-        dest = str(folder / f"shards-{next(numbers)}")  # a new one: done shards would be left alone
+        dest = str(folder / f"shards-{next(numbers)}")  # a new one, because finished shards are not written again
         plan = make_plan(str(few), size=(SIDE, SIDE), shard_samples=64)
         commit(plan, [write_shard(shard, plan.options, dest) for shard in plan.shards], dest)
 
@@ -80,7 +80,7 @@ def figures(folder: Path) -> Iterator[Figure]:
 
 
 def repeat(source: Path, dest: Path, count: int) -> None:
-    """Make a larger source of a small one: each scene again and again, under other names."""
+    """Make a larger source from a small one: each scene many times, under other names."""
     photos = sorted(source.glob("leftImg8bit/*/*/*.png"))
     for number in range(count):
         photo = photos[number % len(photos)]
@@ -92,7 +92,7 @@ def repeat(source: Path, dest: Path, count: int) -> None:
 
 
 def rate(source: Path, dest: Path, workers: int, runner: str) -> float:
-    """Return images a second of the command, from its first look at the source to the manifest."""
+    """Return images a second of the command, from its first listing of the source to the manifest."""
     command = [str(Path(sys.executable).with_name("vitseg")), "preprocess", str(source), str(dest)]
     command += ["--size", f"{SIDE}x{SIDE}", "--shard-samples", "64", "--runner", runner, "--json"]
     done = subprocess.run([*command, "--workers", str(workers)], capture_output=True, text=True)
@@ -122,7 +122,7 @@ def by_pillow(path: Path) -> Image.Image:
 
 
 def transform(photo: Path, table: np.ndarray, decode: Callable[[Path], Image.Image] = by_pillow) -> tuple[bytes, bytes]:
-    """Do what every such pipeline must: decode, resize, map ids, encode. Filters and qualities are ours."""
+    """Do what every such pipeline must: decode, resize, map ids, encode; with our filters and qualities."""
     label = str(photo).replace("leftImg8bit.png", "gtFine_labelIds.png").replace("/leftImg8bit/", "/gtFine/")
     small, mask = io.BytesIO(), io.BytesIO()
     with decode(photo) as image:

@@ -1,6 +1,6 @@
 """The same transform by litdata: `… -m tests.bench.preprocess_peer SOURCE pillow|ours FOLDER` prints images a second.
 
-litdata comes from a folder of its own (see `loader_peers`).
+litdata is installed into a folder of its own (see `loader_peers`).
 """
 
 import functools

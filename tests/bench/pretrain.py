@@ -1,6 +1,6 @@
-"""What a start from one's own photographs is worth: `small` after masked pretraining on them, and from nothing.
+"""What pretraining on one's own photographs is worth: `small` after masked pretraining on them, and from scratch.
 
-Both learn from equally many labeled images. BENCH_SOURCE names a source of real photographs, BENCH_IMAGES how many
+Both see equally many labeled images. BENCH_SOURCE names a source of real photographs, BENCH_IMAGES how many
 labeled images each sees (ten times the photographs or more: then they are augmented), BENCH_PRETRAIN how many the
 pretraining sees, and BENCH_SEEDS how many seeds. By default: generated scenes, four passes and twenty.
 """
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from tests.bench.contest import Race, contend
-from tests.bench.measure import Figure, say
+from tests.bench.measure import Figure, log
+from tests.bench.networks import TrainerWithoutCheckpoints, train_network
 from tests.bench.quality import shards_of
 from vitseg import dist
 from vitseg.config import load_recipe
@@ -28,11 +28,11 @@ from vitseg.training.worker import batches_of
 
 
 class Progress(TrainingLogger):
-    """Says how far a pretraining is."""
+    """Reports the progress of a pretraining."""
 
     def log_epoch(self, row: dict[str, float]) -> None:
         if "val/loss" in row:
-            say(f"pretraining, epoch {row['epoch']}: loss {row['train/loss']:.4f}, validation {row['val/loss']:.4f}")
+            log(f"pretraining, epoch {row['epoch']}: loss {row['train/loss']:.4f}, validation {row['val/loss']:.4f}")
 
 
 def figures(folder: Path) -> Iterator[Figure]:
@@ -43,18 +43,18 @@ def figures(folder: Path) -> Iterator[Figure]:
         start = pretrain(shards, seed, looked)
         scores = []
         for name, init in (("small", None), ("small-pretrained", start)):
-            contend(shards, name, seed, images, folder, init=init)
+            train_network(shards, name, seed, images, folder, init=init)
             scores.append(json.loads((folder / f"{name}-{seed}.json").read_text())["final"]["miou"])
-        say(f"seed {seed}: mIoU from nothing {scores[0]:.4f}, pretrained {scores[1]:.4f}")
+        log(f"seed {seed}: mIoU from scratch {scores[0]:.4f}, pretrained {scores[1]:.4f}")
         ratios.append(scores[1] / scores[0])
     yield Figure(
-        "quality: validation mIoU of small after masked pretraining / from nothing, equal labeled images",
+        "quality: validation mIoU of small after masked pretraining / from scratch, equal labeled images",
         round(statistics.median(ratios), 4), goal=1.0, better="higher", rounds=seeds,
     )  # fmt: skip
 
 
 def pretrain(shards: str, seed: int, images: int) -> dict[str, torch.Tensor]:
-    """Return the encoder that a masked autoencoder learned from about so many of the training photographs."""
+    """Return the encoder that a masked autoencoder learned from about `images` training photographs."""
     manifest = read_manifest(shards)
     epochs = max(1, round(images / manifest.splits["train"].samples))
     settings = [f"run.epochs={epochs}", f"run.evaluate_epochs={-(-epochs // 8)}", f"run.seed={seed}"]
@@ -63,6 +63,8 @@ def pretrain(shards: str, seed: int, images: int) -> dict[str, torch.Tensor]:
     data, validation = batches_of(shards, manifest, recipe, world)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as nothing:
-        Race(MaskedPatches(model, recipe, manifest), world, data, validation, open_store(nothing), Progress()).run()
-    say(f"pretraining: {epochs} epochs in {(time.perf_counter() - started) / 60:.2f} min")
+        TrainerWithoutCheckpoints(
+            MaskedPatches(model, recipe, manifest), world, data, validation, open_store(nothing), Progress()
+        ).run()
+    log(f"pretraining: {epochs} epochs in {(time.perf_counter() - started) / 60:.2f} min")
     return {name: tensor.cpu() for name, tensor in model.encoder_bundle().tensors.items()}

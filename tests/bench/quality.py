@@ -1,9 +1,9 @@
-"""What a network learns from equally many images, and in equal time: ours, the paper's decoder, and a U-Net.
+"""What networks learn from equally many images and in equal time: ours, the paper's decoder, and a U-Net.
 
-On generated scenes by default, which takes minutes; BENCH_SOURCE names a source of real photographs, BENCH_IMAGES
-how many images each contender sees, BENCH_SEEDS how many seeds, and BENCH_FOLDER where curves and panels are left.
-From ten epochs on all see images augmented as `small` wants it.
-Contenders that are there already are not trained again: begin with an empty folder after changing one.
+By default on generated scenes, which takes minutes. BENCH_SOURCE names a source of real photographs, BENCH_IMAGES
+the number of images that each network sees, BENCH_SEEDS the number of seeds, and BENCH_FOLDER where curves and panels
+are written. From ten epochs on, all see images with the augmentation of `small`. Networks that are in the folder already
+are not trained again: use an empty folder after a change.
 """
 
 import json
@@ -22,8 +22,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
-from tests.bench.contest import FOUR, SHOWN
-from tests.bench.measure import Figure, pack_scenes, say
+from tests.bench.measure import Figure, log, pack_scenes
+from tests.bench.networks import COMPARED, SHOWN
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import read_manifest
 from vitseg.data.plan import make_plan
@@ -43,20 +43,22 @@ def figures(folder: Path) -> Iterator[Figure]:
     seeds = int(os.environ.get("BENCH_SEEDS", "2"))
     shards = shards_of(folder, os.environ.get("BENCH_SOURCE", ""))
     images = int(os.environ.get("BENCH_IMAGES", "768"))
-    jobs = [(name, seed) for seed in range(seeds) for name in sorted(FOUR, reverse=True)]
-    with ThreadPoolExecutor(1 if torch.cuda.is_available() else 2) as pool:  # one core each; a GPU has one at a time
-        list(pool.map(lambda job: _contend(shards, *job, images, keep), jobs))
-    found = {name: [json.loads((keep / f"{name}-{seed}.json").read_text()) for seed in range(seeds)] for name in FOUR}
+    jobs = [(name, seed) for seed in range(seeds) for name in sorted(COMPARED, reverse=True)]
+    with ThreadPoolExecutor(1 if torch.cuda.is_available() else 2) as pool:  # one core each; a GPU trains one at a time
+        list(pool.map(lambda job: _train(shards, *job, images, keep), jobs))
+    found = {
+        name: [json.loads((keep / f"{name}-{seed}.json").read_text()) for seed in range(seeds)] for name in COMPARED
+    }
     draw_curves(found).save(keep / "curves.png")
     draw_panels(shards, keep).save(keep / "panels.png")
     for name, runs in found.items():
         final = [{key: run["final"][key] for key in ("miou", "pixel_accuracy")} for run in runs]
         worst = [round(max(map(max, run["lines"])), 3) for run in runs if "lines" in run]
-        say(f"{name}: {runs[0]['parameters']:,} parameters, {runs[0]['rows'][-1]['minutes']} min, {final}")
-        say(
+        log(f"{name}: {runs[0]['parameters']:,} parameters, {runs[0]['rows'][-1]['minutes']} min, {final}")
+        log(
             f"    seam ratios {runs[0]['final']['seam_ratio']}, most changes at one line of a patch, over the mean: {worst}"
         )
-    say(f"curves and panels: {keep}")
+    log(f"curves and panels: {keep}")
     yield from _ratios(found, seeds)
 
 
@@ -74,7 +76,7 @@ def _ratios(found: dict[str, list[dict[str, Any]]], seeds: int) -> Iterator[Figu
 
 
 def at_end_of_shorter(ours: Curve, other: Curve, axis: str) -> float:
-    """Return the ratio of mIoU where the shorter curve ends, between whose points it is interpolated."""
+    """Return the ratio of mIoU where the shorter curve ends; between points, curves are interpolated."""
     end = min(ours[-1][axis], other[-1][axis])
     at = [
         np.interp(end, [0, *(row[axis] for row in rows)], [0, *(row["miou"] for row in rows)]) for rows in (ours, other)
@@ -83,7 +85,7 @@ def at_end_of_shorter(ours: Curve, other: Curve, axis: str) -> float:
 
 
 def draw_curves(found: dict[str, list[dict[str, Any]]]) -> Image.Image:
-    """Draw validation mIoU over images seen (left) and over minutes (right), a line a seed."""
+    """Draw validation mIoU over images seen (left) and over minutes (right), one line per seed."""
     device = found["small"][0]["device"]
     figure = Canvas(figsize=(11, 4.2), dpi=110, facecolor="white", layout="constrained")
     canvas = FigureCanvasAgg(figure)
@@ -107,12 +109,12 @@ def draw_curves(found: dict[str, list[dict[str, Any]]]) -> Image.Image:
 
 
 def draw_panels(shards: str, folder: Path) -> Image.Image:
-    """Draw the same validation photographs under each contender (seed 0)."""
+    """Draw the same validation photographs with the prediction of each network (seed 0)."""
     manifest = read_manifest(shards)
     shown = Batches(shards, manifest, "val", batch_size=SHOWN, shuffle=False, drop_last=False)
     batch = next(iter(shown.epoch(0)))
     colors = palette(manifest.classes)
-    columns = {"truth": batch.labels.numpy()} | {name: np.load(folder / f"{name}-0.npy") for name in FOUR}
+    columns = {"ground truth": batch.labels.numpy()} | {name: np.load(folder / f"{name}-0.npy") for name in COMPARED}
     cells = []
     for index in range(len(batch.images)):
         cells.append((batch.keys[index], Image.fromarray(batch.images[index].permute(1, 2, 0).numpy())))
@@ -129,8 +131,8 @@ def shards_of(folder: Path, source: str) -> str:
     return shards
 
 
-def _contend(shards: str, name: str, seed: int, images: int, folder: Path) -> None:
+def _train(shards: str, name: str, seed: int, images: int, folder: Path) -> None:
     if (folder / f"{name}-{seed}.npy").exists():
-        return  # a bench that was interrupted goes on where it was
-    command = [sys.executable, "-m", "tests.bench.contest", shards, name, str(seed), str(images), str(folder)]
+        return  # an interrupted bench continues here
+    command = [sys.executable, "-m", "tests.bench.networks", shards, name, str(seed), str(images), str(folder)]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

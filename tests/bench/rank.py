@@ -1,6 +1,6 @@
 """One rank of a timed training: `python -m tests.bench.rank SHARDS FOLDER PRESET`.
 
-Rank 0 prints the share of the epoch that it waited for data, and images a second.
+Rank 0 prints the share of the epoch for which it waited for data, and images a second.
 """
 
 import os
@@ -24,7 +24,7 @@ WARM_UP = 4
 
 
 class Stopwatch(TrainingLogger):
-    """Notes when each step ended."""
+    """Records when each step ended."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -32,7 +32,7 @@ class Stopwatch(TrainingLogger):
 
     def log_step(self, step: int, values: dict[str, float]) -> None:
         self.ends.append(time.perf_counter())
-        self.waited = values["data_wait"]  # of the last while: the whole epoch, for it is short
+        self.waited = values["data_wait"]  # over the last steps: the whole epoch, because it is short
 
     def log_epoch(self, row: dict[str, Any]) -> None:
         self.scores = row
@@ -43,12 +43,12 @@ class Stopwatch(TrainingLogger):
 
 
 def timed_recipe(*overrides: str, preset: str = "tiny") -> Recipe:
-    """Return a preset for one epoch, every step noted, no checkpoint but the last."""
+    """Return a preset for one epoch that logs every step and writes only the last checkpoint."""
     return load_recipe(preset, overrides=["run.epochs=1", "run.log_steps=1", "run.checkpoint_steps=100000", *overrides])
 
 
 def train(shards: str, manifest: Manifest, recipe: Recipe, folder: Path, world: dist.World) -> Stopwatch:
-    """Run the Trainer as a job would, but for the tracking server."""
+    """Run the Trainer as a job does, without the tracking server."""
     objective = Segmentation(Segmentation.build_model(recipe, manifest).to(world.device), recipe, manifest)
     watch = Stopwatch()
     data, validation = batches_of(shards, manifest, recipe, world)

@@ -1,6 +1,6 @@
-"""What batch segmentation costs over the model, over its slowest stage, and beside other ways to do it.
+"""What batch segmentation costs, compared with the model alone, with its slowest stage, and with other programs.
 
-The bucket lies in the embedded store, which works on the same cores. `BENCH_OBJECTS=20000` is the large bucket.
+The bucket is in the embedded store, which runs on the same cores. BENCH_OBJECTS is the size of the large bucket.
 """
 
 import functools
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.bench.contest import Race
-from tests.bench.measure import Figure, Side, compare, pack_scenes, say
+from tests.bench.measure import Figure, Side, compare, log, pack_scenes
+from tests.bench.networks import TrainerWithoutCheckpoints
 from tests.bench.segment_peers import plain_loop, ray_data
 from tests.bench.segment_run import SIZE, smooth_scores
 from vitseg import dist
@@ -55,7 +55,7 @@ def figures(folder: Path) -> Iterator[Figure]:
 
 
 def _figures(folder: Path) -> Iterator[Figure]:
-    say(f"drawing {IMAGES} photographs")
+    log(f"drawing {IMAGES} photographs")
     source = join(BUCKET, "photographs")
     write_photographs(source, count=IMAGES, seed=0)
     model = str(folder / "bundle")
@@ -117,7 +117,7 @@ def _figures(folder: Path) -> Iterator[Figure]:
 
 
 def _free(kind: str, job: Side, alone: Callable[[], dict[str, float]]) -> Iterator[Figure]:
-    """Yield what a job without a model makes of the speed of its stages."""
+    """Yield how a job whose model costs nothing compares with its stages."""
     rates: list[float] = []
     each: list[dict[str, float]] = []
 
@@ -142,19 +142,21 @@ def _free(kind: str, job: Side, alone: Callable[[], dict[str, float]]) -> Iterat
 
 
 def train(folder: Path, bundle: Path) -> None:
-    """Train `small` for a minute or two: what an untrained one says looks like no mask."""
+    """Train `small` for a minute or two: the predictions of an untrained model do not look like masks."""
     shards, manifest = pack_scenes(folder / "lesson", train=96, val=8, side=SIZE[0])
     recipe = load_recipe("small", overrides=["data.batch_size=8", "run.epochs=5", "run.evaluate_epochs=5"])
     world = dist.start()
     objective = Segmentation(Segmentation.build_model(recipe, manifest), recipe, manifest)
     data, validation = batches_of(shards, manifest, recipe, world)
-    say("training the preset small for 5 epochs of 96 scenes")
-    Race(objective, world, data, validation, open_store(folder / "nothing"), TrainingLogger()).run()
+    log("training the preset small for 5 epochs of 96 scenes")
+    TrainerWithoutCheckpoints(
+        objective, world, data, validation, open_store(folder / "nothing"), TrainingLogger()
+    ).run()
     save_bundle(bundle, objective.model, manifest.classes)
 
 
 def run(source: str, dest: str, model: str, *options: str) -> dict[str, Any]:
-    """Run the command's flow in a process of its own; return its answer, and its peak memory."""
+    """Run the command's flow in a process of its own; return its result and its peak memory."""
     command = [sys.executable, "-m", "tests.bench.segment_run", source, dest, model, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -169,14 +171,14 @@ def rate(count: int, work: Callable[[], object]) -> float:
 
 
 def fill(address: str, count: int, size: tuple[int, int], kind: str = "JPEG") -> None:
-    """Put so many photographs of one size and format: a few drawings, each again and again."""
+    """Write `count` photographs of one size and format: a few drawings, many times."""
     import io
 
     from PIL import Image
 
     from vitseg.synth.dataset import draw_scene
 
-    say(f"filling {address} with {count} photographs of {size[0]}x{size[1]}")
+    log(f"filling {address} with {count} photographs of {size[0]}x{size[1]}")
     drawn = []
     for seed in range(4):
         buffer = io.BytesIO()
@@ -207,5 +209,5 @@ def stages(source: str, dest: str) -> dict[str, float]:
     torch.set_num_threads(1)
     rates = {name: rate(len(keys), functools.partial(list, map(stage, keys))) for name, stage in work.items()}
     torch.set_num_threads(threads)
-    say("  alone, images a second: " + ", ".join(f"{name} {value:.0f}" for name, value in rates.items()))
+    log("  alone, images a second: " + ", ".join(f"{name} {value:.0f}" for name, value in rates.items()))
     return rates

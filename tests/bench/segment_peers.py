@@ -1,4 +1,4 @@
-"""Other ways to segment a bucket: a loop as one writes it in an afternoon, and Ray Data in an environment of its own."""
+"""Other programs that segment a bucket: a plain loop, and Ray Data in an environment of its own."""
 
 import io
 import json
@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from tests.bench.measure import say
+from tests.bench.measure import log
 
 RAY = "ray==2.60.0"
 SIDE = 256
 
 
 def segment_one(data: bytes, predict: Callable[[torch.Tensor], torch.Tensor]) -> bytes:
-    """Turn one photograph into one mask, as every such loop does."""
+    """Turn one photograph into one mask, in the usual way."""
     photo = Image.open(io.BytesIO(data)).convert("RGB")
     pixels = np.asarray(photo.resize((SIDE, SIDE), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
     scores = predict(torch.from_numpy(np.ascontiguousarray(pixels))[None])
@@ -33,7 +33,7 @@ def segment_one(data: bytes, predict: Callable[[torch.Tensor], torch.Tensor]) ->
 
 
 def plain_loop(source: str, dest: str, predict: Callable[[torch.Tensor], torch.Tensor]) -> float:
-    """Return images a second of one after another: get, segment, put."""
+    """Return images a second of a loop: get, segment, put, one image after another."""
     client = boto3.client("s3")
     bucket, _, prefix = source.removeprefix("s3://").partition("/")
     target = dest.removeprefix(f"s3://{bucket}/")
@@ -48,9 +48,9 @@ def plain_loop(source: str, dest: str, predict: Callable[[torch.Tensor], torch.T
 
 
 def ray_data(folder: Path, source: str, dest: str, model: str) -> float:
-    """Return images a second of Ray Data's own pipeline, from its first read to its last write, without its start."""
+    """Return images a second of Ray Data's pipeline, from its first read to its last write, without its startup."""
     if not folder.exists():
-        say(f"installing {RAY} beside the project")
+        log(f"installing {RAY} beside the project")
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), RAY]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     path = os.pathsep.join([str(Path.cwd()), str(folder)])
@@ -62,7 +62,7 @@ def ray_data(folder: Path, source: str, dest: str, model: str) -> float:
 
 
 class Predictor:
-    """What Ray Data's actors hold; the masks come back as images."""
+    """The callable that Ray Data's actors hold; it returns masks as images."""
 
     def __init__(self, model: str) -> None:
         from vitseg.model.bundle import load_bundle

@@ -1,6 +1,6 @@
 """One job in a process of its own: `python -m tests.bench.segment_run SOURCE DEST MODEL [--free]`.
 
-With `--free` the model's answer is there before anybody asks. The last line of standard output is the job's answer.
+With `--free` the model costs nothing: its scores exist beforehand. The last line of standard output is the result.
 """
 
 import json
@@ -15,9 +15,9 @@ SIZE = (256, 256)
 
 
 def smooth_scores(classes: int) -> torch.Tensor:
-    """Return scores (1, K, h, w) as trained models give them: regions of one class, with borders between."""
-    chance = torch.Generator().manual_seed(0)
-    regions = F.interpolate(torch.randn(1, classes, 6, 6, generator=chance), size=SIZE, mode="bilinear")
+    """Return scores (1, K, h, w) like those of trained models: regions of one class with borders between."""
+    generator = torch.Generator().manual_seed(0)
+    regions = F.interpolate(torch.randn(1, classes, 6, 6, generator=generator), size=SIZE, mode="bilinear")
     shares = F.avg_pool2d(F.one_hot(regions.argmax(1), classes).permute(0, 3, 1, 2).float(), 5, 1, 2)
     return (8 * shares).contiguous()
 
@@ -38,7 +38,7 @@ def main(source: str, dest: str, model: str, *options: str) -> None:
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     answer = segment(source, dest, model=model)
-    # Not getrusage: what that tells of a process begins with the memory of the one that started it.
+    # Not getrusage: its figure starts with the memory of the parent process.
     peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
     output.write(json.dumps({**answer, "peak_bytes": peak}) + "\n")
     output.flush()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from s3fs import S3FileSystem
 
-from tests.bench.measure import Figure, compare, cpu_seconds, say, wall_seconds
+from tests.bench.measure import Figure, compare, cpu_seconds, log, wall_seconds
 from tests.faulty_store import FaultyStore, through
 from vitseg.storage import Store, open_store
 
@@ -26,7 +26,7 @@ def figures(folder: Path) -> Iterator[Figure]:
     environment.enter(only_stack=True)
     try:
         store = open_store("s3://vitseg/many")
-        say(f"writing {OBJECTS} objects")
+        log(f"writing {OBJECTS} objects")
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda number: store.write(f"{number % 20}/{number:05}", os.urandom(SIZE)), range(OBJECTS)))
         yield from _figures(store)

@@ -1,4 +1,4 @@
-"""What ranks give over threads, what the Trainer costs over a loop of a few lines, and what the processor is used for.
+"""Ranks compared with threads, the Trainer with a loop of a few lines, and the model with large matrix products.
 
 Every side is a process of its own, in the environment in which `vitseg train` starts its ranks.
 """
@@ -20,7 +20,7 @@ from vitseg.training.throughput import matrix_rate, training_flops
 THREADS = os.cpu_count() or 1
 SIDE, STEPS = 256, 16
 TILE, TILE_STEPS = 96, 64
-"""Where a step takes a tenth of the time, and what ranks say to each other as long as before."""
+"""Here a step takes a tenth of the time, and communication between ranks as long as before."""
 FEW = 8
 """Steps of the larger preset."""
 
@@ -64,8 +64,8 @@ def run_ranks(nproc: int, threads: int, shards: str, folder: Path, preset: str =
 
 
 def bare_loop(shards: str) -> Side:
-    """Return a side that trains as `tests.bench.bare` does."""
-    return lambda: _numbers(["tests.bench.bare", shards], THREADS)[-1]
+    """Return a side that trains as `tests.bench.bare_loop` does."""
+    return lambda: _numbers(["tests.bench.bare_loop", shards], THREADS)[-1]
 
 
 def _numbers(module: list[str], threads: int) -> list[float]:

@@ -1,6 +1,6 @@
-"""The yardstick: a plain U-Net (https://arxiv.org/abs/1505.04597), with the batch normalization that came after it.
+"""The baseline: a plain U-Net (https://arxiv.org/abs/1505.04597), with batch normalization, which is younger.
 
-The only convolutions of the project. They are here to be beaten.
+It has the only convolutions of the project.
 """
 
 import torch
@@ -21,7 +21,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * a, a, 2, 2) for a in widths[:-1])
         self.merge = nn.ModuleList(double(2 * a, a) for a in widths[:-1])
         self.head = nn.Conv2d(width, classes, 1)
-        self.to(memory_format=torch.channels_last)  # twice as fast on a CPU, and on a GPU with tensor cores
+        self.to(memory_format=torch.channels_last)  # twice as fast on a CPU and on a GPU with tensor cores
 
     def forward(self, images: Tensor) -> Tensor:
         """Segment photographs, normalized as the presets `tiny`, `small` and `base` do it."""

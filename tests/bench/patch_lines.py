@@ -1,6 +1,6 @@
-"""Do class borders gather anywhere in a patch? The seam ratio looks at borders of patches alone; this at every line.
+"""Whether class borders gather anywhere in a patch: the seam ratio measures only the borders of patches, this every line.
 
-Photographs are shifted under the grid of patches, so that what they show (a horizon, a bonnet) averages out.
+Photographs are shifted under the grid of patches, so that their content (a horizon, a hood) averages out.
 """
 
 import torch
@@ -19,8 +19,8 @@ def line_shares(model: nn.Module, shards: str, images: int = 50) -> list[list[fl
     """Return, for rows and columns, how often the class changes after each of a patch's lines, over the mean of all.
 
     Args:
-        model: gives scores (B, K, H, W); put into evaluation mode.
-        shards: whose validation photographs are looked at.
+        model: returns scores (B, K, H, W); switched to evaluation mode.
+        shards: data set whose validation photographs are used.
         images: how many photographs.
     """
     device = next(model.parameters()).device
@@ -35,6 +35,6 @@ def line_shares(model: nn.Module, shards: str, images: int = 50) -> list[list[fl
         ids = torch.cat([model(some.to(device)).argmax(1).cpu() for some in cut.split(25)])
         for axis in (1, 2):
             differ = ids.narrow(axis, 1, side - 1) != ids.narrow(axis, 0, side - 1)
-            share = differ.double().mean((0, 3 - axis))[PATCH : side - PATCH]  # without the photograph's own borders
+            share = differ.double().mean((0, 3 - axis))[PATCH : side - PATCH]  # without the borders of the photograph
             changes[axis - 1] += share.view(-1, PATCH).sum(0)
     return (changes / changes.mean(1, keepdim=True).clamp(min=1e-12)).tolist()

@@ -1,8 +1,8 @@
-"""One contender's training, watched: `python -m tests.bench.contest SHARDS NAME SEED IMAGES FOLDER [KEY=VALUE …]`.
+"""Train one of the compared networks: `python -m tests.bench.networks SHARDS NAME SEED IMAGES FOLDER [KEY=VALUE …]`.
 
-Same data, order, augmentation, batches, schedule and evaluator for all; network, target and optimizer differ.
-What comes out: NAME-SEED.json (a row a validation: images seen, minutes, scores) and the class ids it gives for the
-first validation photographs. On a GPU where there is one; minutes are then wall-clock, else those of one CPU core.
+All have the same data, order, augmentation, batches, schedule and evaluator; network, target and optimizer differ.
+Writes NAME-SEED.json (a row per validation: images seen, minutes, scores) and NAME-SEED.npy (the class ids of the
+first validation photographs). Trains on a GPU if there is one; minutes are then wall-clock, else those of a CPU core.
 """
 
 import json
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tests.bench.lines import PATCH, line_shares
+from tests.bench.patch_lines import PATCH, line_shares
 from tests.bench.unet import UNet
 from vitseg import dist
 from vitseg.config import load_recipe
@@ -31,7 +31,7 @@ from vitseg.training.loop import Trainer
 from vitseg.training.objectives.segmentation import Segmentation
 from vitseg.training.worker import batches_of
 
-# Each with the optimizer that suits it best: Muon does not help the paper's decoder, and torch's takes no convolutions.
+# Each has the optimizer that suits it best: Muon does not help the paper's decoder, and torch's takes no convolutions.
 # Learning rates: the best of two to six by the training loss after one epoch of images half as large. That is 0.008 for the
 # U-Net too, but on validation images of full size 0.0015 did better (mIoU 0.131 to 0.107 after an epoch): hence 0.002.
 ADAMW = ["optimizer.name=adamw", "optimizer.weight_decay=0.0001", "model.stochastic_depth=0.0"]
@@ -39,7 +39,7 @@ PAPER = [
     *ADAMW, "optimizer.learning_rate=0.0007", "model.decoder=patch", "model.decoder_projection=128",
     "model.decoder_mlp_units=[512, 512]",
 ]  # fmt: skip
-CONTENDERS: dict[str, tuple[str, list[str]]] = {
+NETWORKS: dict[str, tuple[str, list[str]]] = {
     "paper-rgb": ("small", [*PAPER, "model.target=rgb"]),
     "paper-classes": ("small", PAPER),
     "small": ("small", []),
@@ -48,18 +48,18 @@ CONTENDERS: dict[str, tuple[str, list[str]]] = {
     "base": ("base", ["data.batch_size=16"]),
 }
 LONG = {"unet": ["optimizer.learning_rate=0.001"]}
-"""What suits a contender better in a long training: the best of 0.0005, 0.001 and 0.002 after 50 epochs of 600 images."""
-FOUR = ("paper-rgb", "paper-classes", "small", "unet")
+"""What suits a network better in a long training: the best of 0.0005, 0.001 and 0.002 after 50 epochs of 600 images."""
+COMPARED = ("paper-rgb", "paper-classes", "small", "unet")
 SHORT = ["data.batch_size=8", "augment.scale=[1.0, 1.0]", "augment.color=0.0", "augment.rare=0.0"]
-"""In so few epochs nobody sees a photograph often enough to know it by heart: no augmentation but flips."""
+"""In so few epochs a network does not memorize photographs: only flips."""
 LONG_EPOCHS = 10
 POINTS = 25
-"""Of a curve, at most."""
+"""Most points of a curve."""
 SHOWN = 6
 
 
 class Minutes(TrainingLogger):
-    """Counts the time of training alone, without the validations: of the processor, or on a GPU the wall-clock."""
+    """Counts the time of training without its validations: CPU time, or on a GPU wall-clock time."""
 
     def __init__(self, name: str, batch_size: int, clock: Any) -> None:
         self.name, self.batch_size, self.clock = name, batch_size, clock
@@ -82,18 +82,18 @@ class Minutes(TrainingLogger):
         )
 
 
-class Race(Trainer):
-    """The training loop from its start to its end, without checkpoints."""
+class TrainerWithoutCheckpoints(Trainer):
+    """The training loop, without checkpoints."""
 
     def _save(self) -> None:
-        """Leave nothing behind."""
+        """Write nothing."""
 
 
-def contend(
+def train_network(
     shards: str, name: str, seed: int, images: int, folder: Path,
     extra: tuple[str, ...] = (), init: dict[str, torch.Tensor] | None = None,
 ) -> None:  # fmt: skip
-    """Train one contender on about so many images, from chance or an encoder's weights; leave its curve and masks."""
+    """Train one network on about `images` images, from scratch or an encoder's weights; write its curve and class ids."""
     manifest = read_manifest(shards)
     recipe = recipe_of(name, seed, round(images / manifest.splits["train"].samples), extra)
     world = dist.start()
@@ -107,7 +107,7 @@ def contend(
     clock = time.perf_counter if world.device.type == "cuda" else time.process_time
     watch = Minutes(f"{name}-{seed}", recipe.data.batch_size, clock)
     with tempfile.TemporaryDirectory() as nothing:
-        Race(objective, world, data, validation, open_store(nothing), watch).run()
+        TrainerWithoutCheckpoints(objective, world, data, validation, open_store(nothing), watch).run()
     final = evaluate_batches(model, validation.epoch(0), objective.criterion, patches=(8, 16)).to_json()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     result = {"name": name, "seed": seed, "parameters": parameters, "device": device_name(), "rows": watch.rows}
@@ -123,8 +123,8 @@ def contend(
 
 
 def recipe_of(name: str, seed: int, epochs: int, extra: tuple[str, ...] = ()) -> Recipe:
-    """Return what a contender trains by: in a long training as its preset says, in a short one without augmentation."""
-    preset, own = CONTENDERS[name]
+    """Return a network's recipe: in a long training that of its preset, in a short one without augmentation."""
+    preset, own = NETWORKS[name]
     epochs = max(1, epochs)
     own, settings = (own + LONG.get(name, []), []) if epochs >= LONG_EPOCHS else (own, SHORT)
     settings = [*settings, f"run.epochs={epochs}", f"run.seed={seed}", "run.log_steps=1", "run.panel_epochs=1000000"]
@@ -132,7 +132,7 @@ def recipe_of(name: str, seed: int, epochs: int, extra: tuple[str, ...] = ()) ->
 
 
 def network(name: str, recipe: Recipe, manifest: Manifest) -> nn.Module:
-    """Make an untrained contender."""
+    """Build an untrained network."""
     if name == "unet":
         torch.manual_seed(recipe.run.seed)
         return UNet(len(manifest.classes))
@@ -140,10 +140,10 @@ def network(name: str, recipe: Recipe, manifest: Manifest) -> nn.Module:
 
 
 def device_name() -> str:
-    """Say what minutes are of."""
+    """Return the device whose minutes are counted."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "one core"
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    contend(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]), tuple(sys.argv[6:]))
+    train_network(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]), tuple(sys.argv[6:]))

@@ -1,6 +1,6 @@
-"""The same model, loss and optimizer in a loop of a few lines: `python -m tests.bench.bare SHARDS` prints images a second.
+"""The same model, loss and optimizer in a loop of a few lines: `python -m tests.bench.bare_loop SHARDS` prints images a second.
 
-No data loading, clipping, metrics, checkpoints: what training costs at least.
+Without data loading, clipping, metrics and checkpoints: the least that training costs.
 """
 
 import sys
