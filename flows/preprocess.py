@@ -8,9 +8,9 @@ from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.tasks import exponential_backoff
 
-from flows.choices import Layout
 from flows.display.console import note, progress
 from flows.tasks.runners import CLUSTER_AHEAD, as_they_end, make_runner, may_pass
+from vitseg.data import Layout
 from vitseg.data.manifest import Manifest, manifest_tag
 from vitseg.data.plan import Plan, PlanOptions, ShardPlan, make_plan
 from vitseg.data.shards import ShardRecord, commit, done_shard, finished, write_shard

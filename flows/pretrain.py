@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from prefect import flow, runtime, task
 
-from flows.choices import Preset
 from flows.display.console import note
 from flows.preprocess import preprocess
 from flows.tasks.register_version import after_training
@@ -23,6 +22,7 @@ from vitseg.home import home
 from vitseg.model.encoder_bundle import CONFIG
 from vitseg.pictures.charts import learning_curves
 from vitseg.recipe import Recipe
+from vitseg.recipes import Preset
 from vitseg.registry import tracking
 from vitseg.storage import canonical, open_store
 from vitseg.training.job import HISTORY, MASKED, Job, finish_job, forget_job, job_folder, read_job, write_job

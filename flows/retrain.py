@@ -5,19 +5,21 @@ import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow
 from prefect.events import emit_event
+from pydantic import BeforeValidator
 
 from flows.assess import ensure_assessed
-from flows.choices import Preset, Start
 from flows.display.console import note
 from flows.preprocess import preprocess
 from flows.stack.processes import locked
 from flows.train import fitting, train
 from vitseg.config import load_recipe
 from vitseg.home import home
+from vitseg.old_keys import current_start
+from vitseg.recipes import Preset, Start
 from vitseg.registry import promotion, versions
 from vitseg.registry.gate import read_gate
 from vitseg.registry.verdict import PASSED, verdict_of
@@ -37,7 +39,7 @@ def retrain(
     overrides: Sequence[str] = (),
     nproc: int | None = None,
     name: str = "vitseg",
-    start: Start = "chance",
+    start: Annotated[Start, BeforeValidator(current_start)] = "scratch",
     gate: str | None = None,
     to: str = "",
     auto_promote: bool = False,

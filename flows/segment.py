@@ -7,13 +7,13 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from flows.choices import Ids, Picture, Runner
 from flows.display.console import note, pluralize, progress
+from flows.tasks import Runner
 from flows.tasks.segment_chunks import default_runner, default_workers, run_chunks
 from vitseg.images import MAX_PIXELS
 from vitseg.inference.commit import Summary, commit_job
 from vitseg.inference.dry_run import dry_run as count_work
-from vitseg.inference.job import ModelRef, Options
+from vitseg.inference.job import Ids, ModelRef, Options, Picture
 from vitseg.inference.plan import another_source, plan_job
 from vitseg.registry import versions
 

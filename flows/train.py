@@ -13,7 +13,6 @@ import torch
 from prefect import flow, runtime, task
 from prefect.logging import get_run_logger
 
-from flows.choices import Preset
 from flows.display.console import note, pluralize
 from flows.display.training_table import show_training
 from flows.tasks.other_nodes import meeting_place, other_nodes
@@ -23,6 +22,7 @@ from vitseg.data.manifest import read_manifest
 from vitseg.errors import NameTakenError, RankLostError, StorageError, StoreFullError, VitsegError
 from vitseg.labels import logit_count
 from vitseg.recipe import Recipe
+from vitseg.recipes import Preset
 from vitseg.registry import metric_upload, tracking, versions
 from vitseg.storage import canonical, open_store
 from vitseg.training.agent import leave_with
@@ -62,7 +62,7 @@ def train(
         rendezvous: `host:port` where several nodes meet, if `train-node` is started by hand; it has to be on this node.
         name: registered model.
         resume: go on with an unfinished job of the same data, recipe and start; False starts over.
-        init: weights to start from (see `vitseg.training.initial_weights`); "": chance.
+        init: weights to start from (see `vitseg.training.initial_weights`); "": from scratch.
         max_minutes: training ends after so long, all its attempts together, and what it has learned is registered; told
             more the next time, it goes on.
         wait_minutes: so long a deployment waits for workers for its other nodes.

@@ -9,12 +9,12 @@ import torch
 from prefect import flow, runtime, task
 from prefect.logging import get_run_logger
 
-from flows.choices import Preset
 from flows.display.console import note
 from flows.tasks.other_nodes import has_ended, ranks_end_with
 from flows.train import find_job, fitting, leave_with_worker, tries_again
 from vitseg.config import load_recipe
 from vitseg.errors import NotFoundError, RankLostError
+from vitseg.recipes import Preset
 from vitseg.storage import canonical
 from vitseg.training.job import Job, read_job
 from vitseg.training.launch import run_ranks

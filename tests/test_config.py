@@ -1,11 +1,13 @@
 """How a recipe is read: presets, files and --set, and what is refused."""
 
+from importlib import resources
 from pathlib import Path
 
 import pytest
 
-from vitseg.config import load_recipe, presets
+from vitseg.config import load_recipe
 from vitseg.errors import NotFoundError, UsageError
+from vitseg.recipes import PRESETS
 
 
 def refusal(*overrides: str, file: Path | None = None) -> str:
@@ -17,12 +19,13 @@ def refusal(*overrides: str, file: Path | None = None) -> str:
 
 
 def test_all_presets_are_valid_and_differ() -> None:
-    assert presets() == ["base", "paper", "small", "tiny", "vit-base"]
-    assert len({load_recipe(preset).digest() for preset in presets()}) == len(presets())
+    files = resources.files("vitseg").joinpath("recipes").iterdir()
+    assert {f"{preset}.toml" for preset in PRESETS} == {file.name for file in files if file.name.endswith(".toml")}
+    assert len({load_recipe(preset).digest() for preset in PRESETS}) == len(PRESETS)
 
 
 def test_an_unknown_preset_is_answered_with_the_choice() -> None:
-    with pytest.raises(UsageError, match="choose base, paper, small, tiny, vit-base"):
+    with pytest.raises(UsageError, match="choose tiny, small, base, vit-base, paper"):
         load_recipe("huge")
 
 

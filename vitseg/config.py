@@ -18,12 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from vitseg.errors import NotFoundError, UsageError
 from vitseg.old_keys import rename_keys
 from vitseg.recipe import Recipe
-
-
-def presets() -> list[str]:
-    """Return the names of the recipes that ship with the package."""
-    folder = resources.files("vitseg") / "recipes"
-    return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
+from vitseg.recipes import PRESETS
 
 
 def load_recipe(preset: str = "tiny", file: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
@@ -33,8 +28,8 @@ def load_recipe(preset: str = "tiny", file: str | Path | None = None, overrides:
         UsageError: an unknown preset, key or value; the message names the nearest key that exists.
         NotFoundError: the file does not exist.
     """
-    if preset not in presets():
-        raise UsageError(f"preset {preset!r} does not exist: choose {', '.join(presets())}")
+    if preset not in PRESETS:
+        raise UsageError(f"preset {preset!r} does not exist: choose {', '.join(PRESETS)}")
     values: dict[str, Any] = tomllib.loads((resources.files("vitseg") / "recipes" / f"{preset}.toml").read_text())
     if file is not None:
         _merge(values, rename_keys(read_toml(Path(file)), warn=True))

@@ -33,6 +33,14 @@ def rename_keys(values: Any, names: Mapping[str, str] = NEW_NAMES, *, warn: bool
     return {names.get(key, key): rename_keys(value, names, warn=warn) for key, value in values.items()}
 
 
+def current_start(start: str) -> str:
+    """Return `scratch` for its old name, with a warning, and every other start of a retraining as it is."""
+    if start != "chance":
+        return start
+    _warn_once("start: chance is called scratch now: please rename it, the next version won't know chance")
+    return "scratch"
+
+
 @cache
 def _warn_once(text: str) -> None:
     log.warning(text)

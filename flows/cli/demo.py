@@ -1,31 +1,37 @@
-"""The demo: starts the embedded servers, goes the whole way, and stops what it started."""
+"""`vitseg demo`: starts the embedded servers, runs the flow `demo`, and stops the servers that it started."""
 
 import asyncio
-from typing import Any
+from pathlib import Path
+from typing import Annotated
 
-from flows.cli.output import report
+from typer import Option
+
+from flows.cli import options
+from flows.cli.output import answer, report
 from flows.stack import environment, stack
 
 
-def demo(workdir: str) -> dict[str, Any]:
-    """Run the whole way on generated scenes.
-
-    Args:
-        workdir: where scenes, a copy of the masks, pictures and the report go.
-    """
-    ours = not any(server.running for server in stack.status().servers)
+def demo(
+    workdir: Annotated[Path, Option(metavar="FOLDER", help="Write scenes, pictures and the report here.")] = Path(
+        "vitseg-demo"
+    ),
+    json: options.Json = False,
+) -> None:
+    """Run the whole pipeline on generated street scenes, and write a report."""
+    started = not any(server.running for server in stack.status().servers)
     report("servers", "S3, MLflow and Prefect, on loopback only")
     stack.up(progress=report)
     environment.enter(only_stack=True)
     try:
-        # Imported only now: Prefect reads the address of its server when it is imported.
-        from flows.demo import demo as flow
+        from flows.demo import demo as flow  # only now: Prefect reads the address of its server when it is imported
 
-        return flow(workdir)
+        result = flow(str(workdir))
     finally:
-        if ours:
+        if started:
             from prefect.logging.handlers import APILogHandler
 
-            asyncio.run(APILogHandler.aflush())  # what is logged still goes to the server that is about to stop
+            asyncio.run(APILogHandler.aflush())  # the server that is about to stop still gets the rest of the logs
             report("servers", "stopping; `vitseg stack up` starts them again, with all that is in them")
             stack.down()
+    short = {"mIoU": result["evaluate"]["miou"], "model": result["train"]["model_uri"], "masks": str(workdir / "masks")}
+    answer(result if json else {**short, "report": result["report"]}, json)

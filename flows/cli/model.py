@@ -1,28 +1,30 @@
 """`vitseg model`: a preset layer by layer."""
 
-from collections.abc import Sequence
+from typing import Annotated
 
 from rich.table import Table
+from typer import Option
 
+from flows.cli import options
 from flows.cli.output import answer, show_table
-from vitseg.config import load_recipe
-from vitseg.model.summary import summarize
 
 
-def show_model(preset: str, size: tuple[int, int], classes: int, overrides: Sequence[str], as_json: bool) -> None:
-    """Print the layers of a preset and its numbers; `size` is the height and width of an image, pixels."""
-    summary = summarize(load_recipe(preset, None, overrides).model, size, classes)
-    result = {
-        "preset": preset,
-        "parameters": summary.parameters,
-        "trainable": summary.trainable,
-        "flops_per_image": summary.flops_per_image,
-        "tokens": summary.tokens,
-        "convolutions": summary.convolutions,
-    }
-    if not as_json:
+def model(
+    preset: options.PresetArgument,
+    size: options.Size = "256x256",
+    classes: Annotated[int, Option(min=1, metavar="N", help="Predict N classes.")] = 19,
+    set_: options.Set = None,
+    json: options.Json = False,
+) -> None:
+    """Show a preset layer by layer: parameters, tokens, FLOPs of an image."""
+    from vitseg.config import load_recipe
+    from vitseg.model.summary import summarize
+
+    summary = summarize(load_recipe(preset, None, set_ or []).model, size, classes)
+    if not json:
         table = Table("layer", "output", "parameters", box=None, padding=(0, 2))
         for row in summary.rows:
             table.add_row(row.name, "×".join(map(str, row.output_shape)), f"{row.parameters:,}")
         show_table(table)
-    answer(result, as_json)
+    numbers = ("parameters", "trainable", "flops_per_image", "tokens", "convolutions")
+    answer({"preset": preset, **{name: getattr(summary, name) for name in numbers}}, json)

@@ -28,6 +28,7 @@ _GRACE_SECONDS = 20  # between a signal and the end: ranks and servers have to b
 _GARBAGE = 10_000  # new objects between two garbage collections: none is found while torch, MLflow and Prefect load
 _STOPPED_TEXT = "stopped: the same command goes on from here"
 _USAGE_TEXT = "wrong usage: standard error says what, and `vitseg COMMAND --help` what there is"
+_DESCRIPTIONS = {"--help", "--version", "--show-completion", "--install-completion"}
 _QUIET = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
@@ -42,11 +43,18 @@ def run(app: typer.Typer) -> None:
     gc.set_threshold(_GARBAGE)
     command = Command()
     atexit.register(command.skip_interpreter_end)  # before libraries register theirs: handlers run in reverse order
-    if len(sys.argv) > 1 and "--help" not in sys.argv:
-        stdout.reserve()
+    if _describes_itself(sys.argv[1:]):
+        app()
+    stdout.reserve()
     _quiet_libraries()
     command.handle_signals()
     command.leave(*_run(app))
+
+
+def _describes_itself(arguments: list[str]) -> bool:
+    """Return whether a command only prints help, its version, or completions (whose words are in the environment)."""
+    own = arguments[:3] if arguments[:2] == ["stack", "run"] else arguments
+    return not own or not _DESCRIPTIONS.isdisjoint(own)
 
 
 def _run(app: typer.Typer) -> tuple[int, str]:

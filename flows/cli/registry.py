@@ -5,33 +5,42 @@ import os
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from flows.cli import validate
+from flows.cli import options, validate
 from flows.cli.output import answer
 from flows.cli.process import prepare_flow, prepare_tracking
+from vitseg.storage import canonical
 
 registry_app = typer.Typer(
-    no_args_is_help=True, help="Review versions: list, show, compare, promote, reject, roll back."
+    name="registry",
+    no_args_is_help=True,
+    help="Review versions: list, show, compare, assess, promote, reject, roll back.",
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-ModelName = Annotated[str, typer.Option("--name", help="Name of the registered model.")]
-VersionNumber = Annotated[str, typer.Argument(help="Version number.")]
-Reviewer = Annotated[str, typer.Option(help="Who decides.")]
-To = Annotated[str, typer.Option(help="Registered model that it is promoted to; by default it stays in --name.")]
-Gate = Annotated[str, typer.Option(help="A TOML file of rules; by default those it was judged by before.")]
-Data = Annotated[str, typer.Option("--shards", help="Data set to measure on; by default the version's own.")]
-Reason = Annotated[str, typer.Option(help="Why, for those who come after.")]
+VersionNumber = Annotated[str, Argument(metavar="VERSION", help="Name the version by its number.")]
+Reviewer = Annotated[str, Option(metavar="NAME", help="Record who decides.")]
+Reason = Annotated[str, Option(metavar="TEXT", help="Record why.")]
+Data = Annotated[
+    str | None,
+    Option(
+        "--shards",
+        parser=canonical,
+        metavar="SHARDS",
+        show_default="the version's own",
+        help="Measure on this data set.",
+    ),
+]
 
 
 @registry_app.callback()
 def prepare() -> None:
-    """Make sure that there is a registry to ask."""
+    """Prepare the registry: without a server it is a database on this machine."""
     prepare_tracking()
 
 
 @registry_app.command("list")
-def list_(name: ModelName = "vitseg", json: Json = False) -> None:
+def list_(name: options.Name = "vitseg", json: options.Json = False) -> None:
     """List versions, newest first."""
     from vitseg.registry.versions import list_versions
 
@@ -43,7 +52,7 @@ def list_(name: ModelName = "vitseg", json: Json = False) -> None:
 
 
 @registry_app.command()
-def show(version: VersionNumber, name: ModelName = "vitseg", json: Json = False) -> None:
+def show(version: VersionNumber, name: options.Name = "vitseg", json: options.Json = False) -> None:
     """Show a version's page."""
     from vitseg.registry.review_page import CELL_PADDING
     from vitseg.registry.versions import get_version
@@ -57,11 +66,11 @@ def show(version: VersionNumber, name: ModelName = "vitseg", json: Json = False)
 def compare(
     a: VersionNumber,
     b: VersionNumber,
-    shards: Annotated[str, typer.Option(help="Data set to measure both on; by default B's own.")] = "",
-    name: ModelName = "vitseg",
-    json: Json = False,
+    shards: Data = None,
+    name: options.Name = "vitseg",
+    json: options.Json = False,
 ) -> None:
-    """Measure two versions now, on the same validation images: what changed, and whether that may be chance."""
+    """Measure two versions now, on the same validation images: what differs, and how sure that is."""
     prepare_flow()
     from flows import compare as flow
     from vitseg.registry.versions import get_version, shards_of
@@ -74,20 +83,18 @@ def compare(
 @registry_app.command()
 def assess(
     version: VersionNumber,
-    shards: Data = "",
-    gate: Gate = "",
-    to: To = "",
-    name: ModelName = "vitseg",
-    json: Json = False,
+    shards: Data = None,
+    gate: options.Gate = None,
+    to: options.To = "",
+    name: options.Name = "vitseg",
+    json: options.Json = False,
 ) -> None:
-    """Measure a version against the gate's rules and the champion, now, and write the page that a reviewer reads."""
+    """Measure a version against the gate and the champion, now, and write the page for its reviewer."""
     validate.gate(gate)
     prepare_flow()
     from flows.assess import assess as flow
-    from vitseg.storage import canonical
 
-    data = canonical(shards) if shards else None
-    result = flow(name, version, shards=data, gate=gate or None, to=to)
+    result = flow(name, version, shards=shards, gate=gate, to=to)
     if json:
         answer(result, json)
         return
@@ -106,26 +113,28 @@ def promote(
     version: VersionNumber,
     reviewer: Reviewer,
     reason: Reason,
-    to: To = "",
-    gate: Gate = "",
-    shards: Data = "",
-    name: ModelName = "vitseg",
-    json: Json = False,
+    to: options.To = "",
+    gate: options.Gate = None,
+    shards: Data = None,
+    name: options.Name = "vitseg",
+    json: options.Json = False,
 ) -> None:
-    """Make a version the champion, if it passes the gate; it is measured first if it never was, or is promoted elsewhere."""
+    """Make a version the champion, if it passes the gate; measure it first where that is due."""
     validate.gate(gate)
     prepare_flow()
     from flows.review import promote as decide
-    from vitseg.storage import canonical
 
-    data = canonical(shards) if shards else None
-    decided = decide(name, version, reviewer=reviewer, reason=reason, to=to, gate=gate or None, shards=data)
+    decided = decide(name, version, reviewer=reviewer, reason=reason, to=to, gate=gate, shards=shards)
     answer(_row(decided, json), json)
 
 
 @registry_app.command()
 def reject(
-    version: VersionNumber, reviewer: Reviewer, reason: Reason, name: ModelName = "vitseg", json: Json = False
+    version: VersionNumber,
+    reviewer: Reviewer,
+    reason: Reason,
+    name: options.Name = "vitseg",
+    json: options.Json = False,
 ) -> None:
     """Reject a version for good."""
     from vitseg.registry import promotion
@@ -134,7 +143,7 @@ def reject(
 
 
 @registry_app.command()
-def rollback(reviewer: Reviewer, reason: Reason, name: ModelName = "vitseg", json: Json = False) -> None:
+def rollback(reviewer: Reviewer, reason: Reason, name: options.Name = "vitseg", json: options.Json = False) -> None:
     """Make the previous champion the champion again."""
     from vitseg.registry import promotion
 
@@ -143,29 +152,30 @@ def rollback(reviewer: Reviewer, reason: Reason, name: ModelName = "vitseg", jso
 
 @registry_app.command("upload-metrics")
 def upload_metrics(
-    address: Annotated[str, typer.Argument(help="The job's folder, or a file of metrics that a training kept.")],
-    json: Json = False,
+    address: Annotated[
+        str, Argument(parser=canonical, help="Upload from this folder of a job, or this file that a training kept.")
+    ],
+    json: options.Json = False,
 ) -> None:
-    """Deliver the metrics of a training at whose end the tracking server was away; again does no harm."""
+    """Upload the metrics of a training that ended while the tracking server was away; twice does no harm."""
     from vitseg.registry.metric_upload import upload
-    from vitseg.storage import canonical
 
-    answer({"uploaded": upload(canonical(address))}, json)
+    answer({"uploaded": upload(address)}, json)
 
 
 @registry_app.command()
 def team(
     candidates: Annotated[
-        str, typer.Option(help="Model that training registers with (`--name`).")
+        str, Option(metavar="NAME", help="Let training use this model (--name).")
     ] = "vitseg-candidates",
-    approved: Annotated[str, typer.Option(help="Model that inference reads (`--to`).")] = "vitseg",
-    trainer: Annotated[str, typer.Option(help="User that trains; TRAINER_PASSWORD is their password.")] = "trainer",
+    approved: Annotated[str, Option(metavar="NAME", help="Let segmentation read this model (--to).")] = "vitseg",
+    trainer: Annotated[str, Option(metavar="NAME", help="Let this user train; TRAINER_PASSWORD signs in.")] = "trainer",
     reviewer: Annotated[
-        str, typer.Option(help="User that approves; REVIEWER_PASSWORD is their password.")
+        str, Option(metavar="NAME", help="Let this user approve; REVIEWER_PASSWORD signs in.")
     ] = "reviewer",
-    json: Json = False,
+    json: options.Json = False,
 ) -> None:
-    """Make two models and two MLflow users, so that who trains can't approve; again, to change passwords."""
+    """Create two models and two MLflow users, so that trainers can't approve; again, to change passwords."""
     from vitseg.registry.team import User, make_team
 
     users = (

@@ -1,62 +1,76 @@
 """`vitseg segment`: the options of batch segmentation."""
 
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
-import typer
+from typer import Option
 
-from flows.choices import Ids, Picture, Runner
-from flows.cli import process, validate
+from flows.cli import options, process, validate
 from flows.cli.output import answer
+from flows.tasks import Runner
 from vitseg.images import MAX_PIXELS
-from vitseg.storage import canonical
+from vitseg.inference.job import PICTURES, Ids
 
-_MAX_PIXELS = f"Larger images are refused: width times height, by default {MAX_PIXELS // 10**6} million."
-_MAX_FAILURES = "Stop once more objects than that have failed."
+MaskOption = partial(Option, rich_help_panel="Masks")
+WorkOption = partial(Option, rich_help_panel="Work")
+
+_IDS = "Write train ids, or the ids that the data set's labels have."
+_ALSO = f"Write more pictures beside the masks; names with commas: {', '.join(PICTURES)}."
+_TILE = "Slide the model over each image at full resolution."
+_FLIP = "Average with the mirrored image; takes twice as long."
+_MAX_PIXELS = "Refuse images of more than N pixels."
+_MILLIONS = f"{MAX_PIXELS // 10**6} million"
+_RUNNER = "process with several GPUs, else thread"
+_MAX_FAILURES = "Stop when more than N images have failed."
+_PRICE = "Report the cost of the job on machines of this price."
+_DRY_RUN = "Only count the work, and estimate its time."
+
+# Any: the default is text, as on the command line, and typer parses it to a list.
+Also = Annotated[Any, MaskOption(parser=validate.parse_pictures, metavar="NAMES", help=_ALSO)]
+Batch = Annotated[
+    int | None, WorkOption(min=1, metavar="N", show_default="2, on a GPU 16", help="Predict N images at once.")
+]
+Chunk = Annotated[int | None, WorkOption(min=1, metavar="N", show_default="at most 256", help="Give a task N images.")]
+Workers = Annotated[
+    int | None, WorkOption(min=1, metavar="N", show_default="what suits the machine", help=options.WORKERS_HELP)
+]
 
 
 def segment(
-    source: Annotated[str, typer.Argument(help="Photographs: a folder, s3:// or other fsspec address.")],
-    dest: Annotated[str, typer.Argument(help="Where masks, ledger and summary go.")],
-    model: Annotated[str, typer.Option(help="models:/NAME@alias, models:/NAME/VERSION or a bundle folder.")],
-    ids: Annotated[str, typer.Option(help="Class ids in the masks: train or label.")] = "train",
-    also: Annotated[str, typer.Option(help="More pictures, with commas: color,overlay,confidence.")] = "",
-    tile: Annotated[bool, typer.Option("--tile", help="Slide the model over the full resolution.")] = False,
-    flip: Annotated[bool, typer.Option("--flip", help="Ask about the mirrored image, too: twice the time.")] = False,
-    max_pixels: Annotated[int, typer.Option(min=1, show_default=False, help=_MAX_PIXELS)] = MAX_PIXELS,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images a forward pass; by default 2, on a GPU 16.")
+    source: options.Source,
+    dest: options.Dest,
+    model: Annotated[str, Option(metavar="MODEL", help=options.MODEL_HELP)],
+    ids: Annotated[Ids, MaskOption(help=_IDS)] = "train",
+    also: Also = "",
+    tile: Annotated[bool, MaskOption("--tile", help=_TILE)] = False,
+    flip: Annotated[bool, MaskOption("--flip", help=_FLIP)] = False,
+    max_pixels: Annotated[int, MaskOption(min=1, metavar="N", show_default=_MILLIONS, help=_MAX_PIXELS)] = MAX_PIXELS,
+    batch_size: Batch = None,
+    chunk: Chunk = None,
+    runner: Annotated[Runner | None, WorkOption(show_default=_RUNNER, help=options.RUNNER_HELP)] = None,
+    workers: Workers = None,
+    max_failures: Annotated[
+        int | None, WorkOption(min=0, metavar="N", show_default="no limit", help=_MAX_FAILURES)
     ] = None,
-    chunk: Annotated[int | None, typer.Option(min=1, help="Images a task; by default at most 256.")] = None,
-    runner: Annotated[
-        str | None, typer.Option(help="thread, process, dask or ray; by default process for GPUs.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Chunks at a time; by default as suits the machine.")
-    ] = None,
-    max_failures: Annotated[int | None, typer.Option(min=0, help=_MAX_FAILURES)] = None,
-    price_per_hour: Annotated[
-        float | None, typer.Option(min=0, help="Of the machines: says what the job costs.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be done, and how long it takes.")
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    price_per_hour: Annotated[float | None, WorkOption(min=0, metavar="PRICE", help=_PRICE)] = None,
+    dry_run: Annotated[bool, WorkOption("--dry-run", help=_DRY_RUN)] = False,
+    json: options.Json = False,
 ) -> None:
-    """Write a mask for every photograph; done ones are skipped. Exit code 4: some could not be read."""
+    """Write a mask for every photograph; finished ones are skipped.
+
+    Exit code 4: some photographs could not be read.
+    """
     from vitseg.inference.plan import list_source
 
-    wanted = [validate.choice("--also", name, Picture) for name in also.split(",") if name]
-    kind = validate.choice("--ids", ids, Ids)
-    where = validate.choice("--runner", runner, Runner) if runner else None
-    list_source(canonical(source), canonical(dest))
+    list_source(source, dest)
     validate.model(model)
     process.prepare_tracking()
     process.prepare_flow()
     from flows.segment import segment as flow
 
     result = flow(
-        canonical(source), canonical(dest), model=model, ids=kind, also=wanted, tile=tile, flip=flip,
-        max_pixels=max_pixels, batch_size=batch_size, chunk=chunk, runner=where, workers=workers,
-        max_failures=max_failures, price_per_hour=price_per_hour, dry_run=dry_run,
+        source, dest, model=model, ids=ids, also=also, tile=tile, flip=flip, max_pixels=max_pixels,
+        batch_size=batch_size, chunk=chunk, runner=runner, workers=workers, max_failures=max_failures,
+        price_per_hour=price_per_hour, dry_run=dry_run,
     )  # fmt: skip
     answer(result, json, some_failed=result.get("failed", 0) > 0)

@@ -7,38 +7,39 @@ from typing import Annotated
 
 import typer
 
+from flows.cli import options
 from flows.cli.output import answer, report
 from flows.cli.process import become
 from flows.stack import stack
 from flows.stack.stack import StackStatus
 from vitseg.errors import NotFoundError
 
-stack_app = typer.Typer(no_args_is_help=True, help="The embedded servers: S3, MLflow and Prefect, on loopback only.")
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+stack_app = typer.Typer(
+    name="stack", no_args_is_help=True, help="Run the embedded servers: S3, MLflow and Prefect, on loopback only."
+)
 
 
 @stack_app.command("up")
-def stack_up(json: Json = False) -> None:
+def stack_up(json: options.Json = False) -> None:
     """Start the servers, or find them running."""
     _show(stack.up(progress=report), json)
 
 
 @stack_app.command("down")
-def stack_down(json: Json = False) -> None:
+def stack_down(json: options.Json = False) -> None:
     """Stop the servers; their data stays."""
     stopped = stack.down()
     answer({"stopped": list(stopped)}, json)
 
 
 @stack_app.command("status")
-def stack_status(json: Json = False) -> None:
-    """Say which servers run, and where."""
+def stack_status(json: options.Json = False) -> None:
+    """Show which servers run, and where."""
     _show(stack.status(), json)
 
 
 @stack_app.command("run", context_settings={"allow_interspersed_args": False})
-def stack_run(words: Annotated[list[str], typer.Argument(metavar="COMMAND...", help="What to run.")]) -> None:
+def stack_run(words: Annotated[list[str], typer.Argument(metavar="COMMAND...", help="Run this.")]) -> None:
     """Run any command in the servers' environment: `vitseg stack run prefect worker start --pool cpu`."""
     if not all(server.running for server in stack.status().servers):
         raise NotFoundError("the servers don't run: start them with `vitseg stack up`")

@@ -1,32 +1,64 @@
-"""What every command checks of its arguments before any server is started: a mistake costs a line, not a minute."""
+"""What commands check of their arguments before any server is started: a mistake costs a line, not a minute.
+
+`parse_` functions turn the text of an option into what flows take; the others only refuse what can't be.
+"""
 
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from vitseg.errors import NotFoundError, UsageError
+from vitseg.inference.job import PICTURES
+from vitseg.old_keys import current_start
+from vitseg.recipes import Start
+from vitseg.storage import open_store
+from vitseg.training.nodes import Nodes
 
-_SIZE = re.compile(r"(\d+)x(\d+)$")
+_SIZE = re.compile(r"(\d+)(?:x(\d+))?")
+_MAX_SIDE = 16384
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Read WIDTHxHEIGHT as (height, width).
+    """Return WIDTHxHEIGHT, or N for a square, as (height, width).
 
     Raises:
-        UsageError: it is something else.
+        UsageError: it is something else, or too large.
     """
-    match = _SIZE.match(text)
-    if match is None or not (0 < int(match[1]) <= 16384 and 0 < int(match[2]) <= 16384):
-        raise UsageError(f"size {text!r}: write WIDTHxHEIGHT in pixels, as 512x256")
-    return int(match[2]), int(match[1])
+    match = _SIZE.fullmatch(text)
+    width, height = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not (0 < width <= _MAX_SIDE and 0 < height <= _MAX_SIDE):
+        raise UsageError(f"size {text!r}: write WIDTHxHEIGHT in pixels, as 512x256, or one number for a square")
+    return height, width
+
+
+def parse_start(text: str) -> str:
+    """Return the start of a retraining; the old word for `scratch` is still read.
+
+    Raises:
+        UsageError: there is no such start.
+    """
+    start = current_start(text)
+    if start not in get_args(Start):
+        raise UsageError(f"--start {text}: choose {' or '.join(get_args(Start))}")
+    return start
+
+
+def parse_pictures(text: str) -> list[str]:
+    """Return the pictures that a list with commas names.
+
+    Raises:
+        UsageError: there is no such picture.
+    """
+    names = [name for name in text.split(",") if name]
+    if unknown := set(names) - PICTURES.keys():
+        raise UsageError(f"--also {','.join(sorted(unknown))}: choose from {', '.join(PICTURES)}")
+    return names
 
 
 def source(address: str) -> None:
-    """Refuse an address under which there is nothing, before any server is started."""
-    from vitseg.storage import open_store
-
+    """Refuse an address under which there is nothing."""
     store = open_store(address)
     if next(iter(store.list()), None) is None:
         raise NotFoundError(f"{store.root} is empty or does not exist")
@@ -40,28 +72,29 @@ def shards(address: str) -> None:
 
 
 def model(address: str) -> None:
-    """Refuse a model folder that is not there, or an address of no known form; registries are asked later."""
+    """Refuse a folder that is not there, and an address of no known form; the registry is not asked yet."""
     if not address.startswith("models:") and not Path(address).is_dir():
         raise NotFoundError(f"{address} is no folder: name a bundle folder, models:/NAME@alias or models:/NAME/VERSION")
 
 
-def choice(option: str, word: str, choices: Any) -> Any:
-    """Return a word of `flows.choices`; refuse one that an option does not know."""
-    if word not in get_args(choices):
-        raise UsageError(f"{option} {word!r} does not exist: choose {', '.join(get_args(choices))}")
-    return word
-
-
-def recipe(preset: str, file: Path | None, overrides: Sequence[str]) -> Any:
-    """Return the preset; refuse a wrong recipe before any server is started."""
+def recipe(preset: str, file: str | None, overrides: Sequence[str], image_size: tuple[int, int] | None = None) -> None:
+    """Refuse a wrong recipe, and a size (height, width) of images that its patches don't fill."""
     from vitseg.config import load_recipe
 
-    load_recipe(preset, file, overrides)
-    return preset
+    patch_size = load_recipe(preset, file, overrides).model.patch_size
+    if image_size:
+        from vitseg.model.patches import patch_grid  # imports torch
+
+        patch_grid(image_size, patch_size)
+
+
+def nodes(nproc: int | None, nnodes: int, rendezvous: str) -> None:
+    """Refuse several nodes without a place to meet."""
+    Nodes(nproc or 1, nnodes, rendezvous)
 
 
 def init(address: str) -> str:
-    """Refuse an `--init` that can't be before any server is started; return it as it means the same everywhere."""
+    """Return the address of initial weights as it means the same everywhere; refuse one of no known form."""
     if not address:
         return ""
     from vitseg.training.initial_weights import check_address  # imports torch
@@ -69,19 +102,8 @@ def init(address: str) -> str:
     return check_address(address)
 
 
-def size(size: tuple[int, int] | None, preset: str, file: Path | None, overrides: Sequence[str]) -> Any:
-    """Return the preset; refuse a wrong recipe, or a size of samples that its patches don't fill."""
-    from vitseg.config import load_recipe
-    from vitseg.model.patches import patch_grid
-
-    patch_size = load_recipe(preset, file, overrides).model.patch_size
-    if size:
-        patch_grid(size, patch_size)
-    return preset
-
-
-def gate(file: str) -> None:
-    """Refuse wrong rules before anything is trained for them."""
+def gate(file: str | None) -> None:
+    """Refuse wrong rules."""
     if file:
         from vitseg.registry.gate import read_gate
 
@@ -89,6 +111,6 @@ def gate(file: str) -> None:
 
 
 def server() -> None:
-    """Refuse to go on where no Prefect server is named: what is registered with a temporary one is lost at once."""
+    """Refuse to go on where no Prefect server is named: what a temporary one is told is lost at once."""
     if not os.environ.get("PREFECT_API_URL"):
         raise UsageError("no Prefect server: start one with `vitseg stack up`, or name yours in PREFECT_API_URL")

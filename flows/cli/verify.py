@@ -1,35 +1,44 @@
 """`vitseg verify`: what a data set holds, class by class, and a line for everything that is wrong with it."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from flows.cli import options
 from flows.cli.output import answer, show_table
-from flows.display.console import console, progress
-from vitseg.data.verify import VerifyReport, verify
+
+if TYPE_CHECKING:  # it is imported late, for it imports numpy
+    from vitseg.data.verify import VerifyReport
 
 _BAR = 24  # characters of the class that is seen most
 
 
-def verify_shards(shards: str, as_json: bool) -> None:
-    """Verify shards with progress; exit code 1 where something is wrong."""
+def verify(shards: options.Shards, json: options.Json = False) -> None:
+    """Check the hashes, counts and labels of all shards, and show the classes.
+
+    Exit code 1: something is wrong.
+    """
+    from flows.display.console import console, progress
+    from vitseg.data.verify import verify as verify_shards
+
     with progress("verifying", unit="shards") as show:
-        report = verify(shards, progress=show)
-    if as_json:
-        answer(dataclasses.asdict(report), as_json)
+        report = verify_shards(shards, progress=show)
+    if json:
+        answer(dataclasses.asdict(report), json)
     else:
         if report.classes and report.pixels_per_class:
             show_table(histogram(report))
         for problem in report.problems:
             console.print(f"[bold red]wrong:[/bold red] {escape(problem)}")
-        answer({"shards": report.shards, "samples": report.samples, "problems": len(report.problems)}, as_json)
+        answer({"shards": report.shards, "samples": report.samples, "problems": len(report.problems)}, json)
     if report.problems:
         raise typer.Exit(1)
 
 
-def histogram(report: VerifyReport) -> Table:
+def histogram(report: "VerifyReport") -> Table:
     """Return a table of classes: their share of the labeled pixels of each split, and a bar for that of the first."""
     table = Table("class", box=None, padding=(0, 2))
     shares = {}

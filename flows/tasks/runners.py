@@ -4,14 +4,14 @@ import os
 import queue
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
+from flows.tasks import Runner
 from vitseg.errors import StorageError, StoreFullError, UsageError
 
-RUNNERS = ("thread", "process", "dask", "ray")
 CLUSTER_AHEAD = 256
 """Tasks that wait or run at a cluster, whose workers nobody has counted."""
 _LOOK_SECONDS = 0.5
@@ -31,8 +31,8 @@ def make_runner(name: str, workers: int | None = None) -> Any:
         return ThreadPoolTaskRunner(max_workers=workers)
     if name == "process":
         return ProcessPoolTaskRunner(max_workers=workers)
-    if name not in RUNNERS:
-        raise UsageError(f"--runner {name}: choose {', '.join(RUNNERS)}")
+    if name not in get_args(Runner):
+        raise UsageError(f"--runner {name}: choose {', '.join(get_args(Runner))}")
     try:
         if name == "dask":
             from prefect_dask import DaskTaskRunner

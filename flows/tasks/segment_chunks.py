@@ -12,8 +12,8 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.futures import PrefectFuture
 from prefect.tasks import exponential_backoff
 
-from flows.choices import Runner
 from flows.display.console import note, pluralize, progress
+from flows.tasks import Runner
 from flows.tasks.runners import CLUSTER_AHEAD, as_they_end, cores, make_runner, may_pass
 from vitseg.errors import DataError, StorageError, StoreFullError, VitsegError
 from vitseg.inference.chunk import segment_chunk

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from vitseg.architecture import Architecture
-from vitseg.config import load_recipe, presets
+from vitseg.config import load_recipe
 from vitseg.errors import DataError, UsageError
 from vitseg.labels import palette, train_classes
 from vitseg.losses import segmentation_loss
 from vitseg.model.segmenter import Segmenter, build_model, class_scores
+from vitseg.recipes import PRESETS
 
 ARCH = Architecture(
     patch_size=8, spatial_embedding=8, encoder_projection=56, blocks=2, heads=2, head_width=16, mlp_units=(96, 64),
@@ -138,7 +139,7 @@ def test_sizes_and_classes_that_make_no_sense_are_refused_at_once():
             Segmenter(ARCH, (32, 48), 19)(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("preset", presets())
+@pytest.mark.parametrize("preset", PRESETS)
 def test_no_preset_contains_a_convolution(preset):
     with torch.device("meta"):
         model = Segmenter(load_recipe(preset).model, (256, 256), 19)
@@ -146,7 +147,7 @@ def test_no_preset_contains_a_convolution(preset):
     assert [kind for kind in kinds if "conv" in kind.lower() or "fold" in kind.lower()] == []
 
 
-@pytest.mark.parametrize("preset", presets())
+@pytest.mark.parametrize("preset", PRESETS)
 def test_no_convolution_in_the_exported_graph(preset):
     arch = load_recipe(preset).model
     size = (2 * arch.patch_size, 3 * arch.patch_size)

@@ -3,9 +3,10 @@ import torch
 from torch import nn
 
 from vitseg.architecture import Architecture
-from vitseg.config import load_recipe, presets
+from vitseg.config import load_recipe
 from vitseg.errors import UsageError
 from vitseg.model.summary import count_convolutions, summarize
+from vitseg.recipes import PRESETS
 
 
 def linear(inputs: int, outputs: int) -> int:
@@ -137,7 +138,7 @@ def test_flops_are_twice_the_multiplications_counted_by_hand():
 
 
 def test_convolutions_are_counted_and_there_are_none():
-    assert not any(summarize(load_recipe(preset).model, (256, 256), 19).convolutions for preset in presets())
+    assert not any(summarize(load_recipe(preset).model, (256, 256), 19).convolutions for preset in PRESETS)
     assert count_convolutions(nn.Sequential(nn.Conv2d(1, 1, 1), nn.Sequential(nn.ConvTranspose2d(1, 1, 1)))) == 2
 
 

@@ -25,3 +25,9 @@ A source of one's own making:
     street     the things that stand in it
     synth      a whole data set of them, in the official layout
 """
+
+from typing import Literal, get_args
+
+Layout = Literal["auto", "cityscapes", "pairs", "folders", "images", "photos"]
+LAYOUTS: tuple[str, ...] = get_args(Layout)[1:]
+"""How photos and labels may lie in a source; `sources` describes each, and `auto` detects it."""

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 from vitseg.bounded_map import bounded_map
+from vitseg.data import LAYOUTS
 from vitseg.data.disk_table import Spill, on_disk, packed, unpacked
 from vitseg.data.manifest import SkippedSource
-from vitseg.data.sources import LAYOUTS, PHOTOS, Sample, detect_layout, find_samples, read_classes
+from vitseg.data.sources import PHOTOS, Sample, detect_layout, find_samples, read_classes
 from vitseg.errors import NotFoundError, UsageError
 from vitseg.labels import Label, train_classes
 from vitseg.storage import LocalStore, ObjectInfo, Store, open_store

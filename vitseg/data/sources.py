@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from vitseg.data import LAYOUTS
 from vitseg.data.disk_table import packed, unpacked
 from vitseg.data.manifest import SkippedSource
 from vitseg.data.pairing import LABEL, PHOTO, SECOND_LABEL, Listed, Pairing
@@ -27,7 +28,6 @@ from vitseg.json_input import parse_json
 from vitseg.labels import CITYSCAPES, Label, train_classes
 from vitseg.storage import ObjectInfo, Store
 
-LAYOUTS = ("cityscapes", "pairs", "folders", "images", "photos")
 PHOTOS = "photos"
 CLASSES = "classes.json"
 

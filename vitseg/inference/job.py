@@ -15,14 +15,17 @@ Keys with a `_vitseg` folder in them are never listed, so no mask can fall on an
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from vitseg.errors import UsageError
 from vitseg.images import MAX_PIXELS
 from vitseg.storage import LocalStore, Store
 
 RESERVED = "_vitseg"
-PICTURES = {"color": "png", "overlay": "jpg", "confidence": "png"}
+Ids = Literal["train", "label"]
+"""Numbers in the masks: train ids (0 … K-1) or the label ids of the data set."""
+Picture = Literal["color", "overlay", "confidence"]
+PICTURES: dict[Picture, str] = {"color": "png", "overlay": "jpg", "confidence": "png"}
 """Pictures that `also` can ask for, and the format of each."""
 _NAME_BYTES = 255  # of one name between slashes: in usual file systems, and in S3 servers that store files
 _PATH_BYTES = 4000  # of a whole path: Linux takes 4,096, with the part file that precedes a write
@@ -44,10 +47,9 @@ class ModelRef:
 class Options:
     """What decides the content of masks, the model aside."""
 
-    ids: str = "train"
-    """Numbers in the masks: `train` ids (0 … K-1) or the `label` ids of the data set."""
-    also: tuple[str, ...] = ()
-    """Pictures to write beside the masks: any of `PICTURES`."""
+    ids: Ids = "train"
+    also: tuple[Picture, ...] = ()
+    """Pictures to write beside the masks."""
     tile: bool = False
     """Slide the model over the image at its own scale, instead of shrinking the image to the model's size."""
     flip: bool = False
@@ -57,8 +59,8 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check ranges; the order of `also` does not matter."""
-        if self.ids not in ("train", "label"):
-            raise UsageError(f"--ids {self.ids}: choose train or label")
+        if self.ids not in get_args(Ids):
+            raise UsageError(f"--ids {self.ids}: choose {' or '.join(get_args(Ids))}")
         unknown = sorted(set(self.also) - set(PICTURES))
         if unknown:
             raise UsageError(f"--also {','.join(unknown)}: choose from {', '.join(PICTURES)}")
@@ -136,7 +138,7 @@ def mask_key(key: str) -> str:
     return f"{key}.png"
 
 
-def picture_key(kind: str, key: str) -> str:
+def picture_key(kind: Picture, key: str) -> str:
     """Return the key under DEST of a picture that `also` asks for."""
     return f"{RESERVED}/also/{kind}/{key}.{PICTURES[kind]}"
 

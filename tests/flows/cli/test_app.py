@@ -1,7 +1,10 @@
 """What a person sees who mistypes: one clear line, the right exit code, no traceback, and no secret."""
 
+import importlib.metadata
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,13 +18,10 @@ MISTAKES = [
     (["preprocess", "no-such-folder", "out"], 1, "no-such-folder"),
     (["preprocess", ".", "out"], 2, "layout"),
     (["segment", ".", "out", "--model", "models:/nobody/1", "--also", "colour"], 2, "overlay"),
-    (["segment", ".", "out", "--model", "models:/nobody/1", "--ids", "both"], 2, "label"),
-    (["preprocess", ".", "out", "--layout", "cubes"], 2, "cubes"),
     (["preprocess", ".", "out", "--size", "big"], 2, "WIDTHxHEIGHT"),
     (["preprocess", "s3://no-such-bucket/x", "out"], 1, "no-such-bucket"),
     (["preprocess", "s3://key:secret@bucket/x", "out"], 2, "environment"),
     (["train", "no-shards-here"], 1, "vitseg preprocess"),
-    (["train", "x", "--preset", "huge"], 2, "tiny"),
     (["train", "x", "--set", "run.epoch=3"], 2, "run.epochs"),
     (["train", "x", "--set", "run.epochs=three"], 2, "run.epochs"),
     (["train", "x", "--recipe", "none.toml"], 1, "none.toml"),
@@ -32,7 +32,14 @@ MISTAKES = [
     (["evaluate", "models:/nobody/7", "x"], 1, "vitseg preprocess"),
     (["registry", "show", "7", "--name", "nobody"], 1, "nobody/7"),
     (["registry", "promote", "1", "--reviewer", "me", "--reason", "why", "--name", "nobody"], 1, "nobody"),
-    (["model", "huge"], 2, "tiny"),
+    (["retrain", ".", "--start", "anywhere"], 2, "scratch or champion"),
+]
+CHOICES = [
+    (["preprocess", ".", "out", "--layout", "cubes"], "cityscapes"),
+    (["preprocess", ".", "out", "--runner", "cloud"], "dask"),
+    (["train", "x", "--preset", "huge"], "tiny"),
+    (["segment", ".", "out", "--model", "models:/nobody/1", "--ids", "both"], "label"),
+    (["model", "huge"], "tiny"),
 ]
 
 
@@ -47,6 +54,44 @@ def test_a_mistake_is_told_in_one_line(
     assert caught.value.exit_code == code
     assert hint in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("arguments", "hint"), CHOICES, ids=[" ".join(row[0])[:40] for row in CHOICES])
+def test_a_wrong_choice_names_the_right_ones(
+    arguments: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        app(arguments)
+    assert caught.value.code == 2
+    assert hint in capsys.readouterr().err
+
+
+def test_the_version_names_the_commit() -> None:
+    done = vitseg("--version", env={"VITSEG_GIT_COMMIT": "abc123"})
+    assert (done.code, done.out) == (0, f"vitseg {importlib.metadata.version('vitseg')}, commit abc123\n")
+
+
+def complete(text: str) -> list[str]:
+    """Return what the shell offers for the last word of a command line."""
+    words = text.split(" ")
+    asked = {"COMP_WORDS": text, "COMP_CWORD": str(len(words) - 1), "_VITSEG_COMPLETE": "complete_bash"}
+    code = "from flows.cli.app import app; app(prog_name='vitseg')"
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **asked}
+    ).stdout.split()
+
+
+def test_the_shell_completes_commands_options_and_choices() -> None:
+    assert complete("vitseg pre") == ["preprocess", "pretrain"]
+    assert complete("vitseg train shards --max") == ["--max-minutes"]
+    assert complete("vitseg preprocess a b --layout c") == ["cityscapes"]
+    assert complete("vitseg retrain a --start s") == ["scratch"]
+
+
+def test_the_completion_script_goes_to_standard_output() -> None:
+    done = vitseg("--show-completion", "bash", env={"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"})
+    assert done.code == 0
+    assert "COMP_WORDS" in done.out
 
 
 def test_the_line_is_all_that_is_shown(stack: StackStatus) -> None:

@@ -1,0 +1,163 @@
+"""`vitseg train` and its like: shards become a version in the registry."""
+
+from typing import Annotated
+
+from typer import Option
+
+from flows.cli import options, process, validate
+from flows.cli.output import answer
+from vitseg.recipes import Start
+
+
+def pretrain(
+    source: options.Source,
+    shards: options.ShardsDest = None,
+    preset: options.Preset = "tiny",
+    recipe: options.Recipe = None,
+    set_: options.Set = None,
+    epochs: options.Epochs = None,
+    size: options.OptionalSize = None,
+    nproc: options.Nproc = None,
+    resume: options.Resume = True,
+    json: options.Json = False,
+) -> None:
+    """Train an encoder on photographs without labels: a start for `vitseg train --init`.
+
+    SOURCE may be a folder of shards, too, whose labels are ignored.
+    """
+    overrides = _overrides(set_, epochs)
+    validate.recipe(preset, recipe, overrides, size)
+    validate.source(source)
+    process.prepare_tracking()
+    process.prepare_flow()
+    from flows.pretrain import pretrain as flow
+
+    result = flow(
+        source, shards=shards, preset=preset, recipe=recipe, overrides=overrides, size=size, nproc=nproc, resume=resume
+    )
+    answer(result, json)
+
+
+def train(
+    shards: options.Shards,
+    preset: options.Preset = "tiny",
+    recipe: options.Recipe = None,
+    set_: options.Set = None,
+    epochs: options.Epochs = None,
+    init: options.Init = "",
+    nproc: options.Nproc = None,
+    nnodes: options.Nnodes = 1,
+    rendezvous: options.Rendezvous = "",
+    max_minutes: options.MaxMinutes = None,
+    resume: options.Resume = True,
+    name: options.Name = "vitseg",
+    json: options.Json = False,
+) -> None:
+    """Train, evaluate and register a model.
+
+    An interrupted training is continued by the same command, from its newest checkpoint.
+    """
+    overrides = _overrides(set_, epochs)
+    validate.recipe(preset, recipe, overrides)
+    validate.nodes(nproc, nnodes, rendezvous)
+    validate.shards(shards)
+    init = validate.init(init)
+    process.prepare_tracking()
+    process.prepare_flow()
+    from flows.train import train as flow
+
+    result = flow(
+        shards, preset=preset, recipe=recipe, overrides=overrides, nproc=nproc, nnodes=nnodes, rendezvous=rendezvous,
+        name=name, resume=resume, init=init, max_minutes=max_minutes,
+    )  # fmt: skip
+    answer(result, json)
+
+
+def train_node(
+    shards: options.Shards,
+    nnodes: options.Nnodes,
+    rendezvous: options.Rendezvous,
+    preset: options.Preset = "tiny",
+    recipe: options.Recipe = None,
+    set_: options.Set = None,
+    epochs: options.Epochs = None,
+    init: options.Init = "",
+    nproc: options.Nproc = None,
+    max_minutes: options.MaxMinutes = None,
+    resume: options.Resume = True,
+    name: options.Name = "vitseg",
+    json: options.Json = False,
+) -> None:
+    """Add this node to a training on several, with the options that `vitseg train` has on the first one.
+
+    --max-minutes, --resume and --name are taken from the first node; here they change nothing.
+    """
+    overrides = _overrides(set_, epochs)
+    validate.recipe(preset, recipe, overrides)
+    validate.nodes(nproc, nnodes, rendezvous)
+    validate.shards(shards)
+    init = validate.init(init)
+    process.prepare_flow()
+    from flows.train_node import train_node as flow
+
+    flow(
+        shards, nnodes=nnodes, rendezvous=rendezvous, preset=preset, recipe=recipe, overrides=overrides, nproc=nproc,
+        init=init,
+    )  # fmt: skip
+    answer({"shards": shards, "nodes": nnodes}, json)
+
+
+def evaluate(
+    model: options.Model,
+    shards: options.Shards,
+    split: Annotated[str, Option(metavar="NAME", help="Measure on this split.")] = "val",
+    json: options.Json = False,
+) -> None:
+    """Measure any model on any split of a data set."""
+    validate.shards(shards)
+    validate.model(model)
+    process.prepare_tracking()
+    process.prepare_flow()
+    from flows.evaluate import evaluate as flow
+
+    answer(flow(model, shards, split=split), json)
+
+
+def retrain(
+    source: options.Source,
+    shards: options.ShardsDest = None,
+    size: options.Size = "256x256",
+    preset: options.Preset = "tiny",
+    set_: options.Set = None,
+    start: Annotated[
+        Start, options.RecipeOption(parser=validate.parse_start, help="Start from these weights.")
+    ] = "scratch",
+    nproc: options.Nproc = None,
+    name: options.Name = "vitseg",
+    gate: options.Gate = None,
+    to: options.To = "",
+    auto_promote: Annotated[
+        bool, Option("--auto-promote", help="Promote a version that passes the gate, without a review.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Train again if the source has changed, and put the new version up for review."""
+    overrides = _overrides(set_)
+    validate.gate(gate)
+    validate.recipe(preset, None, overrides, size)
+    validate.source(source)
+    process.prepare_tracking()
+    process.prepare_flow()
+    from flows.retrain import retrain as flow
+
+    result = flow(
+        source, shards=shards, preset=preset, size=size, overrides=overrides, nproc=nproc, name=name, start=start,
+        gate=gate, to=to, auto_promote=auto_promote,
+    )  # fmt: skip
+    short = {key: result.get(key) for key in ("changed", "model_uri", "gate", "champion")}
+    answer(result if json else short, json, some_failed=result["preprocess"]["skipped"] > 0)
+
+
+def _overrides(changes: list[str] | None, epochs: int | None = None) -> list[str]:
+    """Return what `--set` and `--epochs` lay over the recipe."""
+    return [*(changes or []), *([f"run.epochs={epochs}"] if epochs else [])]

@@ -1,0 +1,10 @@
+"""The recipes that ship with the package, by name, and the words for the weights that a training starts from."""
+
+from typing import Literal, get_args
+
+Preset = Literal["tiny", "small", "base", "vit-base", "paper"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+"""`tiny` is tiny.toml in this folder, and so on."""
+
+Start = Literal["scratch", "champion"]
+"""`champion` is the registry's champion; where there is none yet, it means `scratch`, which is random weights."""
