@@ -1,7 +1,9 @@
 """A trained network as a folder: `model.safetensors` (weights) and `config.json` (everything else it needs).
 
-What comes back is checked before it is used: sizes before reading, the hash of the weights, and every tensor
-against the network that the configuration describes. Nothing is unpickled, so a bundle can't run code.
+Both are checked before use: their sizes before they are read, the hash of the weights, and each tensor against the
+architecture in `config.json`. Nothing is unpickled, so a bundle can't run code.
+
+Shapes: B images of H×W pixels, K classes.
 """
 
 import dataclasses
@@ -19,8 +21,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from vitseg.architecture import Architecture
-from vitseg.config import recipe_from
+from vitseg.config import build
 from vitseg.errors import DataError, NotFoundError, UsageError
+from vitseg.json_input import parse_json
 from vitseg.labels import Label, logit_count, palette, train_classes
 from vitseg.model.segmenter import Segmenter, class_scores
 from vitseg.old_keys import rename_keys
@@ -32,40 +35,41 @@ CONFIG = "config.json"
 
 _KEYS = {"schema", "architecture", "classes", "image_size", "target", "normalization", "sha256"}
 _CONFIG_BYTES = 1 << 20
-_HEADER_BYTES = 1 << 20  # of the weights file, over the tensors themselves
-# Of a network that a bundle may ask for; widths and sides:
-_LARGEST = dict.fromkeys(("blocks", "heads", "fine_blocks", "fine_heads", "fine_radius", "spiral_blocks"), 512)
+_HEADER_BYTES = 1 << 20  # of the weights file, beside the tensors themselves
 _LARGEST_SIDE = 1 << 16
-_LATER = {"pixels": "fixed", "narrow_width": 64}
-"""Keys of an architecture that older bundles lack, and what these meant."""
+_ADDED_KEYS = {"pixels": "fixed", "narrow_width": 64}
+"""Keys of an architecture that older bundles lack, and the values that these had."""
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A network in evaluation mode with what it takes to use it and to read what it says."""
+    """A network in evaluation mode, with what it takes to use it and to interpret its output."""
 
     model: Segmenter
     architecture: Architecture
     classes: tuple[Label, ...]
-    """Labels in the order of train ids: class k of the scores is `classes[k]`. None: the model gives images."""
+    """Labels in the order of train ids: class k of the scores is `classes[k]`. Empty: the output is an image."""
     image_size: tuple[int, int]
     """(H, W) pixels."""
     palette: np.ndarray
     """Colors of train ids, uint8 (256, 3)."""
     sha256: str
-    """Of the weights file: what the model is, whatever it is called."""
+    """Of the weights file: the identity of the model, whatever its name."""
     extra: dict[str, Any]
-    """What else the trainer noted, such as the fingerprint of the data set."""
+    """Further keys of `config.json`, such as the fingerprint of the data set."""
 
     def predict(self, images: Tensor, moments: tuple[float, float] | None = None) -> Tensor:
         """Return float32 class scores (B, K, H, W) of photographs uint8 (B, 3, H, W); the argmax is the class.
 
-        Scores are logits for target `classes`, and minus the distance to each class's color (0–1 scale) for
-        `rgb`. Images go to the device of the model, where the scores stay. Of windows, `moments` are mean and
-        deviation of the photograph they are from.
+        Args:
+            images: moved to the device of the model, where the scores stay.
+            moments: if these are windows of a photograph, its mean and deviation.
+
+        Returns:
+            Target `classes`: logits. Target `rgb`: minus the distance to the color of each class, colors being 0–1.
 
         Raises:
-            DataError: the images are not of the size of the model.
+            DataError: a side of the images is no multiple of the patch size.
         """
         assert self.classes, "a model without classes has no scores: see colors"
         colors = torch.from_numpy(self.palette[: len(self.classes)])
@@ -74,15 +78,15 @@ class Bundle:
             return class_scores(output, colors, self.architecture.target)
 
     def colors(self, images: Tensor, moments: tuple[float, float] | None = None) -> Tensor:
-        """Return the color images, float32 (B, 3, H, W) in 0–1, that a model of target `rgb` makes; see `predict`."""
+        """Return the color images float32 (B, 3, H, W), 0–1, of a model of target `rgb`; arguments as in `predict`."""
         assert self.architecture.target == "rgb", "a model of target classes gives scores: see predict"
         with torch.inference_mode():
             return self.model(images.to(self.model.mean.device), moments=moments).float()
 
     def segment(self, images: Tensor) -> Tensor:
-        """Return what people see of photographs uint8 (B, 3, H, W): train ids, uint8 (B, H, W).
+        """Return the train ids uint8 (B, H, W) of photographs uint8 (B, 3, H, W).
 
-        Of a model without classes: images, uint8 (B, 3, H, W).
+        A model without classes returns its images, uint8 (B, 3, H, W).
         """
         if self.classes:
             return self.predict(images).argmax(1).to(torch.uint8)
@@ -92,16 +96,16 @@ class Bundle:
 def save_bundle(
     folder: Path, model: Segmenter, classes: tuple[Label, ...], *, extra: Mapping[str, Any] | None = None
 ) -> str:
-    """Write a network to a folder, each file atomically and the configuration last.
+    """Write a network to a folder: each file atomically, `config.json` last.
 
     Args:
-        folder: made where it does not exist; a bundle in it is replaced.
-        model: the network itself, not wrapped by DDP or `torch.compile`.
-        classes: labels in the order of train ids, as many as the network tells apart; none if it gives images.
-        extra: further keys for `config.json`, plain data.
+        folder: created if it does not exist; a bundle in it is replaced.
+        model: the bare network, not wrapped by DDP or `torch.compile`.
+        classes: labels in the order of train ids, one for each class of the network; none if its output is an image.
+        extra: further keys of `config.json`, plain data.
 
     Returns:
-        The SHA-256 of `model.safetensors`, hex; equal weights give an equal one.
+        The SHA-256 of `model.safetensors`, hex; equal weights have an equal one.
 
     Raises:
         DataError: the classes are not those of the network.
@@ -110,17 +114,13 @@ def save_bundle(
     _check_classes(classes, model.classes)
     weights = save({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
     digest = hashlib.sha256(weights).hexdigest()
-    fixed = {
-        "mean": model.mean.tolist(),
-        "std": model.std.tolist(),
-    }  # not what `pixels` = `image` does: see architecture
     config = {
         "schema": SCHEMA,
         "architecture": dataclasses.asdict(model.architecture),
         "classes": [label.to_json() for label in classes],
         "image_size": list(model.image_size),
         "target": model.architecture.target,
-        "normalization": fixed,
+        "normalization": _normalization(model),
         "sha256": digest,
     }
     assert not config.keys() & (extra or {}).keys(), "extra keys must not replace those of the format"
@@ -131,11 +131,11 @@ def save_bundle(
 
 
 def load_bundle(folder: Path) -> Bundle:
-    """Read a network that `save_bundle` wrote, onto the CPU, in evaluation mode.
+    """Read what `save_bundle` wrote, onto the CPU, in evaluation mode.
 
     Raises:
-        NotFoundError: the folder or one of its two files is not there.
-        DataError: the files are damaged, contradict each other, or are of another format.
+        NotFoundError: the folder or one of its files does not exist.
+        DataError: the files are damaged, don't belong together, or have another format.
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -151,7 +151,7 @@ def load_bundle(folder: Path) -> Bundle:
     if config["target"] != arch.target:
         raise DataError(f"{folder / CONFIG}: target {config['target']!r}, but the architecture's is {arch.target!r}")
     model.load_state_dict(_read_weights(folder, str(config["sha256"]), model.state_dict()), assign=True)
-    if config["normalization"] != {"mean": model.mean.tolist(), "std": model.std.tolist()}:
+    if config["normalization"] != _normalization(model):
         raise DataError(f"{folder}: normalization differs between {CONFIG} and {WEIGHTS}")
     return Bundle(
         model=model.requires_grad_(False).eval(),
@@ -168,9 +168,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     content = _read(path, _CONFIG_BYTES)
     try:
-        config = rename_keys(json.loads(content))
-    except (ValueError, RecursionError, UsageError) as error:
-        raise DataError(f"{path} is not a configuration in JSON: {error}") from error
+        config = rename_keys(parse_json(content))
+    except (DataError, UsageError) as error:
+        raise DataError(f"{path}: {error}") from error
     if not isinstance(config, dict) or config.get("schema") != SCHEMA:
         found = config.get("schema") if isinstance(config, dict) else None
         raise DataError(f"{path}: schema {found!r} is unknown, this version reads {SCHEMA}: update vitseg")
@@ -187,7 +187,7 @@ def _read_weights(folder: Path, sha256: str, wanted: Mapping[str, Tensor]) -> di
         raise DataError(f"{path} is damaged, or not the one {CONFIG} belongs to (sha256 differs): fetch it again")
     try:
         tensors = load(content)
-    except (SafetensorError, KeyError) as error:  # KeyError: a type of number torch does not have
+    except (SafetensorError, KeyError) as error:  # KeyError: of a type that torch does not have
         raise DataError(f"{path} is not a safetensors file: {error}") from error
     if wrong := sorted(wanted.keys() ^ tensors.keys()):
         raise DataError(f"{path} does not fit {CONFIG}: tensor {wrong[0]} is only in one of them")
@@ -214,21 +214,16 @@ def architecture_from(values: Any) -> Architecture:
     """Read the architecture in a `config.json`.
 
     Raises:
-        DataError, UsageError: a key is missing or unknown, or a number out of range.
+        DataError, UsageError: a key is missing or unknown, or a value out of range.
     """
-    names = {field.name for field in dataclasses.fields(Architecture)}
-    values = {**_LATER, **rename_keys(values)} if isinstance(values, dict) else values
-    if not isinstance(values, dict) or values.keys() != names:
-        # A missing number must not become a default: heads and head_width don't show in the shapes of weights.
-        found = set(values) if isinstance(values, dict) else set()
-        raise DataError(f"architecture keys differ: {', '.join(sorted(map(str, names ^ found)))}")
-    arch = recipe_from({"model": values}).model
-    for name, value in values.items():
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, int) and number > _LARGEST.get(name, _LARGEST_SIDE):
-                raise DataError(f"architecture {name} = {number} is too large")
-    if max(len(arch.mlp_units), len(arch.decoder_mlp_units)) > 64:
-        raise DataError("architecture has an MLP of more than 64 layers")
+    if not isinstance(values, dict):
+        raise DataError("architecture is not an object")
+    values = {**_ADDED_KEYS, **rename_keys(values)}
+    # A default can't stand for a missing number: the shapes of weights don't depend on all, such as heads.
+    if missing := sorted({field.name for field in dataclasses.fields(Architecture)} - values.keys()):
+        raise DataError(f"architecture lacks {', '.join(missing)}")
+    arch = build(Architecture, values, "architecture")
+    assert isinstance(arch, Architecture)
     return arch
 
 
@@ -238,12 +233,15 @@ def image_size_from(values: Any) -> tuple[int, int]:
     Raises:
         DataError: it is something else.
     """
-    if not isinstance(values, list) or len(values) != 2:
-        raise DataError(f"image_size {values!r} is not [height, width]")
-    height, width = values
-    if not all(type(side) is int and 1 <= side <= _LARGEST_SIDE for side in values):
-        raise DataError(f"image_size {values!r} is not [height, width] in pixels")
-    return height, width
+    match values:
+        case [int(height), int(width)] if min(values) >= 1 and max(values) <= _LARGEST_SIDE:
+            return height, width
+    raise DataError(f"image_size {values!r} is not [height, width] in pixels")
+
+
+def _normalization(model: Segmenter) -> dict[str, Any]:
+    """Return the numbers of `pixels` = `fixed`."""
+    return {"mean": model.mean.tolist(), "std": model.std.tolist()}
 
 
 def _check_classes(classes: tuple[Label, ...], count: int) -> None:
