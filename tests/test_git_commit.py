@@ -1,4 +1,4 @@
-"""The commit of the code, as records and checkpoints tell it."""
+"""The git commit that records and checkpoints name."""
 
 import subprocess
 from pathlib import Path

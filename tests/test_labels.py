@@ -10,11 +10,11 @@ from vitseg.labels import (
     CITYSCAPES,
     IGNORE_INDEX,
     Label,
+    foreground_class,
     id_table,
     is_binary,
-    listed_train_ids,
+    label_train_ids,
     logit_count,
-    only_thing,
     palette,
     train_classes,
 )
@@ -114,10 +114,10 @@ def test_in_a_binary_set_all_but_the_thing_and_id_255_is_background() -> None:
     crack, asphalt, void = (Label(name, (9, 9, 9), id_, train) for name, id_, train in BINARY)
     table = id_table((crack, asphalt))
     assert table[[0, 3, 5, 77, 254, 255]].tolist() == [1, 1, 0, 1, 1, 255]
-    assert listed_train_ids((crack, asphalt, void)) == (0, 1, 255)
+    assert label_train_ids((crack, asphalt, void)) == (0, 1, 255)
     white = Label("crack", (255, 255, 255), 255, 0)  # masks of 0 and 255
     assert id_table((white,))[[0, 1, 255]].tolist() == [1, 1, 0]
-    assert only_thing(train_classes()) is None
+    assert foreground_class(train_classes()) is None
 
 
 @pytest.mark.parametrize("train_ids", [(0, 2), (1, 2), (), (IGNORE_INDEX,)])

@@ -8,17 +8,17 @@ from pydantic.dataclasses import dataclass
 from vitseg.errors import UsageError
 
 STRICT = ConfigDict(strict=True)
-"""Of all sections of a recipe: neither "3" nor 3.0 nor true is taken for the whole number 3."""
+"""For all sections of a recipe: neither "3" nor 3.0 nor true is accepted for an integer."""
 Count = Annotated[int, Field(ge=1)]
 Depth = Annotated[int, Field(ge=1, le=512)]
-"""Number of blocks or heads. A bundle comes from outside: its network must not be larger than any real one."""
+"""Number of blocks or heads. It has a limit because bundles come from outside."""
 Width = Annotated[int, Field(ge=1, le=2**16)]
 """Width of a layer, or side of a patch, pixels."""
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 def require(condition: bool, message: str) -> None:
-    """Refuse what a user has set.
+    """Check what a user has set.
 
     Raises:
         UsageError: the condition does not hold.
@@ -35,62 +35,62 @@ class Architecture:
     """Side of the square patches, pixels."""
     pixels: Literal["fixed", "image"] = "fixed"
     """How pixels are normalized: `fixed`, by numbers equal for all; `image`, by each photograph's own mean and deviation,
-    so that how bright a camera or a day was does not matter."""
+    so that the brightness of the camera or the day does not matter."""
     spatial_embedding: Width = 8
-    """Width of the learned embedding of a patch's position, concatenated to its projection."""
+    """Width of the learned embedding of a patch's position, with `position` = `concat`."""
     position: Literal["concat", "add"] = "concat"
-    """How the spatial embedding joins: `concat` as in the paper, `add` as in the original ViT."""
+    """How it is combined with the projection: `concat` as in the paper, `add` as in the original ViT."""
     encoder_projection: Width = 128
     """Width to which a flattened patch is projected."""
     blocks: Depth = 4
     """Number of Transformer blocks."""
     heads: Depth = 8
-    """Attention heads a block."""
+    """Attention heads of each block."""
     head_width: Width = 16
     """Width of the query, key and value of one head."""
     mlp_units: Annotated[tuple[Width, ...], Field(min_length=1, max_length=64)] = (512, 1024)
     """Widths of the MLP of each Transformer block; tokens leave a block as wide as the last of them."""
     features_per_patch: Width = 32
-    """Width of what the encoder says about each patch."""
+    """Width of the encoder's features of each patch, the decoder's input."""
     decoder_projection: Width = 128
-    """Width to which the original patch is projected where it is reintroduced."""
+    """Width to which the original patch is projected, where the decoder reintroduces it."""
     decoder_mlp_units: Annotated[tuple[Width, ...], Field(max_length=64)] = (512, 512, 512)
     """Widths of the MLP that turns features and patch into pixels."""
     skip_projection: bool = False
-    """Whether the skip path around each block's MLP is a linear layer even where it changes no width: the paper's."""
+    """Whether the skip path around the MLP is always a linear layer, as in the paper, or only where the width changes."""
     normalization: Literal["layer", "none"] = "layer"
     """`layer`: LayerNorm before attention, MLPs and features; `none`: nowhere."""
     norm_epsilon: Annotated[float, Field(gt=0, lt=1)] = 1e-6
-    """What LayerNorm adds to the variance; published weights bring theirs (timm 1e-6, Hugging Face's ViT 1e-12)."""
+    """What LayerNorm adds to the variance; take that of published weights (timm 1e-6, Hugging Face's ViT 1e-12)."""
     class_token: bool = False
-    """Whether a learned token without a patch runs along, as in the original ViT."""
+    """Whether the encoder has a learned token without a patch, as the original ViT."""
     dropout: Share = 0.0
     """Share of activations dropped in training, 0–1."""
     stochastic_depth: Share = 0.0
-    """Share of images for which the last block is left out in training, 0–1; earlier blocks less, in proportion."""
+    """Drop path: share of images that skip the last block in training, 0–1; for earlier blocks it is proportionally less."""
     layer_scale: Annotated[float, Field(ge=0)] = 0.0
-    """Start of the learned factor on what attention and MLP add (CaiT); 0: no such factor."""
+    """Initial value of the learned factor on residual branches (CaiT); 0: no such factor."""
     decoder: Literal["patch", "overlap", "spiral"] = "patch"
-    """`patch`: the paper's, each patch by itself; `overlap`: ours, without seams; `spiral`: patch after patch."""
+    """`patch`: the paper's, each patch independently; `overlap`: ours, without seams; `spiral`: patch after patch."""
     fine_patch: Annotated[int, Field(ge=0, le=2**16)] = 0
-    """Decoder `overlap`: side of the finer patches it works on, pixels, a divisor of `patch_size`; 0: `patch_size`."""
+    """Decoder `overlap`: side of its finer patches, pixels, a divisor of `patch_size`; 0: `patch_size`."""
     fine_width: Width = 64
-    """Decoder `overlap`: width of the finer tokens."""
+    """Decoder `overlap`: width of the tokens of finer patches."""
     fine_blocks: Annotated[int, Field(ge=0, le=512)] = 0
-    """Decoder `overlap`: blocks of attention among neighbors on the finer grid."""
+    """Decoder `overlap`: blocks of neighborhood attention."""
     fine_heads: Depth = 2
     """Decoder `overlap`: heads of these blocks."""
     fine_radius: Depth = 2
-    """Decoder `overlap`: how many steps away on the finer grid a neighbor may be."""
+    """Decoder `overlap`: rows and columns of finer patches that this attention extends to each side."""
     narrow_width: Width = 64
-    """Decoder `overlap`: width to which finer tokens are narrowed before each writes its square of pixels."""
+    """Decoder `overlap`: width to which tokens are projected before they are decoded to pixels."""
     spiral_blocks: Depth = 2
     """Decoder `spiral`: number of its blocks."""
     target: Literal["classes", "rgb"] = "classes"
-    """`classes`: scores a class and pixel; `rgb`: the color image itself, 0–1."""
+    """What is predicted: `classes`, scores for each pixel; `rgb`, a color image, 0–1."""
 
     def __post_init__(self) -> None:
-        """Check what several numbers have to do with each other."""
+        """Check what concerns more than one number."""
         fine = self.fine_patch or self.patch_size
         require(self.patch_size % fine == 0, "model.fine_patch must divide model.patch_size")
         # Fine patches overlap by half of one, in whole pixels.

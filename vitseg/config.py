@@ -1,7 +1,7 @@
-"""How a recipe is read: from TOML, with overrides, into the checked dataclasses of `recipe`.
+"""Reads recipes from TOML files and `--set` overrides into the checked dataclasses of `recipe`.
 
-A *preset* is a recipe file that ships with the package (`vitseg/recipes/tiny.toml` …). A user's own file and
-`--set a.b=c` are laid over it, in that order; what comes out is stored, resolved, beside every checkpoint.
+A *preset* is a recipe file that ships with the package (`vitseg/recipes/tiny.toml` …). A user's own file overrides it, and
+`--set a.b=c` overrides both. The resolved recipe is stored beside every checkpoint.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ from vitseg.recipes import PRESETS
 
 
 def load_recipe(preset: str = "tiny", file: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
-    """Lay a user's TOML file and `a.b=c` overrides over a preset.
+    """Return a preset, overridden by a user's TOML file and by `a.b=c` options, in this order.
 
     Raises:
-        UsageError: an unknown preset, key or value; the message names the nearest key that exists.
-        NotFoundError: the file does not exist.
+        UsageError: an unknown preset, key or value; the message suggests the nearest key.
+        NotFoundError: the file can't be read.
     """
     if preset not in PRESETS:
         raise UsageError(f"preset {preset!r} does not exist: choose {', '.join(PRESETS)}")
@@ -45,7 +45,7 @@ def load_recipe(preset: str = "tiny", file: str | Path | None = None, overrides:
 
 
 def recipe_from(values: Mapping[str, Any]) -> Recipe:
-    """Build a recipe from nested plain data, such as `Recipe.to_json` returns and returned in earlier versions.
+    """Return the recipe that `Recipe.to_json`, of this or an earlier version, made plain data of.
 
     Raises:
         UsageError: an unknown key, or a value of the wrong type or range.
@@ -54,7 +54,7 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
 
 
 def read_toml(path: Path, what: str = "recipe") -> dict[str, Any]:
-    """Read a user's TOML file; `what` it is called in messages.
+    """Read a user's TOML file, called `what` in messages.
 
     Raises:
         NotFoundError: it can't be read.
@@ -84,14 +84,14 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
 
 
 def build(kind: Any, values: Any, what: str = "recipe") -> Any:
-    """Build a dataclass, and those within it, from nested plain data; `what` it is called in messages.
+    """Build a dataclass, and those within it, from nested plain data, called `what` in messages.
 
     Raises:
         UsageError: an unknown key, or a value of the wrong type or range.
     """
     _check_keys(kind, values, what)
     try:
-        # As JSON, in which a list can be a tuple though nothing else is taken for something that it is not.
+        # As JSON, from which strict validation accepts lists for tuples.
         return TypeAdapter(kind).validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         first = error.errors()[0]

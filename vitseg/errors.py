@@ -1,27 +1,27 @@
-"""Every error that vitseg raises on purpose, as one tree.
+"""All errors that vitseg raises on purpose, as one tree.
 
-    VitsegError            one clear line for a person; the command exits with `exit_code`
-    ├── UsageError         a wrong option, recipe key, layout or address (exit code 2)
-    ├── NotFoundError      a path, bucket, data set, model or job that is not there
-    ├── AccessError        credentials are missing, wrong, or don't allow it
+    VitsegError            its message is one clear line; the command exits with `exit_code`
+    ├── UsageError         a wrong option, recipe, layout or address (exit code 2)
+    ├── NotFoundError      a path, bucket, data set, model or job that does not exist
+    ├── AccessError        missing, wrong or insufficient credentials
     ├── StorageError       a store failed after its retries
-    │   ├── StoreFullError a store has no room left: trying again does not help
+    │   ├── StoreFullError a store has no space left: another try would not help
     │   └── NameTakenError a folder lies where a file should, or a file where a folder should
-    ├── DataError          a data set or bundle that contradicts itself
-    │   └── SampleError    one image or label that can't be used: becomes a row with a reason
-    ├── TrainingError      a rank failed, or the loss is no longer a number
-    │   └── RankLostError  a rank ended without a word: worth another try from the last checkpoint
-    └── RegistryError      the registry refused, or what it returned isn't what went in
+    ├── DataError          a corrupt or contradictory data set, bundle or checkpoint
+    │   └── SampleError    an unusable image or label: a row with a reason, the job continues
+    ├── TrainingError      a rank failed, or the loss is not finite
+    │   └── RankLostError  a rank died or hung: another try continues from the last checkpoint
+    └── RegistryError      the registry refused, or returned something else than it was given
 
-The text of each says what is wrong and what to do about it. Anything else that escapes is a bug of ours
-and keeps its traceback.
+Each message says what is wrong and what to do about it. Any other exception is a bug of ours and keeps its
+traceback.
 """
 
 import errno
 
 
 class VitsegError(Exception):
-    """Base of all errors that are meant to be read by a person."""
+    """Base of all errors that are meant for users."""
 
     exit_code = 1
 
@@ -33,23 +33,23 @@ class UsageError(VitsegError):
 
 
 class NotFoundError(VitsegError):
-    """Something that was named does not exist."""
+    """Something that the user named does not exist."""
 
 
 class AccessError(VitsegError):
-    """The store or server refuses these credentials."""
+    """A store or server refuses these credentials."""
 
 
 class StorageError(VitsegError):
-    """A store failed in a way that retries did not mend."""
+    """A store failed despite retries."""
 
 
 class StoreFullError(StorageError):
-    """A store has no room left: its disk is full, or a quota is used up."""
+    """A store has no space left: its disk is full, or a quota is used up."""
 
 
 class NameTakenError(StorageError):
-    """A folder lies where a file should, or a file where a folder should: S3 has room for both, a folder has not."""
+    """A folder lies where a file should, or a file where a folder should: unlike S3, a file system can't hold both."""
 
 
 class DataError(VitsegError):
@@ -57,7 +57,7 @@ class DataError(VitsegError):
 
 
 class SampleError(DataError):
-    """One image or label can't be used; the job goes on without it."""
+    """One image or label can't be used; the job continues without it."""
 
 
 class TrainingError(VitsegError):
@@ -65,7 +65,7 @@ class TrainingError(VitsegError):
 
 
 class RankLostError(TrainingError):
-    """A rank was killed, hung, or failed in a way that nobody expected: another try may go well."""
+    """A rank was killed, hung or failed unexpectedly: another try may succeed."""
 
 
 class RegistryError(VitsegError):
@@ -73,7 +73,7 @@ class RegistryError(VitsegError):
 
 
 def write_error(error: OSError, uri: str) -> VitsegError:
-    """Return what a failed write to a folder means: what stays wrong until somebody acts is told from what may pass."""
+    """Return the error for a failed write to a folder: another try helps only with a plain `StorageError`."""
     text = f"can't write {uri}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreFullError(f"{text}: make room there, then start again")

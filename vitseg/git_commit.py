@@ -1,4 +1,4 @@
-"""Which code this is: the git commit of the checkout that it runs from."""
+"""The git commit of the code that runs."""
 
 import os
 import subprocess
@@ -8,9 +8,9 @@ _CHECKOUT = Path(__file__).parents[1]
 
 
 def code_commit() -> str:
-    """Return the commit of this checkout; an image, which has no checkout, names its own in VITSEG_GIT_COMMIT."""
+    """Return the commit of this checkout, with a + if files are changed, or VITSEG_GIT_COMMIT as container images set it."""
     named = os.environ.get("VITSEG_GIT_COMMIT", "")
-    if named or not (_CHECKOUT / ".git").exists():  # an installed package may lie in a checkout of something else
+    if named or not (_CHECKOUT / ".git").exists():  # an installed package may be inside another project's checkout
         return named
     try:
         head = _git("rev-parse", "HEAD")

@@ -1,12 +1,12 @@
-"""Classes, their ids and colors, and the way between color images and train ids.
+"""Classes with their ids, train ids and colors.
 
-The table is the official one of Cityscapes (https://github.com/mcordts/cityscapesScripts,
-helpers/labels.py). Models learn *train ids* (0–18); 255 marks pixels that no loss or metric counts.
+`CITYSCAPES` is the official table (https://github.com/mcordts/cityscapesScripts, helpers/labels.py). Models learn *train
+ids* (0–18 there); 255 marks pixels that no loss or metric counts.
 
-A data set is *binary* where a single train id is listed: that thing, and as train id 1 the background, which is everything
-else. Only the id 255 of a label file, or the color of a label with id 255, still counts nowhere. So a user lists
-`[{"name": "crack", "color": [255, 255, 255], "id": 255, "train_id": 0}]` for masks of 0 and 255, and that is all. A model
-of such a set has one logit a pixel, the thing's; whoever reads shards, masks or metrics sees two plain classes.
+A data set is *binary* if only one train id is listed: train id 0, the foreground. Everything else becomes train id 1, the
+background, except the id 255 of a label file, or the color of a label with id 255, which still does not count. So for masks
+of 0 and 255 it is enough to list `[{"name": "crack", "color": [255, 255, 255], "id": 255, "train_id": 0}]`. A model of a
+binary data set has one logit a pixel, the foreground's; shards, masks and metrics have two classes like any others.
 """
 
 from dataclasses import asdict, dataclass
@@ -21,7 +21,7 @@ IGNORE_INDEX = 255
 
 @dataclass(frozen=True)
 class Label:
-    """One kind of thing: its name, color (R, G, B in 0–255), id in label files, and train id."""
+    """One class: its name, color (R, G, B in 0–255), id in label files, and train id."""
 
     name: str
     color: tuple[int, int, int]
@@ -29,7 +29,7 @@ class Label:
     train_id: int = IGNORE_INDEX
 
     def to_json(self) -> dict[str, Any]:
-        """Return the form that manifests and bundles store."""
+        """Return a row of `classes`, as manifests and bundles store it."""
         return {**asdict(self), "color": list(self.color)}
 
     @staticmethod
@@ -90,36 +90,36 @@ CITYSCAPES = (
 )
 
 
-def background_of(thing: Label) -> Label:
-    """Return the class of all that is not the one thing of a binary data set; its color and id are not the thing's."""
-    color = (255, 255, 255) if max(thing.color) < 128 else (0, 0, 0)
-    return Label("background", color, 0 if thing.id != 0 else 1, 1)
+def background_of(foreground: Label) -> Label:
+    """Return the background class of a binary data set, with another color and id than the foreground."""
+    color = (255, 255, 255) if max(foreground.color) < 128 else (0, 0, 0)
+    return Label("background", color, 0 if foreground.id != 0 else 1, 1)
 
 
 def is_binary(classes: tuple[Label, ...]) -> bool:
-    """Say whether classes, one a train id, are a thing and its background: then a model has one logit, the thing's."""
+    """Return whether classes, in the order of train ids, are a foreground and its background."""
     return len(classes) == 2 and classes[1] == background_of(classes[0])
 
 
 def logit_count(classes: tuple[Label, ...]) -> int:
-    """Return how many logits a pixel a model of these classes has: one each, 1 in a binary set, 0 for image pairs."""
+    """Return the number of a model's logits a pixel: one for each class, 1 if binary, 0 for image pairs."""
     return 1 if is_binary(classes) else len(classes)
 
 
-def only_thing(labels: tuple[Label, ...]) -> Label | None:
-    """Return the one label with a train id, which makes a data set binary; None where there are more, or none."""
+def foreground_class(labels: tuple[Label, ...]) -> Label | None:
+    """Return the foreground of a binary data set; None if the data set is not binary."""
     train_ids = {label.train_id for label in labels} - {IGNORE_INDEX}
     return next((label for label in labels if label.train_id == 0), None) if train_ids == {0} else None
 
 
-def listed_train_ids(labels: tuple[Label, ...]) -> tuple[int, ...]:
-    """Return what each label counts as: its train id; in a binary data set 1 for all but the thing and the id 255."""
-    binary = only_thing(labels) is not None
+def label_train_ids(labels: tuple[Label, ...]) -> tuple[int, ...]:
+    """Return the train id of each label; in a binary data set it is 1 for all but the foreground and the id 255."""
+    binary = foreground_class(labels) is not None
     return tuple(1 if binary and label.train_id and label.id != IGNORE_INDEX else label.train_id for label in labels)
 
 
 def train_classes(labels: tuple[Label, ...] = CITYSCAPES) -> tuple[Label, ...]:
-    """Return the classes a model learns: one label a train id, in their order; with one alone, that and background.
+    """Return the classes a model learns: the first label of each train id, in order; with one alone, and a background.
 
     Raises:
         DataError: train ids are not 0 … K-1 (255 aside), or K is over 255.
@@ -135,7 +135,7 @@ def train_classes(labels: tuple[Label, ...] = CITYSCAPES) -> tuple[Label, ...]:
 
 
 def palette(classes: tuple[Label, ...]) -> np.ndarray:
-    """Return the colors of train ids as uint8 (256, 3); ids without a class, and 255, are black."""
+    """Return the colors of train ids, uint8 (256, 3); ids without a class, and 255, are black."""
     colors = np.zeros((256, 3), np.uint8)
     for label in classes:
         colors[label.train_id] = label.color
@@ -143,13 +143,13 @@ def palette(classes: tuple[Label, ...]) -> np.ndarray:
 
 
 def id_table(labels: tuple[Label, ...]) -> np.ndarray:
-    """Return uint8 (256,): label id → train id; ids without a train id, and unknown ids, give 255.
+    """Return the train id of each label id, uint8 (256,): 255 for ids that are unknown or have no train id.
 
-    In a binary data set they are background, train id 1, all but the id 255.
+    In a binary data set these are background, train id 1, except the id 255.
     """
-    table = np.full(256, IGNORE_INDEX if only_thing(labels) is None else 1, np.uint8)
+    table = np.full(256, IGNORE_INDEX if foreground_class(labels) is None else 1, np.uint8)
     table[IGNORE_INDEX] = IGNORE_INDEX
-    for label, train_id in zip(labels, listed_train_ids(labels), strict=True):
+    for label, train_id in zip(labels, label_train_ids(labels), strict=True):
         if 0 <= label.id <= 255:
             table[label.id] = train_id
     return table

@@ -1,9 +1,9 @@
-"""Masks as files: palette PNGs whose pixel index is the class id, with their origin written into them.
+"""Mask files: palette PNGs whose pixel index is the class id, with their provenance as text.
 
 Such a file opens in colors in any viewer and reads as ids in any library:
-`numpy.asarray(PIL.Image.open("mask.png"))` is the uint8 (H, W) array of ids. Where it came from (source etag,
-model, options) travels in the PNG's own text chunks (https://www.w3.org/TR/png-3/#11textinfo), so that it
-survives in stores that keep no metadata. What a model without classes writes is an RGB PNG with the same origin.
+`numpy.asarray(PIL.Image.open("mask.png"))` is the uint8 (H, W) array of ids. The provenance (source etag, model, options)
+is in text chunks of the PNG (https://www.w3.org/TR/png-3/#11textinfo), so it survives in stores that keep no metadata.
+Models without classes write RGB PNGs with the same text.
 """
 
 import io
@@ -21,26 +21,26 @@ from vitseg.images.formats import read_header
 from vitseg.labels import Label
 from vitseg.labels import palette as train_palette
 
-# Masks are runs of one class. Of them zlib's run lengths (Z_RLE) make a sixth less than its level 4, in less than half the
-# time; level 9 gets as small, and takes ten to fifty times as long.
+# Masks are runs of one class: with Z_RLE they become a sixth smaller than with level 4 in less than half the time. Level 9
+# gets as small, but takes ten to fifty times as long.
 _RUN_LENGTHS = {"compress_level": 1, "compress_type": zlib.Z_RLE}
-# Pictures: half the bytes of level 1 for 15 % more time.
+# Of pictures: half the bytes of level 1 for 15 % more time.
 _PICTURE_LEVEL = 4
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MASK = "a mask is an 8-bit palette PNG"
 _JPEG_QUALITY = 90
-_JPEG_SIDE = 65_500  # the longest that libjpeg writes
+_JPEG_SIDE = 65_500  # libjpeg writes no longer ones
 
 
 def mask_ids(classes: tuple[Label, ...], ids: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return how a model's classes are numbered in mask files, and the colors of those numbers.
+    """Return the ids that a model's classes have in mask files, and their palette.
 
     Args:
         classes: the model's classes in train id order.
         ids: `train` writes train ids 0 … K-1; `label` writes the ids of the data set's label files.
 
     Returns:
-        uint8 (K,), train id to id in the file; and uint8 (256, 3), the palette of the file.
+        uint8 (K,), the id in the file of each train id; and uint8 (256, 3), the color of each id in the file.
 
     Raises:
         UsageError: `label` with classes whose label ids don't fit into 8 bits, or are not unique.
@@ -57,7 +57,7 @@ def mask_ids(classes: tuple[Label, ...], ids: str) -> tuple[np.ndarray, np.ndarr
 
 
 def renumber(ids: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Turn train ids, uint8 (H, W), into the ids of the file, with `numbers` from `mask_ids`; where equal, no copy."""
+    """Return the ids in the file of train ids uint8 (H, W), by `numbers` from `mask_ids`; without a copy if equal."""
     if np.array_equal(numbers, np.arange(len(numbers))):
         return ids
     table = np.zeros(256, np.uint8)
@@ -71,29 +71,29 @@ def encode_mask(ids: np.ndarray, palette: np.ndarray, metadata: dict[str, str]) 
     Args:
         ids: uint8 (H, W), the class of each pixel.
         palette: uint8 (256, 3), the color of each id.
-        metadata: text to store beside the pixels; any Unicode.
+        metadata: text to store with the pixels, any Unicode.
     """
     image = Image.fromarray(ids)
-    image.putpalette(palette.tobytes())  # turns mode L into P: same bytes a pixel, now with colors
+    image.putpalette(palette.tobytes())  # turns mode L into P
     return _encode(image, metadata, _RUN_LENGTHS)
 
 
 def encode_colors(colors: np.ndarray, metadata: dict[str, str]) -> bytes:
-    """Encode an image, uint8 (H, W, 3), as 8-bit RGB PNG, with text as `encode_mask` does."""
+    """Encode an image uint8 (H, W, 3) as 8-bit RGB PNG, with metadata as in `encode_mask`."""
     return _encode(Image.fromarray(colors), metadata, {"compress_level": _PICTURE_LEVEL})
 
 
 def _encode(image: Image.Image, metadata: dict[str, str], compression: dict[str, Any]) -> bytes:
     text = PngInfo()
     for name, value in metadata.items():
-        text.add_text(name, value)  # tEXt where Latin-1 is enough, iTXt (UTF-8) elsewhere
+        text.add_text(name, value)  # tEXt if Latin-1 is enough, else iTXt (UTF-8)
     file = io.BytesIO()
     image.save(file, "PNG", pnginfo=text, **compression)
     return file.getvalue()
 
 
 def read_mask_metadata(data: bytes) -> dict[str, str]:
-    """Return the text that `encode_mask` stored, without decoding the pixels.
+    """Return the metadata of a mask without decoding its pixels.
 
     Raises:
         DataError: these bytes are not a PNG.
@@ -102,7 +102,7 @@ def read_mask_metadata(data: bytes) -> dict[str, str]:
 
 
 def is_mask(data: bytes) -> bool:
-    """Say whether these bytes are a mask that a job wrote: nothing to be segmented."""
+    """Return whether these bytes are a mask that a job wrote, and so no photograph."""
     try:
         image = _open(data) if data.startswith(_PNG) else None
     except DataError:
@@ -111,19 +111,19 @@ def is_mask(data: bytes) -> bool:
 
 
 def decode_mask(data: bytes) -> tuple[np.ndarray, dict[str, str]]:
-    """Return the ids, uint8 (H, W), and the metadata of a mask.
+    """Return the ids uint8 (H, W) and the metadata of a mask.
 
     Raises:
-        DataError: these bytes are not an 8-bit palette PNG, or are cut off.
+        DataError: these bytes are not a whole 8-bit palette PNG.
     """
     return _decode(data, "P", _MASK)
 
 
 def decode_colors(data: bytes) -> tuple[np.ndarray, dict[str, str]]:
-    """Return the pixels, uint8 (H, W, 3), and the metadata of what `encode_colors` wrote.
+    """Return the pixels uint8 (H, W, 3) and the metadata of what `encode_colors` wrote.
 
     Raises:
-        DataError: these bytes are not an 8-bit RGB PNG, or are cut off.
+        DataError: these bytes are not a whole 8-bit RGB PNG.
     """
     return _decode(data, "RGB", "an image is an 8-bit RGB PNG")
 
@@ -134,10 +134,10 @@ def _decode(data: bytes, mode: str, rule: str) -> tuple[np.ndarray, dict[str, st
 
 
 def mask_preview(data: bytes, size: tuple[int, int]) -> Image.Image:
-    """Return a mask in its own colors, RGB, scaled to `size` (width, height): each pixel is one of the mask's.
+    """Return a mask in its own colors, RGB, scaled to `size` (width, height) without mixing pixels.
 
     Raises:
-        DataError: these bytes are not an 8-bit palette PNG, or are cut off.
+        DataError: these bytes are not a whole 8-bit palette PNG.
     """
     with _opened(data, "P", _MASK) as image:
         return image.resize(size, Image.Resampling.NEAREST).convert("RGB")
@@ -169,29 +169,29 @@ def _metadata(image: Image.Image) -> dict[str, str]:
 
 
 def class_fractions(ids: np.ndarray, numbers: np.ndarray) -> tuple[float, ...]:
-    """Return the share of pixels of each class, in train id order; they add up to 1.
+    """Return the share of pixels of each class, in the order of train ids; they sum to 1.
 
     Args:
-        ids: uint8 (H, W), the class of each pixel as written in the file.
-        numbers: uint8 (K,), train id to id in the file, from `mask_ids`.
+        ids: uint8 (H, W), as in the file.
+        numbers: uint8 (K,), the id in the file of each train id, from `mask_ids`.
     """
-    counts = np.array(Image.fromarray(ids).histogram())  # numpy's would make 8 bytes of each pixel first
+    counts = np.array(Image.fromarray(ids).histogram())  # numpy's would first take 8 bytes a pixel
     return tuple(float(share) for share in counts[numbers] / ids.size)
 
 
 def colorize(ids: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Return ids, uint8 (H, W), in the colors of `palette`, uint8 (256, 3), as uint8 (H, W, 3)."""
+    """Return the colors uint8 (H, W, 3) of ids uint8 (H, W) by a palette uint8 (256, 3)."""
     image = Image.fromarray(ids)
     image.putpalette(palette.tobytes())
     return np.asarray(image.convert("RGB"))
 
 
 def overlay(photo: np.ndarray, ids: np.ndarray, palette: np.ndarray, opacity: float = 0.5) -> np.ndarray:
-    """Lay the colors of `ids`, uint8 (H, W), over a photo, uint8 (H, W, 3), of the same size.
+    """Return a photo, blended with the colors of its classes, uint8 (H, W, 3).
 
     Args:
-        photo: what was segmented.
-        ids: the class of each pixel.
+        photo: uint8 (H, W, 3).
+        ids: uint8 (H, W), the class of each pixel.
         palette: uint8 (256, 3), the color of each id.
         opacity: weight of the colors, 0 (photo only) – 1 (colors only).
     """
@@ -200,12 +200,12 @@ def overlay(photo: np.ndarray, ids: np.ndarray, palette: np.ndarray, opacity: fl
 
 
 def confidence_image(confidence: np.ndarray) -> np.ndarray:
-    """Return probabilities 0–1, float (H, W), as gray uint8 (H, W): 255 is certain."""
+    """Return probabilities float (H, W), 0–1, as gray uint8 (H, W): 255 is certain."""
     return np.rint(np.clip(confidence, 0, 1) * np.float32(255)).astype(np.uint8)
 
 
 def encode_picture(picture: np.ndarray, kind: str) -> bytes:
-    """Encode uint8 (H, W) or (H, W, 3) for people, as `png` or `jpg` (sides over 65,500 shrink)."""
+    """Encode a picture uint8 (H, W) or (H, W, 3) as `png` or `jpg` (which is scaled down to sides of 65,500)."""
     file = io.BytesIO()
     image = Image.fromarray(picture)
     if kind == "png":

@@ -1,12 +1,12 @@
-"""How good masks are: a confusion matrix, and the scores of the Cityscapes benchmark that follow from it.
+"""The confusion matrix of masks, and the scores of the Cityscapes benchmark computed from it.
 
-The matrices of batches and ranks add up, so a score over a split is exact however the split was cut.
+Matrices of batches and ranks are added, so scores over a split are exact, whatever the batch size and number of ranks.
 Definitions: https://www.cityscapes-dataset.com/benchmarks/ (pixel-level semantic labeling), as the official
 `cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling` computes them; a test compares the two:
 
-- Pixels whose true class is not evaluated count nowhere, whatever is predicted there.
-- A class that is predicted but never true has IoU 0, and the mean counts it.
-- A class that is neither true nor predicted on any counted pixel has no IoU, and the mean leaves it out.
+- Pixels labeled 255 are ignored, whatever is predicted there.
+- A class that is predicted but not in the ground truth has IoU 0, which enters the mean.
+- A class that is in neither has no IoU and does not enter the mean.
 """
 
 import math
@@ -21,7 +21,7 @@ from vitseg.labels import IGNORE_INDEX
 
 
 def confusion_matrix(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
-    """Count pixels by true (row) and predicted (column) class; pixels labeled 255 are left out.
+    """Count pixels by true (row) and predicted (column) class; pixels labeled 255 are ignored.
 
     Args:
         labels: true train ids, integers of any shape, 0 to K-1 or 255.
@@ -37,28 +37,28 @@ def confusion_matrix(labels: Tensor, predictions: Tensor, classes: int) -> Tenso
     if labels.shape != predictions.shape:
         raise DataError(f"labels {tuple(labels.shape)} and predictions {tuple(predictions.shape)} differ in shape")
     valid = labels != IGNORE_INDEX
-    truth = labels[valid].long()
-    for name, ids in (("prediction", predictions), ("label", truth)):
+    targets = labels[valid].long()
+    for name, ids in (("prediction", predictions), ("label", targets)):
         if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < classes):
             raise DataError(f"a {name} is outside 0-{classes - 1}: {int(ids.min())} to {int(ids.max())}")
-    cells = truth * classes + predictions[valid].long()
+    cells = targets * classes + predictions[valid].long()
     return torch.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a confusion matrix, all 0–1; NaN where no pixel at all is labeled."""
+    """The scores of a confusion matrix, all 0–1; NaN if no pixel is labeled."""
 
     miou: float
-    """Mean IoU of the classes that occur in the truth or in the predictions."""
+    """Mean IoU of the classes that occur in the ground truth or the predictions."""
     pixel_accuracy: float
-    """Share of labeled pixels whose class is right."""
+    """Share of labeled pixels whose class is predicted correctly."""
     per_class_iou: tuple[float | None, ...]
-    """IoU = TP / (TP + FP + FN) of each class; None for a class that is nowhere."""
+    """IoU = TP / (TP + FP + FN) of each class; None for a class that occurs nowhere."""
 
     @staticmethod
     def from_confusion(matrix: Tensor) -> "Scores":
-        """Compute the scores of a matrix (K, K) from `confusion_matrix`, or of a sum of such."""
+        """Compute the scores of a confusion matrix (K, K), or of a sum of several."""
         counts = matrix.cpu().double()
         hits = counts.diagonal()
         unions = counts.sum(0) + counts.sum(1) - hits
@@ -79,16 +79,16 @@ class Scores:
         }
 
 
-def strongest_channel_agrees(colors: Tensor, truth: Tensor) -> Tensor:
-    """Say for each pixel whether its strongest color channel is the true one.
+def strongest_channel_agrees(colors: Tensor, targets: Tensor) -> Tensor:
+    """Return for each pixel whether the predicted and the target color have the same strongest channel.
 
-    The share of such pixels is the paper's "accuracy": what Keras calls so for images of three channels, the argmax
-    over them compared. It is no pixel accuracy: two classes whose colors are strongest in the same channel count as
-    one. Where channels tie, as in grays, both sides take the first of them, in the order red, green, blue.
+    The share of such pixels is the "accuracy" of the paper: what Keras computes under this name for images of three
+    channels, a comparison of their argmax. It is not pixel accuracy: classes whose colors have the same strongest
+    channel count as one. Of equal channels, as in grays, the first counts, in the order red, green, blue.
 
     Args:
-        colors: predicted colors (B, 3, H, W), of any scale.
-        truth: true colors of the same shape.
+        colors: predicted colors (B, 3, H, W), on any scale.
+        targets: of the same shape.
 
     Returns:
         bool (B, H, W).
@@ -96,26 +96,26 @@ def strongest_channel_agrees(colors: Tensor, truth: Tensor) -> Tensor:
     Raises:
         DataError: the shapes differ.
     """
-    if colors.shape != truth.shape:
-        raise DataError(f"color images {tuple(colors.shape)} and {tuple(truth.shape)} differ in shape")
-    return colors.argmax(dim=1) == truth.argmax(dim=1)
+    _check_shapes(colors, targets)
+    return colors.argmax(dim=1) == targets.argmax(dim=1)
 
 
-def mean_absolute_error(colors: Tensor, truth: Tensor, valid: Tensor) -> float:
-    """Return the mean absolute difference of color images over valid pixels and channels, 0–1.
+def mean_absolute_error(colors: Tensor, targets: Tensor, valid: Tensor) -> float:
+    """Return the mean absolute error of color images over valid pixels and channels, 0–1; NaN without valid pixels.
 
     Args:
         colors: predicted colors (B, 3, H, W), 0–1.
-        truth: true colors (B, 3, H, W), 0–1.
+        targets: of the same shape.
         valid: bool (B, H, W), the pixels that count.
-
-    Returns:
-        NaN where no pixel counts.
 
     Raises:
         DataError: the shapes differ.
     """
-    if colors.shape != truth.shape:
-        raise DataError(f"color images {tuple(colors.shape)} and {tuple(truth.shape)} differ in shape")
-    errors = (colors.double() - truth.double()).abs().mean(dim=1)
+    _check_shapes(colors, targets)
+    errors = (colors.double() - targets.double()).abs().mean(dim=1)
     return float(errors[valid].mean())
+
+
+def _check_shapes(colors: Tensor, targets: Tensor) -> None:
+    if colors.shape != targets.shape:
+        raise DataError(f"color images {tuple(colors.shape)} and {tuple(targets.shape)} differ in shape")

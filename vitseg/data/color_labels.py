@@ -10,7 +10,7 @@ import functools
 import numpy as np
 
 from vitseg.errors import SampleError
-from vitseg.labels import IGNORE_INDEX, Label, listed_train_ids, only_thing
+from vitseg.labels import IGNORE_INDEX, Label, foreground_class, label_train_ids
 
 GRID_BITS = 6
 """The table has 64 cells a channel, each 4 color steps wide."""
@@ -58,7 +58,7 @@ class ColorDecoder:
         wanted = _pack(rgb)
         at = np.searchsorted(codes, wanted).clip(max=len(codes) - 1)
         known = codes[at] == wanted
-        binary = only_thing(self.labels) is not None
+        binary = foreground_class(self.labels) is not None
         if not binary and (unknown := 1 - float(known.mean())) > MAX_UNKNOWN:
             raise SampleError(f"{unknown:.0%} of the label's pixels have colors that no class has")
         return np.where(known, train_ids[at], np.uint8(1 if binary else IGNORE_INDEX))
@@ -75,7 +75,7 @@ def _exact_table(labels: tuple[Label, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return sorted distinct color codes int32 (C,) and their train ids uint8 (C,)."""
     codes = _pack(np.array([label.color for label in labels], np.uint8))
     codes, first = np.unique(codes, return_index=True)
-    return codes, np.array(listed_train_ids(labels), np.uint8)[first]
+    return codes, np.array(label_train_ids(labels), np.uint8)[first]
 
 
 @functools.lru_cache(maxsize=4)

@@ -19,7 +19,7 @@ from vitseg.images import MAX_PIXELS
 from vitseg.images.decode import broken_images, decode_image, decode_stored
 from vitseg.images.resize import model_input, resize
 from vitseg.images.rgb import to_rgb
-from vitseg.labels import IGNORE_INDEX, Label, id_table, only_thing
+from vitseg.labels import IGNORE_INDEX, Label, foreground_class, id_table
 
 JPEG_QUALITY = 95
 PNG_LEVEL = 4
@@ -130,7 +130,7 @@ def decode_label(mask: Image.Image, options: PlanOptions, *, colors: bool) -> np
         raise SampleError(f"the label is no id image: its mode is {mask.mode}")
     if one_channel and not colors:
         ids = nearest(np.asarray(mask), options.image_size).astype(np.int64)
-        if thing := only_thing(options.labels):
+        if thing := foreground_class(options.labels):
             if mask.mode != "P" or (ids == thing.id).any() or not _has_color(mask, thing):
                 return np.where((ids >= 0) & (ids <= 255), id_table(options.labels)[ids.clip(0, 255)], np.uint8(1))
             return decoder.decode_exact(nearest(np.asarray(_rgb(mask)), options.image_size))

@@ -32,7 +32,7 @@ from vitseg.data.plan import Plan, PlanOptions, ShardPlan
 from vitseg.data.samples import make_sample
 from vitseg.errors import DataError, NotFoundError, SampleError, StoreFullError
 from vitseg.json_input import malformed_as_data_error, parse_json
-from vitseg.labels import only_thing
+from vitseg.labels import foreground_class
 from vitseg.storage import Store, content_md5, open_store
 
 RECORDS = "_vitseg/preprocess"
@@ -178,7 +178,7 @@ def commit(plan: Plan, records: Iterable[ShardRecord], dest: str, replaces: str 
     skipped = [*plan.skipped, *(row for record in ordered for row in record.skipped)]
     if not splits:
         raise DataError(f"no source could be used; the first, {skipped[0].source}: {skipped[0].reason}")
-    thing = only_thing(plan.options.labels)
+    thing = foreground_class(plan.options.labels)
     if thing and not any(split.pixels_per_class[0] for split in splits.values()):
         raise DataError(
             f"no label has a pixel of {thing.name!r}: it is looked for as id {thing.id} or color {thing.color}; "

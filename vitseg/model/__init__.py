@@ -1,25 +1,28 @@
-"""The network of *Vision Transformers for Segmentation*: image in, image out, and not one convolution.
+"""The network of the paper "Vision Transformers for Segmentation", and its variants: no convolution anywhere.
 
 In the order of the forward pass:
 
-    patches      cut images to square patches and back; embed patches and their positions
-    blocks       multi-head self-attention, MLP, and the pre-norm Transformer block of both
-    encoder      patches -> tokens that know of each other, through the blocks
-    decoder      the paper's: features + the original patches, reintroduced -> the pixels of each patch
-    overlap      ours: the same at a finer grid, without seams; its tokens agree with their `neighbors`
-    spiral       instead: patch after patch from the center outwards, each seeing those before; of `spiral_blocks`
-    segmenter    the whole network: normalize -> cut -> encode -> decode
-    classifier   the base ViT: the same encoder with a head that says one thing about the whole image
+    image_model              photographs, normalized and cut to patches: the base of every network
+    patches                  images to patches and back; embeddings of patches and positions
+    blocks                   multi-head self-attention, MLP, and the pre-norm Transformer block of both
+    encoder                  a Vision Transformer: patches -> tokens
+    patch_decoder            the paper's: features and original patches -> pixels, each patch independently
+    overlap_decoder          ours: on a finer grid, with overlapping squares of pixels, so without seams
+    neighborhood_attention   the attention of its tokens to their neighbors
+    spiral_decoder           autoregressive: patch after patch, from the center of the image outwards
+    spiral_blocks            its causal blocks and their cache
+    segmenter                the whole network: normalize -> patches -> encoder -> decoder
+    classifier               the original ViT: the encoder with a classification head
 
 and around it:
 
-    summary      layer table, parameters, FLOPs an image, tokens
-    masked       the masked autoencoder that trains the encoder on photographs without labels
-    published_weights   published weights (Hugging Face, timm) -> weights of our encoder
-    transfer     weights of one of our networks -> the start of another
-    encoder_bundle   an encoder alone: `encoder.safetensors` + `config.json`
-    bundle       a trained network as a folder: `model.safetensors` + `config.json`
+    summary              layer table, parameters, FLOPs and tokens of an image
+    masked_autoencoder   pretraining of the encoder on photographs without labels
+    published_weights    published weights (Hugging Face, timm) -> weights of our encoder
+    transfer             weights of one of our networks -> the start of another
+    encoder_bundle       an encoder alone: `encoder.safetensors` and `config.json`
+    bundle               a trained network: `model.safetensors` and `config.json`
 
-Shapes in docstrings: B images a batch, H and W pixels, P side of a patch, N = (H/P)·(W/P) patches (tokens),
-D width of a token, K classes.
+Shapes in docstrings: B images in a batch, H×W pixels, P side of a patch, N = (H/P)·(W/P) patches (tokens), D width of
+a token, K classes.
 """

@@ -1,9 +1,11 @@
 """Published weights of plain Vision Transformers as weights of our encoder, without a convolution.
 
-Two namings are read: that of Hugging Face transformers (`ViTModel` and what contains it, as published and as
-transformers 5 names it in memory) and that of timm. A convolution whose stride is its kernel is a linear layer of
-flattened patches, and pixels normalized another way differ by one linear map: both are folded into the projection,
-in float64, so that the encoder says what the original says.
+It reads the tensor names of Hugging Face transformers (`ViTModel` and models that contain it, as published and as
+transformers 5 names them in memory) and of timm. Their patch embedding is a convolution whose stride is its kernel, that
+is, a linear layer on flattened patches; and other pixel statistics differ from ours by a linear map. Both are folded
+into the projection, in float64, so the encoder computes what the original computes.
+
+Shapes: P side of a patch, N patches, D width of a token.
 """
 
 import math
@@ -52,13 +54,13 @@ _PARTS = {
     "mlp.fc1": "mlp.layers.0",
     "mlp.fc2": "mlp.layers.1",
 }
-# What comes after the last norm: classifiers, poolers and the decoders of masked pretraining.
+# After the last norm: classifiers, poolers and decoders of masked pretraining. They are left out.
 _HEADS = ("pooler.", "classifier.", "head.", "decoder.", "pre_logits.", "embeddings.mask_token")
 
 
 @dataclass(frozen=True)
 class PixelStats:
-    """How a network wants its pixels, in the 0–1 scale: (value - mean) / std, by channel."""
+    """Normalization of pixels by channel, in the 0–1 scale: (value - mean) / std."""
 
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -70,7 +72,7 @@ class PixelStats:
 
 
 IMAGENET = PixelStats((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""What DeiT, DINO and MAE were trained on; ViT itself takes the default of `PixelStats`."""
+"""Of DeiT, DINO and MAE; the original ViT has the defaults of `PixelStats`."""
 
 
 def encoder_from_published(
@@ -82,22 +84,22 @@ def encoder_from_published(
     ours: PixelStats,
     heads: int | None = None,
 ) -> dict[str, Tensor]:
-    """Turn published weights into those of `VisionTransformer`, all of it but `features`.
+    """Convert published weights to those of `VisionTransformer`.
 
     Args:
-        published: a state dict in the naming of transformers (with or without `vit.`) or timm.
+        published: a state dict with the names of transformers (with or without `vit.`) or timm.
         arch: of the encoder.
-        grid: patches below and beside each other in our images; positions are resampled to it, bicubically.
-        theirs: the pixels that the weights were trained on.
-        ours: the pixels that the encoder will get.
-        heads: their number of attention heads, where it is known: weights don't show it.
+        grid: rows and columns of patches in our images; positions are resampled to it, bicubically.
+        theirs: normalization of the pixels that the weights were trained on.
+        ours: normalization of the pixels that the encoder will get.
+        heads: their number of attention heads if known; the shapes of weights don't depend on it.
 
     Returns:
         float32 tensors by the encoder's own names.
 
     Raises:
-        UsageError: they are not a plain ViT's, or not of this architecture: the message names the recipe's keys.
-        DataError: a tensor is missing, malformed, or not a number.
+        UsageError: they are not those of a plain ViT, or not of this architecture: the message names the recipe's keys.
+        DataError: a tensor is missing, malformed, or not finite.
     """
     found = _our_names(published)
     _check_fit(found, arch, heads)
@@ -123,15 +125,15 @@ def encoder_from_published(
     weights = {name: tensor.to(torch.float32).contiguous() for name, tensor in ready.items()}
     broken = next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None)
     if broken:
-        raise DataError(f"{broken} holds values that are no numbers: the file is damaged")
+        raise DataError(f"{broken} holds values that are not finite: the file is damaged")
     return weights
 
 
 def _our_names(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name tensors alike, whoever published them; heads are left out.
+    """Return the tensors by our names, without heads.
 
     Raises:
-        UsageError: there is something in it that a plain ViT has not.
+        UsageError: there is a tensor that a plain ViT does not have.
     """
     found: dict[str, Tensor] = {}
     strange = []
@@ -156,11 +158,11 @@ def _our_names(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check_fit(found: Mapping[str, Tensor], arch: Architecture, heads: int | None) -> None:
-    """Compare what the weights show of their architecture with the recipe's.
+    """Check that the weights are of this architecture, as far as their shapes show it.
 
     Raises:
-        UsageError: they differ; the message is the list of `--set` options that mend it.
-        DataError: a tensor is missing, or has a shape of its own.
+        UsageError: they are not; the message lists the `--set` options that fit.
+        DataError: a tensor is missing or has a wrong shape.
     """
     projection = found["projection.weight"]
     if projection.ndim != 4 or projection.shape[1] != 3 or projection.shape[2] != projection.shape[3]:
@@ -171,16 +173,16 @@ def _check_fit(found: Mapping[str, Tensor], arch: Architecture, heads: int | Non
         raise DataError("the weights have no Transformer blocks")
     hidden = found["blocks.0.mlp.layers.0.weight"].shape[0]
     attention = found["blocks.0.attention.output.weight"].shape[-1]
-    wanted: dict[str, Any] = {
+    expected: dict[str, Any] = {
         "patch_size": patch_size, "pixels": "fixed", "position": "add", "class_token": "class_token" in found,
         "encoder_projection": width, "blocks": blocks, "mlp_units": (hidden, width), "normalization": "layer",
         "skip_projection": False, "layer_scale": 0.0,
     }  # fmt: skip
     if heads:
-        wanted |= {"heads": heads, "head_width": attention // heads}
-    wrong = {key: value for key, value in wanted.items() if getattr(arch, key) != value}
+        expected |= {"heads": heads, "head_width": attention // heads}
+    wrong = {key: value for key, value in expected.items() if getattr(arch, key) != value}
     if arch.heads * arch.head_width != attention and not heads:
-        wrong |= {"heads": attention // 64, "head_width": 64}  # of nearly all that are published
+        wrong |= {"heads": attention // 64, "head_width": 64}  # as in nearly all published models
     if wrong:
         options = " ".join(f"--set model.{key}={option(value)}" for key, value in wrong.items())
         raise UsageError(f"the weights don't fit this recipe: {options} does (--preset vit-base is ViT-B/16)")
@@ -207,14 +209,14 @@ def _check_shapes(found: Mapping[str, Tensor], width: int, hidden: int, attentio
 
 
 def _pixel_map(ours: PixelStats, theirs: PixelStats) -> tuple[Tensor, Tensor]:
-    """Return scale and shift (3,) that turn pixels normalized our way into theirs, float64."""
+    """Return scale and shift, float64 (3,), from pixels with our normalization to theirs."""
     mean, std = (torch.tensor(values, dtype=torch.float64) for values in (ours.mean, ours.std))
     their_mean, their_std = (torch.tensor(values, dtype=torch.float64) for values in (theirs.mean, theirs.std))
     return std / their_std, (mean - their_mean) / their_std
 
 
 def _positions(found: Mapping[str, Tensor], grid: tuple[int, int]) -> tuple[Tensor | float, Tensor]:
-    """Return the class token's own position (D,), or 0, and the patches' (N, D), resampled to the grid."""
+    """Return the position embeddings of the class token, (D,) or 0, and of the patches, (N, D), resampled to the grid."""
     width = found["projection.weight"].shape[0]
     table = found.get("position")
     if table is None or table.ndim != 3 or table.shape[0] != 1 or table.shape[2] != width:
@@ -222,7 +224,7 @@ def _positions(found: Mapping[str, Tensor], grid: tuple[int, int]) -> tuple[Tens
     table = table[0].double()
     first: Tensor | float = 0.0
     cells = grid[0] * grid[1]
-    # A square and one more: the class token's. timm's `no_embed_class` gives it none: then the square is all.
+    # A square number and one more, the class token's; with timm's `no_embed_class` only the square.
     for_class = _is_square(len(table) - 1) or len(table) == cells + 1
     if "class_token" in found and for_class and not _is_square(len(table)):
         first, table = table[0], table[1:]
@@ -242,7 +244,7 @@ def _is_square(count: int) -> bool:
 
 
 def _query_key_value(found: Mapping[str, Tensor], attention: str, name: str) -> Tensor:
-    """Return the rows of queries, keys and values below each other; a bias that is not there is 0."""
+    """Return the weights or biases of query, key and value, concatenated; a missing bias is 0."""
     parts = ["qkv"] if f"{attention}qkv.weight" in found else ["query", "key", "value"]
     weights = [found[f"{attention}{part}.weight"] for part in parts]
     if name == "weight":
