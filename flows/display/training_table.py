@@ -83,18 +83,13 @@ def show_training(
         page.close()
 
 
-class _PlainLines:
+class _PlainLines(contextlib.nullcontext[None]):
     """A plain line every few seconds, and one per epoch."""
 
     def __init__(self, state: TrainingState) -> None:
+        super().__init__()
         self.state = state
         self._last = time.monotonic()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
     def on_event(self, event: dict[str, Any]) -> None:
         if event["event"] == "epoch":

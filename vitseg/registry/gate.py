@@ -15,60 +15,50 @@ Rules that a file leaves out keep their defaults, which ask for little: the floo
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
+from typing import Annotated, Literal
 
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from vitseg.architecture import STRICT
 from vitseg.config import build, read_toml
 from vitseg.errors import DataError, UsageError
 from vitseg.metrics import Scores
+from vitseg.recipe import NotNegative, Positive
 from vitseg.registry.comparison import Difference, Measurement
 
-
-def _check_shares(section: str, **shares: float) -> None:
-    for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise UsageError(f"gate: {section}.{name} is an IoU and lies between 0 and 1, not {share:g}")
+Iou = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class AlwaysRules:
     """Floors for every version."""
 
-    miou: float = 0.0
-    """Least mIoU, 0–1."""
-    worst_class: float = 0.0
-    """Least IoU, 0–1, of each class in the ground truth."""
+    miou: Iou = 0.0
+    """Least mIoU."""
+    worst_class: Iou = 0.0
+    """Least IoU of each class in the ground truth."""
     psnr: float = 0.0
     """Least PSNR, decibels, of a model without classes."""
 
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        _check_shares("always", miou=self.miou, worst_class=self.worst_class)
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ChampionRules:
     """Rules against the champion."""
 
-    miou: str = "not worse"
+    miou: Literal["better", "not worse"] = "not worse"
     """`better`: significantly; `not worse`: not significantly."""
-    class_drop: float = 0.1
-    """Most IoU, 0–1, that a class may lose, at the upper end of its interval."""
-    psnr_drop: float = 0.5
+    class_drop: Iou = 0.1
+    """Most IoU that a class may lose, at the upper end of its interval."""
+    psnr_drop: NotNegative = 0.5
     """Most PSNR, decibels, that a model without classes may lose."""
-    slower: float = 2.0
+    slower: Positive = 2.0
     """Most times as long that an image may take as with the champion."""
 
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        if self.miou not in ("better", "not worse"):
-            raise UsageError(f'gate: champion.miou is "better" or "not worse", not {self.miou!r}')
-        _check_shares("champion", class_drop=self.class_drop)
-        if self.slower <= 0 or self.psnr_drop < 0:
-            raise UsageError("gate: champion.slower must be positive, champion.psnr_drop not negative")
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Gate:
     """All rules."""
 

@@ -27,7 +27,6 @@ CLOSE_SECONDS = 20.0
 """How long the end of a training waits for the tracking server."""
 _FLUSH_SECONDS = 2.0
 _MAX_PICTURES = 16  # that wait; a megabyte or two each
-_MAX_PER_REQUEST = 900  # the server takes 1000
 
 Row = tuple[str, float, int, int]
 """A metric as plain data: name, value, milliseconds since 1970, step. JSON makes it a list."""
@@ -121,10 +120,10 @@ class MetricStream:
                 return
 
     def _send(self, logged: dict[str, set[int]]) -> None:
-        while some := self._waiting[:_MAX_PER_REQUEST]:
-            _log_new(self._run_id, some, logged)
-            with self._lock:
-                del self._waiting[: len(some)]
+        waiting = list(self._waiting)
+        _log_new(self._run_id, waiting, logged)
+        with self._lock:
+            del self._waiting[: len(waiting)]
         for name, picture in list(self._pictures.items()):
             log_picture(self._run_id, picture, name)
             with self._lock:
@@ -156,11 +155,7 @@ def upload(address: str) -> int:
             rows.setdefault(str(run_id), []).append(Metric(str(key), float(value), int(timestamp), int(step)))
     except (ValueError, TypeError) as error:
         raise DataError(f"{store.uri(name)} holds no metrics that a training kept") from error
-    count = 0
-    for run_id, metrics in rows.items():
-        logged = _logged_steps(run_id)
-        for start in range(0, len(metrics), _MAX_PER_REQUEST):
-            count += _log_new(run_id, metrics[start : start + _MAX_PER_REQUEST], logged)
+    count = sum(_log_new(run_id, metrics, _logged_steps(run_id)) for run_id, metrics in rows.items())
     store.delete(name)
     return count
 

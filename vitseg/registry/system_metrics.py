@@ -19,7 +19,6 @@ log = logging.getLogger(__name__)
 
 _SECONDS = 10.0
 _CLOSE_SECONDS = 5.0
-_MAX_PER_REQUEST = 900
 _MAX_WAITING = 50_000  # readings; hours of them
 
 
@@ -63,13 +62,9 @@ class SystemMetrics:
         with mlflow_request("logging system metrics"):
             client = MlflowClient()
             began = client.get_run(self._run_id).info.start_time
-            while self._waiting:
-                batch = [
-                    Metric(name, value, at, (at - began) // 1000)
-                    for name, value, at in self._waiting[:_MAX_PER_REQUEST]
-                ]
-                client.log_batch(self._run_id, metrics=batch)
-                del self._waiting[:_MAX_PER_REQUEST]
+            metrics = [Metric(name, value, at, (at - began) // 1000) for name, value, at in self._waiting]
+            client.log_batch(self._run_id, metrics=metrics)
+        self._waiting.clear()
 
 
 def _read(monitor: SystemMetricsMonitor) -> dict[str, float]:

@@ -29,11 +29,7 @@ def draw_training(
 ) -> dict[str, Image.Image]:
     """Return pictures of a training by name: `curves`, `validation`, and with classes `confusion` and `iou`.
 
-    Args:
-        bundle: the trained model.
-        shown: the images of the validation panels.
-        matrix: confusion matrix int64 (K, K), rows = ground truth.
-        history: a row per epoch.
+    `shown` are the images of the validation panels, `matrix` is int64 (K, K), `history` has a row per epoch.
     """
     predictions = shown.pictures(bundle.segment(shown.images).cpu())
     width = PAGE_WIDTH // 3 - 16
@@ -60,18 +56,10 @@ def training_summary(
     seams: tuple[SeamRatios, SeamRatios],
     errors: Mapping[str, float] | None = None,
 ) -> str:
-    """Return the summary in Markdown.
+    """Return the summary in Markdown; the run holds its pictures.
 
-    Args:
-        run_id: the run that holds the pictures.
-        scores: on the validation images.
-        samples: number of these images.
-        bundle: the trained model.
-        manifest: the data.
-        recipe: the recipe.
-        epochs: number of trained epochs.
-        seams: seam ratios of the predictions and of the labels.
-        errors: `psnr` and `mean_absolute_error`; a model without classes needs them.
+    `scores` and `seams` (of the predictions, and of the labels) are those of so many validation `samples`. A model without
+    classes needs `errors`: `psnr` and `mean_absolute_error`.
     """
     rows = [
         f"| {label.name} | {'–' if iou is None else f'{iou:.3f}'} |"
