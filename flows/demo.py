@@ -17,8 +17,7 @@ from flows.segment import segment
 from flows.train import train
 from vitseg.config import load_recipe
 from vitseg.storage import join, open_store
-from vitseg.synth.dataset import write_scenes
-from vitseg.synth.photographs import write_photographs
+from vitseg.synth.dataset import write_photographs, write_scenes
 
 BUCKET = "s3://vitseg/demo"
 TRAIN, VAL, SEED = 240, 48, 7

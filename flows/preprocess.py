@@ -11,9 +11,10 @@ from prefect.tasks import exponential_backoff
 from flows.display.console import note, progress
 from flows.tasks.runners import CLUSTER_AHEAD, as_they_end, make_runner, may_pass
 from vitseg.data import Layout
+from vitseg.data.commit import commit, finished
 from vitseg.data.manifest import Manifest, manifest_tag
 from vitseg.data.plan import Plan, PlanOptions, ShardPlan, make_plan
-from vitseg.data.shards import ShardRecord, commit, done_shard, finished, write_shard
+from vitseg.data.shards import ShardRecord, done_shard, write_shard
 from vitseg.storage import canonical, join
 
 

@@ -14,8 +14,9 @@ from hypothesis import settings
 from flows.stack import environment
 from flows.stack import stack as servers
 from flows.stack.mlflow_database import prepare_database
+from vitseg.data.commit import commit
 from vitseg.data.plan import make_plan
-from vitseg.data.shards import commit, write_shard
+from vitseg.data.shards import write_shard
 from vitseg.storage import s3_client
 from vitseg.synth.dataset import write_scenes
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
+from vitseg.data.commit import commit
 from vitseg.data.manifest import Manifest
 from vitseg.data.plan import make_plan
-from vitseg.data.shards import commit, write_shard
+from vitseg.data.shards import write_shard
 from vitseg.synth.dataset import write_scenes
 
 _PACKAGES = ("torch", "prefect", "mlflow", "webdataset", "pillow", "simplejpeg", "imagecodecs")

@@ -15,8 +15,9 @@ from webdataset import TarWriter
 
 from tests.bench.loader_peers import name_of, run_beside
 from tests.bench.measure import Figure, Side, compare, cpu_seconds, log
+from vitseg.data.commit import commit
 from vitseg.data.plan import make_plan
-from vitseg.data.shards import commit, write_shard
+from vitseg.data.shards import write_shard
 from vitseg.labels import CITYSCAPES, id_table
 from vitseg.synth.dataset import write_scenes
 

@@ -24,10 +24,11 @@ from PIL import Image
 
 from tests.bench.measure import Figure, log, pack_scenes
 from tests.bench.networks import COMPARED, SHOWN
+from vitseg.data.commit import commit
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import read_manifest
 from vitseg.data.plan import make_plan
-from vitseg.data.shards import commit, write_shard
+from vitseg.data.shards import write_shard
 from vitseg.labels import palette
 from vitseg.masks import colorize
 from vitseg.pictures.contact_sheet import contact_sheet

@@ -30,7 +30,7 @@ from vitseg.labels import CITYSCAPES, train_classes
 from vitseg.masks import encode_mask, mask_ids, renumber
 from vitseg.model.bundle import load_bundle, save_bundle
 from vitseg.storage import join, open_store
-from vitseg.synth.photographs import write_photographs
+from vitseg.synth.dataset import write_photographs
 from vitseg.training.logger import TrainingLogger
 from vitseg.training.objectives.segmentation import Segmentation
 from vitseg.training.worker import batches_of
@@ -176,7 +176,7 @@ def fill(address: str, count: int, size: tuple[int, int], kind: str = "JPEG") ->
 
     from PIL import Image
 
-    from vitseg.synth.dataset import draw_scene
+    from vitseg.synth.scene import draw_scene
 
     log(f"filling {address} with {count} photographs of {size[0]}x{size[1]}")
     drawn = []

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from tests.faulty_store import FaultyStore, through
+from vitseg.data.commit import commit
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import read_manifest
 from vitseg.data.plan import make_plan
-from vitseg.data.shards import commit, write_shard
+from vitseg.data.shards import write_shard
 from vitseg.data.verify import verify
 from vitseg.storage import open_store
 from vitseg.synth.dataset import write_scenes

@@ -9,7 +9,7 @@ import torch
 import webdataset as wds
 from PIL import Image
 
-from tests.data.made_shards import (
+from tests.data.generated_shards import (
     HEIGHT,
     WIDTH,
     encode,

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitseg.data import plan as plan_module
-from vitseg.data.disk_table import Spill
 from vitseg.data.plan import make_plan
+from vitseg.data.temporary_database import TemporaryDatabase
 from vitseg.errors import NotFoundError, StoreFullError, UsageError
 from vitseg.storage import LocalStore, ObjectInfo, content_md5
 
@@ -113,13 +113,13 @@ def test_a_plan_that_is_closed_has_no_file_any_more(folders, monkeypatch):
 
 
 def test_a_disk_without_room_for_the_plan_is_said(folders, monkeypatch):
-    class Small(Spill):
+    class Small(TemporaryDatabase):
         def __init__(self):
             super().__init__()
             self.execute("PRAGMA max_page_count = 40")
 
     monkeypatch.setattr(LocalStore, "list", many(12_000, IMAGES))
-    monkeypatch.setattr(plan_module, "Spill", Small)
+    monkeypatch.setattr(plan_module, "TemporaryDatabase", Small)
     with pytest.raises(StoreFullError, match="TMPDIR"):
         make_plan(str(folders), layout="images")
 

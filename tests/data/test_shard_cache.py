@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.made_shards import write_data_set
+from tests.data.generated_shards import write_data_set
 from tests.data.remote_store import RemoteStore, content, read_all
 from vitseg.data import shard_cache as cache_module
 from vitseg.data.shard_cache import ShardCache

@@ -16,26 +16,16 @@ import torch
 import webdataset as wds
 from PIL import Image
 
+from tests.data.generated_shards import prepare, tar_names, write_folders
 from vitseg.data import shards as shards_module
 from vitseg.data.loader import Batches
-from vitseg.data.manifest import manifest_tag, read_manifest
+from vitseg.data.manifest import read_manifest
 from vitseg.data.plan import make_plan
 from vitseg.data.samples import make_sample
-from vitseg.data.shards import commit, done_shard, finished, write_shard
+from vitseg.data.shards import done_shard, write_shard
 from vitseg.data.verify import verify
 from vitseg.errors import AccessError, DataError, StoreFullError
 from vitseg.storage import LocalStore, content_md5
-
-
-def prepare(source, dest, **options):
-    before = manifest_tag(str(dest))
-    plan = make_plan(str(source), **{"size": (32, 32), "shard_samples": 3, **options})
-    records = [write_shard(shard, plan.options, str(dest)) for shard in plan.shards]
-    return plan, commit(plan, records, str(dest), before)
-
-
-def names(dest):
-    return sorted(path.name for path in dest.glob("*.tar"))
 
 
 def test_stock_webdataset_reads_what_was_in_the_source(cityscapes, tmp_path):
@@ -75,14 +65,14 @@ def test_equal_input_gives_equal_bytes_wherever_it_lies(pairs, tmp_path):
     shutil.copytree(source, tmp_path / "copy")
     prepare(source, tmp_path / "a")
     prepare(tmp_path / "copy", tmp_path / "b")
-    assert names(tmp_path / "a") == names(tmp_path / "b")
-    for name in names(tmp_path / "a"):
+    assert tar_names(tmp_path / "a") == tar_names(tmp_path / "b")
+    for name in tar_names(tmp_path / "a"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def test_tars_carry_nothing_of_the_machine(pairs, tmp_path):
     prepare(pairs(), tmp_path / "out")
-    with tarfile.open(tmp_path / "out" / names(tmp_path / "out")[0]) as tar:
+    with tarfile.open(tmp_path / "out" / tar_names(tmp_path / "out")[0]) as tar:
         rows = {(row.mtime, row.uname, row.gname, row.uid, row.gid, row.mode) for row in tar}
     assert rows == {(0, "vitseg", "vitseg", 0, 0, 0o444)}
 
@@ -105,30 +95,13 @@ def test_broken_sources_become_rows_and_the_rest_goes_on(pairs, tmp_path):
     assert manifest.samples + len(manifest.skipped) == plan.sources
 
 
-def test_a_split_without_labels_is_left_out(cityscapes, tmp_path):
-    label = next((cityscapes / "gtFine/val").rglob("*.png"))
-    Image.new("L", (32, 24), 3).save(label)  # "out of roi", as the official test split has it everywhere
-    _, manifest = prepare(cityscapes, tmp_path / "out")
-    assert list(manifest.splits) == ["train"]
-    assert [row.reason for row in manifest.skipped] == ["no labeled pixel"]
-
-
-def test_no_usable_source_at_all_makes_no_data_set(pairs, tmp_path):
-    source = pairs(train=2, val=0)
-    for path in source.rglob("*.jpg"):
-        path.write_bytes(b"no image")
-    with pytest.raises(DataError, match="no source could be used; the first, train/"):
-        prepare(source, tmp_path / "out")
-    assert not (tmp_path / "out/manifest.json").exists()
-
-
 def test_a_killed_run_continues_where_it_was(pairs, tmp_path, monkeypatch):
     source, dest = pairs(train=9, val=2), tmp_path / "out"
     plan = make_plan(str(source), size=(32, 32), shard_samples=3)
     for shard in plan.shards[:2]:
         write_shard(shard, plan.options, str(dest))
     assert not (dest / "manifest.json").exists()
-    before = {name: (dest / name).stat().st_mtime_ns for name in names(dest)}
+    before = {name: (dest / name).stat().st_mtime_ns for name in tar_names(dest)}
     made = []
 
     def note(planned, *rest):
@@ -140,7 +113,7 @@ def test_a_killed_run_continues_where_it_was(pairs, tmp_path, monkeypatch):
     assert sorted(made) == sorted(sample.key for shard in plan.shards[2:] for sample in shard.samples)
     assert {name: (dest / name).stat().st_mtime_ns for name in before} == before
     prepare(source, tmp_path / "straight")
-    assert names(dest) == names(tmp_path / "straight")
+    assert tar_names(dest) == tar_names(tmp_path / "straight")
     assert manifest.samples == 11
 
 
@@ -263,70 +236,10 @@ def test_a_file_is_hashed_again_only_if_it_was_touched(cityscapes, tmp_path, mon
     assert len(hashed) == 1
 
 
-def test_commit_wants_every_part(pairs, tmp_path):
-    plan = make_plan(str(pairs(train=6, val=1)), shard_samples=3)
-    records = [write_shard(shard, plan.options, str(tmp_path / "out")) for shard in plan.shards]
-    with pytest.raises(DataError, match="train-00001 is missing"):
-        commit(plan, [records[0], records[2]], str(tmp_path / "out"))
-    (tmp_path / "out" / records[1].shard.name).unlink()
-    with pytest.raises(DataError, match=r"train-00001-.* is not there"):
-        commit(plan, records, str(tmp_path / "out"))
-    assert not (tmp_path / "out/manifest.json").exists()
-
-
-def test_commit_does_not_depend_on_the_order_in_which_parts_end(pairs, tmp_path):
-    plan = make_plan(str(pairs(train=9, val=1)), shard_samples=3)
-    records = [write_shard(shard, plan.options, str(tmp_path / "out")) for shard in plan.shards]
-    first = commit(plan, records, str(tmp_path / "out"))
-    second = commit(plan, reversed(records), str(tmp_path / "out"))
-    assert first.splits == second.splits
-
-
-def test_a_finished_data_set_is_known(pairs, tmp_path):
-    source, dest = pairs(), tmp_path / "out"
-    plan = make_plan(str(source), size=(32, 32), shard_samples=3)
-    assert finished(plan, str(dest)) is None
-    _, manifest = prepare(source, dest)
-    assert finished(plan, str(dest)) == manifest
-    assert finished(make_plan(str(source), size=(16, 16)), str(dest)) is None
-    (dest / names(dest)[0]).unlink()
-    assert finished(plan, str(dest)) is None
-
-
-def test_a_new_label_without_photo_gets_its_row(cityscapes, tmp_path):
-    _, before = prepare(cityscapes, tmp_path / "out")
-    (cityscapes / "gtFine/val/ulm/ulm_000009_000019_gtFine_labelIds.png").write_bytes(b"x")
-    assert finished(make_plan(str(cityscapes), size=(32, 32), shard_samples=3), str(tmp_path / "out")) is None
-    _, after = prepare(cityscapes, tmp_path / "out")
-    assert after.splits == before.splits
-    assert len(after.skipped) == 1
-
-
-def test_a_label_that_lost_its_photo_under_another_name_gets_its_row(cityscapes, tmp_path):
-    orphan = cityscapes / "gtFine/val/ulm/ulm_000009_000019_gtFine_labelIds.png"
-    orphan.write_bytes(b"x")
-    prepare(cityscapes, tmp_path / "out")
-    orphan.rename(orphan.with_name("ulm_000010_000019_gtFine_labelIds.png"))
-    plan, manifest = prepare(cityscapes, tmp_path / "other")
-    assert finished(plan, str(tmp_path / "out")) is None
-    assert "ulm_000010" in manifest.skipped[0].source
-
-
-def write_source(root, masks, classes):
-    """Write a `folders` source with one class list, and as many samples as masks (H, W) or (H, W, 3)."""
-    for number, mask in enumerate(masks):
-        for part, pixels in (("images", np.full((*mask.shape[:2], 3), 90, np.uint8)), ("masks", mask)):
-            path = root / "train" / part / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(path)
-    (root / "classes.json").write_text(json.dumps(classes))
-    return root
-
-
 def test_a_binary_set_has_two_plain_classes(tmp_path):
     masks = [np.zeros((8, 8), np.uint8), np.full((8, 8), 255, np.uint8)]
     masks[1][:2] = 0
-    source = write_source(
+    source = write_folders(
         tmp_path / "cracks", masks, [{"name": "crack", "color": [255, 255, 255], "id": 255, "train_id": 0}]
     )
     _, manifest = prepare(source, tmp_path / "out", size=(8, 8))
@@ -337,15 +250,6 @@ def test_a_binary_set_has_two_plain_classes(tmp_path):
     assert manifest.splits["train"].pixels_per_class == (48, 80)
     assert read_manifest(str(tmp_path / "out")) == manifest
     assert verify(str(tmp_path / "out")).problems == []
-
-
-def test_a_thing_that_is_nowhere_is_a_mistake_in_the_list(tmp_path):
-    classes = [{"name": "crack", "color": [1, 2, 3], "id": 1, "train_id": 0}]
-    mask = np.zeros((8, 8), np.uint8)
-    mask[0] = 255
-    source = write_source(tmp_path / "cracks", [mask], classes)
-    with pytest.raises(DataError, match=r"no label has a pixel of 'crack'.*need id 255"):
-        prepare(source, tmp_path / "out", size=(8, 8))
 
 
 def test_pairs_of_images_are_shards_that_stock_webdataset_reads(tmp_path):
@@ -384,7 +288,7 @@ def test_pairs_of_images_are_shards_that_stock_webdataset_reads(tmp_path):
 
 def test_verify_names_a_target_that_is_no_color_image(tmp_path):
     gray = np.zeros((8, 8), np.uint8)
-    write_source(tmp_path / "pairs", [gray], [])
+    write_folders(tmp_path / "pairs", [gray], [])
     (tmp_path / "pairs" / "classes.json").unlink()
     (tmp_path / "pairs" / "train" / "masks").rename(tmp_path / "pairs" / "train" / "targets")
     prepare(tmp_path / "pairs", tmp_path / "out", size=(8, 8))

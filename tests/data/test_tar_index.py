@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.made_shards import sample, shard_info, write_tar
+from tests.data.generated_shards import sample, shard_info, write_tar
 from vitseg.data.tar_index import OpenShard, ShardIndex, index_shard
 from vitseg.errors import DataError
 

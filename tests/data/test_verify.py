@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 from webdataset import TarWriter
 
+from vitseg.data.commit import commit
 from vitseg.data.manifest import read_manifest
 from vitseg.data.plan import make_plan
-from vitseg.data.shards import commit, write_shard
+from vitseg.data.shards import write_shard
 from vitseg.data.verify import verify
 from vitseg.errors import NotFoundError
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from tests.flows.command_line import vitseg
+from vitseg.data.commit import commit
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.data.plan import Plan, PlannedShards, PlanOptions, ShardPlan, make_plan
-from vitseg.data.shards import ShardRecord, commit, write_shard
+from vitseg.data.shards import ShardRecord, write_shard
 from vitseg.errors import DataError, StorageError, UsageError
 from vitseg.synth.dataset import write_scenes
 

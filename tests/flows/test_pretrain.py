@@ -16,7 +16,7 @@ from vitseg.dist import World
 from vitseg.errors import UsageError
 from vitseg.registry import tracking
 from vitseg.storage import open_store
-from vitseg.synth.photographs import write_photographs
+from vitseg.synth.dataset import write_photographs
 from vitseg.training.job import read_job
 from vitseg.training.worker import train_rank
 

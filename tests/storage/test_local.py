@@ -1,5 +1,3 @@
-"""Folders as stores, and what all stores share."""
-
 import errno
 import os
 from pathlib import Path
@@ -9,10 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitseg.errors import NotFoundError, StorageError, UsageError
-from vitseg.storage import LocalStore, content_md5, join, local, open_store
-from vitseg.storage.fsspec import FsspecStore
-from vitseg.storage.s3 import S3Store
+from vitseg.errors import NotFoundError, StorageError
+from vitseg.storage import LocalStore, content_md5, local, open_store
 
 KEYS = ["a b.png", "plain", "sub/deep/雪.jpg", "sub/x%20y"]
 
@@ -24,35 +20,6 @@ def store(tmp_path: Path) -> LocalStore:
 
 def keys(store: LocalStore, prefix: str = "") -> list[str]:
     return sorted(info.key for info in store.list(prefix))
-
-
-def test_addresses_find_their_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert [type(open_store(address)) for address in ("photos", tmp_path, "s3://bucket/a", "memory://b")] == [
-        LocalStore,
-        LocalStore,
-        S3Store,
-        FsspecStore,
-    ]
-    for address in (f"file://{tmp_path}/photos", "~/photos"):
-        opened = open_store(address)
-        assert isinstance(opened, LocalStore)
-        assert opened.folder == tmp_path / "photos"
-    bucket = open_store("s3://bucket/a/b/")
-    assert bucket.uri("key") == "s3://bucket/a/b/key"
-
-
-@pytest.mark.parametrize("address", ["s3://", "s3:///key", "nonsense://x", "s3://key:hunter2@bucket/x"])
-def test_addresses_that_can_not_be(address: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        open_store(address)
-    assert "hunter2" not in str(caught.value)
-
-
-def test_join_sets_single_slashes() -> None:
-    assert join("s3://bucket/", "/a/", "b") == "s3://bucket/a/b"
-    assert join("/", "a") == "/a"
-    assert join("folder", "") == "folder"
 
 
 def test_a_folder_gives_back_what_was_written(store: LocalStore) -> None:

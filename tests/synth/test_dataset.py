@@ -1,29 +1,15 @@
 import io
-from collections import Counter
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from vitseg.errors import UsageError
 from vitseg.labels import CITYSCAPES
-from vitseg.synth.dataset import draw_scene, write_scenes
+from vitseg.synth.dataset import write_photographs, write_scenes
 
 SIZE = (64, 32)
-NAMES = {label.id: label.name for label in CITYSCAPES}
-
-
-@lru_cache
-def scenes(count: int = 24, size: tuple[int, int] = (256, 128)) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [draw_scene((5, index), size) for index in range(count)]
-
-
-def shares(ids: np.ndarray) -> dict[str, float]:
-    return {NAMES[int(value)]: float((ids == value).mean()) for value in np.unique(ids)}
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -88,75 +74,6 @@ def test_another_seed_gives_other_scenes_under_the_same_names(tmp_path: Path) ->
     assert not set(one.values()) & set(two.values())
 
 
-def test_draw_scene_takes_a_seed_or_a_generator() -> None:
-    from_seed, from_generator = draw_scene(3, SIZE), draw_scene(np.random.default_rng(3), SIZE)
-    assert all(np.array_equal(one, two) for one, two in zip(from_seed, from_generator, strict=True))
-
-
-@settings(max_examples=12, deadline=None)
-@given(st.integers(32, 150), st.integers(16, 150), st.integers(0, 2**32))
-def test_any_size_is_honored(width: int, height: int, seed: int) -> None:
-    photo, ids = draw_scene(seed, (width, height))
-    assert (photo.shape, photo.dtype) == ((height, width, 3), np.uint8)
-    assert (ids.shape, ids.dtype) == ((height, width), np.uint8)
-    assert {"road", "sky"} <= {NAMES[int(value)] for value in np.unique(ids)} or height < 32
-
-
-def test_a_big_scene_is_the_small_one_with_more_pixels() -> None:
-    _, small = draw_scene(4, (128, 64))
-    photo, big = draw_scene(4, (1280, 640))
-    assert photo.shape == (640, 1280, 3)
-    assert abs(shares(small)["road"] - shares(big)["road"]) < 0.1
-    assert abs(shares(small)["sky"] - shares(big)["sky"]) < 0.1
-
-
-def test_streets_hold_what_streets_hold() -> None:
-    found = [shares(ids) for _, ids in scenes()]
-    for one in found:
-        assert one["road"] > 0.08
-        assert one["sky"] > 0.005
-    seen = Counter(name for one in found for name, share in one.items() if share > 0.001)
-    for name in ("building", "vegetation", "sidewalk", "pole", "person", "car"):
-        assert seen[name] >= 0.8 * len(found), name
-    assert len(seen) == 8
-
-
-def test_no_class_is_rare_and_none_fills_the_picture() -> None:
-    whole = shares(np.stack([ids for _, ids in scenes()]))
-    assert min(whole.values()) > 0.015, whole
-    assert max(whole.values()) < 0.45, whole
-
-
-def test_poles_are_thick_enough_to_learn() -> None:
-    pole = next(label.id for label in CITYSCAPES if label.name == "pole")
-    runs = []
-    for _, ids in scenes():
-        for row in (ids == pole)[40:60]:
-            edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(int), [0]])))
-            runs.extend(edges[1::2] - edges[::2])
-    assert np.quantile(runs, 0.1) >= 4
-
-
-def test_things_stand_on_the_ground_and_the_sky_is_above() -> None:
-    heights = {}
-    for name in ("sky", "building", "car", "road"):
-        value = next(label.id for label in CITYSCAPES if label.name == name)
-        heights[name] = np.mean([np.nonzero(ids == value)[0].mean() for _, ids in scenes() if (ids == value).any()])
-    assert heights["sky"] < heights["building"] < heights["car"] < heights["road"]
-
-
-def test_borders_of_labels_lie_on_edges_of_the_photo() -> None:
-    """The photo changes across a border of labels far more than across a line some pixels beside it."""
-    on_border, beside = [], []
-    for photo, ids in scenes():
-        step = np.abs(np.diff(photo.astype(int), axis=1)).sum(-1)
-        border = np.diff(ids.astype(int), axis=1) != 0
-        on_border.append(step[border].mean())
-        for shift in (-4, 4):
-            beside.append(step[np.roll(border, shift, 1) & ~border].mean())
-    assert np.mean(on_border) > 1.6 * np.mean(beside)
-
-
 def test_progress_counts_to_the_end(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     write_scenes(
@@ -175,3 +92,12 @@ def test_numbers_out_of_range_are_refused_before_anything_is_written(tmp_path: P
     with pytest.raises(UsageError):
         write_scenes(str(tmp_path / "new"), **arguments)
     assert not (tmp_path / "new").exists()
+
+
+def test_photographs_have_several_sizes_and_formats_and_depend_on_the_seed(tmp_path: Path) -> None:
+    for name, count, seed in (("a", 3, 1), ("b", 1, 1), ("c", 1, 2)):
+        assert write_photographs(str(tmp_path / name), count=count, seed=seed) == count
+    several, same, other = (sorted((tmp_path / name).rglob("*.*")) for name in "abc")
+    images = [Image.open(path) for path in several]
+    assert len({image.size for image in images}) == len({image.format for image in images}) == 3
+    assert several[0].read_bytes() == same[0].read_bytes() != other[0].read_bytes()

@@ -18,7 +18,7 @@ from PIL import Image
 
 from vitseg.data.manifest import Manifest
 from vitseg.data.order import check_batch, epoch_flips, epoch_order, rank_rows, stored_order
-from vitseg.data.prefetch import OpenAhead
+from vitseg.data.prefetch import ShardPrefetcher
 from vitseg.data.shard_cache import ShardCache
 from vitseg.data.tar_index import OpenShard, ShardIndex, index_shard
 from vitseg.errors import DataError, UsageError
@@ -137,7 +137,7 @@ class Batches:
     def _run(self, epoch: int, start_step: int) -> Generator[Batch, None, None]:
         steps = self._steps(epoch, start_step)
         with ExitStack() as stack:
-            files = OpenAhead(self._open, [rows[:, 0] for rows in steps], ahead=self._window)
+            files = ShardPrefetcher(self._open, [rows[:, 0] for rows in steps], ahead=self._window)
             stack.callback(files.close)
             decoders = ThreadPoolExecutor(self._threads, "vitseg-decode")
             stack.callback(decoders.shutdown, cancel_futures=True)  # before the files are closed

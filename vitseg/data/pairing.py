@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator
 
-from vitseg.data.disk_table import Spill, packed, unpacked
+from vitseg.data.temporary_database import TemporaryDatabase, packed, unpacked
 from vitseg.storage import ObjectInfo
 
 PHOTO, LABEL, SECOND_LABEL = range(3)
@@ -13,7 +13,7 @@ Listed = tuple[str, str, int, ObjectInfo]
 """Split, stem, what it is to the stem, and the object."""
 
 
-class Pairing(Spill):
+class Pairing(TemporaryDatabase):
     """The table `object`: all that a source lists, in the order of split, stem, what it is and key."""
 
     def __init__(self) -> None:

@@ -17,9 +17,9 @@ from typing import Any, overload
 
 from vitseg.bounded_map import bounded_map
 from vitseg.data import LAYOUTS
-from vitseg.data.disk_table import Spill, on_disk, packed, unpacked
 from vitseg.data.manifest import SkippedSource
 from vitseg.data.sources import PHOTOS, Sample, detect_layout, find_samples, read_classes
+from vitseg.data.temporary_database import TemporaryDatabase, on_disk, packed, unpacked
 from vitseg.errors import NotFoundError, UsageError
 from vitseg.labels import Label, train_classes
 from vitseg.storage import LocalStore, ObjectInfo, Store, open_store
@@ -62,7 +62,7 @@ class ShardPlan:
 class PlannedShards(Sequence[ShardPlan]):
     """All shards of a plan, split by split; they lie on disk, and each is read when it is asked for."""
 
-    def __init__(self, table: Spill, shard_samples: int) -> None:
+    def __init__(self, table: TemporaryDatabase, shard_samples: int) -> None:
         self._table = table
         self._splits: list[tuple[str, int, int, int]] = []  # name, samples before it, its samples, its shards
         self._starts: list[int] = []  # number of shards before each split
@@ -193,7 +193,7 @@ def make_plan(
     settings = [FORMAT, layout, list(size), shard_samples, [label.to_json() for label in known]]
     skipped: list[SkippedSource] = []
     with on_disk():
-        table = Spill()
+        table = TemporaryDatabase()
         if not (count := _find(table, store, layout, skipped)):
             why = f": {skipped[0].source}: {skipped[0].reason}" if skipped else ""
             what = "photo" if layout == PHOTOS else "labeled photo"
@@ -204,7 +204,7 @@ def make_plan(
         return Plan(options, PlannedShards(table, shard_samples), tuple(skipped))
 
 
-def _find(table: Spill, store: Store, layout: str, skipped: list[SkippedSource]) -> int:
+def _find(table: TemporaryDatabase, store: Store, layout: str, skipped: list[SkippedSource]) -> int:
     """Fill the table `found` with all usable samples, and `skipped` with the others; return the number of usable ones."""
     table.execute("CREATE TABLE found (split, key, image, image_size, image_etag, label, label_size, label_etag)")
     samples = _usable(find_samples(store, layout), skipped)
@@ -228,7 +228,7 @@ def _row(sample: Sample) -> tuple[object, ...]:
     return sample.split, sample.key, packed(image.key), image.size, image.etag, *columns
 
 
-def _hash(table: Spill, store: Store, progress: Callable[[int], None]) -> None:
+def _hash(table: TemporaryDatabase, store: Store, progress: Callable[[int], None]) -> None:
     """Turn the table `found` into `hashed`."""
 
     def one(row: Any) -> tuple[object, ...]:
@@ -248,14 +248,14 @@ def _hash(table: Spill, store: Store, progress: Callable[[int], None]) -> None:
     table.execute("DROP TABLE found")
 
 
-def _fingerprint(settings: list[object], table: Spill) -> str:
+def _fingerprint(settings: list[object], table: TemporaryDatabase) -> str:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for row in table.execute("SELECT * FROM hashed ORDER BY split, key, rowid"):
         digest.update(b"\n" + json.dumps(_texts(row)[:6]).encode())
     return digest.hexdigest()
 
 
-def _shuffle(table: Spill) -> None:
+def _shuffle(table: TemporaryDatabase) -> None:
     """Turn `hashed` into `sample`: each split by the hash of its keys, so that a city is spread over all shards."""
     table.create_function("key_hash", 1, lambda key: hashlib.sha256(key.encode()).digest(), deterministic=True)
     table.execute("CREATE TABLE sample AS SELECT * FROM hashed ORDER BY split, key_hash(key), rowid")

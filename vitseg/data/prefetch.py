@@ -10,7 +10,7 @@ from vitseg.data.tar_index import OpenShard
 _THREADS = 4  # downloads at a time
 
 
-class OpenAhead:
+class ShardPrefetcher:
     """Opens shards in the order of their first use, `ahead` of them before the step that needs them.
 
     Belongs to one consumer thread; only `open_shard` runs in others.

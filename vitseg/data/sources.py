@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from vitseg.data import LAYOUTS
-from vitseg.data.disk_table import packed, unpacked
 from vitseg.data.manifest import SkippedSource
 from vitseg.data.pairing import LABEL, PHOTO, SECOND_LABEL, Listed, Pairing
+from vitseg.data.temporary_database import packed, unpacked
 from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.images.formats import EXTENSIONS
 from vitseg.json_input import parse_json

@@ -19,12 +19,12 @@ from flows.stack.stack import StackStatus
 from tests.flows.command_line import COMMAND, kill_when, vitseg, wait_for
 from tests.training.conftest import SMALL
 from vitseg.checkpoint import checkpoint_keys, newest_checkpoint
+from vitseg.data.commit import commit
 from vitseg.data.plan import make_plan
-from vitseg.data.shards import commit, write_shard
+from vitseg.data.shards import write_shard
 from vitseg.data.verify import verify
 from vitseg.storage import join, open_store
-from vitseg.synth.dataset import write_scenes
-from vitseg.synth.photographs import write_photographs
+from vitseg.synth.dataset import write_photographs, write_scenes
 
 pytestmark = pytest.mark.usefixtures("stack")
 

@@ -20,9 +20,10 @@ from tests.flows.command_line import vitseg
 from tests.training.conftest import SMALL
 from vitseg.checkpoint import checkpoint_keys, newest_checkpoint
 from vitseg.config import load_recipe
+from vitseg.data.commit import commit
 from vitseg.data.manifest import read_manifest
 from vitseg.data.plan import make_plan
-from vitseg.data.shards import commit, write_shard
+from vitseg.data.shards import write_shard
 from vitseg.dist import World
 from vitseg.errors import TrainingError, UsageError
 from vitseg.registry import tracking

@@ -8,16 +8,17 @@ import pytest
 import torch
 
 from tests.training.conftest import AUGMENT, small_recipe
+from vitseg.data.commit import commit
 from vitseg.data.loader import Batch
 from vitseg.data.manifest import read_manifest
 from vitseg.data.plan import make_plan
-from vitseg.data.shards import commit, write_shard
+from vitseg.data.shards import write_shard
 from vitseg.data.verify import verify
 from vitseg.dist import World
 from vitseg.errors import UsageError
 from vitseg.model.masked_autoencoder import build_masked
 from vitseg.registry import tracking
-from vitseg.synth.photographs import write_photographs
+from vitseg.synth.dataset import write_photographs
 from vitseg.training.initial_weights import fit_initial
 from vitseg.training.job import MASKED, Job, job_folder, read_job, write_job
 from vitseg.training.launch import run_ranks

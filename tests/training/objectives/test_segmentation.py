@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from tests.training.conftest import AUGMENT, MakeTrainer, small_recipe
+from vitseg.data.commit import commit
 from vitseg.data.manifest import read_manifest
 from vitseg.data.plan import make_plan
-from vitseg.data.shards import commit, write_shard
+from vitseg.data.shards import write_shard
 from vitseg.dist import World
 from vitseg.errors import UsageError
 from vitseg.evaluation import evaluate_bundle

@@ -1,14 +1,18 @@
-"""Small data sets, written by the stock writer."""
+"""Small data sets: shards written by the stock writer, and sources prepared by ours."""
 
 import hashlib
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 import webdataset as wds
 from PIL import Image
 
-from vitseg.data.manifest import Manifest, ShardInfo, Split
+from vitseg.data.commit import commit
+from vitseg.data.manifest import Manifest, ShardInfo, Split, manifest_tag
+from vitseg.data.plan import Plan, make_plan
+from vitseg.data.shards import write_shard
 from vitseg.labels import CITYSCAPES, train_classes
 
 HEIGHT, WIDTH = 16, 24
@@ -37,13 +41,13 @@ def encode(pixels: np.ndarray, kind: str) -> bytes:
 
 def sample(number: int, **members: bytes | None) -> dict:
     """The members of one sample; `members` replaces some of them, or leaves them out (None)."""
-    made = {
+    members_ = {
         "jpg": encode(photo(number), "JPEG"),
         "png": encode(label(number), "PNG"),
         "json": b"{}",
         **members,
     }
-    return {"__key__": f"key{number:03d}", **{name: data for name, data in made.items() if data is not None}}
+    return {"__key__": f"key{number:03d}", **{name: data for name, data in members_.items() if data is not None}}
 
 
 def write_tar(path: Path, samples: list[dict], count: int | None = None) -> ShardInfo:
@@ -79,3 +83,26 @@ def write_data_set(folder: Path, counts: list[int]) -> Manifest:
         for index, (first, count) in enumerate(zip(firsts, counts, strict=False))
     ]
     return manifest_of(shards)
+
+
+def prepare(source: Path, dest: Path, **options: object) -> tuple[Plan, Manifest]:
+    """Make a data set of a source, small images and small shards."""
+    before = manifest_tag(str(dest))
+    plan = make_plan(str(source), **{"size": (32, 32), "shard_samples": 3, **options})
+    records = [write_shard(shard, plan.options, str(dest)) for shard in plan.shards]
+    return plan, commit(plan, records, str(dest), before)
+
+
+def tar_names(dest: Path) -> list[str]:
+    return sorted(path.name for path in dest.glob("*.tar"))
+
+
+def write_folders(root: Path, masks: list[np.ndarray], classes: list[dict]) -> Path:
+    """Write a `folders` source with one class list, and as many samples as masks (H, W) or (H, W, 3)."""
+    for number, mask in enumerate(masks):
+        for part, pixels in (("images", np.full((*mask.shape[:2], 3), 90, np.uint8)), ("masks", mask)):
+            path = root / "train" / part / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    (root / "classes.json").write_text(json.dumps(classes))
+    return root

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from vitseg.errors import StoreFullError
 
 
-class Spill(sqlite3.Connection):
+class TemporaryDatabase(sqlite3.Connection):
     """A database of its own on disk, of which some 2 MB are in memory; closed when nobody refers to it any more."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from vitseg.synth.scene import Canvas, Color, Light, noise
+from vitseg.synth.canvas import Canvas, Color, Light, noise
 
 Sprite = tuple[Image.Image, Image.Image]
 """Leaves and their mask."""

@@ -1,4 +1,4 @@
-"""Writes to a folder: atomic, one winner of many, and errors that say what is wrong."""
+"""Files that are written in one step, as a folder's store does it: one winner of many, errors that tell what is wrong."""
 
 import errno
 import fcntl
