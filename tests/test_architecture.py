@@ -100,6 +100,7 @@ ACROSS = {
     "tests/looks/": "pages as a browser shows them",
     "tests/test_architecture.py": "all sources",
     "tests/test_cuda.py": "all that a GPU changes",
+    "tests/test_pyproject.py": "the packages that are listed and pinned",
     "tests/test_readme.py": "what README files name, and their example",
 }
 """Test files that belong to no single source file, and why."""
