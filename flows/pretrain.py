@@ -1,11 +1,9 @@
 """Flow: photographs without labels → shards → ranks that learn to fill in what is hidden → an encoder to start from."""
 
-import contextlib
 import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,21 +11,19 @@ from prefect import flow, runtime, task
 
 from flows.display.console import note
 from flows.preprocess import preprocess
+from flows.tasks.plan_training import plan_training
 from flows.tasks.register_version import after_training
-from flows.train import run_parameters, run_training
+from flows.tasks.run_training import fail_run_on_error, run_training
 from vitseg.config import load_recipe
-from vitseg.data.manifest import MANIFEST, read_manifest
-from vitseg.errors import UsageError, VitsegError
+from vitseg.data.manifest import MANIFEST
+from vitseg.errors import UsageError
 from vitseg.home import home
-from vitseg.model.encoder_bundle import CONFIG
 from vitseg.pictures.charts import learning_curves
-from vitseg.recipe import Recipe
 from vitseg.recipes import Preset
 from vitseg.registry import tracking
 from vitseg.storage import canonical, open_store
-from vitseg.training.job import HISTORY, MASKED, Job, finish_job, forget_job, job_folder, read_job, write_job
+from vitseg.training.job import HISTORY, MASKED, Job, finish_job
 from vitseg.training.nodes import Nodes
-from vitseg.training.plan import check
 from vitseg.training.progress import chosen_row
 
 
@@ -60,18 +56,15 @@ def pretrain(
     resume = resume or (runtime.flow_run.run_count or 1) > 1  # its process was killed, and its server starts it again
     nodes = Nodes(nproc or max(1, torch.cuda.device_count()))
     place = prepare(source, shards and canonical(shards), size)
-    job = plan_pretraining(place, load_recipe(preset, recipe, overrides), nodes, resume)
+    resolved = load_recipe(preset, recipe, overrides)
+    job = plan_training(place, resolved, nodes.world_size, name="pretrain", resume=resume, kind=MASKED)
     if job.result:
         note(f"nothing to do: {job.result['encoder']} is this recipe on these photographs already (--no-resume: again)")
         return dict(job.result)
     start = time.monotonic()
-    try:
+    with fail_run_on_error(job):
         run_training(job, nodes)
         return finish(job, time.monotonic() - start)
-    except BaseException:
-        with contextlib.suppress(VitsegError):  # a tracking server that is away must not hide the reason
-            tracking.end_run(job.run_id, "FAILED")
-        raise
 
 
 def prepare(source: str, shards: str | None, size: tuple[int, int] | None) -> str:
@@ -89,31 +82,6 @@ def prepare(source: str, shards: str | None, size: tuple[int, int] | None) -> st
     place = shards or str(home() / "shards" / "pretrain" / name)
     preprocess(source, place, layout="photos", size=(height, width))
     return place
-
-
-@task
-def plan_pretraining(shards: str, recipe: Recipe, nodes: Nodes, resume: bool) -> Job:
-    """Find or make the job of these photographs and this recipe, with a run on the tracking server."""
-    manifest = read_manifest(shards)
-    folder = job_folder(shards, manifest.fingerprint, recipe, task=MASKED)
-    fresh = Job(folder, shards, manifest.fingerprint, recipe, task=MASKED)
-    check(fresh, manifest, nodes.nproc)
-    job = replace(read_job(folder) or fresh, recipe=recipe) if resume else fresh
-    if job.result and open_store(job.encoder).stat(CONFIG):
-        return job
-    if job.run_id and tracking.run_exists(job.run_id):
-        note(f"going on with an unfinished job in {folder}")
-        job = replace(job, result={})
-    else:
-        tags = {"vitseg.job": folder, "vitseg.shards": shards, "vitseg.fingerprint": manifest.fingerprint}
-        name = f"pretrain {folder.rpartition('/')[2]}"
-        run_id = tracking.start_run(name, run_parameters(recipe), {**tags, "vitseg.task": MASKED})
-        tracking.log_text(run_id, json.dumps(recipe.to_json(), indent=1), "recipe.json")
-        if not resume:
-            forget_job(folder)
-        job = replace(job, run_id=run_id, result={})
-    write_job(job)
-    return job
 
 
 @task

@@ -15,8 +15,9 @@ from flows.assess import ensure_assessed
 from flows.display.console import note
 from flows.preprocess import preprocess
 from flows.stack.processes import locked
-from flows.train import fitting, train
+from flows.train import train
 from vitseg.config import load_recipe
+from vitseg.data.manifest import read_manifest
 from vitseg.home import home
 from vitseg.old_keys import current_start
 from vitseg.recipes import Preset, Start
@@ -24,6 +25,7 @@ from vitseg.registry import promotion, versions
 from vitseg.registry.gate import read_gate
 from vitseg.registry.verdict import PASSED, verdict_of
 from vitseg.storage import canonical
+from vitseg.training.objectives.segmentation import Segmentation
 
 PROPOSED = "vitseg.version.proposed"
 """Event: a version is up for review. Automations can send a message, or start the flow `review`."""
@@ -64,7 +66,7 @@ def retrain(
     with _one_at_a_time(name):
         place = canonical(shards or str(home() / "shards" / name))
         prepared = preprocess(source, place, size=size)
-        recipe = fitting(load_recipe(preset, None, overrides), place).digest()
+        recipe = Segmentation.fit_recipe(load_recipe(preset, None, overrides), read_manifest(place)).digest()
         version = versions.find_trained(name, prepared["fingerprint"], recipe)
         trained = None
         if version is None:

@@ -11,8 +11,9 @@ from prefect.logging import get_run_logger
 
 from flows.display.console import note
 from flows.tasks.other_nodes import has_ended, ranks_end_with
-from flows.train import find_job, fitting, leave_with_worker, tries_again
+from flows.tasks.run_training import can_retry, leave_with_worker
 from vitseg.config import load_recipe
+from vitseg.data.manifest import read_manifest
 from vitseg.errors import NotFoundError, RankLostError
 from vitseg.recipes import Preset
 from vitseg.storage import canonical
@@ -20,6 +21,7 @@ from vitseg.training.job import Job, read_job
 from vitseg.training.launch import run_ranks
 from vitseg.training.network_address import split_address
 from vitseg.training.nodes import Nodes
+from vitseg.training.plan import new_job
 
 _POLL_SECONDS = 2
 _AGAIN_MINUTES = 5.0
@@ -67,11 +69,12 @@ def train_node(
             raise NotFoundError(f"{job} holds no job.json: this node must reach what `train` writes to")
         run_node.with_options(retries=0)(planned, nodes, minutes)
         return
-    run_node(find_job(shards, fitting(load_recipe(preset, recipe, overrides), shards), init)[0], nodes, minutes)
+    resolved = load_recipe(preset, recipe, overrides)
+    run_node(new_job(shards, read_manifest(shards), resolved, nodes.world_size, init=init)[0], nodes, minutes)
 
 
 # More retries than `train` has: one is lost where this node is back before the first one has ended.
-@task(retries=5, retry_delay_seconds=5, retry_condition_fn=lambda task, run, state: tries_again(state))
+@task(retries=5, retry_delay_seconds=5, retry_condition_fn=lambda task, run, state: can_retry(state))
 def run_node(job: Job, nodes: Nodes, minutes: float) -> None:
     """Run this node's ranks when the first one is there. Lost ranks: again, if the first node comes back soon."""
     leave_with_worker()

@@ -72,16 +72,17 @@ def test_a_bucket_of_photographs_is_all_it_needs(
     assert flow_run["name"] == f"pretrain tiny on {photographs}"
 
     # The rest in this process, for ranks have tests of their own.
-    from flows import train as module
     from flows.pretrain import pretrain
+    from flows.tasks import run_training
+    from flows.train import train
 
-    monkeypatch.setattr(module, "run_ranks", lambda folder, nodes, **options: train_rank(folder, ALONE))
+    monkeypatch.setattr(run_training, "run_ranks", lambda folder, nodes, **options: train_rank(folder, ALONE))
     small = [*SMALL, "run.epochs=1"]
     overrides = [*SMALL, "masked.decoder_width=32", "run.epochs=2"]
     assert pretrain(f"{s3}/unlabeled-shards", overrides=overrides) == found  # the shards name the same job
 
     start = f"runs:/{found['run_id']}"
-    trained = module.train(shards, overrides=small, name="started", init=start)
+    trained = train(shards, overrides=small, name="started", init=start)
     run = client.get_run(trained["run_id"])
     assert run.data.params["init"] == start
     job = read_job(run.data.tags["vitseg.job"])

@@ -23,7 +23,7 @@ def trainings(stack: StackStatus, sqlite: str, monkeypatch: pytest.MonkeyPatch) 
 
     Prefect is the server's; MLflow is a database, for each of many requests to its server takes 0.1 s.
     """
-    from flows import train
+    from flows.tasks import run_training
     from vitseg.training.worker import train_rank
 
     folders: list[str] = []
@@ -32,7 +32,7 @@ def trainings(stack: StackStatus, sqlite: str, monkeypatch: pytest.MonkeyPatch) 
         folders.append(folder)
         train_rank(folder, World(0, 1, torch.device("cpu")))
 
-    monkeypatch.setattr(train, "run_ranks", run_ranks)
+    monkeypatch.setattr(run_training, "run_ranks", run_ranks)
     return folders
 
 

@@ -1,6 +1,7 @@
-"""What can't be trained is refused before anything starts."""
+"""What a command has to do for a job; what can't be trained is refused before anything starts."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -8,8 +9,8 @@ from vitseg.config import load_recipe
 from vitseg.data.manifest import Manifest, ShardInfo, Split
 from vitseg.errors import DataError, UsageError
 from vitseg.labels import train_classes
-from vitseg.training.job import Job
-from vitseg.training.plan import check
+from vitseg.training.job import MASKED, Job, write_job
+from vitseg.training.plan import check, new_job, plan_job
 
 
 def manifest(**samples: int) -> Manifest:
@@ -49,3 +50,39 @@ def test_a_batch_must_be_shared_evenly(job: Job) -> None:
     check(accumulating, manifest(train=16, val=1), world_size=2)
     with pytest.raises(UsageError, match="make it a multiple of 32"):
         check(accumulating, manifest(train=16, val=1), world_size=4)
+
+
+@pytest.mark.parametrize(
+    ("found", "run_is_there", "delivered", "resume", "action"),
+    [
+        ({}, True, True, True, "start"),
+        ({"run_id": "run1"}, True, True, True, "resume"),
+        ({"run_id": "run1"}, False, True, True, "start"),  # its run was deleted
+        ({"run_id": "run1"}, True, True, False, "start"),
+        ({"run_id": "run1", "result": {"version": "1"}}, True, True, True, "nothing"),
+        ({"run_id": "run1", "result": {"version": "1"}}, True, False, True, "deliver"),
+        ({"run_id": "run1", "result": {"version": "1"}}, True, True, False, "start"),
+        ({"run_id": "run1", "result": {"stopped": "minutes"}, "max_minutes": 1.0}, True, True, True, "resume"),
+    ],
+)
+def test_what_is_left_to_do_for_a_job(
+    tmp_path: Path, found: dict, run_is_there: bool, delivered: bool, resume: bool, action: str
+) -> None:
+    fresh = Job(str(tmp_path), "shards", "f" * 64, load_recipe("tiny", overrides=["run.log_steps=3"]))
+    before = dataclasses.replace(fresh, recipe=load_recipe("tiny"), **found)
+    if found:
+        write_job(before)
+    decided, job = plan_job(
+        fresh, resume=resume, max_minutes=2.0, run_exists=lambda run: run_is_there, is_delivered=lambda job: delivered
+    )
+    assert decided == action
+    assert job.recipe.run.log_steps == 3  # what changes no weights is that of now
+    assert job.max_minutes == 2.0
+    assert dict(job.result) == (before.result if action == "nothing" else {})
+
+
+def test_pairs_of_images_are_learned_as_colors() -> None:
+    pairs = dataclasses.replace(manifest(train=16, val=1), classes=(), targets="images")
+    job, start = new_job("shards", pairs, load_recipe("tiny"), 1)
+    assert (job.recipe.model.target, job.recipe.model.pixels, start) == ("rgb", "fixed", None)
+    assert new_job("shards", pairs, load_recipe("tiny"), 1, task=MASKED)[0].recipe == load_recipe("tiny")

@@ -44,6 +44,11 @@ class Job:
     result: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def name(self) -> str:
+        """Last part of its folder."""
+        return self.folder.rstrip("/").rpartition("/")[2]
+
+    @property
     def checkpoints(self) -> str:
         """Address of the folder of checkpoints."""
         return join(self.folder, "checkpoints")

@@ -33,6 +33,11 @@ class Nodes:
             except ValueError:
                 raise UsageError(f"--rendezvous {self.rendezvous}: write HOST:PORT, as node-0:29400") from None
 
+    @property
+    def world_size(self) -> int:
+        """Ranks, all together."""
+        return self.nproc * self.nnodes
+
     def network(self) -> dict[str, str]:
         """Return the variables that keep the ranks of several machines to the network in which they meet.
 

@@ -1,10 +1,64 @@
-"""What is decided before a training starts: whether data, recipe and ranks fit together."""
+"""What a command has to do for a training: start it, go on with it, or nothing, for it is finished."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
 
 from vitseg.data.manifest import Manifest
 from vitseg.errors import DataError, UsageError
+from vitseg.labels import logit_count
 from vitseg.model.patches import patch_grid
-from vitseg.training.job import Job
+from vitseg.recipe import Recipe
+from vitseg.training.initial_weights import Initial, fit_initial
+from vitseg.training.job import SEGMENTATION, Job, job_folder, read_job
 from vitseg.training.objectives import OBJECTIVES
+
+Action = Literal["start", "resume", "deliver", "nothing"]
+"""`deliver`: it is trained, and what follows is left. `nothing`: that is done, too."""
+
+
+def new_job(
+    shards: str, manifest: Manifest, recipe: Recipe, world_size: int, *, init: str = "", task: str = SEGMENTATION
+) -> tuple[Job, Initial | None]:
+    """Return the job of this data, recipe and start as it is before anything was done, and the weights it starts from.
+
+    Raises:
+        DataError, UsageError: see `check` and `fit_initial`.
+    """
+    recipe = OBJECTIVES[task].fit_recipe(recipe, manifest)
+    check(Job("", shards, manifest.fingerprint, recipe, task=task), manifest, world_size)
+    start = fit_initial(init, recipe.model, manifest.image_size, logit_count(manifest.classes)) if init else None
+    address, sha256 = (start.address, start.sha256) if start else ("", "")
+    folder = job_folder(shards, manifest.fingerprint, recipe, sha256, task)
+    return Job(folder, shards, manifest.fingerprint, recipe, init=address, init_sha256=sha256, task=task), start
+
+
+def plan_job(
+    fresh: Job,
+    *,
+    resume: bool,
+    max_minutes: float | None,
+    run_exists: Callable[[str], bool],
+    is_delivered: Callable[[Job], bool],
+) -> tuple[Action, Job]:
+    """Decide what is left to do for a job, and return it as it is now.
+
+    Args:
+        fresh: from `new_job`.
+        resume: go on with what is in its folder; False starts over.
+        max_minutes: that it may take now.
+        run_exists: whether the tracking server still has a run.
+        is_delivered: whether the result of a finished job still exists where it was promised.
+    """
+    job = replace(read_job(fresh.folder) or fresh, recipe=fresh.recipe) if resume else fresh
+    trained = bool(job.result) and not job.gets_more_time(max_minutes)
+    job = replace(job, max_minutes=max_minutes)
+    if trained and is_delivered(job):
+        return "nothing", job
+    action: Action = "start"
+    if job.run_id and run_exists(job.run_id):
+        action = "deliver" if trained else "resume"
+    return action, replace(job, result={})
 
 
 def check(job: Job, manifest: Manifest, world_size: int) -> None:

@@ -116,7 +116,8 @@ def rank_of(process: subprocess.Popen[str], rank: int) -> psutil.Process:
 
 def test_a_worker_that_is_killed_takes_its_training_along() -> None:
     """As a Prefect worker starts a flow run, without a server: the run's process watches who its parent is."""
-    run = "import os, time; from flows.train import leave_with_worker; leave_with_worker(); os.write(1, b'.'); time.sleep(99)"
+    run = "import os, time; from flows.tasks.run_training import leave_with_worker; leave_with_worker(); "
+    run += "os.write(1, b'.'); time.sleep(99)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {run!r}])"
     environment = {**os.environ, "PREFECT__FLOW_RUN_ID": "0" * 32}
     with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, env=environment) as process:

@@ -30,6 +30,11 @@ class Objective(ABC):
         """Make the untrained model on the CPU."""
 
     @staticmethod
+    def fit_recipe(recipe: Recipe, manifest: Manifest) -> Recipe:
+        """Return the recipe as a data set needs it."""
+        return recipe
+
+    @staticmethod
     @abstractmethod
     def check_data(shards: str, recipe: Recipe, manifest: Manifest) -> None:
         """Refuse a data set that this objective can't learn from.

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,13 @@ class Segmentation(Objective):
     def build_model(recipe: Recipe, manifest: Manifest) -> Segmenter:
         """Make the untrained network."""
         return build_model(recipe.model, manifest.image_size, logit_count(manifest.classes), recipe.run.seed)
+
+    @staticmethod
+    def fit_recipe(recipe: Recipe, manifest: Manifest) -> Recipe:
+        """Choose colors, and pixels that keep their brightness, where the data set has pairs of images and no classes."""
+        if manifest.targets != "images":
+            return recipe
+        return replace(recipe, model=replace(recipe.model, target="rgb", pixels="fixed"))
 
     @staticmethod
     def check_data(shards: str, recipe: Recipe, manifest: Manifest) -> None:

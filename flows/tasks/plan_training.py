@@ -1,0 +1,84 @@
+"""Task: data, recipe and start → a job with a run on the tracking server."""
+
+import json
+from dataclasses import replace
+
+from prefect import task
+
+from flows.display.console import note
+from vitseg.data.manifest import read_manifest
+from vitseg.model.encoder_bundle import CONFIG
+from vitseg.recipe import Recipe
+from vitseg.registry import tracking, versions
+from vitseg.storage import open_store
+from vitseg.training.initial_weights import FILE
+from vitseg.training.job import MASKED, SEGMENTATION, Job, forget_job, write_job
+from vitseg.training.plan import new_job, plan_job
+
+
+@task
+def plan_training(
+    shards: str,
+    recipe: Recipe,
+    world_size: int,
+    *,
+    name: str,
+    resume: bool,
+    init: str = "",
+    max_minutes: float | None = None,
+    kind: str = SEGMENTATION,
+) -> Job:
+    """Find or make a job; one with a result is finished, and there is nothing to do.
+
+    Args:
+        shards: address of the data set.
+        recipe: what to compute.
+        world_size: ranks of all nodes.
+        name: registered model; of a pretraining, only what its run is called.
+        resume: go on with an unfinished job.
+        init: weights to start from; "": from scratch.
+        max_minutes: time that all attempts together may take.
+        kind: of job, one of `vitseg.training.objectives.OBJECTIVES`.
+    """
+    fresh, weights = new_job(shards, read_manifest(shards), recipe, world_size, init=init, task=kind)
+    if fresh.recipe != recipe:
+        note(
+            "this data set has pairs of images and no classes: model.target=rgb, and model.pixels=fixed to see brightness"
+        )
+
+    def is_delivered(job: Job) -> bool:
+        if kind == MASKED:
+            return open_store(job.encoder).stat(CONFIG) is not None
+        return versions.is_version_of(name, job.result["model_uri"])
+
+    action, job = plan_job(
+        fresh, resume=resume, max_minutes=max_minutes, run_exists=tracking.run_exists, is_delivered=is_delivered
+    )
+    if action == "nothing":
+        return job
+    if action == "start":
+        if weights:
+            note(f"starting from {weights.address}: {weights.taken}")
+        job = replace(job, run_id=_start_run(job, name))
+        if not resume:
+            forget_job(job.folder)
+        if weights:
+            open_store(job.folder).write(FILE, weights.data)
+    elif action == "deliver":
+        note(f"trained already, in {job.folder}: only what follows is left")
+    else:
+        note(f"going on with an unfinished job in {job.folder}")
+    write_job(job)
+    return job
+
+
+def _start_run(job: Job, name: str) -> str:
+    """Start a run with the recipe as parameters `section.key`; return its id."""
+    sections = job.recipe.to_json()
+    params = {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
+    params |= {"init": job.init, "init.sha256": job.init_sha256} if job.init else {}
+    tags = {"vitseg.job": job.folder, "vitseg.shards": job.shards, "vitseg.fingerprint": job.fingerprint}
+    tags |= {"vitseg.task": job.task} if job.task != SEGMENTATION else {}
+    run_id = tracking.start_run(f"{name} {job.name}", params, tags)
+    tracking.log_text(run_id, json.dumps(sections, indent=1), "recipe.json")
+    return run_id

@@ -1,0 +1,69 @@
+"""The same command finds the same job: started, gone on with, or finished. Without a server of Prefect's."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.tasks import plan_training as module
+from tests.training.conftest import small_recipe
+from vitseg.registry import tracking
+from vitseg.storage import open_store
+from vitseg.training.job import MASKED, SEGMENTATION, Job, finish_job, read_job
+
+
+@pytest.fixture
+def notes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    heard: list[str] = []
+    monkeypatch.setattr(module, "note", heard.append)
+    return heard
+
+
+def plan(shards: str, kind: str = SEGMENTATION, **options: Any) -> Job:
+    given = {"name": "streets", "resume": True, **options}
+    return module.plan_training.fn(shards, small_recipe("run.seed=71"), 1, kind=kind, **given)
+
+
+@pytest.mark.parametrize("kind", [SEGMENTATION, MASKED])
+def test_a_job_has_one_run_until_it_is_started_over(shards: str, sqlite: str, notes: list[str], kind: str) -> None:
+    job = plan(shards, kind, resume=False)
+    assert read_job(job.folder) == job
+    run = tracking.MlflowClient().get_run(job.run_id)
+    assert run.info.run_name == f"streets {job.name}"
+    assert run.data.params["run.seed"] == "71"
+    assert run.data.tags["vitseg.job"] == job.folder
+    assert run.data.tags.get("vitseg.task") == (MASKED if kind == MASKED else None)
+    open_store(job.checkpoints).write("step", b"x")
+    assert plan(shards, kind) == job
+    assert notes == [f"going on with an unfinished job in {job.folder}"]
+    again = plan(shards, kind, resume=False)
+    assert again.run_id != job.run_id
+    assert not list(open_store(job.checkpoints).list())
+
+
+def test_a_finished_pretraining_is_finished_as_long_as_its_encoder_is_there(
+    shards: str, sqlite: str, notes: list[str]
+) -> None:
+    job = plan(shards, MASKED, resume=False)
+    open_store(job.encoder).write("config.json", b"{}")
+    done = finish_job(job, {"encoder": job.encoder})
+    assert plan(shards, MASKED) == done
+    open_store(job.encoder).delete("config.json")
+    assert plan(shards, MASKED) == job
+    assert notes == [f"trained already, in {job.folder}: only what follows is left"]
+
+
+def test_weights_to_start_from_are_kept_with_the_job(
+    shards: str, sqlite: str, notes: list[str], tmp_path: Path
+) -> None:
+    from vitseg.data.manifest import read_manifest
+    from vitseg.model.bundle import save_bundle
+    from vitseg.model.segmenter import build_model
+
+    manifest = read_manifest(shards)
+    model = build_model(small_recipe().model, manifest.image_size, len(manifest.classes), seed=3)
+    save_bundle(tmp_path / "bundle", model, manifest.classes)
+    job = plan(shards, init=str(tmp_path / "bundle"), resume=False)
+    assert open_store(job.folder).stat("init.safetensors")
+    assert tracking.MlflowClient().get_run(job.run_id).data.params["init.sha256"] == job.init_sha256
+    assert notes[0].startswith(f"starting from {tmp_path / 'bundle'}: ")
