@@ -1,15 +1,16 @@
-"""Prefect flows, the command line and the embedded servers: the top floor, where everything is wired together.
+"""Prefect flows, one file each, and what runs them: the top floor, where everything is wired together.
 
-cli.py, registry_cli.py   what a person types; command.py: how commands start, answer and fail
-environment.py            which servers a command uses
-stack.py                  the embedded servers: servers.py how each is started, processes.py, credentials.py
-preprocess.py             sources → shards
-train.py                  shards → trained ranks; nodes.py, train_node.py on several machines; register.py → version
-watch.py                  what a person sees of a training; course.py what is known of it
-evaluate.py               version, shards → metrics; compare.py two versions on the same images;
-                          assess.py a version against gate and champion
-segment.py                photographs → masks
-retrain.py                what the schedule runs
-demo.py                   the whole way: whole_way.py the flow, demo_report.py its page
-console.py, runners.py    progress for people; where mapped tasks run
+preprocess    photographs with labels → shards
+pretrain      photographs without labels → an encoder to start from
+train         shards → a registered version; train_node: one more node for it
+evaluate      a version on a data set → metrics; compare: two versions on the same images
+segment       a bucket of photographs → masks
+retrain       new data → a new version, up for review: what a schedule runs
+assess        a version against the gate and the champion; review: a person decides in a form
+demo          all of it on generated street scenes
+
+cli/          the command line: imports flows, and all below
+tasks/        what flows map over workers
+display/      what a person sees meanwhile: progress, tables, reports
+stack/        the servers of this machine, and which servers a command uses
 """

@@ -130,6 +130,12 @@ def test_imports_go_in_no_circle_not_even_inside_functions() -> None:
     assert circles(import_graph()) == []
 
 
+def test_circles_are_found() -> None:
+    graph: dict[str, set[str]] = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": {"d"}, "f": {"a"}}
+    assert circles(graph) == [{"a", "b", "c"}, {"d", "e"}]
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
 def test_rooms_import_each_other_in_one_direction_only() -> None:
     rooms: dict[str, set[str]] = {room(name): set() for name in MODULES}
     for name, others in import_graph().items():
@@ -144,6 +150,14 @@ def room(module: str) -> str:
     """Return `vitseg.data` for vitseg.data.loader, `flows.cli` for flows.cli.app, and `flows` for flows.train."""
     name = ".".join(module.split(".")[:2])
     return name if name.startswith("vitseg") or MODULES[name].name == "__init__.py" else "flows"
+
+
+def test_private_names_of_others_are_found(tmp_path: Path) -> None:
+    file = tmp_path / "file.py"
+    file.write_text(
+        "import a._b\nfrom c import _d\ne._f\ng(_h=1)\n{'_i': 1}\nself._j = self._j\n_k = __name__, '_l', _k"
+    )
+    assert private_names(file) == {"_b", "_d", "_f", "_h", "_i"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)

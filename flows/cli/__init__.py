@@ -1,10 +1,11 @@
 """The command line: what a person types.
 
-app.py        the commands that run one flow each
-segment.py, registry.py, stack.py, verify.py, deploy.py, demo.py, model.py   commands with more to say
-validate.py   what is checked before any server starts
-process.py    how a command starts and ends: signals, failures, exit codes
-output.py     its answer: a table, or one JSON object
+app           all commands, in the groups of the help page
+data, training, segment, registry, model, verify, demo, deploy, stack    the commands themselves
+options       arguments and options that several commands take
+validate      what is checked before any server starts
+process       how a command starts and ends: signals, exit codes
+output        standard output: one answer
 """
 
 from flows.cli.app import main
