@@ -51,6 +51,21 @@ def api(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         return json.loads(answer.read() or "null")
 
 
+def test_the_form_of_a_run_offers_the_choices(stack: StackStatus) -> None:
+    from prefect.utilities.callables import parameter_schema
+
+    from flows.preprocess import preprocess
+    from flows.retrain import retrain
+    from flows.segment import segment
+
+    fields = {flow.name: parameter_schema(flow).properties for flow in (preprocess, retrain, segment)}
+    assert "cityscapes" in fields["preprocess"]["layout"]["enum"]
+    assert fields["retrain"]["start"]["enum"] == ["scratch", "champion"]
+    assert "vit-base" in fields["retrain"]["preset"]["enum"]
+    assert fields["segment"]["also"]["items"]["enum"] == ["color", "overlay", "confidence"]
+    assert retrain.validate_parameters({"source": "photos", "start": "chance"})["start"] == "scratch"  # its old name
+
+
 @pytest.fixture(scope="module")
 def deployments(stack: StackStatus) -> Deployments:
     """Register everything, twice; return deployments by name."""
