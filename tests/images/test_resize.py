@@ -43,7 +43,7 @@ def test_the_model_gets_the_upright_photograph_resized(name, monkeypatch):
 def test_bands_give_what_the_whole_gives(given_size, size, band, seed):
     pixels = noise(*given_size, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vitseg.images.resize.BAND", band)
+        patch.setattr("vitseg.images.rows.BAND", band)
         np.testing.assert_array_equal(resize_rows(DecodedPhoto(Image.fromarray(pixels)), size), resize(pixels, size))
 
 

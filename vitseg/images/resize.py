@@ -5,15 +5,13 @@ gives the same but for 1 of 255 in one value of some thousands. Its result does 
 memory or is cut into bands, and a mirror image gives the mirrored result; tests hold it to that.
 """
 
-import itertools
-
 import numpy as np
 from PIL import Image
 
 from vitseg.images.decode import ON_ITS_SIDE, TURNS, broken_images, one_large, open_image, orientation
 from vitseg.images.jpeg import decode_jpeg
 from vitseg.images.png import decode_png
-from vitseg.images.rows import BAND, DecodedPhoto, Photo
+from vitseg.images.rows import DecodedPhoto, Photo, bands
 
 
 def model_input(data: bytes, size: tuple[int, int], max_pixels: int) -> tuple[np.ndarray, tuple[int, int]]:
@@ -55,10 +53,7 @@ def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def resize_rows(photo: Photo, size: tuple[int, int]) -> np.ndarray:
     """Do what `resize` does for a photograph of any size, without all its pixels as an array."""
-    height, (_, width) = photo.size[0], size
-    edges = [*range(0, height, BAND), height]
-    bands = [resize(photo.rows(top, end), (end - top, width)) for top, end in itertools.pairwise(edges)]
-    return resize(np.concatenate(bands), size)
+    return resize(np.concatenate([resize(band, (len(band), size[1])) for band in bands(photo)]), size)
 
 
 def _resize_stored(pixels: np.ndarray, turn: int, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:

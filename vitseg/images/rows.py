@@ -4,7 +4,6 @@ A decoder needs 4 bytes a pixel, once. The rows of a large image then go to a te
 so that predictions have room where the image was. (A TMPDIR in memory gains nothing.)
 """
 
-import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,10 +26,8 @@ BAND = 256
 class Photo(Protocol):
     """An upright image that hands out its rows."""
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width, pixels."""
-        ...
+    size: tuple[int, int]
+    """Height and width, pixels."""
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
         """Return rows top … bottom - 1 as uint8 (rows, W, 3)."""
@@ -75,12 +72,7 @@ class DecodedPhoto:
         self._image = image
         self._turn = orientation(image)
         self._scale = float_scale(image) if image.mode == "F" else None
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """See `Photo.size`."""
-        width, height = self._image.size
-        return (width, height) if self._turn >= ON_ITS_SIDE else (height, width)
+        self.size = image.size if self._turn >= ON_ITS_SIDE else (image.height, image.width)
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
         """See `Photo.rows`."""
@@ -102,47 +94,32 @@ class SpilledPhoto:
 
     def __init__(self, photo: Photo, file: RawIOBase) -> None:
         """Copy all rows."""
-        self._size = photo.size
+        self.size = photo.size
         self._file = file
-        for top in range(0, self._size[0], BAND):
-            rows = memoryview(photo.rows(top, min(top + BAND, self._size[0])).tobytes())
+        for band in bands(photo):
+            rows = memoryview(band.tobytes())
             while rows:
                 rows = rows[file.write(rows) :]
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """See `Photo.size`."""
-        return self._size
-
     def rows(self, top: int, bottom: int) -> np.ndarray:
         """See `Photo.rows`."""
-        width = self._size[1]
+        width = self.size[1]
         self._file.seek(top * width * 3)
         return np.frombuffer(self._file.read((bottom - top) * width * 3), np.uint8).reshape(-1, width, 3)
 
 
-def reduced(photo: Photo, pixels: int) -> np.ndarray:
-    """Return an image, uint8 (h, w, 3), of at most about so many pixels: the means of squares of the photo's."""
-    height, width = photo.size
-    step = reduction(height * width, pixels)
-    bands = []
-    for top in range(0, height, BAND * step):
-        band = Image.fromarray(photo.rows(top, min(top + BAND * step, height)))
-        bands.append(np.asarray(band.reduce(step) if step > 1 else band))
-    return np.concatenate(bands)
-
-
-def reduction(given: int, wanted: int) -> int:
-    """Return the side of the squares that reduce `given` pixels to about `wanted`."""
-    return max(1, math.ceil((given / wanted) ** 0.5))
+def bands(photo: Photo) -> Iterator[np.ndarray]:
+    """Yield all rows of a photograph, some at a time: uint8 (rows, W, 3)."""
+    height = photo.size[0]
+    for top in range(0, height, BAND):
+        yield photo.rows(top, min(top + BAND, height))
 
 
 def pixel_moments(photo: Photo) -> tuple[float, float]:
     """Return mean and standard deviation of all values of a photograph, exactly and in bounded memory."""
     counts = np.zeros(256, np.int64)
-    for top in range(0, photo.size[0], BAND):
-        band = Image.fromarray(photo.rows(top, min(top + BAND, photo.size[0])))
-        counts += np.array(band.histogram()).reshape(3, 256).sum(0)
+    for band in bands(photo):
+        counts += np.array(Image.fromarray(band).histogram()).reshape(3, 256).sum(0)
     values = np.arange(256)
     mean = float(values @ counts / counts.sum())
     return mean, float(((values - mean) ** 2 @ counts / counts.sum()) ** 0.5)

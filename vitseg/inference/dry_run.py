@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -103,10 +103,10 @@ def dry_run(
     )  # fmt: skip
     rate, failed = _time_sample(job, sample)
     seconds = counts.todo / rate
-    return DryRun(
-        listed=listed, done=done, todo=counts.todo, bytes=size, sampled=len(sample), sample_failed=failed,
-        images_per_second=round(rate, 3), seconds=round(seconds, 1),
-        price=None if price_per_hour is None else round(seconds / 3600 * price_per_hour, 4),
+    price = None if price_per_hour is None else round(seconds / 3600 * price_per_hour, 4)
+    return replace(
+        counts, sampled=len(sample), sample_failed=failed, images_per_second=round(rate, 3), seconds=round(seconds, 1),
+        price=price,
     )  # fmt: skip
 
 

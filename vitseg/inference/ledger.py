@@ -121,16 +121,10 @@ def row_without_mask(info: ObjectInfo, status: str, reason: str) -> Row:
 
 
 def mask_row(job: Job, info: ObjectInfo, pixels: np.ndarray, metadata: dict[str, str], numbers: np.ndarray) -> Row:
-    """Return the row of an object whose mask was just made, or found.
+    """Return the row of an object whose mask, or colored image, was just made or found.
 
-    Both give the same row, so a killed job's ledger comes out as an undisturbed one's.
-
-    Args:
-        job: the job that asks; a mask of another one makes the object `skipped`.
-        info: the object.
-        pixels: of the mask, uint8 (H, W), or of a colored image, uint8 (H, W, 3).
-        metadata: of the mask, as in its PNG.
-        numbers: uint8 (K,), train id to id in the file.
+    Both give the same row, so a killed job's ledger comes out as an undisturbed one's. `metadata` are those in the mask's
+    PNG; `numbers` are uint8 (K,), train id to id in the file.
     """
     own = metadata["job"] == job.id
     is_mask = pixels.ndim == 2

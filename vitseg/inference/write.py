@@ -1,5 +1,6 @@
 """Write what the model predicts for one object: its mask, and the pictures that were asked for."""
 
+import math
 from urllib.parse import quote
 
 import numpy as np
@@ -7,7 +8,8 @@ from PIL import Image
 
 from vitseg.errors import NameTakenError
 from vitseg.images.decode import one_large
-from vitseg.images.rows import open_photo, reduced, reduction
+from vitseg.images.resize import resize_rows
+from vitseg.images.rows import open_photo
 from vitseg.inference.context import ChunkContext
 from vitseg.inference.job import PICTURES, mask_key, picture_key
 from vitseg.inference.ledger import Row, mask_row, row_without_mask
@@ -77,7 +79,7 @@ def _picture(
             return output.confidence
         gray = Image.fromarray(output.confidence)
         return np.asarray(gray.resize((width, height), Image.Resampling.BILINEAR))
-    step = reduction(height * width, _PICTURE_PIXELS)
+    step = math.ceil((height * width / _PICTURE_PIXELS) ** 0.5)
     if step > 1:
         middles = (np.minimum(np.arange(0, side, step) + step // 2, side - 1) for side in (height, width))
         ids = ids[np.ix_(*middles)]
@@ -86,7 +88,7 @@ def _picture(
     # The photo is decoded once more: kept since the first time, photos would pile up between the threads.
     assert data is not None
     with one_large(height * width), open_photo(data, context.job.options.max_pixels) as photo:
-        return overlay(reduced(photo, _PICTURE_PIXELS), ids, context.palette)
+        return overlay(resize_rows(photo, ids.shape), ids, context.palette)
 
 
 def _object_metadata(metadata: dict[str, str]) -> dict[str, str]:
