@@ -10,6 +10,7 @@ from tests.data.remote_store import RemoteStore, content, read_all
 from vitseg.data import shard_cache as cache_module
 from vitseg.data.shard_cache import ShardCache
 from vitseg.errors import DataError, StorageError, UsageError
+from vitseg.storage.atomic import PART
 
 
 @pytest.fixture
@@ -156,13 +157,13 @@ def test_a_file_removed_while_open_stays_readable(tmp_path, shards, remote):
 
 def test_parts_of_dead_processes_are_cleared_away(tmp_path, shards, remote):
     cache, _ = remote()
-    old, young = tmp_path / "cache" / "old.part", tmp_path / "cache" / "young.part"
+    old, young = tmp_path / "cache" / f"{PART}old", tmp_path / "cache" / f"{PART}young"
     old.parent.mkdir()
     for path in (old, young):
         path.write_bytes(b"half")
     os.utime(old, (0, 0))
     content(cache, shards[0])
-    assert cached(tmp_path) == sorted([f"{shards[0].sha256}.tar", "young.part"])
+    assert cached(tmp_path) == sorted([f"{shards[0].sha256}.tar", f"{PART}young"])
 
 
 @pytest.mark.parametrize("text", ["much", "-1", "inf", "nan"])

@@ -13,7 +13,6 @@ import fcntl
 import hashlib
 import os
 import random
-import secrets
 import time
 from collections.abc import Iterator
 from io import FileIO
@@ -23,6 +22,7 @@ from vitseg.data.manifest import ShardInfo
 from vitseg.errors import DataError, NotFoundError, StorageError, UsageError, VitsegError
 from vitseg.home import home
 from vitseg.storage import LocalStore, open_store
+from vitseg.storage.atomic import PART, lock, part_of
 
 _ATTEMPTS = 3
 _DELAY_S = 0.5
@@ -94,7 +94,7 @@ class ShardCache:
             file = path.open("rb", buffering=0)
         except FileNotFoundError:
             return None
-        _lock(file, fcntl.LOCK_SH)
+        lock(file, fcntl.LOCK_SH)
         if self._intact(file, shard):
             os.utime(file.fileno())  # its modification time says when it was last used
             return file
@@ -126,14 +126,11 @@ class ShardCache:
 
     def _keep(self, path: Path, data: bytes) -> FileIO:
         self._make_room(len(data))
-        part = path.with_name(f"{path.stem}-{secrets.token_hex(8)}.part")
-        try:
+        with part_of(path) as part:
             part.write_bytes(data)
-            file = part.open("rb", buffering=0)  # before it has its name, for then others may remove it
-            _lock(file, fcntl.LOCK_SH)
+            file = part.open("rb", buffering=0)  # locked before it has its name: from then on others may remove it
+            lock(file, fcntl.LOCK_SH)
             part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
         return file
 
     def _make_room(self, size: int) -> None:
@@ -144,7 +141,7 @@ class ShardCache:
                 status = path.stat()
                 if path.suffix == ".tar":
                     files.append((status.st_mtime, status.st_size, path))
-                elif path.suffix == ".part" and time.time() - status.st_mtime > _STALE_S:
+                elif path.name.startswith(PART) and time.time() - status.st_mtime > _STALE_S:
                     path.unlink()
         excess = sum(length for _, length, _ in files) + size - self._limit
         for _, length, path in sorted(files):
@@ -174,18 +171,10 @@ def _limit_bytes() -> int:
     return int(gigabytes * 1e9)
 
 
-def _lock(file: FileIO, how: int) -> bool:
-    try:
-        fcntl.flock(file, how)
-    except OSError:  # somebody else has it, or this file system has no locks
-        return False
-    return True
-
-
 @contextlib.contextmanager
 def _lock_file(path: Path) -> Iterator[None]:
     with path.open("ab", buffering=0) as file:
-        _lock(file, fcntl.LOCK_EX)
+        lock(file, fcntl.LOCK_EX)
         try:
             yield
         finally:
@@ -194,7 +183,7 @@ def _lock_file(path: Path) -> Iterator[None]:
 
 def _remove_unused(path: Path) -> bool:
     with contextlib.suppress(FileNotFoundError), path.open("rb", buffering=0) as file:
-        if not _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        if not lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
             return False
         path.unlink()
     return True

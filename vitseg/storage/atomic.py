@@ -7,19 +7,44 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
 PART = ".vitseg-part-"
-"""How the names of files begin that are not whole yet."""
+"""How the names of files begin that are not complete yet."""
 
-# What os.link says on exFAT, FUSE and others that know no hard links, or no more of them.
+# What os.link raises on exFAT, FUSE and others that have no hard links, or no more of them.
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
 def tag_of(status: os.stat_result) -> str:
     """Return the etag of a file: modification time and size."""
     return f"{status.st_mtime_ns:x}-{status.st_size:x}"
+
+
+@contextlib.contextmanager
+def part_of(path: Path) -> Iterator[Path]:
+    """Give a name beside `path` under which to write its content, to be renamed; a part that is left is removed."""
+    part = path.with_name(f"{PART}{secrets.token_hex(8)}")
+    try:
+        yield part
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def lock(file: FileIO | int, how: int) -> bool:
+    """Lock a file that is open, by `flock`; return False where another process has it or there are no locks.
+
+    Not by filelock, which locks files of its own and only exclusively: these locks are on the very file that is read or
+    replaced, by any number of readers. The kernel releases them when the file is closed, however its process ends.
+    """
+    try:
+        fcntl.flock(file, how)
+    except OSError:
+        return False
+    return True
 
 
 def put_file(path: Path, data: bytes | BinaryIO, *, if_absent: bool = False, if_match: str | None = None) -> bool:
@@ -32,8 +57,7 @@ def put_file(path: Path, data: bytes | BinaryIO, *, if_absent: bool = False, if_
         FileExistsError: `if_absent` is given and the name is taken.
         OSError: it failed in another way; nothing is left behind.
     """
-    part = path.with_name(f"{PART}{secrets.token_hex(8)}")
-    try:
+    with part_of(path) as part:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("xb") as file:
             if isinstance(data, bytes):
@@ -47,9 +71,6 @@ def put_file(path: Path, data: bytes | BinaryIO, *, if_absent: bool = False, if_
             return _replace(part, path, if_match)
         if not (if_absent and _link(part, path)):
             part.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
     return True
 
 
@@ -68,8 +89,8 @@ def _link(part: Path, path: Path) -> bool:
 
 
 def _replace(part: Path, path: Path, tag: str) -> bool:
-    # The old file is the lock of its own replacement, so that none is left in the folder. Whoever waited for it while
-    # another replaced it holds a file that lies there no more.
+    # The old file is the lock of its own replacement: no lock file stays in the folder. A writer that waited for the
+    # lock while another one replaced the file holds a file that is no longer at this path.
     try:
         with _locked(path) as held:
             now = path.stat()
@@ -86,8 +107,7 @@ def _locked(path: Path) -> Iterator[int]:
     # NFS locks only what is open for writing. Without locks, two writers in the same instant may both win.
     held = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(held, fcntl.LOCK_EX)
+        lock(held, fcntl.LOCK_EX)
         yield held
     finally:
         os.close(held)
