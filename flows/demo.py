@@ -10,7 +10,7 @@ from typing import Any
 from prefect import flow, task
 
 from flows.display.console import headline, note, progress
-from flows.display.demo_report import DemoResults, write_demo_report
+from flows.display.demo_report import write_demo_report
 from flows.evaluate import evaluate
 from flows.preprocess import preprocess
 from flows.segment import segment
@@ -41,28 +41,25 @@ def demo(workdir: str) -> dict[str, Any]:
         yield
         seconds[name] = time.monotonic() - start
 
-    shards, photographs, masks = (join(BUCKET, name) for name in ("shards", "photographs", "masks"))
+    addresses = {name: join(BUCKET, name) for name in ("shards", "photographs", "masks")}
+    shards, photographs, masks = addresses.values()
+    results: dict[str, Any] = {}
     with step("scenes", "streets with labels, photographs without"):
         draw(str(folder / "scenes"), photographs)
     with step("preprocess", "scenes → shards in the bucket"):
-        prepared = preprocess(str(folder / "scenes"), shards, size=SIZE, shard_samples=48)
+        results["preprocess"] = preprocess(str(folder / "scenes"), shards, size=SIZE, shard_samples=48)
     with step("train", f"{RANKS} processes → a version in the registry"):
-        trained = train(shards, overrides=OVERRIDES, nproc=RANKS, name=MODEL)
+        results["train"] = train(shards, overrides=OVERRIDES, nproc=RANKS, name=MODEL)
+    model = results["train"]["model_uri"]
     with step("evaluate", "the version on the validation scenes"):
-        measured = evaluate(trained["model_uri"], shards)
+        results["evaluate"] = evaluate(model, shards)
     with step("segment", "a mask for every photograph in the bucket"):
-        segmented = segment(photographs, masks, model=trained["model_uri"], also=["overlay"])
-    results = DemoResults(shards, photographs, masks, prepared, trained, measured, segmented)
+        results["segment"] = segment(photographs, masks, model=model, also=["overlay"])
     with step("report", "one page with pictures"):
-        report = write_demo_report(folder, seconds, results, load_recipe("tiny", overrides=OVERRIDES))
+        recipe = load_recipe("tiny", overrides=OVERRIDES)
+        report = write_demo_report(folder, addresses, seconds, results, recipe)
     note(f"look at {report}")
-    return {
-        "preprocess": prepared,
-        "train": trained,
-        "evaluate": measured,
-        "segment": segmented,
-        "report": str(report),
-    }
+    return {**results, "report": str(report)}
 
 
 @task

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run, and its pictures as PNG files beside it.
+"""The demo's report: one self-contained HTML page, and its pictures as PNG files beside it.
 
 The page (template `report_page.html.j2`) needs no network, script or font: pictures are embedded, text is escaped, and
 its content security policy forbids to load anything. So it can be mailed, printed, or logged.
@@ -7,6 +7,7 @@ its content security policy forbids to load anything. So it can be mailed, print
 import base64
 import io
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,29 +18,10 @@ from markupsafe import Markup
 from PIL import Image
 
 from vitseg.labels import Label
+from vitseg.seams import seam_text
 from vitseg.storage import LocalStore
 
 _OUR_PICTURES = re.compile(r"pictures/(chart|(validation|segmented)-\d+)-\d+(-[a-z0-9-]+)?\.png")
-
-
-@dataclass(frozen=True)
-class KeyFigure:
-    """A number at the top of the page: `KeyFigure("Speed", "41", unit="images/s", note="two CPU cores")`."""
-
-    label: str
-    value: str
-    unit: str = ""
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Step:
-    """A step of the run: how long it took (seconds), what came out, and its address."""
-
-    name: str
-    seconds: float
-    result: str
-    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,42 +43,36 @@ class PictureRow:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """A class with its IoU, 0–1 (None: no pixels), and its share of the labeled pixels, 0–1."""
+    """A class with its IoU and its share of the labeled pixels, both 0–1."""
 
     label: Label
-    iou: float | None
+    iou: float
     share: float
 
 
-@dataclass(frozen=True)
-class Location:
-    """The address of a result, or the command that shows it."""
-
-    name: str
-    address: str
-    note: str = ""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that the page shows, in its order; empty parts are left out.
+    """All that the page shows.
 
-    The first row of `segmented` (or else of `validation`) is at the top. On a dark page the white background of `charts`
-    turns dark, so charts in class colors don't belong there: the table of `classes` draws each IoU as a bar.
+    The first row of `segmented` is at the top. On a dark page the white background of `charts` turns dark, so charts in
+    class colors don't belong there: the table of `classes` draws each IoU as a bar.
     """
 
-    title: str
-    summary: str
-    created: str = ""
-    key_figures: tuple[KeyFigure, ...] = ()
-    steps: tuple[Step, ...] = ()
-    locations: tuple[Location, ...] = ()
-    charts: tuple[Picture, ...] = ()
-    classes: tuple[ClassScore, ...] = ()
-    validation: tuple[PictureRow, ...] = ()
-    segmented: tuple[PictureRow, ...] = ()
-    environment: tuple[tuple[str, str], ...] = ()
-    recipe: str = ""
+    created: str
+    addresses: Mapping[str, str]
+    """Of `scenes`, `shards`, `photographs`, `masks`, and of the stack's `home`."""
+    seconds: Mapping[str, float]
+    """How long each step took, by name."""
+    results: Mapping[str, Mapping[str, Any]]
+    """What the flows returned: `preprocess`, `train`, `evaluate`, `segment`."""
+    masks: int
+    parameters: int
+    charts: tuple[Picture, ...]
+    classes: tuple[ClassScore, ...]
+    validation: tuple[PictureRow, ...]
+    segmented: tuple[PictureRow, ...]
+    environment: Mapping[str, str]
+    recipe: str
 
 
 def write_report(folder: Path, report: Report) -> Path:
@@ -126,14 +102,15 @@ def write_report(folder: Path, report: Report) -> Path:
             for number, row in enumerate(rows, 1)
         ]
 
-    segmented, validation = embed_rows("segmented", report.segmented), embed_rows("validation", report.validation)
+    ratios = report.results["evaluate"]["seam_ratio"]
     page = _template().render(
         report=report,
-        present=[row for row in report.classes if row.share > 0],
-        hero=next((rows.pop(0) for rows in (segmented, validation) if rows), None),
+        **report.results,
+        worst_seam=max((ratio or 0 for sides in ratios.values() for ratio in sides.values()), default=0),
+        seams=seam_text(ratios, report.results["evaluate"]["seam_ratio_truth"]),
         charts=embed("chart", report.charts),
-        segmented=segmented,
-        validation=validation,
+        segmented=embed_rows("segmented", report.segmented),
+        validation=embed_rows("validation", report.validation),
     )
     store = LocalStore(folder)
     for name, png in files.items():

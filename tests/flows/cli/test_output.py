@@ -56,3 +56,8 @@ def test_what_libraries_print_goes_to_standard_error() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
     assert (done.stdout, done.stderr) == ('{"a": 1}\nafter\n', "noise\n")
+
+
+def test_seam_ratios_are_lines_with_dotted_names_except_those_that_do_not_exist(output: Output) -> None:
+    output.answer({"seam_ratio": {"16": {"rows": 1.5, "columns": None}}}, as_json=False)
+    assert written(output).split() == ["seam_ratio.16.rows", "1.5"]
