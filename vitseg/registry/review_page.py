@@ -183,15 +183,17 @@ def _data(ours: Provenance, champions: Provenance | None) -> list[str]:
 
 
 def _class_shares(ours: Provenance, champions: Provenance | None) -> list[str]:
-    """Return each class's share of the labeled training pixels, and how it differs from the champion's data."""
+    """Return the shares of the classes in the labeled training pixels, and how they differ from the champion's data."""
     if not ours.classes or "train" not in ours.splits:
         return []
     split = ours.splits["train"]
     other = champions.splits.get("train") if champions and champions.classes == ours.classes else None
     words = []
     for index, name in enumerate(ours.classes):
-        change = split.share(index) - other.share(index) if other else 0.0
-        words.append(f"{name} {split.share(index):.1%}" + (f" ({100 * change:+.1f})" if abs(change) >= 0.0005 else ""))
+        share, before = split.share(index), other.share(index) if other else split.share(index)
+        if share or before:
+            change = f" ({100 * (share - before):+.1f})" if abs(share - before) >= 0.0005 else ""
+            words.append(f"{name} {share:.1%}{change}")
     note = " (difference from the champion's, in percentage points)" if other else ""
     return [f"Share of labeled pixels in train{note}: {_listed(words)}.", ""]
 
