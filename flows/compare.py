@@ -1,4 +1,4 @@
-"""Flow: two models on the same images → the differences of their metrics, with 95 % intervals."""
+"""Flow: two models on the same images → the differences of their metrics, with 95% intervals."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _MEANS = ("miou", "pixel_accuracy", "mean_absolute_error", "psnr")
 
 @flow(name="compare", flow_run_name="compare {a} and {b}")
 def compare(a: str, b: str, *, shards: str, split: str = "val") -> dict[str, Any]:
-    """Measure two models on the same images; with classes, differences have 95 % intervals.
+    """Measure two models on the same images; with classes, differences have 95% intervals.
 
     Args:
         a: `models:/NAME@alias`, `models:/NAME/VERSION` or a bundle folder.
@@ -70,7 +70,7 @@ def comparison_lines(result: dict[str, Any]) -> dict[str, str]:
     for name, row in result["differences"].items():
         lines[name] = _arrow(row["a"], row["b"], ".3f")
         if row["delta"] is not None:
-            lines[name] += f"  {row['delta']:+.3f}, 95 %: {row['low']:+.3f} to {row['high']:+.3f}"
+            lines[name] += f"  {row['delta']:+.3f}, 95%: {row['low']:+.3f} to {row['high']:+.3f}"
             lines[name] += "" if row["significant"] else "  (not significant)"
     if not result["differences"]:
         lines["psnr"] = " → ".join("∞" if one["psnr"] is None else f"{one['psnr']:.2f} dB" for one in (a, b))

@@ -35,6 +35,6 @@ def test_the_same_images_measure_both(stack: StackStatus, shards: str, tmp_path:
     assert result["images"] == manifest.splits["val"].samples
     lines = comparison_lines(result)
     assert lines["pixel_accuracy"].count("→") == 1
-    assert "95 %" in lines["pixel_accuracy"]
+    assert "95%" in lines["pixel_accuracy"]
     assert "not significant" not in lines["pixel_accuracy"]
     assert result["holdout"] in lines["on"]

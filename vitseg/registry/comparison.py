@@ -1,4 +1,4 @@
-"""Two models on the same images: the differences of their metrics, with 95 % intervals.
+"""Two models on the same images: the differences of their metrics, with 95% intervals.
 
 Intervals come from a paired bootstrap (https://doi.org/10.1214/aos/1176344552): images are drawn with replacement, a
 thousand times, and each time the same ones for both models. mIoU is computed from the confusion matrix of all drawn
@@ -45,7 +45,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric of two models, and B minus A with its 95 % interval; None for a class without any pixel."""
+    """A metric of two models, and B minus A with its 95% interval; None for a class without any pixel."""
 
     a: float | None
     b: float | None

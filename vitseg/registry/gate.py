@@ -5,7 +5,7 @@
     worst_class = 0.05         # least IoU of any class there
 
     [champion]                 # against the version in use, on the same images
-    miou = "better"            # "better": the 95 % interval lies above 0; "not worse": it does not lie below 0
+    miou = "better"            # "better": the 95% interval lies above 0; "not worse": it does not lie below 0
     class_drop = 0.1           # most IoU that a class may lose, at the upper end of its interval
     slower = 1.5               # most times as long that an image may take
 

@@ -1,12 +1,13 @@
 """The images that a reviewer should look at: the worst ones of a version, and those that lost most against the champion."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from PIL import Image
 from torch import Tensor
 
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import read_manifest
+from vitseg.labels import IGNORE_INDEX
 from vitseg.masks import colorize
 from vitseg.model.bundle import Bundle
 from vitseg.pictures.contact_sheet import contact_sheet
@@ -16,8 +17,8 @@ _WIDTH = 184  # pixels of a picture: four side by side fit MLflow's page
 _NAME = "review/examples.png"
 
 
-def select_examples(ours: Tensor, champions: Tensor | None, count: int = 3) -> dict[int, str]:
-    """Select images by their pixel accuracy; return a caption for each, by the image's index.
+def select_examples(ours: Tensor, champions: Tensor | None, count: int = 3) -> list[int]:
+    """Return the indices of the images with the lowest pixel accuracy, then of those that lost most.
 
     Args:
         ours: a confusion matrix per image of the version, int64 (N, K, K).
@@ -25,38 +26,33 @@ def select_examples(ours: Tensor, champions: Tensor | None, count: int = 3) -> d
         count: images of each kind.
     """
     accuracy = _pixel_accuracy(ours)
-    selected = {index: f"accuracy {accuracy[index]:.0%}" for index in accuracy.argsort()[:count].tolist()}
+    selected = accuracy.argsort()[:count].tolist()
     if champions is not None:
-        before = _pixel_accuracy(champions)
-        change = accuracy - before
-        for index in change.argsort()[:count].tolist():
-            if change[index] < 0:
-                selected[index] = f"accuracy {accuracy[index]:.0%}, was {before[index]:.0%}"
-    return selected
+        change = accuracy - _pixel_accuracy(champions)
+        selected += [index for index in change.argsort()[:count].tolist() if change[index] < 0]
+    return list(dict.fromkeys(selected))
 
 
-def log_examples(
-    run_id: str, shards: str, split: str, selected: Mapping[int, str], models: Mapping[str, Bundle]
-) -> str:
+def log_examples(run_id: str, shards: str, split: str, selected: Sequence[int], models: Mapping[str, Bundle]) -> str:
     """Store a picture of the selected images in a run, and return its address on MLflow's page."""
     log_picture(run_id, draw_examples(shards, split, selected, models), _NAME)
     return f"get-artifact?run_uuid={run_id}&path={_NAME}"
 
 
-def draw_examples(shards: str, split: str, selected: Mapping[int, str], models: Mapping[str, Bundle]) -> Image.Image:
-    """Draw a row for each selected image: photo, ground truth, and the prediction of each model, the last with the caption."""
+def draw_examples(shards: str, split: str, selected: Sequence[int], models: Mapping[str, Bundle]) -> Image.Image:
+    """Draw a row for each selected image: photo, ground truth, and each model's prediction with its pixel accuracy."""
     batches = Batches(shards, read_manifest(shards), split, batch_size=1, shuffle=False, drop_last=False)
+    colors = next(iter(models.values())).palette
     rows: dict[int, list[tuple[str, Image.Image]]] = {}
     for index, batch in enumerate(batches.epoch(0)):
-        if index not in selected:
-            continue
-        photo = Image.fromarray(batch.images[0].permute(1, 2, 0).numpy())
-        predictions = {name: bundle.segment(batch.images).cpu() for name, bundle in models.items()}
-        colors = next(iter(models.values())).palette
-        masks = {"ground truth": batch.labels, **predictions}
-        names = [*list(masks)[:-1], f"{list(masks)[-1]}: {selected[index]}"]
-        pictures = [Image.fromarray(colorize(ids[0].numpy(), colors)) for ids in masks.values()]
-        rows[index] = [(batch.keys[0], photo), *zip(names, pictures, strict=True)]
+        if index in selected:
+            labels = batch.labels[0].numpy()
+            photo = Image.fromarray(batch.images[0].permute(1, 2, 0).numpy())
+            rows[index] = [(batch.keys[0], photo), ("ground truth", Image.fromarray(colorize(labels, colors)))]
+            for name, bundle in models.items():
+                ids = bundle.segment(batch.images)[0].cpu().numpy()
+                accuracy = (ids == labels).sum() / max(1, (labels != IGNORE_INDEX).sum())
+                rows[index].append((f"{name}: {accuracy:.0%}", Image.fromarray(colorize(ids, colors))))
     cells = [cell for index in selected for cell in rows[index]]
     return contact_sheet(cells, columns=2 + len(models), width=_WIDTH)
 

@@ -18,7 +18,7 @@ _SUMMARY = "\n\n# Training summary\n\n"
 _OLD_SUMMARY = "\n\n# As trained\n\n"  # in pages of earlier versions of vitseg
 _PICTURE = re.compile(r"!\[[^\]]*\]\([^)]*\)\n*")
 CELL_PADDING = "&ensp;"
-"""After the text of each cell: MLflow leaves no space between columns."""
+"""After the text of each cell, and between a table and a heading: MLflow leaves no space there."""
 _TITLES = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
 _FEW_IMAGES = 10
 _MAX_LISTED = 20
@@ -115,8 +115,8 @@ def _comparison(page: Assessment, room: int) -> list[str]:
     """Return the comparison with the champion, with as many classes as fit into `room` characters."""
     if not page.changes or page.champion_measurement is None:
         return []
-    lines = ["# Comparison", "IoU of each class, on the same images. Bold: significant at 95 %.", ""]
-    lines += _table(["", "champion", "this version", "difference", "95 % interval"])
+    lines = [CELL_PADDING, "# Comparison", "IoU of each class, on the same images. Bold: significant at 95%.", ""]
+    lines += _table(["", "champion", "this version", "difference", "95% interval"])
     lines += [
         _change(title, page.changes[name]) for name, title in _TITLES.items() if _is_known(page.changes.get(name))
     ]
@@ -154,7 +154,8 @@ def _examples(page: Assessment) -> list[str]:
     if not page.picture:
         return []
     lost = ", then those that lost most against the champion" if page.champion else ""
-    return ["# Examples", f"The images with the lowest pixel accuracy{lost}.", "", f"![examples]({page.picture})", ""]
+    text = f"The images with the lowest pixel accuracy (in percent){lost}."
+    return [CELL_PADDING, "# Examples", text, "", f"![examples]({page.picture})", ""]
 
 
 def _decision(page: Assessment) -> list[str]:
