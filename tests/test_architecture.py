@@ -26,7 +26,7 @@ from vitseg.recipes import PRESETS
 FLOORS = {
     0: {
         *("errors", "labels", "json_input", "bounded_map", "recipe", "recipes", "architecture", "old_keys", "config"),
-        *("storage", "images", "dist", "home", "git_commit"),
+        *("storage", "images", "dist", "home", "child_processes", "git_commit"),
     },
     1: {"data", "synth", "model", "losses", "metrics", "seams", "masks", "pictures"},
     2: {"checkpoint", "evaluation", "registry"},
@@ -60,7 +60,6 @@ KNOWN_UNMIRRORED = {
     "flows/stack/mlflow_database.py",
     "flows/stack/processes.py",
     "flows/stack/servers.py",
-    "flows/stack/temporary_prefect.py",
     "flows/tasks/register_version.py",
     "flows/train.py",
     "flows/train_node.py",

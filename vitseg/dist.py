@@ -1,4 +1,4 @@
-"""The only module that talks to `torch.distributed`; everything works alike in a single process.
+"""The only module that uses `torch.distributed`; everything also works in a single process.
 
 `torch.distributed.run` sets RANK, LOCAL_RANK and WORLD_SIZE; without them this is rank 0 of 1.
 GPUs talk over NCCL, CPUs over gloo.
@@ -6,9 +6,12 @@ GPUs talk over NCCL, CPUs over gloo.
 
 import contextlib
 import datetime
+import functools
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +24,10 @@ import torch.distributed as dist  # isort: skip
 
 MEETING_FILE = "VITSEG_MEETING_FILE"
 """Environment variable: the file in which the ranks of one machine find each other."""
+NOTES = "VITSEG_NOTES"
+"""Environment variable: the folder in which each rank notes what it waits for; without it, it does not."""
+_NOTE = "wait-of-rank-{}"
+_NOTE_BYTES = 80
 
 
 @dataclass(frozen=True)
@@ -60,13 +67,53 @@ def start(timeout_minutes: float = 10) -> World:
 def stop() -> None:
     """Leave the other ranks in order."""
     if dist.is_initialized():
-        dist.destroy_process_group()
+        with waiting_for("the end of all ranks"):
+            dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def waiting_for(what: str) -> Iterator[None]:
+    """Note that this rank waits for others within the block; the note stays where an error ends that.
+
+    The launcher reads the note of a rank that hangs. It is in shared memory: to write it costs next to nothing, and it can be
+    read whatever has become of this process.
+    """
+    if not dist.is_initialized():
+        yield
+        return
+    note = _note()
+    note[:] = what.encode().ljust(_NOTE_BYTES, b"\0")
+    yield
+    note[:] = bytes(_NOTE_BYTES)
+
+
+@functools.cache
+def _note() -> mmap.mmap:
+    folder = os.environ.get(NOTES)
+    if not folder:
+        return mmap.mmap(-1, _NOTE_BYTES)
+    with Path(folder, _NOTE.format(dist.get_rank())).open("w+b") as file:
+        file.truncate(_NOTE_BYTES)
+        return mmap.mmap(file.fileno(), _NOTE_BYTES)
+
+
+def read_wait(folder: Path, rank: int) -> str:
+    """Return what a rank waits for, or "" where it waits for none of the others."""
+    note = folder / _NOTE.format(rank)
+    return note.read_bytes().rstrip(b"\0").decode() if note.exists() else ""
+
+
+def lost_a_peer(error: BaseException) -> bool:
+    """Return whether an error came while this rank waited for others: it only echoes the failure of one of them."""
+    waits = dist.is_initialized() and any(_note()[:])
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and waits)
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     """Add up a tensor over all ranks, in place, and return it; every rank must call it."""
     if dist.is_initialized():
-        dist.all_reduce(tensor)
+        with waiting_for("a sum over all ranks"):
+            dist.all_reduce(tensor)
     return tensor
 
 
@@ -75,7 +122,8 @@ def gather(value: Any) -> list[Any]:
     if not dist.is_initialized():
         return [value]
     values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    with waiting_for("values of all ranks"):
+        dist.all_gather_object(values, value)
     return values
 
 
@@ -91,7 +139,8 @@ def gather_flat(mine: torch.Tensor, lengths: Sequence[int]) -> list[torch.Tensor
     padded = mine.new_zeros(max(lengths))
     padded[: len(mine)] = mine
     found = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather([each.view(torch.uint8) for each in found], padded.view(torch.uint8))  # gloo knows few types
+    with waiting_for("tensors of all ranks"):
+        dist.all_gather([each.view(torch.uint8) for each in found], padded.view(torch.uint8))  # gloo knows few types
     return [each[:length] for each, length in zip(found, lengths, strict=True)]
 
 
@@ -112,7 +161,8 @@ def check_equal(value: int, what: str) -> None:
 def barrier() -> None:
     """Wait until every rank is here."""
     if dist.is_initialized():
-        dist.barrier()
+        with waiting_for("all ranks"):
+            dist.barrier()
 
 
 def replicate(model: nn.Module, world: World) -> nn.Module:
@@ -133,12 +183,16 @@ def gradients_stay_local(model: nn.Module, enabled: bool) -> Iterator[None]:
         yield
 
 
-def lost_a_peer(error: BaseException) -> bool:
-    """Say whether an error only tells that another rank is gone: of that one's failure it is the echo."""
-    words = ("gloo/", "ProcessGroup", "NCCL", "Connection closed by peer", "Connection reset by peer")
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    )
+def backward(loss: torch.Tensor) -> None:
+    """Compute gradients; in the last part of a batch, they are averaged over ranks meanwhile."""
+    with waiting_for("the gradients of all ranks"):
+        loss.backward()
+
+
+def read_numbers(tensor: torch.Tensor) -> list[float]:
+    """Return a tensor (N,) as numbers; a GPU is waited for, and on it what the others contribute."""
+    with waiting_for("the device, and what ranks compute together on it"):
+        return tensor.tolist()
 
 
 def run_agent(arguments: list[str]) -> dict[int, int]:

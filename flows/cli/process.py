@@ -4,7 +4,6 @@ import atexit
 import gc
 import logging
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -19,7 +18,8 @@ import typer
 from rich.console import Console
 
 from flows.cli.output import report, stdout
-from flows.stack import environment, temporary_prefect
+from flows.stack import environment, prefect_server
+from vitseg import child_processes
 from vitseg.errors import VitsegError
 
 STOPPED = 130
@@ -77,14 +77,21 @@ def _run(app: typer.Typer) -> tuple[int, str]:
     except KeyboardInterrupt:
         sys.stderr.write(f"{_STOPPED_TEXT}\n")
         return STOPPED, _STOPPED_TEXT
-    except httpx.TransportError as error:
-        reason = f"the Prefect server at {os.environ.get('PREFECT_API_URL')} does not answer ({type(error).__name__})"
-        _show_error(f"{reason}: start it (`vitseg stack up`), and the same command goes on from here")
-        return 1, reason
     except Exception as error:  # noqa: BLE001 - a bug of ours still ends with an answer, below its traceback
+        if transport := _transport_error(error):
+            reason = f"the Prefect server at {os.environ.get('PREFECT_API_URL')} does not answer ({type(transport).__name__})"
+            _show_error(f"{reason}: {prefect_server.advice()}")
+            return 1, reason
         traceback.print_exc()
         return 1, f"{type(error).__name__}: {error}: this is a bug in vitseg; the traceback above says where"
     return 0, ""
+
+
+def _transport_error(error: BaseException | None) -> httpx.TransportError | None:
+    """Return the failure to reach a server that an error is, or that Prefect has wrapped in it."""
+    if error is None or isinstance(error, httpx.TransportError):
+        return error
+    return _transport_error(error.__cause__)
 
 
 def _show_error(text: str) -> None:
@@ -191,12 +198,10 @@ def become(program: str, arguments: list[str]) -> NoReturn:
 
 
 def prepare_flow() -> None:
-    """Get ready for Prefect where no server is named: start one for this command alone, which ends with it."""
+    """Get ready for Prefect: what this command starts ends with it; so does its server, where none is named."""
+    child_processes.mark_children()
     if not os.environ.get("PREFECT_API_URL"):
-        secret = f"vitseg:{secrets.token_urlsafe(24)}"
-        os.environ["PREFECT_SERVER_API_AUTH_STRING"] = os.environ["PREFECT_API_AUTH_STRING"] = secret
-        temporary_prefect.end_children_with_this()
-        temporary_prefect.start_server()
+        prefect_server.start_temporary()
 
 
 def prepare_tracking() -> None:

@@ -1,11 +1,6 @@
-"""Server processes that outlive the command which started them, and the files and ports they need.
-
-A process is known by a mark in its environment, which its children inherit. A pid alone proves nothing: after
-a crash or a reboot it may belong to somebody else, and start times shift with the clock.
-"""
+"""What server processes need on this machine: environment, logs, locks, ports. `vitseg.child_processes` ends them."""
 
 import contextlib
-import fcntl
 import os
 import secrets
 import socket
@@ -15,11 +10,9 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-import psutil
-
+from vitseg import child_processes
 from vitseg.errors import VitsegError
 
-MARK = "VITSEG_SERVER"
 TELEMETRY_OFF = {
     "DO_NOT_TRACK": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -40,69 +33,26 @@ def clean_environment() -> dict[str, str]:
 def start(
     command: list[str], *, mark: str, folder: Path, environment: dict[str, str], log: Path
 ) -> subprocess.Popen[bytes]:
-    """Start a detached process group in `folder`; files it makes are readable by their owner only.
+    """Start a server in `folder` that outlives this process; only their owner may read the files that it makes.
 
-    The last log is kept as `NAME.log.1`, so that a restart does not hide why a server died.
+    The last log is kept as `NAME.log.1`: a restart must not hide why a server ended.
     """
     if log.exists():
         log.replace(log.with_name(log.name + ".1"))
     with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env={**environment, MARK: mark},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            umask=0o077,
-        )
-    # Reaps the process if it ends before we do; the thread ends with us, the server does not.
+        process = child_processes.start(
+            command, mark, environment, cwd=folder, umask=0o077,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    # Collects the exit code if the server ends before this process does.
     threading.Thread(target=process.wait, daemon=True).start()
     return process
-
-
-def is_alive(pid: int | None, mark: str) -> bool:
-    """Tell whether `pid` is a running process that carries `mark`."""
-    if pid is None:
-        return False
-    with contextlib.suppress(psutil.Error, OSError):
-        return _carries(psutil.Process(pid), mark)
-    return False
-
-
-def stop(mark: str, patience: float = 8.0) -> list[int]:
-    """End every process with this mark: SIGTERM, `patience` seconds, SIGKILL. Return the pids.
-
-    SeaweedFS now and then waits half a minute for connections that idle: not worth waiting for, as what it (or
-    SQLite) has acknowledged survives a SIGKILL.
-
-    Raises:
-        VitsegError: a process is still there 30 s after SIGKILL.
-    """
-    ended = found = _marked(mark)
-    for process in found:
-        with contextlib.suppress(psutil.Error):
-            process.terminate()
-    deadline = time.monotonic() + patience
-    while found and time.monotonic() < deadline:
-        time.sleep(0.05)
-        # Only what is left of the first round is watched; looking at all processes each time costs more.
-        found = [process for process in found if is_alive(process.pid, mark)]
-    while found := _marked(mark):  # also children that were born meanwhile
-        if time.monotonic() > deadline + 30:
-            raise VitsegError(f"process {found[0].pid} does not end, though it was killed")
-        for process in found:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        time.sleep(0.05)
-    return [process.pid for process in ended]
 
 
 def free_ports(count: int, taken: Collection[int] = ()) -> list[int]:
     """Return loopback ports that are free now, together with the gRPC port above each."""
     found: list[int] = []
-    first = secrets.randbelow(len(_PORTS))  # two stacks that start at the same moment should not meet
+    first = secrets.randbelow(len(_PORTS))  # two stacks that start at the same moment should try different ones
     for offset in range(len(_PORTS)):
         port = _PORTS[(first + offset) % len(_PORTS)]
         if len(found) == count:
@@ -115,7 +65,7 @@ def free_ports(count: int, taken: Collection[int] = ()) -> list[int]:
 
 
 def become_free(ports: Collection[int], patience: float = 2.0) -> bool:
-    """Tell whether servers could listen on all these ports, now or in a moment: others only try them, too."""
+    """Return whether servers can listen on all these ports, now or in a moment: others may only try them too."""
     deadline = time.monotonic() + patience
     while not all(map(is_free, ports)):
         if time.monotonic() > deadline:
@@ -125,10 +75,10 @@ def become_free(ports: Collection[int], patience: float = 2.0) -> bool:
 
 
 def is_free(port: int) -> bool:
-    """Tell whether a server could listen on this loopback port and on its gRPC port."""
+    """Return whether a server can listen on this loopback port and on its gRPC port."""
     for number in (port, port + _GRPC_OFFSET):
         with socket.socket() as probe:
-            # As servers do: connections of the last server that linger (TIME_WAIT) are no obstacle.
+            # As servers do: lingering connections of the last server (TIME_WAIT) must not count.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", number))
@@ -140,51 +90,36 @@ def is_free(port: int) -> bool:
 
 @contextlib.contextmanager
 def locked(path: Path, patience: float = 300.0, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold an exclusive lock on a file; it falls with the process, however that ends.
+    """Hold an exclusive lock on a file; it is released when this process ends, however that ends.
 
     Args:
         path: the file.
-        patience: seconds.
-        on_wait: called once if another process holds it.
+        patience: seconds to wait for another process that holds it.
+        on_wait: called once if there is one.
 
     Raises:
-        VitsegError: another process held it for longer than `patience` seconds.
+        VitsegError: it held the lock for longer than that.
     """
+    from filelock import FileLock, Timeout
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + patience
-    waiting = False
-    with path.open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not waiting:
-                    on_wait()
-                waiting = True
-                if time.monotonic() > deadline:
-                    raise VitsegError(f"another command holds {path} for {patience:.0f} s now") from None
-                time.sleep(0.1)
+    lock = FileLock(path)
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        on_wait()
+        try:
+            held = lock.acquire(timeout=patience)
+        except Timeout:
+            raise VitsegError(f"another command holds {path} for {patience:.0f} s now") from None
+    with held:
         yield
 
 
 def last_line(log: Path) -> str:
-    """Return the last line of a log that says something, cut to 300 characters."""
+    """Return the last line of a log that is not blank, cut to 300 characters."""
     with contextlib.suppress(OSError), log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 4096))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
         return lines[-1][:300] if lines else "(empty)"
     return "(missing)"
-
-
-def _carries(process: psutil.Process, mark: str) -> bool:
-    return process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == mark
-
-
-def _marked(mark: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if _carries(process, mark):
-                found.append(process)
-    return found

@@ -1,4 +1,4 @@
-"""The embedded stack: S3, MLflow and Prefect servers on this machine, for whoever has none to use.
+"""The embedded stack: S3, MLflow and Prefect servers on this machine, for users who have none.
 
 State lies under `VITSEG_HOME/stack`: a folder for each server, `logs/`, `credentials.json`, and `state.json`,
 which remembers ports and pids. The folder is closed to other users.
@@ -16,6 +16,7 @@ from typing import Any
 
 from flows.stack import credentials, processes
 from flows.stack.servers import REFUSED, SERVERS, Server, Site, weed
+from vitseg import child_processes
 from vitseg.errors import DataError, VitsegError
 from vitseg.home import home
 
@@ -23,7 +24,7 @@ PATIENCE = 180.0
 """Seconds that a server may take until it answers; on a loaded machine Prefect's first start takes 30."""
 
 Progress = Callable[[str, str], None]
-"""Is told (server, what happened to it), from several threads."""
+"""Called with a server and what happened to it, from several threads."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,12 @@ class StackStatus:
 
     @property
     def running(self) -> bool:
-        """Tell whether all servers run."""
+        """Return whether all servers run."""
         return all(server.running for server in self.servers)
 
     @property
     def ready(self) -> bool:
-        """Tell whether all servers answer."""
+        """Return whether all servers answer."""
         return all(server.ready for server in self.servers)
 
     def to_json(self) -> dict[str, Any]:
@@ -81,8 +82,8 @@ def read_state() -> dict[str, dict[str, Any]]:
 
 
 def is_running(name: str, record: dict[str, Any] | None) -> bool:
-    """Tell whether the process that `state.json` records for a server is alive and is ours."""
-    return record is not None and processes.is_alive(record["pid"], _mark(name))
+    """Return whether the process that `state.json` records for a server is alive and is ours."""
+    return record is not None and child_processes.is_alive(record["pid"], _mark(name))
 
 
 def up(progress: Progress | None = None, servers: Sequence[str] = tuple(SERVERS)) -> StackStatus:
@@ -111,12 +112,12 @@ def up(progress: Progress | None = None, servers: Sequence[str] = tuple(SERVERS)
 
 
 def down(progress: Progress | None = None) -> list[str]:
-    """Stop the servers, politely first; return the names of those that ran. Data and credentials stay."""
+    """Stop the servers; return the names of those that ran. Data and credentials stay."""
     root = folder()
     if not root.exists():
         return []
     with processes.locked(root / "lock"), ThreadPoolExecutor(len(SERVERS)) as pool:
-        ended = dict(zip(SERVERS, pool.map(lambda name: processes.stop(_mark(name)), SERVERS), strict=True))
+        ended = dict(zip(SERVERS, pool.map(lambda name: child_processes.stop(_mark(name)), SERVERS), strict=True))
         state = {name: {**record, "pid": None} for name, record in read_state().items()}
         if state:
             _write_state(root, state)
@@ -148,7 +149,7 @@ def _look(known_ready: Collection[str] = ()) -> StackStatus:
 
 
 class _Launch:
-    """One `up`: what it knows while its threads wait for the servers."""
+    """One `up`: its state while threads wait for the servers."""
 
     def __init__(self, root: Path, progress: Progress) -> None:
         self.root = root
@@ -163,7 +164,7 @@ class _Launch:
         alive = {server.name for server in servers if is_running(server.name, self.state.get(server.name))}
         for server in servers:
             if server.name not in alive:
-                processes.stop(_mark(server.name))  # children that outlived their parent
+                child_processes.stop(_mark(server.name))  # children that outlived their parent
         if self._assign_ports([server for server in servers if server.name not in alive]):
             alive.discard("mlflow")  # S3 moved: MLflow only knows its old address
         site = Site(self.root, {name: record["ports"] for name, record in self.state.items()}, self.secrets)
@@ -178,7 +179,7 @@ class _Launch:
                     raise
         except BaseException:
             for name in self.started:
-                processes.stop(_mark(name))
+                child_processes.stop(_mark(name))
                 self._record(name, None)
             raise
 
@@ -199,10 +200,10 @@ class _Launch:
         begin = time.monotonic()
         if alive:
             pid = self.state[name]["pid"]
-            if self._wait(server, site, lambda: processes.is_alive(pid, _mark(name)), PATIENCE / 3) is None:
+            if self._wait(server, site, lambda: child_processes.is_alive(pid, _mark(name)), PATIENCE / 3) is None:
                 self.progress(name, "runs already")
                 return
-        processes.stop(_mark(name))  # it hangs, or must learn where S3 went
+        child_processes.stop(_mark(name))  # it hangs, or must learn where S3 went
         self.progress(name, "starting")
         server.prepare(site)
         with self.lock:
@@ -227,7 +228,7 @@ class _Launch:
             self.progress(name, f"ready at {site.url(name)} after {time.monotonic() - begin:.1f} s")
 
     def _wait(self, server: Server, site: Site, alive: Callable[[], bool], patience: float) -> str | None:
-        """Ask until the server is ready (None), or return what is wrong with it."""
+        """Poll until the server is ready (None), or return what is wrong with it."""
         deadline = time.monotonic() + patience
         while True:
             problem = _problem(server, site)

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
-import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
@@ -25,6 +24,7 @@ from prefect.states import Cancelling, Crashed
 from flows.display.console import note, pluralize
 from vitseg.errors import RankLostError, TrainingError, UsageError
 from vitseg.training.job import Job
+from vitseg.training.launch import stop_ranks
 from vitseg.training.network_address import address_towards
 from vitseg.training.nodes import Nodes
 
@@ -149,7 +149,7 @@ def ranks_end_with(runs: Sequence[UUID]) -> Iterator[None]:
                     ]
                     if ended and not over.is_set():
                         note(f"this node's ranks are stopped, for another one has ended: {_outcome(ended[0])}")
-                        _stop_ranks()
+                        stop_ranks()
                         return
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(watch,), name="other-nodes", daemon=True)
@@ -177,14 +177,6 @@ def has_ended(run: str | None) -> bool:
         state = _read(client, UUID(run)).state
         return state is not None and state.is_final()
     return False
-
-
-def _stop_ranks() -> None:
-    """End the agents of this process, which end their ranks; `run_ranks` then raises that a rank was lost."""
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.Error):
-            if "vitseg.training.agent" in child.cmdline():
-                child.terminate()
 
 
 def _end(client: SyncPrefectClient, runs: Sequence[UUID], seconds: float) -> None:

@@ -13,11 +13,11 @@ from prefect.logging import get_run_logger
 from flows.display.console import note, pluralize
 from flows.display.training_table import show_training
 from flows.tasks.other_nodes import meeting_place, other_nodes
+from vitseg.child_processes import end_with_parent
 from vitseg.data.manifest import read_manifest
 from vitseg.errors import NameTakenError, RankLostError, StorageError, StoreFullError, VitsegError
 from vitseg.registry import metric_upload, tracking
 from vitseg.storage import open_store
-from vitseg.training.agent import leave_with
 from vitseg.training.job import Job
 from vitseg.training.launch import run_ranks
 from vitseg.training.nodes import Nodes
@@ -77,7 +77,7 @@ def fail_run_on_error(job: Job) -> Iterator[None]:
 def leave_with_worker() -> None:
     """End this process when the Prefect worker that has started it is gone: killed, it can't end its runs itself."""
     if os.environ.get("PREFECT__FLOW_RUN_ID"):
-        leave_with(os.getppid(), at_once=False)
+        end_with_parent()
 
 
 def _deliver_metrics(folder: str) -> None:

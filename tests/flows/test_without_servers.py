@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.stack.temporary_prefect import MARK
 from tests.flows.command_line import COMMAND, kill_when
 from tests.training.conftest import SMALL
+from vitseg.child_processes import MARK
 
 
 def marked(home: Path) -> list[psutil.Process]:

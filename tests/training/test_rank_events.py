@@ -1,4 +1,4 @@
-"""What ranks say is heard, and nothing else is taken for it."""
+"""Events of ranks are recognized, and nothing else is taken for one."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vitseg.training.rank_events import heard, say
+from vitseg.training.rank_events import emit, parse_event
 
 VALUES = st.dictionaries(
     st.text(min_size=1).filter(lambda name: name != "event"),
@@ -17,18 +17,20 @@ VALUES = st.dictionaries(
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(), VALUES)
-def test_what_is_said_is_heard(capsys: pytest.CaptureFixture[str], event: str, values: dict[str, object]) -> None:
-    say(event, **values)
+def test_events_come_back_as_they_were_emitted(
+    capsys: pytest.CaptureFixture[str], event: str, values: dict[str, object]
+) -> None:
+    emit(event, **values)
     written = capsys.readouterr().out
     assert written.count("\n") == 1
     assert written.endswith("\n")
     assert written.isascii()  # a rank's terminal may be in any encoding
-    assert heard(written) == {"event": event, **values}
+    assert parse_event(written) == {"event": event, **values}
 
 
-def test_a_loss_that_is_no_number_is_heard(capsys: pytest.CaptureFixture[str]) -> None:
-    say("step", loss=math.nan)
-    event = heard(capsys.readouterr().out)
+def test_a_loss_that_is_not_a_number_comes_back(capsys: pytest.CaptureFixture[str]) -> None:
+    emit("step", loss=math.nan)
+    event = parse_event(capsys.readouterr().out)
     assert event is not None
     assert math.isnan(event["loss"])
 
@@ -46,4 +48,4 @@ def test_a_loss_that_is_no_number_is_heard(capsys: pytest.CaptureFixture[str]) -
     ],
 )
 def test_other_lines_are_text(line: str) -> None:
-    assert heard(line) is None
+    assert parse_event(line) is None

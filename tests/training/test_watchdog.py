@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vitseg.training.watchdog import NOTES
+from vitseg.dist import NOTES
 
 WAITS = """
 import time

@@ -1,23 +1,24 @@
-"""Starts the ranks of a job as one process group, passes on what they say, and never leaves one behind."""
+"""Starts the ranks of a job, passes on their events and lines, and never leaves a rank behind."""
 
 import contextlib
 import os
-import signal
+import secrets
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vitseg import child_processes
 from vitseg.checkpoint import SCRATCH
-from vitseg.dist import MEETING_FILE
+from vitseg.dist import MEETING_FILE, NOTES
 from vitseg.errors import RankLostError
-from vitseg.training.agent import PARENT
 from vitseg.training.nodes import Nodes
-from vitseg.training.rank_events import heard
+from vitseg.training.rank_events import parse_event
 from vitseg.training.rank_failure import cause, ended_by
-from vitseg.training.watchdog import NOTES, in_words, read_notes
+from vitseg.training.watchdog import describe, read_notes
 
 _STOP_SECONDS = 20
 KEEP_MEMORY = {
@@ -26,7 +27,7 @@ KEEP_MEMORY = {
     "MALLOC_TOP_PAD_": str(64 * 2**20),
 }
 """For glibc, on processors: by default each large tensor's memory goes back to the system and comes again, page by page,
-in every step; a quarter of the time of `small` on two cores went there."""
+in every step, which took a quarter of the time of `small` on two cores."""
 
 
 def run_ranks(
@@ -36,40 +37,49 @@ def run_ranks(
     on_event: Callable[[dict[str, Any]], None],
     on_line: Callable[[str], None],
 ) -> None:
-    """Run a job's ranks to their end; events and other lines are handed on as they come.
+    """Run a job's ranks to their end; pass on events and other lines as they come.
 
     Raises:
-        VitsegError: a rank failed and said why; kind and text are its own.
-        RankLostError: a rank failed in a way that nobody expected, was killed, or hung.
+        VitsegError: a rank failed and reported why; class and message are its own.
+        RankLostError: a rank failed in an unexpected way, was killed, or hung.
     """
     job_id = job_folder.rstrip("/").rpartition("/")[2]
-    told: list[dict[str, Any]] = []
+    errors: list[dict[str, Any]] = []
     ended: list[tuple[int, int]] = []
-    with tempfile.TemporaryDirectory() as meeting, _process_group(job_folder, nodes, job_id, meeting) as process:
+    with tempfile.TemporaryDirectory() as meeting, _started(job_folder, nodes, job_id, meeting) as process:
         for line in process.stdout or ():
-            event = heard(line)
+            event = parse_event(line)
             if event is None:
                 on_line(line.rstrip())
             elif event["event"] == "error":
-                told.append(event)
+                errors.append(event)
                 on_line(f"rank {event['rank']}: {event['message']}\n{event['traceback'].rstrip()}")
             elif event["event"] == "ended":
                 ended = [(rank, code) for rank, code in event["ranks"]]
             else:
                 on_event(event)
         code = process.wait()
-        notes = read_notes(Path(meeting), [event["rank"] for event in told if event["echo"]])
-    for words in in_words(notes):
-        on_line(words)
-    if error := cause(told, ended, notes):
+        notes = read_notes(Path(meeting), [event["rank"] for event in errors if event["echo"]])
+    for text in describe(notes):
+        on_line(text)
+    if error := cause(errors, ended, notes):
         raise error
     if code != 0:
         how = f"was {ended_by(-code)}" if code < 0 else f"failed (exit code {code})"
         raise RankLostError(f"the agent that starts the ranks {how}: its last lines are in the flow run's log")
 
 
+def stop_ranks() -> None:
+    """End all ranks that this process has started; their `run_ranks` then raises RankLostError."""
+    child_processes.stop(_mark(), _STOP_SECONDS)
+
+
+def _mark() -> str:
+    return f"{child_processes.mark_children()}/ranks"
+
+
 @contextlib.contextmanager
-def _process_group(job_folder: str, nodes: Nodes, job_id: str, meeting: str) -> Iterator[subprocess.Popen[str]]:
+def _started(job_folder: str, nodes: Nodes, job_id: str, meeting: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "vitseg.training.agent", *nodes.arguments(job_id, meeting)]
     command += ["-m", "vitseg.training.worker", job_folder]
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // nodes.nproc))
@@ -83,7 +93,6 @@ def _process_group(job_folder: str, nodes: Nodes, job_id: str, meeting: str) -> 
         **os.environ,
         **(alone if nodes.nnodes == 1 and sys.platform == "linux" else {}),
         **nodes.network(),
-        PARENT: str(os.getpid()),
         NOTES: meeting,
         SCRATCH: meeting,
         "OMP_NUM_THREADS": threads,
@@ -94,20 +103,20 @@ def _process_group(job_folder: str, nodes: Nodes, job_id: str, meeting: str) -> 
         "TORCH_DISTRIBUTED_DEBUG": "OFF",
         **{name: value for name, value in KEEP_MEMORY.items() if name not in os.environ},
     }
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        env=environment, start_new_session=True,
+    mark = f"{_mark()}/{secrets.token_hex(4)}"
+    process = child_processes.start(
+        command, mark, environment,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
     )  # fmt: skip
+
+    def end_with_agent() -> None:
+        process.wait()
+        child_processes.stop(mark, 0)  # an agent that was killed leaves its ranks behind
+
+    threading.Thread(target=end_with_agent, name="end-with-agent", daemon=True).start()
     try:
         yield process
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-        raise
     finally:
+        child_processes.stop(mark, _STOP_SECONDS)
         if process.stdout:
             process.stdout.close()

@@ -1,4 +1,4 @@
-"""The line format in which ranks talk to their launcher: one JSON object a line that starts with its `event`."""
+"""The lines by which ranks report to their launcher: one JSON object each, which starts with its `event`."""
 
 import json
 import sys
@@ -7,13 +7,13 @@ from typing import Any
 _START = '{"event": '
 
 
-def say(event: str, **values: Any) -> None:
+def emit(event: str, **values: Any) -> None:
     """Write one event to standard output, in one piece: all ranks share the pipe."""
     sys.stdout.write(json.dumps({"event": event, **values}) + "\n")
     sys.stdout.flush()
 
 
-def heard(line: str) -> dict[str, Any] | None:
+def parse_event(line: str) -> dict[str, Any] | None:
     """Return the event in a line, or None where the line is only text."""
     if not line.startswith(_START):
         return None

@@ -1,4 +1,4 @@
-"""Which rank's failure ended a job: the others only lost sight of it, or were told to leave."""
+"""Which rank's failure ended a job: the others only lost a peer by it, or were stopped."""
 
 import signal
 import traceback
@@ -6,16 +6,17 @@ from typing import Any
 
 import torch
 
-from vitseg import dist, errors
+import vitseg.errors
+from vitseg import dist
 from vitseg.errors import RankLostError, TrainingError, VitsegError
 from vitseg.recipe import Recipe
-from vitseg.training.watchdog import what_hung
+from vitseg.training.watchdog import RankNote, what_hung
 
-_MOST = 20_000  # characters of a traceback: a line that long still goes through the pipe in one piece
+_LONGEST = 20_000  # characters of a traceback: a line that long still goes through the pipe in one piece
 
 
-def described(error: Exception, rank: int, recipe: Recipe | None) -> dict[str, Any]:
-    """Return what a rank says of the error that ends it, as values of an event."""
+def describe_error(error: Exception, rank: int, recipe: Recipe | None) -> dict[str, Any]:
+    """Return the values of the event by which a rank reports the error that ends it."""
     kind, message = type(error), str(error)
     if not isinstance(error, VitsegError):
         kind, message = RankLostError, f"rank {rank} failed: {type(error).__name__}: {_first_line(error)}"
@@ -33,31 +34,31 @@ def described(error: Exception, rank: int, recipe: Recipe | None) -> dict[str, A
         "kind": kind.__name__,
         "message": message,
         "rank": rank,
-        "traceback": text[-_MOST:],
-        "echo": dist.lost_a_peer(error),
+        "traceback": text[-_LONGEST:],
+        "echo": dist.lost_a_peer(error) and not _is_memory(error),
     }
 
 
-def cause(told: list[dict[str, Any]], ended: list[tuple[int, int]], notes: dict[int, str]) -> VitsegError | None:
-    """Return the error that a job ended by, or None where no rank and no agent knows of one.
+def cause(errors: list[dict[str, Any]], ended: list[tuple[int, int]], notes: dict[int, RankNote]) -> VitsegError | None:
+    """Return the error that ended a job, or None where no rank and no agent reports one.
 
     Args:
-        told: what ranks said, by `described`, the first one first.
+        errors: what ranks reported, by `describe_error`, the first one first.
         ended: ranks and their exit codes, the first one first.
-        notes: what `watchdog.read_notes` found.
+        notes: of `watchdog.read_notes`.
     """
-    own = [event for event in told if not event["echo"]]
+    own = [event for event in errors if not event["echo"]]
     if own:
-        return _told(own[0])
+        return _rebuild(own[0])
     if notes:
         return RankLostError(what_hung(notes))
     killed = [(rank, -code) for rank, code in ended if code < 0 and -code != signal.SIGTERM]
     if killed:
         return RankLostError(f"rank {killed[0][0]} was {ended_by(killed[0][1])}")
-    if told:
-        return _told(told[0])
+    if errors:
+        return _rebuild(errors[0])
     for rank, code in ended:
-        how = f"was {ended_by(-code)}" if code < 0 else f"ended without a word (exit code {code})"
+        how = f"was {ended_by(-code)}" if code < 0 else f"ended without a message (exit code {code})"
         return RankLostError(f"rank {rank} {how}")
     return None
 
@@ -68,13 +69,13 @@ def ended_by(number: int) -> str:
     return f"killed by {signal.Signals(number).name}{hint}"
 
 
-def _told(event: dict[str, Any]) -> VitsegError:
-    """Return a rank's error as what it was there."""
-    return getattr(errors, str(event["kind"]), TrainingError)(str(event["message"]))
+def _rebuild(event: dict[str, Any]) -> VitsegError:
+    """Return a rank's error as the exception that it was there."""
+    return getattr(vitseg.errors, str(event["kind"]), TrainingError)(str(event["message"]))
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["without a word"])[0]
+    return (str(error).strip().splitlines() or ["no message"])[0]
 
 
 def _is_memory(error: Exception) -> bool:

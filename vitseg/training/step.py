@@ -90,7 +90,7 @@ class Learner:
             self.scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip_norm or math.inf)
         # The one place where a step waits for the device.
-        count, labeled, used, loss, right, size = torch.stack([*counts, *sums, norm.double()]).tolist()
+        count, labeled, used, loss, right, size = dist.read_numbers(torch.stack([*counts, *sums, norm.double()]))
         # Where float16 overflows, the step is left out, and the scaler scales less from then on.
         diverged = not math.isfinite(loss) or not (math.isfinite(size) or self.scaler.get_scale() > 1)
         if not diverged:
@@ -113,7 +113,7 @@ class Learner:
                 with self.autocast():
                     output = self.replica(*inputs)
                 loss, right = self.objective.loss(output, some, theirs)
-                self.scaler.scale(loss * scale.to(loss.dtype)).backward()
+                dist.backward(self.scaler.scale(loss * scale.to(loss.dtype)))
             losses.append(loss.detach().double())
             correct += right
         return losses, correct

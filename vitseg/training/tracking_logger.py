@@ -10,7 +10,7 @@ from torch import nn
 from vitseg.registry.metric_upload import MetricStream
 from vitseg.registry.system_metrics import SystemMetrics
 from vitseg.training.logger import TrainingLogger
-from vitseg.training.rank_events import say
+from vitseg.training.rank_events import emit
 from vitseg.training.throughput import Throughput
 
 
@@ -33,26 +33,26 @@ class TrackingLogger(TrainingLogger):
     ) -> None:
         self.draw_panels, self.throughput = draw_panels, throughput
         self.closed = False
-        self.metrics = MetricStream(run_id, folder, lambda text: say("note", text=text))
+        self.metrics = MetricStream(run_id, folder, lambda text: emit("note", text=text))
         self.system = SystemMetrics(run_id)
 
     def log_start(self, step: int, history: list[dict[str, Any]]) -> None:
         """Log the rate of the devices and the cost of an image as `throughput/*`."""
         values = self.throughput.limits() if self.throughput else {}
         self.metrics.log({f"throughput/{name}": value for name, value in values.items()}, step)
-        say("start", step=step, history=history, **values)
+        emit("start", step=step, history=history, **values)
 
     def log_step(self, step: int, values: dict[str, float]) -> None:
         """Log a step's metrics as `step/*`."""
         if self.throughput:
             values = values | self.throughput.values(values["images_per_second"])
         self.metrics.log({f"step/{name}": value for name, value in values.items()}, step)
-        say("step", step=step, **values)
+        emit("step", step=step, **values)
 
     def log_epoch(self, row: dict[str, Any]) -> None:
         """Log an epoch's means as `train/*` and `val/*`, at its last step."""
         self.metrics.log({name: value for name, value in row.items() if name != "step"}, row["step"])
-        say("epoch", **row)
+        emit("epoch", **row)
 
     @torch.no_grad()
     def log_panels(self, model: nn.Module, epoch: int) -> None:

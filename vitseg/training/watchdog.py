@@ -1,8 +1,8 @@
-"""Ends a rank that makes no progress, and leaves a note of where it was for the launcher.
+"""Ends a rank that makes no progress; its stacks, and what it waited for, are left for the launcher.
 
 The timer is a thread of C that needs nothing of Python: it works also where a call never gives the interpreter back. A
 rank that hangs keeps all others waiting, so that all timers run out together; the first one that does ends its process,
-the agent then ends the others by SIGTERM, and each of them leaves its note too.
+the agent then ends the others by SIGTERM, and each of them leaves its stacks too.
 """
 
 import contextlib
@@ -11,44 +11,47 @@ import os
 import re
 import signal
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-NOTES = "VITSEG_NOTES"
-"""Environment variable: the folder in which ranks leave their notes; without it nobody is watched."""
+from vitseg import dist
+
 FIRST_MINUTES = 5.0
 """So much longer may the first step take: it reads the checkpoint, fills caches, meets cold disks and GPUs."""
 
-_NOTE = "stacks-of-rank-{}"
+_STACKS = "stacks-of-rank-{}"
 _FIRED = re.compile(r"Timeout \((\d+):(\d+):([\d.]+)\)!")
-_LOST_SIGHT = "it lost sight of another rank: its own traceback is above"
-_WAITING = (
-    _LOST_SIGHT,
-    "distributed_c10d.py",
-    "in sum_over_ranks",
-    "in barrier",
-    "in _engine_run_backward",
-    "in destroy_process_group",
-)
 
-_ON_GPU = re.compile(r'.*\n  File "[^"]*step\.py", line \d+ in take_step\n')  # right there it asks for what a GPU found
+
+@dataclass(frozen=True)
+class RankNote:
+    """What a rank left behind.
+
+    Attributes:
+        stacks: of all its threads; "" where it could not write any.
+        waits_for: what it waited for, of the other ranks; "" where it hung by itself.
+    """
+
+    stacks: str
+    waits_for: str = ""
 
 
 @contextlib.contextmanager
 def watched(minutes: float) -> Iterator[Callable[[], None]]:
-    """Watch this process within the block; yields what is to be called whenever there is progress.
+    """Watch this process within the block; yields a function to call whenever there is progress.
 
-    Where that is not called for so many minutes, all stacks are written down and the process ends.
+    Where it is not called for so many minutes, all stacks are written down and the process ends.
     """
-    folder = os.environ.get(NOTES)
+    folder = os.environ.get(dist.NOTES)
     if not folder:
         yield lambda: None
         return
-    with Path(folder, _NOTE.format(os.environ.get("RANK", "0"))).open("w") as note:
+    with Path(folder, _STACKS.format(os.environ.get("RANK", "0"))).open("w") as file:
 
         def expect(within: float) -> None:
-            faulthandler.dump_traceback_later(60 * within, exit=True, file=note)
+            faulthandler.dump_traceback_later(60 * within, exit=True, file=file)
 
-        faulthandler.register(signal.SIGTERM, file=note, chain=True)
+        faulthandler.register(signal.SIGTERM, file=file, chain=True)
         expect(minutes + FIRST_MINUTES)
         try:
             yield lambda: expect(minutes)
@@ -57,49 +60,44 @@ def watched(minutes: float) -> Iterator[Callable[[], None]]:
             faulthandler.unregister(signal.SIGTERM)
 
 
-def read_notes(folder: Path, lost_sight: Collection[int] = ()) -> dict[int, str]:
-    """Return the stacks of all ranks that left them, if a timer ran out; else nothing. "": a rank could not write any.
+def read_notes(folder: Path, lost_a_peer: Collection[int] = ()) -> dict[int, RankNote]:
+    """Return the notes of all ranks if a timer ran out, else none.
 
-    A rank that lost sight of another, whose timer was quicker, had no reason to write any: `lost_sight` are those.
+    Ranks of `lost_a_peer` reported that another one is gone, which ended them before they wrote stacks. Of any other rank
+    without stacks the note of what it waits for counts for nothing: it was stopped from outside, wherever it stood.
     """
-    notes = {int(path.name.rpartition("-")[2]): path.read_text() for path in folder.glob(_NOTE.format("*"))}
-    notes |= {rank: _LOST_SIGHT for rank in lost_sight if notes.get(rank) == ""}
-    return dict(sorted(notes.items())) if any(map(_FIRED.match, notes.values())) else {}
+    notes = {}
+    for path in folder.glob(_STACKS.format("*")):
+        rank, stacks = int(path.name.rpartition("-")[2]), path.read_text()
+        lost = not stacks and rank in lost_a_peer
+        waits = dist.read_wait(folder, rank) if stacks or lost else ""
+        notes[rank] = RankNote(stacks, waits or ("another rank, which was lost" if lost else ""))
+    return dict(sorted(notes.items())) if any(_FIRED.match(note.stacks) for note in notes.values()) else {}
 
 
-def what_hung(notes: dict[int, str]) -> str:
+def what_hung(notes: dict[int, RankNote]) -> str:
     """Return in a sentence which ranks hung, and for how long."""
     hung = _hung(notes)
     ranks = f"rank {hung[0]}" if len(hung) == 1 else f"ranks {', '.join(map(str, hung))}"
-    hours, minutes, seconds = next(match.groups() for text in notes.values() if (match := _FIRED.match(text)))
-    mute = ": stopped from outside, or stuck in the system" if not all(notes[rank] for rank in hung) else ""
+    hours, minutes, seconds = next(match.groups() for note in notes.values() if (match := _FIRED.match(note.stacks)))
+    mute = ": stopped from outside, or stuck in the system" if not all(notes[rank].stacks for rank in hung) else ""
     return f"{ranks} made no progress for {60 * int(hours) + int(minutes) + float(seconds) / 60:.3g} minutes{mute}"
 
 
-def in_words(notes: dict[int, str]) -> list[str]:
+def describe(notes: dict[int, RankNote]) -> list[str]:
     """Return where each rank was, those that the others waited for first."""
     hung = _hung(notes)
-    words = []
+    texts = []
     for rank in sorted(notes, key=lambda rank: rank not in hung):
-        title = f"rank {rank}, where it {'hung' if rank in hung else 'waited'}"
-        words.append(f"{title}:\n{notes[rank].strip() or 'it left no stacks'}")
-    return words
+        did = "hung" if rank in hung else f"waited for {notes[rank].waits_for}" if notes[rank].waits_for else "waited"
+        texts.append(f"rank {rank}, where it {did}:\n{notes[rank].stacks.strip() or 'it left no stacks'}")
+    return texts
 
 
-def _hung(notes: dict[int, str]) -> list[int]:
-    """Return the ranks whose main thread waits for nobody; all, where that can't be told.
+def _hung(notes: dict[int, RankNote]) -> list[int]:
+    """Return the ranks that wait for none of the others; all, if each waits for another.
 
-    Of those, the ones whose timer ran out: others may have lost sight of them before, and were on their way out.
+    Of those, the ones whose timer ran out: others may have lost a peer before, and were on their way out.
     """
-    busy = [rank for rank, text in notes.items() if not _waits(text)]
-    return [rank for rank in busy if _FIRED.match(notes[rank])] or busy or list(notes)
-
-
-def _waits(text: str) -> bool:
-    """Say whether stacks show that a rank's main thread waits for others: in a collective, or on a GPU that is in one."""
-    main = _main_thread(text)
-    return any(word in main for word in _WAITING) or bool(_ON_GPU.match(main))
-
-
-def _main_thread(text: str) -> str:
-    return re.split(r"^(?:Current thread|Thread) ", text, flags=re.MULTILINE)[-1]  # the oldest thread comes last
+    busy = [rank for rank, note in notes.items() if not note.waits_for]
+    return [rank for rank in busy if _FIRED.match(notes[rank].stacks)] or busy or list(notes)

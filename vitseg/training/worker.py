@@ -13,15 +13,14 @@ from vitseg.errors import UsageError, VitsegError
 from vitseg.git_commit import code_commit
 from vitseg.recipe import Recipe
 from vitseg.storage import open_store
-from vitseg.training.agent import AGENT, leave_with
 from vitseg.training.job import HISTORY, Job, read_job
 from vitseg.training.logger import TrainingLogger
 from vitseg.training.loop import Trainer
 from vitseg.training.objectives import objective_for
 from vitseg.training.plan import check
 from vitseg.training.precision import make_deterministic
-from vitseg.training.rank_events import say
-from vitseg.training.rank_failure import described
+from vitseg.training.rank_events import emit
+from vitseg.training.rank_failure import describe_error
 from vitseg.training.throughput import measure_throughput
 from vitseg.training.watchdog import FIRST_MINUTES, watched
 
@@ -30,7 +29,6 @@ PANEL_IMAGES = 6
 
 def main(job_folder: str) -> int:
     """Train this rank's share of a job; return the exit code."""
-    leave_with(int(os.environ.get(AGENT) or os.getppid()), at_once=True)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     recipe = None
     try:
@@ -38,7 +36,7 @@ def main(job_folder: str) -> int:
         # The watchdog, which can say who hung, goes first.
         train_rank(job_folder, dist.start(recipe.run.hang_minutes + FIRST_MINUTES + 1))
     except Exception as error:  # noqa: BLE001 - told with its traceback, as what ended this rank
-        say("error", **described(error, int(os.environ.get("RANK", "0")), recipe))
+        emit("error", **describe_error(error, int(os.environ.get("RANK", "0")), recipe))
         return error.exit_code if isinstance(error, VitsegError) else 1
     dist.stop()
     return 0

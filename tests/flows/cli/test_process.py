@@ -35,36 +35,6 @@ def test_a_command_says_that_it_is_stopping_and_ends_at_once_if_asked_three_time
     assert "Traceback" not in told
 
 
-ASK = """
-from flows.cli import process
-process.prepare_flow()
-from prefect import flow, task
-from prefect.settings import PREFECT_API_URL
-from prefect.task_runners import ProcessPoolTaskRunner
-
-@task
-def server():
-    from prefect.settings import PREFECT_API_URL
-    return PREFECT_API_URL.value()
-
-@flow(task_runner=ProcessPoolTaskRunner(max_workers=1))
-def ask():
-    return server.submit().result()
-
-if __name__ == "__main__":
-    print(ask() == PREFECT_API_URL.value() != None)
-"""
-
-
-def test_worker_processes_use_the_server_of_their_command(tmp_path):
-    program = tmp_path / "ask.py"
-    program.write_text(ASK)
-    own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    own |= {"PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=120, env=own)
-    assert done.stdout.splitlines()[-1:] == ["True"], done.stderr
-
-
 END = """
 import atexit, logging.handlers, sys, typer
 from flows.cli import output, process

@@ -1,6 +1,7 @@
 """The embedded servers: they come up, keep what they are given, survive, and let nobody else in."""
 
 import base64
+import dataclasses
 import http.client
 import json
 import os
@@ -21,6 +22,7 @@ import pytest
 from flows.stack import credentials, processes, servers
 from flows.stack import stack as stack_module
 from flows.stack.stack import StackStatus, down, up
+from vitseg import child_processes
 from vitseg.errors import DataError, UsageError, VitsegError
 from vitseg.storage import open_store
 
@@ -54,7 +56,7 @@ def state() -> dict[str, dict]:
 
 
 def processes_of(name: str) -> list[psutil.Process]:
-    return processes._marked(stack_module._mark(name))
+    return child_processes.marked(stack_module._mark(name))
 
 
 def all_processes() -> list[psutil.Process]:
@@ -251,7 +253,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def s3_request(method: str, path: str) -> int:
     root = stack_module.folder()
     site = servers.Site(root, {name: record["ports"] for name, record in state().items()}, credentials.read(root))
-    return servers.S3()._signed(site, method, path)
+    return servers.signed_s3_request(site, method, path)
 
 
 def test_down_stops_everything_and_up_finds_it_again(own_home: Path) -> None:
@@ -288,7 +290,8 @@ def test_two_commands_start_one_server(own_home: Path) -> None:
 
 def test_a_server_that_fails_takes_the_others_back(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = [sys.executable, "-c", "import time; time.sleep(3); print('no such table: flow'); raise SystemExit(3)"]
-    monkeypatch.setattr(servers.Prefect, "command", lambda self, site: broken)
+    failing = dataclasses.replace(servers.PREFECT, command=lambda site: broken)
+    monkeypatch.setitem(servers.SERVERS, "prefect", failing)
     with pytest.raises(VitsegError) as caught:
         up(servers=["s3", "prefect"])
     assert str(caught.value) == (

@@ -85,7 +85,7 @@ class MaskedPatches(Objective):
             sums += torch.stack([loss.double(), self.counts(visible)[0].double()])
             on_batch()
         model.train()
-        loss_sum, hidden = dist.sum_over_ranks(sums).tolist()
+        loss_sum, hidden = dist.read_numbers(dist.sum_over_ranks(sums))
         return {"val/loss": loss_sum / max(1, hidden)}
 
     def draw_panels(self, model: nn.Module, batch: Batch) -> Image.Image:
