@@ -8,8 +8,6 @@ Models without classes write RGB PNGs with the same text.
 
 import io
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,7 +25,6 @@ _RUN_LENGTHS = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 # Of pictures: half the bytes of level 1 for 15 % more time.
 _PICTURE_LEVEL = 4
 _PNG = b"\x89PNG\r\n\x1a\n"
-_MASK = "a mask is an 8-bit palette PNG"
 _JPEG_QUALITY = 90
 _JPEG_SIDE = 65_500  # libjpeg writes no longer ones
 
@@ -116,7 +113,8 @@ def decode_mask(data: bytes) -> tuple[np.ndarray, dict[str, str]]:
     Raises:
         DataError: these bytes are not a whole 8-bit palette PNG.
     """
-    return _decode(data, "P", _MASK)
+    image = _decoded(data, "P")
+    return np.asarray(image), _metadata(image)
 
 
 def decode_colors(data: bytes) -> tuple[np.ndarray, dict[str, str]]:
@@ -125,12 +123,8 @@ def decode_colors(data: bytes) -> tuple[np.ndarray, dict[str, str]]:
     Raises:
         DataError: these bytes are not a whole 8-bit RGB PNG.
     """
-    return _decode(data, "RGB", "an image is an 8-bit RGB PNG")
-
-
-def _decode(data: bytes, mode: str, rule: str) -> tuple[np.ndarray, dict[str, str]]:
-    with _opened(data, mode, rule) as image:
-        return np.asarray(image), _metadata(image)
+    image = _decoded(data, "RGB")
+    return np.asarray(image), _metadata(image)
 
 
 def mask_preview(data: bytes, size: tuple[int, int]) -> Image.Image:
@@ -139,19 +133,18 @@ def mask_preview(data: bytes, size: tuple[int, int]) -> Image.Image:
     Raises:
         DataError: these bytes are not a whole 8-bit palette PNG.
     """
-    with _opened(data, "P", _MASK) as image:
-        return image.resize(size, Image.Resampling.NEAREST).convert("RGB")
+    return _decoded(data, "P").resize(size, Image.Resampling.NEAREST).convert("RGB")
 
 
-@contextmanager
-def _opened(data: bytes, mode: str, rule: str) -> Iterator[Image.Image]:
+def _decoded(data: bytes, mode: str) -> Image.Image:
     image = _open(data)
     if image.mode != mode:
-        raise DataError(f"{rule}; this one has mode {image.mode}")
+        raise DataError(f"a mask or image of a job is a PNG of mode {mode}; this one has mode {image.mode}")
     try:
-        yield image
+        image.load()
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"the mask can't be decoded: {error}") from error
+    return image
 
 
 def _open(data: bytes) -> Image.Image:

@@ -20,16 +20,17 @@ from torch import Tensor
 
 from vitseg.architecture import Architecture
 from vitseg.errors import DataError, UsageError
+from vitseg.model.encoder import VisionTransformer
 from vitseg.model.patches import resample_positions
 from vitseg.model.transfer import option
 
 _STEM = {
     "embeddings.cls_token": "class_token",
     "cls_token": "class_token",
-    "embeddings.position_embeddings": "position",
-    "pos_embed": "position",
-    "embeddings.patch_embeddings.projection": "projection",
-    "patch_embed.proj": "projection",
+    "embeddings.position_embeddings": "embedding.position",
+    "pos_embed": "embedding.position",
+    "embeddings.patch_embeddings.projection": "embedding.projection",
+    "patch_embed.proj": "embedding.projection",
     "layernorm": "norm",
     "norm": "norm",
 }
@@ -103,30 +104,43 @@ def encoder_from_published(
     """
     found = _our_names(published)
     _check_fit(found, arch, heads)
-    weight, bias = found["projection.weight"].double(), found["projection.bias"].double()
-    scale, shift = _pixel_map(ours, theirs)
-    # A patch is flattened row by row, the channels of a pixel together: p1 p2 c.
-    ready = {
+    with torch.device("meta"):
+        expected = VisionTransformer(arch, grid).state_dict()
+    try:
+        ready = found | _changed(found, arch, grid, _pixel_map(ours, theirs))
+    except (KeyError, RuntimeError) as error:  # torch's, of shapes that don't go together
+        raise DataError(f"the weights are not those of a whole ViT: {error}") from error
+    for name, tensor in expected.items():
+        if name not in ready:
+            raise DataError(f"the weights lack {name} (our name for it): they are not those of a whole ViT")
+        if ready[name].shape != tensor.shape:
+            raise DataError(f"{name} has shape {tuple(ready[name].shape)} where {tuple(tensor.shape)} is expected")
+        if not ready[name].isfinite().all():
+            raise DataError(f"{name} holds values that are not finite: the file is damaged")
+    return {name: ready[name].to(torch.float32).contiguous() for name in expected}
+
+
+def _changed(
+    found: Mapping[str, Tensor], arch: Architecture, grid: tuple[int, int], pixel_map: tuple[Tensor, Tensor]
+) -> dict[str, Tensor]:
+    """Return the tensors that our encoder has in another form."""
+    weight, bias = found["embedding.projection.weight"].double(), found["embedding.projection.bias"].double()
+    scale, shift = pixel_map
+    class_position, positions = _positions(found, grid)
+    changed = {
+        # Our patches are flattened row by row, the channels of a pixel together.
         "embedding.projection.weight": rearrange(weight * scale[:, None, None], "d c p1 p2 -> d (p1 p2 c)"),
         "embedding.projection.bias": bias + torch.einsum("dcpq,c->d", weight, shift),
-        "norm.weight": found["norm.weight"],
-        "norm.bias": found["norm.bias"],
+        "embedding.position": positions,
     }
-    first, positions = _positions(found, grid)
-    ready["embedding.position"] = positions
     if arch.class_token:
-        ready["class_token"] = found["class_token"].flatten().double() + first
-    for index in range(arch.blocks):
-        for name in ("weight", "bias"):
-            block = f"blocks.{index}."
-            for part in ("attention_norm", "attention.output", "mlp_norm", "mlp.layers.0", "mlp.layers.1"):
-                ready[f"{block}{part}.{name}"] = found[f"{block}{part}.{name}"]
-            ready[f"{block}attention.qkv.{name}"] = _query_key_value(found, f"{block}attention.", name)
-    weights = {name: tensor.to(torch.float32).contiguous() for name, tensor in ready.items()}
-    broken = next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None)
-    if broken:
-        raise DataError(f"{broken} holds values that are not finite: the file is damaged")
-    return weights
+        changed["class_token"] = found["class_token"].flatten().double() + class_position
+    for block in (f"blocks.{index}.attention." for index in range(arch.blocks)):
+        parts = [f"{block}{part}" for part in ("qkv", "query", "key", "value") if f"{block}{part}.weight" in found]
+        weights = [found[f"{part}.weight"] for part in parts]
+        biases = [found.get(f"{part}.bias", w.new_zeros(len(w))) for part, w in zip(parts, weights, strict=True)]
+        changed |= {f"{block}qkv.weight": torch.cat(weights), f"{block}qkv.bias": torch.cat(biases)}
+    return changed
 
 
 def _our_names(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -149,7 +163,7 @@ def _our_names(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
             found[f"blocks.{block[1]}.{_PARTS[block[2]]}.{last}"] = tensor
         elif not plain.startswith(_HEADS):
             strange.append(name)
-    if strange or "projection.weight" not in found:
+    if strange or "embedding.projection.weight" not in found:
         what = f"{strange[0]} is none of its tensors" if strange else "it has no projection of patches"
         raise UsageError(
             f"this is no plain Vision Transformer in the naming of transformers (ViTModel) or timm: {what}"
@@ -164,7 +178,7 @@ def _check_fit(found: Mapping[str, Tensor], arch: Architecture, heads: int | Non
         UsageError: they are not; the message lists the `--set` options that fit.
         DataError: a tensor is missing or has a wrong shape.
     """
-    projection = found["projection.weight"]
+    projection = found["embedding.projection.weight"]
     if projection.ndim != 4 or projection.shape[1] != 3 or projection.shape[2] != projection.shape[3]:
         raise DataError(f"the projection of patches has shape {tuple(projection.shape)}, not (D, 3, P, P)")
     width, patch_size = projection.shape[0], projection.shape[2]
@@ -186,26 +200,6 @@ def _check_fit(found: Mapping[str, Tensor], arch: Architecture, heads: int | Non
     if wrong:
         options = " ".join(f"--set model.{key}={option(value)}" for key, value in wrong.items())
         raise UsageError(f"the weights don't fit this recipe: {options} does (--preset vit-base is ViT-B/16)")
-    _check_shapes(found, width, hidden, attention, blocks)
-
-
-def _check_shapes(found: Mapping[str, Tensor], width: int, hidden: int, attention: int, blocks: int) -> None:
-    shapes: dict[str, tuple[int, ...]] = {"projection.bias": (width,), "norm.weight": (width,), "norm.bias": (width,)}
-    for index in range(blocks):
-        block = f"blocks.{index}."
-        fused = f"{block}attention.qkv.weight" in found
-        parts = {"attention_norm": 0, "mlp_norm": 0, "attention.output": attention, "mlp.layers.1": hidden}
-        for part, inputs in parts.items():
-            shapes[f"{block}{part}.weight"] = (width, inputs) if inputs else (width,)
-            shapes[f"{block}{part}.bias"] = (width,)
-        shapes |= {f"{block}mlp.layers.0.weight": (hidden, width), f"{block}mlp.layers.0.bias": (hidden,)}
-        for part in ("qkv",) if fused else ("query", "key", "value"):
-            shapes[f"{block}attention.{part}.weight"] = (3 * attention if fused else attention, width)
-    for name, shape in shapes.items():
-        if name not in found:
-            raise DataError(f"the weights lack {name} (our name for it): they are not those of a whole ViT")
-        if tuple(found[name].shape) != shape:
-            raise DataError(f"{name} (our name for it) has shape {tuple(found[name].shape)}, not {shape}")
 
 
 def _pixel_map(ours: PixelStats, theirs: PixelStats) -> tuple[Tensor, Tensor]:
@@ -217,8 +211,8 @@ def _pixel_map(ours: PixelStats, theirs: PixelStats) -> tuple[Tensor, Tensor]:
 
 def _positions(found: Mapping[str, Tensor], grid: tuple[int, int]) -> tuple[Tensor | float, Tensor]:
     """Return the position embeddings of the class token, (D,) or 0, and of the patches, (N, D), resampled to the grid."""
-    width = found["projection.weight"].shape[0]
-    table = found.get("position")
+    width = found["embedding.projection.weight"].shape[0]
+    table = found.get("embedding.position")
     if table is None or table.ndim != 3 or table.shape[0] != 1 or table.shape[2] != width:
         raise DataError(f"the weights have no learned positions of shape (1, N, {width})")
     table = table[0].double()
@@ -241,13 +235,3 @@ def _positions(found: Mapping[str, Tensor], grid: tuple[int, int]) -> tuple[Tens
 
 def _is_square(count: int) -> bool:
     return math.isqrt(count) ** 2 == count
-
-
-def _query_key_value(found: Mapping[str, Tensor], attention: str, name: str) -> Tensor:
-    """Return the weights or biases of query, key and value, concatenated; a missing bias is 0."""
-    parts = ["qkv"] if f"{attention}qkv.weight" in found else ["query", "key", "value"]
-    weights = [found[f"{attention}{part}.weight"] for part in parts]
-    if name == "weight":
-        return torch.cat(weights)
-    biases = [found.get(f"{attention}{part}.bias") for part in parts]
-    return torch.cat([w.new_zeros(len(w)) if b is None else b for w, b in zip(weights, biases, strict=True)])
