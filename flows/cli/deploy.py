@@ -1,7 +1,7 @@
-"""Registers with a Prefect server what it should run: pools, the deployments of infra/prefect.yaml, automations.
+"""Registers pools, the deployments of infra/prefect.yaml, and automations with a Prefect server.
 
-Everything here may be done again: nothing is doubled, and a schedule that somebody switched on or off stays so. All else of
-a deployment, its parameters too, is what the file says.
+Registering again changes nothing twice. A schedule that somebody switched on or off stays so; everything else of a
+deployment, its parameters included, becomes what the file says.
 """
 
 import subprocess
@@ -21,23 +21,20 @@ from vitseg.errors import AccessError, NotFoundError, UsageError, VitsegError
 
 _AUTOMATIONS = "automations.yaml"
 _SECONDS = 300
-_NO_REASON = (
-    "An exception occurred.",
-    "For further information",
-)  # the ends of what Prefect's command says of its reasons
+_NO_REASON = ("An exception occurred.", "For further information")  # how Prefect's messages go on after the reason
 
 
 def deploy(file: Path) -> dict[str, Any]:
     """Register everything with the server of PREFECT_API_URL.
 
     Args:
-        file: the deployments; automations lie beside it.
+        file: the deployments; automations.yaml lies beside it.
 
     Raises:
         NotFoundError: a file does not exist.
-        UsageError: a file does not say what it should.
+        UsageError: a file is malformed or incomplete.
         AccessError: the server refuses these credentials.
-        VitsegError: it refused something else.
+        VitsegError: the server refuses something else.
     """
     try:
         pools = {row["name"]: row["work_pool"]["name"] for row in _read(file, "deployments")}
@@ -46,11 +43,11 @@ def deploy(file: Path) -> dict[str, Any]:
         raise UsageError(f"{file.parent}: a deployment or automation is not complete ({_one_line(error)})") from error
     try:
         with get_client(sync_client=True) as client:
-            made = [name for name in sorted(set(pools.values())) if _make_pool(client, name)]
+            created = [name for name in sorted(set(pools.values())) if _create_pool(client, name)]
             switches = _switches(client)
             try:
                 _register(file)
-            finally:  # it has switched schedules off, also if it failed later
+            finally:  # Prefect's command switched schedules off, perhaps before it failed
                 _switch_back(client, switches)
             for automation in automations:
                 _put_automation(client, automation)
@@ -62,7 +59,7 @@ def deploy(file: Path) -> dict[str, Any]:
     return {
         "deployments": list(pools),
         "pools": sorted(set(pools.values())),
-        "new_pools": made,
+        "new_pools": created,
         "automations": [automation.name for automation in automations],
     }
 
@@ -81,8 +78,8 @@ def _read(file: Path, key: str) -> list[dict[str, Any]]:
     return found[key]
 
 
-def _make_pool(client: SyncPrefectClient, name: str) -> bool:
-    """Make a pool of processes; one that is there keeps the limits that somebody gave it."""
+def _create_pool(client: SyncPrefectClient, name: str) -> bool:
+    """Create a pool of processes and return True; one that exists stays as it is, with its limits."""
     try:
         client.read_work_pool(name)
     except ObjectNotFound:
@@ -99,12 +96,12 @@ def _register(file: Path) -> None:
         raise VitsegError(f"the Prefect server took more than {_SECONDS} s to register {file}: try again") from error
     if done.returncode:
         lines = [line.strip() for line in (done.stderr + done.stdout).splitlines()]
-        said = [line for line in lines if line and not line.startswith(_NO_REASON)]
-        raise VitsegError(f"{file} could not be registered: {'; '.join(said[-3:])}")
+        reasons = [line for line in lines if line and not line.startswith(_NO_REASON)]
+        raise VitsegError(f"{file} could not be registered: {'; '.join(reasons[-3:])}")
 
 
 def _switches(client: SyncPrefectClient) -> dict[tuple[str, str], bool]:
-    """Return which schedules are switched on, by the names of deployment and schedule."""
+    """Return whether each schedule is switched on, by the names of its deployment and its own."""
     return {
         (deployment.name, schedule.slug): schedule.active
         for deployment in client.read_deployments()

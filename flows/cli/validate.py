@@ -111,6 +111,6 @@ def gate(file: str | None) -> None:
 
 
 def server() -> None:
-    """Refuse to go on where no Prefect server is named: what a temporary one is told is lost at once."""
+    """Refuse to register anything with a temporary Prefect server: it would be lost at once."""
     if not os.environ.get("PREFECT_API_URL"):
         raise UsageError("no Prefect server: start one with `vitseg stack up`, or name yours in PREFECT_API_URL")
