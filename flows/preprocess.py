@@ -29,12 +29,12 @@ def make_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecord
 def preprocess(
     source: str, dest: str, *, layout: Layout = "auto", size: tuple[int, int] = (256, 256), shard_samples: int = 256
 ) -> dict[str, Any]:
-    """Turn labeled photographs into shards; done work is found and left alone.
+    """Turn labeled photographs into shards; shards that are there already are kept.
 
     Args:
         source: folder, `s3://` or other fsspec address of the photographs and labels.
         dest: folder or `s3://` address for shards and manifest.json.
-        layout: how they lie in folders; `auto` finds out.
+        layout: how they lie in folders; `auto` detects it.
         size: height and width of the samples, pixels.
         shard_samples: samples a shard.
     """
@@ -50,14 +50,14 @@ def preprocess(
                 f"nothing to do: {dest} already holds these {_samples(manifest)} samples "
                 f"(fingerprint {plan.fingerprint[:12]})"
             )
-            return _answer(manifest, dest, start)
+            return _result(manifest, dest, start)
         manifest = commit(plan, _make_shards(plan, dest), dest, before)
     _show(manifest)
-    return _answer(manifest, dest, start)
+    return _result(manifest, dest, start)
 
 
 def _make_shards(plan: Plan, dest: str) -> list[ShardRecord]:
-    """Map the shards over the runner, some at a time: each that waits holds the names of all its samples."""
+    """Map the shards over the runner, some at a time: each one that waits holds the names of all its samples."""
     records: list[ShardRecord] = []
     with progress("writing shards", unit="shards") as show:
         shards = as_they_end(lambda shard: make_shard.submit(shard, plan.options, dest), plan.shards, CLUSTER_AHEAD)
@@ -71,7 +71,7 @@ def _samples(manifest: Manifest) -> int:
     return sum(split.samples for split in manifest.splits.values())
 
 
-def _answer(manifest: Manifest, dest: str, start: float) -> dict[str, Any]:
+def _result(manifest: Manifest, dest: str, start: float) -> dict[str, Any]:
     return {
         "manifest": join(dest, "manifest.json"),
         "fingerprint": manifest.fingerprint,

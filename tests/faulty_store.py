@@ -1,15 +1,15 @@
-"""An S3 server that often fails: a proxy before a good one, which spoils a share of its answers.
+"""An S3 server that often fails: a proxy in front of a good one, which spoils a share of its responses.
 
     refused       500 InternalError                                 slow_down     503 SlowDown
-    reset         the connection is reset, nothing was done         lost          done, but reset before the answer
-    broken        reset in the middle of the answer                 cut           the answer ends in the middle
-    cut_headers   the answer ends before its headers, or `cut_at`   empty         the answer ends after its headers
-    stall         the answer is late, and good                      conflict      409, for puts that are conditional
+    reset         the connection is reset, nothing was done         lost          done, but reset before the response
+    broken        reset in the middle of the response               cut           the response ends in the middle
+    cut_headers   it ends before its headers, or at `cut_at`        empty         it ends after its headers
+    stall         the response is late, and good                    conflict      409, for conditional puts
 
-Answers without content break off in the middle of their headers instead.
+Responses without content break off in the middle of their headers instead.
 
-Which request fails is decided by a seed, its method and address, and how often it came before: so the same
-requests meet the same faults, whatever the threads do. The kinds take turns, so that each has its share.
+A seed, the method and address of a request, and how often it came before decide whether it fails: so the same requests
+meet the same faults, whatever the threads do. The kinds take turns, so that each has its share.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ import pytest
 from vitseg.storage import s3_client
 
 KINDS = ("refused", "slow_down", "reset", "lost", "broken", "cut", "cut_headers", "empty", "stall")
-"""What any request may meet; `conflict` is no part of it."""
+"""What any request may meet; `conflict` is not among them."""
 _REFUSALS = {
     "refused": (500, "InternalError"),
     "slow_down": (503, "SlowDown"),
@@ -48,11 +48,11 @@ class FaultyStore(ThreadingHTTPServer):
         share: of requests that fail, 0–1.
         kinds: of faults, any of `KINDS`, or `conflict`.
         seed: decides which requests fail.
-        stall: seconds that an answer is late.
-        most: faults that one and the same request meets at most; None for no limit.
+        stall: seconds by which a response is late.
+        most: faults that one request meets at most; None for no limit.
         methods: the methods that may fail; all of them by default.
-        cut_at: bytes of an answer that come before it ends, of kind `cut_headers`.
-        length_last: put Content-Length behind all other headers: servers differ in that.
+        cut_at: bytes of a response before it ends, for `cut_headers`.
+        length_last: put Content-Length after all other headers; servers differ in that.
     """
 
     daemon_threads = True
@@ -101,9 +101,9 @@ class FaultyStore(ThreadingHTTPServer):
         with self._lock:
             self.requests[method] += 1
             self._seen[request] += 1
-            chance = random.Random(f"{self._seed} {request} {self._seen[request]}").random()
-            spared = self.methods is not None and method not in self.methods
-            if chance >= self.share or spared or self._met[request] == self.most:
+            draw = random.Random(f"{self._seed} {request} {self._seen[request]}").random()
+            exempt = self.methods is not None and method not in self.methods
+            if draw >= self.share or exempt or self._met[request] == self.most:
                 return None
             self._met[request] += 1
             kind = self._deck[self.faults.total() % len(self._deck)]
@@ -120,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 60
     server: FaultyStore
 
-    def _answer(self) -> None:
+    def _respond(self) -> None:
         address = self.requestline.split()[1]  # `self.path` joins slashes at its beginning
         kind = self.server.fault_of(self.command, address)
         if kind == "reset":
@@ -152,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         return None
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _respond  # noqa: N815
 
     def _body(self) -> bytes:
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
@@ -166,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
         return b"".join(parts)
 
     def _forward(self, address: str, body: bytes) -> tuple[bytes, bytes]:
-        """Return head and body of what the good server says."""
+        """Return head and body of the good server's response."""
         chunked = "Transfer-Encoding" in self.headers
         with contextlib.closing(http.client.HTTPConnection(*self.server.target, timeout=60)) as connection:
             connection.putrequest(self.command, address, skip_host=True, skip_accept_encoding=True)
@@ -176,15 +176,15 @@ class _Handler(BaseHTTPRequestHandler):
             if chunked:
                 connection.putheader("Transfer-Encoding", "chunked")
             connection.endheaders(iter([body]) if chunked else body or None, encode_chunked=chunked)
-            answer = connection.getresponse()
-            content = answer.read()
-        headers = [(name, value) for name, value in answer.getheaders() if name.lower() not in _HOP_BY_HOP]
+            response = connection.getresponse()
+            content = response.read()
+        headers = [(name, value) for name, value in response.getheaders() if name.lower() not in _HOP_BY_HOP]
         if self.server.length_last:
             headers.sort(key=lambda header: header[0].lower() == "content-length")
-        bodiless = self.command == "HEAD" or answer.status in (204, 304)
-        if not bodiless and answer.getheader("Content-Length") is None:
+        bodiless = self.command == "HEAD" or response.status in (204, 304)
+        if not bodiless and response.getheader("Content-Length") is None:
             headers.append(("Content-Length", str(len(content))))
-        return _head(answer.status, answer.reason, headers), content
+        return _head(response.status, response.reason, headers), content
 
     def _send(self, head: bytes, content: bytes) -> None:
         self.wfile.write(head + content)
@@ -206,7 +206,7 @@ def _head(status: int, reason: str, headers: list[tuple[str, str]]) -> bytes:
 
 @contextlib.contextmanager
 def through(proxy: FaultyStore) -> Iterator[None]:
-    """Point this process to another S3 server; pauses between retries are short."""
+    """Point this process to the proxy; pauses between retries are short."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         patch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda seconds: time.sleep(seconds / 20)))

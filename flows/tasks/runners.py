@@ -13,15 +13,15 @@ from flows.tasks import Runner
 from vitseg.errors import StorageError, StoreFullError, UsageError
 
 CLUSTER_AHEAD = 256
-"""Tasks that wait or run at a cluster, whose workers nobody has counted."""
-_LOOK_SECONDS = 0.5
+"""Tasks that wait or run at a cluster, whose number of workers is not known here."""
+_WAIT_SECONDS = 0.5
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def make_runner(name: str, workers: int | None = None) -> Any:
-    """Return a Prefect task runner with as many workers as there are cores, or as asked for.
+    """Return a Prefect task runner with `workers` workers, or as many as there are cores.
 
     Raises:
         UsageError: an unknown name, or its extra is not installed.
@@ -57,7 +57,7 @@ def as_they_end(
 ) -> Iterator[tuple[T, PrefectFuture[R]]]:
     """Submit a task for each item, up to `ahead` at a time, and yield items and futures as they end, in any order.
 
-    `on_wait` is called twice a second while none ends.
+    `on_wait` is called every half second in which none ends.
     """
     ended: queue.SimpleQueue[PrefectFuture[R]] = queue.SimpleQueue()
     waiting, running = iter(items), dict[PrefectFuture[R], T]()
@@ -71,7 +71,7 @@ def as_they_end(
     begin(ahead)
     while running:
         try:
-            future = ended.get(timeout=_LOOK_SECONDS)
+            future = ended.get(timeout=_WAIT_SECONDS)
         except queue.Empty:
             on_wait()
             continue
@@ -85,6 +85,6 @@ def cores() -> int:
 
 
 def may_pass(task: Any, run: Any, state: Any) -> bool:
-    """Retry what may pass (a store that fails), not what stays wrong (data, credentials, usage, no room)."""
+    """Return whether another try may succeed: a store may recover; data, credentials, usage or a full disk don't."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, StorageError | OSError) and not isinstance(error, StoreFullError)

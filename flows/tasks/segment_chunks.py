@@ -1,4 +1,4 @@
-"""Map the chunks of a job over threads, processes, Dask or Ray: a few at a time, so that a hopeless job stops early."""
+"""Map the chunks of a job over threads, processes, Dask or Ray: a few at a time, so that a job that can't succeed stops early."""
 
 import queue
 import time
@@ -20,12 +20,12 @@ from vitseg.inference.chunk import segment_chunk
 from vitseg.inference.job import Job
 from vitseg.inference.ledger import ChunkCounts
 
-_HOPELESS = 3  # chunks one after another that fail, after their retries: then it is the store, not the chunk
-_TOLD = 5  # failed objects, as they occur
+_MAX_IN_A_ROW = 3  # chunks that may fail one after another, with all their retries: then the store is to blame
+_SHOWN_FAILURES = 5  # objects that are named when they fail
 _PAGE_SECONDS = 5
 
-_seen: "queue.SimpleQueue[int]" = queue.SimpleQueue()
-"""Objects that chunks in this very process have done; those in others tell when they end."""
+_finished: "queue.SimpleQueue[int]" = queue.SimpleQueue()
+"""Numbers of objects that chunks in this very process have finished; in other processes, only whole chunks count."""
 
 
 @task(retries=2, retry_delay_seconds=exponential_backoff(backoff_factor=1), retry_jitter_factor=0.5,
@@ -36,19 +36,19 @@ def do_chunk(job: Job, index: int, threads: int | None) -> ChunkCounts:
 
 
 def _do(job: Job, index: int, threads: int | None) -> ChunkCounts:
-    # By name: the task itself travels to other processes with all that it refers to, and a queue can't.
-    return segment_chunk(job, index, threads=threads, progress=_seen.put)
+    # A function of its own: a task is sent to other processes with all that it refers to, and a queue can't be sent.
+    return segment_chunk(job, index, threads=threads, progress=_finished.put)
 
 
 def default_runner() -> Runner:
-    """Return where chunks run best: a process for each of several GPUs, else threads, that need not start."""
+    """Return where chunks run best: a process for each of several GPUs, else threads, which start at once."""
     return "process" if _gpus() > 1 else "thread"
 
 
 def default_workers(runner: str) -> int:
-    """Return how many chunks go at a time: two share a GPU, so that it never waits; else as many as there are cores.
+    """Return how many chunks run at a time: two share a GPU, so that it never waits; else as many as there are cores.
 
-    Threads of one process also share its interpreter: over four they wait for each other.
+    Threads of one process share its interpreter: more than four would wait for each other.
     """
     if gpus := _gpus():
         return 2 if runner == "thread" else gpus
@@ -62,21 +62,21 @@ def _gpus() -> int:
 
 
 def run_chunks(job: Job, runner: str, workers: int, max_failures: int | None) -> list[ChunkCounts]:
-    """Segment all chunks; one that fails is retried, and doesn't keep the others from being done.
+    """Segment all chunks; one that fails is retried, and doesn't stop the others.
 
     Raises:
-        VitsegError: chunks have failed for good, more objects than `max_failures` have, or going on makes no sense.
+        VitsegError: chunks failed in spite of retries, more than `max_failures` objects failed, or the job can't succeed.
     """
     outcome = Outcome(job, max_failures)
     with progress("segmenting", job.listed, "objects") as show:
-        watch = Watch(job, show)
+        job_progress = JobProgress(job, show)
         left = list(range(job.chunks))
         while left:
-            suspects = _run(left, runner, workers, outcome, watch)
+            suspects = _run(left, runner, workers, outcome, job_progress)
             if suspects:
                 note(f"a worker died (out of memory?): {pluralize(len(suspects), 'chunk')} once more, each alone")
-            for index in suspects:  # in flight when it happened: only one of them is to blame
-                if _run([index], runner, 1, outcome, watch):
+            for index in suspects:  # only one of them is to blame
+                if _run([index], runner, 1, outcome, job_progress):
                     outcome.lose(index, StorageError("its worker died again, alone with it (out of memory?)"))
             left = [index for index in left if index not in outcome.counts and index not in outcome.lost]
     if outcome.lost:
@@ -88,11 +88,11 @@ def run_chunks(job: Job, runner: str, workers: int, max_failures: int | None) ->
     return list(outcome.counts.values())
 
 
-def _run(indexes: list[int], runner: str, workers: int, outcome: "Outcome", watch: "Watch") -> list[int]:
-    """Run chunks, some more than there are workers at a time; return those in flight when a worker died."""
+def _run(indexes: list[int], runner: str, workers: int, outcome: "Outcome", job_progress: "JobProgress") -> list[int]:
+    """Run chunks, some more at a time than there are workers; return those under way when a worker died."""
     here = runner in ("thread", "process")
     ahead = workers + 1 if here else max(workers + 1, CLUSTER_AHEAD)
-    threads = max(1, cores() // workers) if here and not _gpus() else None  # Dask and Ray tell their workers themselves
+    threads = max(1, cores() // workers) if here and not _gpus() else None  # Dask and Ray set it for their workers
     suspects: list[int] = []
     allowed = takewhile(lambda _: not suspects, indexes)
 
@@ -100,22 +100,22 @@ def _run(indexes: list[int], runner: str, workers: int, outcome: "Outcome", watc
         return pool.submit(do_chunk, {"job": outcome.job, "index": index, "threads": threads})
 
     with make_runner(runner, workers) as pool:
-        for index, future in as_they_end(submit, allowed, ahead, on_wait=watch.look):
+        for index, future in as_they_end(submit, allowed, ahead, on_wait=job_progress.update):
             try:
                 counts = future.result()
             except BrokenExecutor:  # the pool is gone, and all that was in it
                 suspects.append(index)
-            except Exception as error:  # noqa: BLE001 - told apart by `lose`
+            except Exception as error:  # noqa: BLE001 - `lose` decides
                 outcome.lose(index, error)
             else:
                 outcome.add(index, counts)
-                watch.ended(index)
+                job_progress.ended(index)
     return suspects
 
 
 @dataclass
 class Outcome:
-    """What became of the chunks so far; stops the job where going on makes no sense."""
+    """What became of the chunks so far; stops the job where it can't succeed."""
 
     job: Job
     max_failures: int | None
@@ -125,15 +125,15 @@ class Outcome:
     failed: int = 0
     """Objects that failed."""
     in_a_row: int = 0
-    """Chunks that were lost since the last that was not."""
+    """Chunks that were lost since the last success."""
 
     def add(self, index: int, counts: ChunkCounts) -> None:
         """Take the result of a chunk.
 
         Raises:
-            DataError: more objects have failed than may.
+            DataError: more than `max_failures` objects have failed.
         """
-        for key, reason in counts.failures[: max(0, _TOLD - self.failed)]:
+        for key, reason in counts.failures[: max(0, _SHOWN_FAILURES - self.failed)]:
             note(f"failed: {key}: {reason}")
         self.counts[index] = counts
         self.failed += counts.failed
@@ -148,40 +148,40 @@ class Outcome:
         """Go on without a chunk.
 
         Raises:
-            Exception: the error itself, where it is nothing that other chunks could be spared.
+            Exception: the error itself, where other chunks would fail, too.
         """
         for_all = isinstance(error, VitsegError) and not isinstance(error, StorageError)
         self.in_a_row += 1
-        if for_all or isinstance(error, StoreFullError) or self.in_a_row == _HOPELESS:
+        if for_all or isinstance(error, StoreFullError) or self.in_a_row == _MAX_IN_A_ROW:
             raise error
         self.lost[index] = error
         note(f"chunk {index} failed: {error or type(error).__name__}")
 
 
-class Watch:
+class JobProgress:
     """Shows how far a job is: in the terminal object by object, on the flow run's page every few seconds."""
 
     def __init__(self, job: Job, show: Any) -> None:
         self._job, self._show = job, show
-        self._ended = self._heard = 0
-        self._told = time.monotonic()
+        self._ended = self._reported = 0
+        self._shown = time.monotonic()
         self._page: Any = create_progress_artifact(
             progress=0.0, key="segment-progress", description="objects, per cent"
         )
-        while not _seen.empty():  # of another job in this process
-            _seen.get()
+        while not _finished.empty():  # of another job in this process
+            _finished.get()
 
-    def look(self) -> None:
-        """Show what chunks in this process have told."""
-        while not _seen.empty():
-            self._heard += _seen.get()
-        done = min(max(self._ended, self._heard), self._job.listed)
+    def update(self) -> None:
+        """Show what has been done by now."""
+        while not _finished.empty():
+            self._reported += _finished.get()
+        done = min(max(self._ended, self._reported), self._job.listed)
         self._show(done, self._job.listed)
-        if done == self._job.listed or time.monotonic() - self._told > _PAGE_SECONDS:
-            self._told = time.monotonic()
+        if done == self._job.listed or time.monotonic() - self._shown > _PAGE_SECONDS:
+            self._shown = time.monotonic()
             update_progress_artifact(self._page, progress=100 * done / self._job.listed)
 
     def ended(self, index: int) -> None:
         """Count a chunk that has ended."""
         self._ended += self._job.size(index)
-        self.look()
+        self.update()

@@ -1,8 +1,8 @@
 """Random changes of photographs and their labels together, in training: scale and crop, and colors.
 
-They act on a whole batch of tensors, on whatever device it lies. What is drawn for a sample is a function of (seed,
-step, its row in the *global* batch) alone: so a batch does not depend on the number of ranks, nor on where a job was
-resumed. Mirroring is not here: the loader does that while it decodes.
+They act on a whole batch of tensors, on any device. The random numbers of a sample are a function of (seed, step, its row
+in the *global* batch) alone: so a batch depends neither on the number of ranks nor on where a job was resumed. The
+loader mirrors, while it decodes.
 
 A pixel's center lies at half-integer coordinates, for photo and label alike: pixel i covers [i, i + 1). The label of
 an output pixel is that of the source pixel in which its center falls, so labels are never blended.
@@ -33,7 +33,7 @@ def augment(
     step: int,
     rows: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """Change a batch at random; a recipe that asks for nothing gets the same tensors back.
+    """Change a batch at random; a recipe without augmentation returns the same tensors.
 
     Args:
         images: photographs uint8 (B, 3, H, W).
@@ -62,9 +62,9 @@ def augment(
         # the end of a batch than in its middle.
         scale = draws.new_tensor([low * (high / low) ** power for power in drawn[:, _SCALE].tolist()])
         if labels.ndim == 4:
-            scale = scale.clamp(min=1)  # no pixel of a target image can say that it does not count
-        wanted = recipe.rare and labels.ndim == 3
-        focus = _rare_pixels(labels, pixels_per_class, draws, recipe.rare) if wanted else None
+            scale = scale.clamp(min=1)  # a target image has no value that is ignored
+        seeks_rare = recipe.rare and labels.ndim == 3
+        focus = _rare_pixels(labels, pixels_per_class, draws, recipe.rare) if seeks_rare else None
         y, x = _sources(scale, draws, focus, (images.shape[2], images.shape[3]))
         pixels = _resample(pixels, y, x)
         labels = _nearest(labels, y, x) if labels.ndim == 3 else _to_bytes(_resample(labels.float(), y, x))
@@ -84,7 +84,7 @@ def class_weights(pixels_per_class: Sequence[int]) -> np.ndarray:
 
 
 def _draws(seed: int, step: int, row: int) -> np.ndarray:
-    """Return the random numbers of one sample, float64 in [0, 1 - 2⁻³²]: raw PCG64, stable for ever (see `order`)."""
+    """Return the random numbers of one sample, float64 in [0, 1 - 2⁻³²]: raw PCG64, which never changes (see `order`)."""
     sequence = np.random.SeedSequence(seed, spawn_key=(step, row, _STREAM))
     return (np.random.PCG64(sequence).random_raw(_DRAWS) >> np.uint64(32)) * 2.0**-32
 

@@ -1,7 +1,7 @@
 """Color labels → train ids, for clean color masks and for masks that went through JPEG.
 
 JPEG smears colors: in a lossy label only two thirds of the pixels lie within 5 steps of a palette color,
-so each pixel takes the class of its nearest color. A table over a coarse grid of colors makes that one
+so each pixel takes the class of its nearest color. A table over a coarse grid of colors makes that a single
 look-up.
 """
 
@@ -15,9 +15,9 @@ from vitseg.labels import IGNORE_INDEX, Label, foreground_class, label_train_ids
 GRID_BITS = 6
 """The table has 64 cells a channel, each 4 color steps wide."""
 MAX_DISTANCE = 60.0
-"""Euclidean RGB distance beyond which a color is nobody's; about 1 % of real JPEG label pixels."""
+"""Euclidean RGB distance beyond which a color belongs to no class; about 1 % of real JPEG label pixels."""
 BLEND_COLORS = frozenset({"tunnel", "guard rail"})
-"""Colors that turn up in JPEG labels almost only as blends at edges: not looked for there."""
+"""Colors that occur in JPEG labels almost only as blends at edges, and are ignored there."""
 MAX_UNKNOWN = 0.5
 """Share of pixels with a color outside the palette above which an image is no label of this data set."""
 
@@ -55,9 +55,9 @@ class ColorDecoder:
             SampleError: most pixels have colors that are not in the palette, and the data set is not binary.
         """
         codes, train_ids = _exact_table(self.labels)
-        wanted = _pack(rgb)
-        at = np.searchsorted(codes, wanted).clip(max=len(codes) - 1)
-        known = codes[at] == wanted
+        pixels = _pack(rgb)
+        at = np.searchsorted(codes, pixels).clip(max=len(codes) - 1)
+        known = codes[at] == pixels
         binary = foreground_class(self.labels) is not None
         if not binary and (unknown := 1 - float(known.mean())) > MAX_UNKNOWN:
             raise SampleError(f"{unknown:.0%} of the label's pixels have colors that no class has")

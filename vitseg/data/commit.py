@@ -16,20 +16,20 @@ from vitseg.storage import Store, open_store
 
 
 def commit(plan: Plan, records: Iterable[ShardRecord], dest: str, replaces: str | None = None) -> Manifest:
-    """Check that every part of the plan is there, and write the manifest that makes the data set exist.
+    """Check that every shard of the plan is there, and write the manifest that makes the data set exist.
 
     Args:
         plan: what was planned.
-        records: what became of its parts, in any order.
+        records: what became of its shards, in any order.
         dest: where they are.
         replaces: `manifest_tag` of the data set that was at `dest` when the job began, which this one may replace.
 
     Returns:
-        The manifest, or that of another job that made the same data set meanwhile.
+        The manifest, or that of another job that has made the same data set meanwhile.
 
     Raises:
-        DataError: a part is missing, doesn't add up or lost its tar, no source at all could be used, the one thing
-            of a binary data set is nowhere, or another job has put its own data set there meanwhile.
+        DataError: a shard is missing, doesn't add up or has lost its tar; no source could be used; the foreground of a
+            binary data set occurs nowhere; or another job has written its own data set there meanwhile.
     """
     store = open_store(dest)
     by_place = {(record.split, record.index): record for record in records}
@@ -45,10 +45,10 @@ def commit(plan: Plan, records: Iterable[ShardRecord], dest: str, replaces: str 
     skipped = [*plan.skipped, *(row for record in ordered for row in record.skipped)]
     if not splits:
         raise DataError(f"no source could be used; the first, {skipped[0].source}: {skipped[0].reason}")
-    thing = foreground_class(plan.options.labels)
-    if thing and not any(split.pixels_per_class[0] for split in splits.values()):
+    foreground = foreground_class(plan.options.labels)
+    if foreground and not any(split.pixels_per_class[0] for split in splits.values()):
         raise DataError(
-            f"no label has a pixel of {thing.name!r}: it is looked for as id {thing.id} or color {thing.color}; "
+            f"no label has a pixel of {foreground.name!r}: it is looked for as id {foreground.id} or color {foreground.color}; "
             f"correct classes.json (masks of 0 and 255 need id 255)"
         )
     manifest = Manifest(
@@ -75,7 +75,7 @@ def commit(plan: Plan, records: Iterable[ShardRecord], dest: str, replaces: str 
 
 
 def finished(plan: Plan, dest: str) -> Manifest | None:
-    """Return the manifest at `dest` if it is what the plan would give and its shards are there, else None."""
+    """Return the manifest at `dest` if it is the one that the plan would give and its shards are there, else None."""
     try:
         manifest = read_manifest(dest)
     except (NotFoundError, DataError):

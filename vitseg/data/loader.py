@@ -1,7 +1,7 @@
-"""Shards to batches: exact, resumable at any step, and the same for any number of ranks.
+"""Shards → batches: exact, resumable at any step, and the same for any number of ranks.
 
-`order` says which sample comes when; here a few threads open the shards that come next and decode a few
-batches ahead. What a batch consists of is known before anything is read, so resuming costs no reading.
+`order` decides which sample comes when; here, threads open the next shards and decode a few batches ahead. What a batch
+consists of is known before anything is read, so resuming reads nothing twice.
 """
 
 import io
@@ -35,7 +35,7 @@ class Batch:
 
     Attributes:
         images: uint8 (B, 3, H, W), RGB in 0–255.
-        labels: uint8 (B, H, W), train ids; 255 counts nowhere. Of image pairs: uint8 (B, 3, H, W), the
+        labels: uint8 (B, H, W), train ids; 255 is ignored. Of image pairs: uint8 (B, 3, H, W), the
             target images.
         keys: B keys.
     """
@@ -44,15 +44,15 @@ class Batch:
     labels: torch.Tensor
     keys: list[str]
 
-    def pictures(self, answers: torch.Tensor) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield photo, truth and a model's answer, sample by sample: train ids (H, W), images (H, W, 3), all uint8.
+    def pictures(self, outputs: torch.Tensor) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield photo, target and a model's output, sample by sample: train ids (H, W), images (H, W, 3), all uint8.
 
         Args:
-            answers: uint8, of the shape of the labels.
+            outputs: uint8, of the shape of the labels.
         """
-        for row in zip(self.images, self.labels, answers, strict=True):
-            photo, truth, answer = ((item.permute(1, 2, 0) if item.ndim == 3 else item).numpy() for item in row)
-            yield photo, truth, answer
+        for row in zip(self.images, self.labels, outputs, strict=True):
+            photo, target, output = ((item.permute(1, 2, 0) if item.ndim == 3 else item).numpy() for item in row)
+            yield photo, target, output
 
 
 class Batches:
@@ -85,8 +85,8 @@ class Batches:
             rank: which part of each batch this process reads.
             world_size: number of ranks.
             seed: of order and flips.
-            shuffle: an order of its own for each epoch; else as stored.
-            drop_last: leave out a last batch that is not full, as training must: every rank takes as many
+            shuffle: whether each epoch has an order of its own; else samples come as stored.
+            drop_last: leave out a last batch that is not full, as training must, so that all ranks take equally many
                 steps. Else nothing is left out, and ranks may get unequal parts of the last batch, or none.
             flip: mirror half of the samples, left to right.
             shuffle_shards: shards that are shuffled together, and opened ahead.
@@ -144,7 +144,7 @@ class Batches:
             pending: deque[_Pending] = deque()
             submitted = 0
             for done in range(len(steps)):
-                # Wait for files only if there is nothing else to give out.
+                # Wait for files only if there is no other batch to yield.
                 while submitted < min(len(steps), done + _BATCHES_AHEAD) and (
                     submitted == done or files.ready(submitted)
                 ):
@@ -209,12 +209,12 @@ def _decode(shard: OpenShard, sample: int, flip: bool, image: np.ndarray, label:
     try:
         height, width = image.shape[1:]
         pixels = _pixels(photo, "JPEG", "RGB", (height, width))
-        truth = _pixels(ids, "PNG", "L" if label.ndim == 2 else "RGB", (height, width))
+        target = _pixels(ids, "PNG", "L" if label.ndim == 2 else "RGB", (height, width))
     except _NOT_AN_IMAGE as error:
         raise DataError(f"shard {shard.info.name}: sample {key!r} can't be decoded: {error}") from error
     columns = slice(None, None, -1 if flip else 1)
     image[:] = pixels.transpose(2, 0, 1)[:, :, columns]
-    label[:] = (truth if label.ndim == 2 else truth.transpose(2, 0, 1))[..., columns]
+    label[:] = (target if label.ndim == 2 else target.transpose(2, 0, 1))[..., columns]
     return key
 
 

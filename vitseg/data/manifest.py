@@ -1,7 +1,6 @@
 """`manifest.json`: what a prepared data set consists of. It is written last and makes the data set exist.
 
-The format is part of the project's contract: readers check `schema`, and everything that is counted here is
-counted again by `vitseg verify`.
+Readers check `schema`; `vitseg verify` counts again what is counted here.
 """
 
 import functools
@@ -20,7 +19,7 @@ MANIFEST = "manifest.json"
 SCHEMA = 1
 TARGETS = ("labels", "images", "none")
 MAX_MANIFEST_BYTES = 256 * 2**20
-"""A manifest of a million shards is smaller; anything larger is not a manifest."""
+"""A manifest of a million shards is smaller; a larger file is not a manifest."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -79,7 +78,7 @@ class SkippedSource:
 class Manifest:
     """A whole data set: `image_size` is (height, width) in pixels, `classes` are in order of train ids.
 
-    Without classes, the labels of the samples are images: the data set has pairs of images.
+    Without classes, the targets are images, or there are none.
     """
 
     fingerprint: str
@@ -124,7 +123,7 @@ class Manifest:
             raise DataError(f"the manifest has schema {values.get('schema')!r}; this version reads {SCHEMA}")
         height, width = (_count(value, "image_size") for value in values["image_size"])
         classes = tuple(Label.from_json(row) for row in values["classes"])
-        targets = str(values.get("targets") or values.get("truth", "labels"))  # `truth`: as it was called before
+        targets = str(values.get("targets") or values.get("truth", "labels"))  # `truth` in data sets of older versions
         if targets not in TARGETS:
             raise DataError(f"targets {targets!r} is not one of {', '.join(TARGETS)}")
         if (classes != train_classes(classes) if targets == "labels" else classes) or not height or not width:

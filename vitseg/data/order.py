@@ -1,16 +1,16 @@
-"""In which order an epoch reads its samples: a pure function of the data set, the seed and the epoch.
+"""The order in which an epoch reads its samples: a pure function of the data set, the seed and the epoch.
 
 Shards are shuffled, and then samples among `window` shards at a time, so that only about that many files are
-open at once. Up to `window` shards that is a uniform permutation. With more of them, two samples of one shard come nearer
-to each other than they would by chance (at 0.56 of that distance with 24 shards, 0.13 with 120; `make bench ONLY=loader`),
-but shards are random parts of their split already, so what comes near by is no city and no class. It costs no memory for
-samples, which are read where they lie: a window is open files; what is kept is the index of opened shards,
-about 100 bytes a sample.
+open at once. Up to `window` shards, that is a uniform permutation. With more shards, two samples of one shard come
+nearer to each other than in a uniform permutation (at 0.56 of the distance with 24 shards, 0.13 with 120; see `make bench
+ONLY=loader`), but shards are random parts of their split already: neighbors share neither city nor class. A window is a
+set of open files; samples are read where they lie, so it costs no memory but the index of opened shards, about 100 bytes a
+sample.
 
-No rank enters into it: batch `k` is the same set of samples for any number of ranks. That makes
-a run repeatable on other machines and resumable at any step, and gives every rank the same number of steps.
+The order does not depend on ranks: batch `k` is the same set of samples for any number of them. So a run can be
+repeated on other machines and resumed at any step, and every rank takes the same number of steps.
 
-Shuffles sort by the raw output of a seeded PCG64, which NumPy keeps stable for ever; `Generator.permutation`
+Shuffles sort by the raw output of a seeded PCG64, which NumPy promises never to change; `Generator.permutation`
 may change between releases (https://numpy.org/neps/nep-0019-rng-policy.html).
 """
 
@@ -54,7 +54,7 @@ def stored_order(shard_samples: Sequence[int]) -> np.ndarray:
 
 
 def epoch_flips(samples: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Return which positions of an epoch's order are mirrored, one in two by chance: bool (samples,)."""
+    """Return which positions of an epoch's order are mirrored, on average every second: bool (samples,)."""
     return _raw(samples, seed, epoch, _FLIPS) >> np.uint64(63) == 1
 
 
@@ -75,7 +75,7 @@ def rank_rows(rows: np.ndarray, step: int, *, batch_size: int, rank: int, world_
 
 
 def check_batch(batch_size: int, rank: int, world_size: int) -> None:
-    """Check that a global batch can be dealt out to the ranks in equal parts.
+    """Check that a global batch can be divided equally among the ranks.
 
     Raises:
         UsageError: it can't.

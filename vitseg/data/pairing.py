@@ -1,4 +1,4 @@
-"""Photos and labels find each other by split and stem, on disk: memory does not grow with the source."""
+"""Pairs photos and labels by split and stem, on disk: memory does not grow with the source."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -7,14 +7,14 @@ from vitseg.data.temporary_database import TemporaryDatabase, packed, unpacked
 from vitseg.storage import ObjectInfo
 
 PHOTO, LABEL, SECOND_LABEL = range(3)
-"""What an object can be to its stem; a second label counts where there is no first."""
+"""What an object is to its stem; a second label counts where there is no first."""
 
 Listed = tuple[str, str, int, ObjectInfo]
-"""Split, stem, what it is to the stem, and the object."""
+"""Split, stem, part (what it is to the stem), and the object."""
 
 
 class Pairing(TemporaryDatabase):
-    """The table `object`: all that a source lists, in the order of split, stem, what it is and key."""
+    """All objects that a source lists, in the order of split, stem, part and key."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Pairing(TemporaryDatabase):
         )
 
     def stems(self) -> Iterator[tuple[str, str, dict[int, list[ObjectInfo]]]]:
-        """Yield (split, stem, {what: objects by name}), by split and stem."""
+        """Yield (split, stem, {part: objects by name}), by split and stem."""
         rows = self.execute("SELECT * FROM object ORDER BY split, stem, part, key")
         for (split, stem), group in itertools.groupby(rows, key=lambda row: row[:2]):
             found: dict[int, list[ObjectInfo]] = {}

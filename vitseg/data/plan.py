@@ -1,9 +1,9 @@
 """The plan of a data set: which source becomes which sample of which shard.
 
-It is made before any image is opened, and is a pure function of what the source holds and of the options. Its
-fingerprint names the data set: the same content gives the same one in a folder and in a bucket.
+It is made before any image is opened, and is a pure function of the source's content and the options. Its
+fingerprint names the data set: equal content gives equal fingerprints, in a folder and in a bucket.
 
-A source of millions is planned in a temporary file, from which each shard is read when its turn has come.
+The plan lies in a temporary file, from which each shard is read when it is its turn: a source may hold millions.
 """
 
 import bisect
@@ -38,7 +38,7 @@ class PlannedSample:
     """One sample to make: keys relative to the source's root, and the MD5 of what they held when planned.
 
     `label` and `label_md5` are None where photo and label are halves of one image, or there is no label. The tags are those
-    of files in a folder: while they hold, nobody has to hash the file again. Another copy of the source has others.
+    of files in a folder: while a file keeps its tag, it is not hashed again. Another copy of the source has other tags.
     """
 
     key: str
@@ -52,7 +52,7 @@ class PlannedSample:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One part of the work: the samples of the `index`-th shard of a split, in their order."""
+    """The samples of the `index`-th shard of a split, in their order."""
 
     split: str
     index: int
@@ -60,7 +60,7 @@ class ShardPlan:
 
 
 class PlannedShards(Sequence[ShardPlan]):
-    """All shards of a plan, split by split; they lie on disk, and each is read when it is asked for."""
+    """All shards of a plan, split by split; they lie on disk, and each is read on demand."""
 
     def __init__(self, table: TemporaryDatabase, shard_samples: int) -> None:
         self._table = table
@@ -100,13 +100,13 @@ class PlannedShards(Sequence[ShardPlan]):
         return len(self) == len(other) and all(map(operator.eq, self, other))
 
     def close(self) -> None:
-        """Give the temporary file up; no shard can be read any more."""
+        """Delete the temporary file: no shard can be read any more."""
         self._table.close()
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """What every part of the work needs to know; `image_size` is (height, width) in pixels."""
+    """What the work on every shard needs to know; `image_size` is (height, width) in pixels."""
 
     fingerprint: str
     source: str
@@ -129,7 +129,7 @@ class PlanOptions:
 class Plan:
     """All shards of a data set, and the sources that can't become samples.
 
-    A plan stays in the process that made it: what travels to workers is `options`, and one of `shards` at a time.
+    A plan stays in the process that made it: workers get `options` and one of `shards` at a time.
     """
 
     options: PlanOptions
@@ -148,11 +148,11 @@ class Plan:
 
     @property
     def sources(self) -> int:
-        """Number of sources; when all is done, samples and skipped rows add up to it."""
+        """Number of sources: in the end, samples and skipped rows add up to it."""
         return self.shards.samples + len(self.skipped)
 
     def close(self) -> None:
-        """Give up the temporary file: no shard can be read any more."""
+        """Delete the temporary file: no shard can be read any more."""
         self.shards.close()
 
 

@@ -11,7 +11,7 @@ _THREADS = 4  # downloads at a time
 
 
 class ShardPrefetcher:
-    """Opens shards in the order of their first use, `ahead` of them before the step that needs them.
+    """Opens shards in the order of their first use, up to `ahead` of them before they are needed.
 
     Belongs to one consumer thread; only `open_shard` runs in others.
     """
@@ -35,9 +35,9 @@ class ShardPrefetcher:
         self._pool = ThreadPoolExecutor(_THREADS, "vitseg-shard")
 
     def ready(self, step: int) -> bool:
-        """Ask for a step's shards and those ahead of it; say whether the step would have to wait."""
-        wanted = max(self._turn[shard] for shard in self._needs[step]) + 1 + self._ahead
-        for shard in self._queue[self._started : wanted]:
+        """Start to open a step's shards and those ahead of it; return whether the step's are open."""
+        end = max(self._turn[shard] for shard in self._needs[step]) + 1 + self._ahead
+        for shard in self._queue[self._started : end]:
             self._files[shard] = self._pool.submit(self._open_shard, shard)
             self._started += 1
         return all(self._files[shard].done() for shard in self._needs[step])

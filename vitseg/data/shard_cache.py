@@ -4,8 +4,8 @@ A folder is read in place. Shards in S3, or behind any other address, are downlo
 processes of a machine share. A file's name there is its SHA-256: equal shards of two data sets are one file,
 and different ones never collide. The least recently used go when the folder outgrows `VITSEG_CACHE_GB`.
 
-Any number of processes may do this at once. What keeps files right is the atomic rename; locks (`flock`, held
-by the kernel, gone with the process) only spare double downloads and keep files in use from being removed.
+Any number of processes may do this at once. Atomic renames keep the files right; locks only prevent double downloads
+and the removal of files in use.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ class ShardCache:
             if file is None:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 with _lock_file(path.with_suffix(".lock")):
-                    # Whoever had the lock before us has probably downloaded it.
+                    # The process that had the lock before has probably downloaded it.
                     file = self._open_cached(path, shard) or self._keep(path, self._download(shard))
         except OSError as error:
             reason = error.strerror or error
@@ -134,10 +134,10 @@ class ShardCache:
         return file
 
     def _make_room(self, size: int) -> None:
-        """Remove files that nobody reads, oldest use first, until `size` more bytes fit."""
+        """Remove files that are not in use, least recently used first, until `size` more bytes fit."""
         files: list[tuple[float, int, Path]] = []
         for path in self._folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):  # another process was quicker
+            with contextlib.suppress(FileNotFoundError):  # another process has removed it
                 status = path.stat()
                 if path.suffix == ".tar":
                     files.append((status.st_mtime, status.st_size, path))

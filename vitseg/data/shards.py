@@ -1,9 +1,8 @@
-"""One part of the plan → one tar; and the commit that makes a data set of all parts.
+"""One shard of the plan → one tar.
 
-A part is done when its record lies at the destination, and the record is put after the tar. So a run that
-was killed, started again, makes only what is missing; and as equal input gives equal bytes, parts may be made
-twice, anywhere, at the same time. Nothing reads a data set before `manifest.json`, which is put last of all: of
-jobs that race for one destination, the first to put it wins, and the others are told.
+A shard is done when its record lies at the destination, and the record is written after the tar. So a run that was
+killed and is started again writes only what is missing. As equal input gives equal bytes, a shard may be written twice,
+anywhere, at the same time.
 """
 
 import contextlib
@@ -33,7 +32,7 @@ RECORDS = "_vitseg/preprocess"
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What became of one part: `shard` is None where no source of it could be used.
+    """What became of one shard: `shard` is None where none of its sources could be used.
 
     `pixels_per_class` counts the labeled pixels of each class, by train id.
     """
@@ -67,13 +66,13 @@ class ShardRecord:
 
 
 def write_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecord:
-    """Make one tar and its record at `dest`, unless both are there.
+    """Write one tar and its record to `dest`, unless both are there.
 
-    Sources that can't be used become rows of the record. Memory: some images; the tar waits in a temporary file.
+    Sources that can't be used become rows of the record. Memory: some images; the tar is built in a temporary file.
 
     Raises:
         DataError: a source changed since it was planned.
-        AccessError, StorageError: a store refused or failed; the part is not done and can be tried again.
+        AccessError, StorageError: a store refused or failed; the shard is not done and can be tried again.
         StoreFullError: there is no room for the tar, here or there.
     """
     if done := done_shard(shard, options, dest):
@@ -94,7 +93,7 @@ def write_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecor
 
 @contextlib.contextmanager
 def _temporary_file() -> Iterator[BufferedRandom]:
-    # Sources and stores have errors of their own; what is left, closing included, is about this file.
+    # Sources and stores raise errors of their own: any OSError here is about this file, closing included.
     try:
         with tempfile.TemporaryFile(prefix="vitseg-shard-") as file:
             yield file
@@ -104,7 +103,7 @@ def _temporary_file() -> Iterator[BufferedRandom]:
 
 
 def _pack(shard: ShardPlan, options: PlanOptions, file: BinaryIO) -> tuple[np.ndarray, list[SkippedSource]]:
-    """Write the tar of a part; return the labeled pixels of each class, and what had to be left out."""
+    """Write the tar of a shard; return the labeled pixels of each class, and the sources that were left out."""
     source = open_store(options.source)
     pixels = np.zeros(len(options.classes), np.int64)
     skipped = []
@@ -124,11 +123,11 @@ def _pack(shard: ShardPlan, options: PlanOptions, file: BinaryIO) -> tuple[np.nd
 
 
 def done_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecord | None:
-    """Return the record of a part if it is done: record and tar are there, and the tar has its size."""
+    """Return the record of a shard if it is done: record and tar are there, and the tar has its size."""
     store = open_store(dest)
     try:
         record = ShardRecord.from_json(parse_json(store.read(_record_key(shard, options))))
-    except (NotFoundError, DataError):  # a damaged record is as good as none: the part is made again
+    except (NotFoundError, DataError):  # a damaged record counts as none: the shard is written again
         return None
     if (record.split, record.index) != (shard.split, shard.index):
         return None
@@ -146,7 +145,7 @@ def _record_key(shard: ShardPlan, options: PlanOptions) -> str:
 
 
 def _read_sources(store: Store, shard: ShardPlan) -> Iterator[bytes]:
-    """Yield photo and label of each sample, and check that they are what was planned: else the fingerprint would lie."""
+    """Yield photo and label of each sample; check that they are what was planned, as the fingerprint claims."""
     files: list[tuple[str, str | None, str | None]] = []
     for sample in shard.samples:
         files.append((sample.image, sample.image_md5, sample.image_tag))
@@ -158,7 +157,7 @@ def _read_sources(store: Store, shard: ShardPlan) -> Iterator[bytes]:
             data, now = next(contents)
         except NotFoundError as error:
             raise DataError(f"{store.uri(key)} vanished since it was planned: run `vitseg preprocess` again") from error
-        # A folder's tag is what it was, a bucket's is the MD5. An encrypted bucket's is neither, but still the same.
+        # A folder's tag has not changed, a bucket's is the MD5. An encrypted bucket's is neither, but has not changed.
         if now not in (tag, md5) and content_md5(data) != md5:
             there = store.stat(key)
             if there is None or store.md5(there) != md5:

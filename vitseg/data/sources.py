@@ -1,4 +1,4 @@
-"""What a source holds: photos and their labels, paired, in one of four layouts; or photos alone.
+"""What a source holds: photos and their labels, paired, in one of four layouts; or, in the fifth, photos alone.
 
     cityscapes   leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png
                  gtFine/{split}/{city}/{stem}_gtFine_labelIds.png, or _color.png where ids are missing
@@ -41,9 +41,9 @@ _PAIR = re.compile(r"(?P<split>[^/]+)/(?P<stem>[^/]+)\.(jpe?g|png)", re.IGNORECA
 _IMAGE = rf"(?P<stem>.+)({'|'.join(map(re.escape, sorted(EXTENSIONS)))})"
 _FOLDERS = re.compile(rf"(?P<split>[^/]+)/(?P<part>images|masks|targets)/{_IMAGE}", re.IGNORECASE)
 _PHOTO = re.compile(_IMAGE, re.IGNORECASE)
-_VAL_SHARE = 20  # of so many photos without labels one is kept for validation
+_VALIDATION_SHARE = 20  # of so many photos without labels, one is kept for validation
 _SPLIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
-_LOOKED_AT = 10_000  # objects of an unknown source that `detect_layout` lists before it gives up
+_MAX_LISTED = 10_000  # objects of an unknown source that `detect_layout` lists before it gives up
 _MAX_CLASSES_BYTES = 2**20
 _MAX_KEY = 72  # of a sample; with its extension it must fit the 100 characters of a tar header
 
@@ -59,10 +59,10 @@ class Sample:
 
 
 def detect_layout(store: Store) -> str:
-    """Tell the layout of a source by its listing.
+    """Return the layout of a source, by its listing.
 
     Raises:
-        UsageError: none of the four fits; the message says what was looked for and what is there.
+        UsageError: no layout fits; the message tells what was looked for and what is there.
         NotFoundError: there is nothing at all.
     """
     if any(True for _ in store.list("leftImg8bit/")):
@@ -71,7 +71,7 @@ def detect_layout(store: Store) -> str:
         return "folders"
     found: list[str] = []
     splits: set[str] = set()
-    for info in itertools.islice(store.list(), _LOOKED_AT):
+    for info in itertools.islice(store.list(), _MAX_LISTED):
         if _PAIR.fullmatch(info.key):
             return "pairs"
         if (match := _FOLDERS.fullmatch(info.key)) and match["split"] not in splits:
@@ -104,8 +104,8 @@ def find_samples(store: Store, layout: str) -> Iterator[Sample | SkippedSource]:
     with contextlib.closing(Pairing()) as pairing:
         _list_into(pairing, store, layout)
         for split, stem, found in pairing.stems():
-            for stays, *others in found.values():  # of two with one stem the first by name
-                skipped += [SkippedSource(info.key, f"{stays.key} has the same stem") for info in others]
+            for kept, *others in found.values():  # of objects with one stem, the first by name counts
+                skipped += [SkippedSource(info.key, f"{kept.key} has the same stem") for info in others]
             first = {part: objects[0] for part, objects in found.items()}
             photo, label = first.get(PHOTO), first.get(LABEL) or first.get(SECOND_LABEL)
             if label and not photo:
@@ -175,7 +175,7 @@ def _list_into(pairing: Pairing, store: Store, layout: str) -> None:
     else:
         pairing.add(_list_photos(store))
         _leave_out_labels(pairing)
-        _hold_back(pairing)
+        _choose_validation(pairing)
 
 
 def _list_pairs(store: Store) -> Iterator[Listed]:
@@ -202,14 +202,14 @@ def _list_folders(store: Store, labels: str) -> Iterator[Listed]:
 
 
 def _list_photos(store: Store) -> Iterator[Listed]:
-    """Take every image for a photo, whatever its stem."""
+    """List every image as a photo, whatever its stem."""
     for info in store.list():
         if _match(_PHOTO, info) and not info.key.startswith("_vitseg/"):
             yield "train", info.key, PHOTO, info
 
 
 def _leave_out_labels(pairing: Pairing) -> None:
-    """Remove the images that are labels of photographs which are there, too, in one of the other layouts."""
+    """Remove images that are labels, in one of the other layouts, of photographs that are there, too."""
     pairing.execute("CREATE TABLE folder (name BLOB PRIMARY KEY) WITHOUT ROWID")
     folders = (unpacked(key).rpartition("/")[0] for (key,) in pairing.execute("SELECT key FROM object"))
     paths = (PurePosixPath(folder) for folder, _ in itertools.groupby(folders))
@@ -220,20 +220,20 @@ def _leave_out_labels(pairing: Pairing) -> None:
 
 
 def _photo_folder(key: bytes) -> bytes | None:
-    """Return in which folder, in lower case, the photographs lie that an image belongs to if it is a label."""
+    """Return the folder, in lower case, of the photograph that an image belongs to if it is a label."""
     match = _BESIDE_PHOTOS.fullmatch(unpacked(key).lower())
     if match is None:
         return None
     return packed(match["root"] + ("leftimg8bit" if match["official"] else f"{match['split']}/images"))
 
 
-def _hold_back(pairing: Pairing) -> None:
-    """Let one in twenty, by its key's hash, validate."""
+def _choose_validation(pairing: Pairing) -> None:
+    """Move one photo in twenty, by the hash of its key, to the validation split."""
     pairing.create_function("key_hash", 1, _key_hash, deterministic=True)
     (count,) = pairing.execute("SELECT count(*) FROM object").fetchone()
-    held_back = max(1, count // _VAL_SHARE) if count > 1 else 0
+    validation = max(1, count // _VALIDATION_SHARE) if count > 1 else 0
     first = "SELECT key FROM object ORDER BY key_hash(key) LIMIT ?"
-    pairing.execute(f"UPDATE object SET split = ? WHERE stem IN ({first})", (packed("val"), held_back))  # noqa: S608
+    pairing.execute(f"UPDATE object SET split = ? WHERE stem IN ({first})", (packed("val"), validation))  # noqa: S608
 
 
 def _key_hash(key: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """Where each sample lies inside a tar, so that samples can be read in any order.
 
 Only headers are read, once. A shard holds `{key}.jpg`, `{key}.png` and `{key}.json`, and nothing else is
-accepted: it is data from outside, and other extensions make some readers run code (pickles, torch files).
+accepted: shards come from outside, and other extensions make some readers run code (pickles, torch files).
 """
 
 import os
@@ -58,7 +58,7 @@ def index_shard(file: BinaryIO, shard: ShardInfo) -> ShardIndex:
     """Read the headers of a tar.
 
     Raises:
-        DataError: it is no tar, holds anything but complete samples, or not as many as the manifest says.
+        DataError: it is no tar, holds anything but complete samples, or another number of them than the manifest says.
     """
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     for name, offset, size in _members(file, shard):

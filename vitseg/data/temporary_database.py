@@ -1,6 +1,6 @@
-"""What is too much for memory: tables in a temporary file.
+"""Tables in a temporary file, for what is too large for memory.
 
-The file has no name, so that it is gone when its process is, however that ends; TMPDIR says on which disk it lies.
+The file has no name: it vanishes with its process, however that ends. TMPDIR decides on which disk it lies.
 """
 
 import contextlib
@@ -11,10 +11,10 @@ from vitseg.errors import StoreFullError
 
 
 class TemporaryDatabase(sqlite3.Connection):
-    """A database of its own on disk, of which some 2 MB are in memory; closed when nobody refers to it any more."""
+    """A database of its own on disk, of which some 2 MB are in memory; it is closed with its last reference."""
 
     def __init__(self) -> None:
-        super().__init__("", check_same_thread=False)  # whichever thread collects garbage may close it
+        super().__init__("", check_same_thread=False)  # any thread that collects garbage may close it
         self.execute("PRAGMA journal_mode = OFF")  # nothing is ever rolled back
 
     def __del__(self) -> None:
@@ -22,7 +22,7 @@ class TemporaryDatabase(sqlite3.Connection):
 
 
 def packed(text: str) -> bytes:
-    """Return text as it is stored: names that are no UTF-8 keep their escapes, and bytes sort as the text does."""
+    """Return text as bytes that sort as the text does; names that are not UTF-8 keep their escapes."""
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -33,7 +33,7 @@ def unpacked(data: bytes) -> str:
 
 @contextlib.contextmanager
 def on_disk() -> Iterator[None]:
-    """Say what to do where the disk has no room for a spill.
+    """Turn the errors of a full disk into one that tells what to do.
 
     Raises:
         StoreFullError: the block met a full disk, or a temporary folder that can't be written.

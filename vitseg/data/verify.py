@@ -1,7 +1,7 @@
-"""Reads a whole data set back and names what is wrong with it.
+"""Reads a whole data set back and reports what is wrong with it.
 
-Trusts nothing: not the tar, not the names in it, not the sizes it claims; a damaged shard gives lines of
-text, never a crash. Members are only ever read as JPEG, PNG and JSON.
+It trusts nothing: not the tar, not the names in it, not the sizes it claims. A damaged shard gives lines of text, never
+a crash. Members are read as JPEG, PNG and JSON only.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _BROKEN_TAR = (tarfile.TarError, OSError, ValueError, EOFError, LookupError, Ove
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was read: shards, samples, labeled pixels of each class by split, the classes' names, a line a problem."""
+    """What was read: shards, samples, one line a problem, labeled pixels of each class by split, names of the classes."""
 
     shards: int
     samples: int
@@ -42,7 +42,7 @@ class VerifyReport:
 
 @dataclass
 class _Tally:
-    """What one split held when it was counted again."""
+    """What one split holds, counted again."""
 
     pixels: np.ndarray
     samples: int = 0
@@ -92,7 +92,7 @@ def _check(store: Store, shard: ShardInfo, manifest: Manifest, tally: _Tally) ->
     if there.size != shard.bytes:
         yield f"has {there.size} bytes, the manifest says {shard.bytes}"
         if there.size > 2 * shard.bytes:
-            return  # not ours to read into memory
+            return  # not to be read into memory
     try:
         data = store.read(shard.name)
     except NotFoundError:

@@ -1,10 +1,12 @@
-"""Read, list and write objects alike, whether they lie in a folder, in S3 or behind any fsspec URL.
+"""Read, list and write objects in the same way in a folder, in S3 or behind any fsspec URL.
 
-base.py      what every store can do, and how addresses are written
-open.py      an address → its store
-local.py     a folder; atomic.py puts a file in one step
-s3.py        a bucket; s3_client.py holds its connections
-fsspec.py    any other address that fsspec reads, as a source
+base.py        what every store can do, and how addresses are written
+open.py        an address → its store
+local.py       a folder
+atomic.py      files of a folder that are written in one step
+s3.py          a bucket
+s3_client.py   its connections: boto3 for single requests, s3fs to read many objects at once
+fsspec.py      any other address that fsspec can read, as a source
 """
 
 from vitseg.storage.base import ObjectInfo, Store, content_md5, join, without_secrets

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One object of a listing: key relative to the store's root, size in bytes, and a tag that changes with it."""
+    """One object of a listing: key relative to the store's root, size in bytes, and a tag that changes with its content."""
 
     key: str
     size: int
@@ -39,7 +39,7 @@ class Store(Protocol):
         """Return an object's content."""
 
     def read_tagged(self, key: str) -> tuple[bytes, str]:
-        """Return an object's content, and the etag of just that content: it may be newer than what was listed."""
+        """Return an object's content and the etag of just that content, which may be newer than the listing."""
 
     def read_many(self, keys: Iterable[str]) -> Iterator[tuple[bytes, str]]:
         """Yield what `read_tagged` returns for each key, in order; a store that is far away is asked for several at once."""
@@ -51,12 +51,12 @@ class Store(Protocol):
         self, key: str, data: bytes | BinaryIO, *, metadata: dict[str, str] | None = None,
         content_type: str | None = None, if_absent: bool = False, if_match: str | None = None,
     ) -> bool:  # fmt: skip
-        """Put an object atomically, or, where a condition does not hold, write nothing and return False.
+        """Put an object atomically; where a condition does not hold, write nothing and return False.
 
         Args:
             key: its place.
-            data: its content, or a file that holds it: that is read from its start, block by block.
-            metadata: user metadata, for stores that keep some.
+            data: its content, or a file that holds it, which is read from its start, block by block.
+            metadata: user metadata, for stores that keep any.
             content_type: its media type, for stores that keep one.
             if_absent: put it only where there is no object.
             if_match: put it only in the place of the object that has this etag. Not together with `if_absent`.
@@ -65,7 +65,7 @@ class Store(Protocol):
             AccessError: the store can't be written.
             StoreFullError: it has no room left.
             NameTakenError: a folder lies where the object should, or a file where a folder of its key should.
-            StorageError: it failed in another way, which may pass.
+            StorageError: it failed in another way; another try may succeed.
         """
 
     def delete(self, key: str) -> None:
@@ -79,7 +79,7 @@ class Store(Protocol):
 
 
 def without_secrets(address: str) -> str:
-    """Return an address as it may be shown: without user, password and query."""
+    """Return an address without user, password and query, so that it can be shown."""
     parts = urlsplit(address)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")) if parts.netloc else address
 

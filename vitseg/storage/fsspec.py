@@ -13,7 +13,7 @@ from vitseg.errors import NotFoundError, StorageError, UsageError
 from vitseg.storage.base import ObjectInfo, content_md5, join, without_secrets
 
 _AHEAD = 16  # objects that are asked for at once
-_ERRORS = (OSError, aiohttp.ClientError)  # what a web server's 403 or 500 becomes is no OSError
+_ERRORS = (OSError, aiohttp.ClientError)  # aiohttp's, for a web server's 403 or 500, are no OSErrors
 
 
 def _reason(error: Exception) -> str:
@@ -45,8 +45,8 @@ class FsspecStore:
             yield from (self._info(complete.result()) for _, complete in rows)
 
     def _rows(self, prefix: str) -> Iterator[dict[str, Any]]:
-        # Not fsspec's `find`, which holds all names before it gives the first, nor its `walk`: both leave out what
-        # can't be listed, without a word.
+        # Neither fsspec's `find`, which holds all names before it returns the first, nor its `walk`: both silently
+        # leave out what can't be listed.
         waiting, empty = [self._path], True
         while waiting:
             folder = waiting.pop()
@@ -68,16 +68,16 @@ class FsspecStore:
     def _ls(self, folder: str) -> dict[str, dict[str, Any]]:
         try:
             rows = self._fs.ls(folder, detail=True)
-            self._fs.invalidate_cache(folder)  # else it remembers every folder, and the next listing is an old one
+            self._fs.invalidate_cache(folder)  # else the next listing would be this one
         except (FileNotFoundError, NotADirectoryError):
-            return {}  # what is not there holds nothing
+            return {}  # what does not exist holds nothing
         except _ERRORS as error:
             raise StorageError(f"can't list {without_secrets(folder)}: {_reason(error)}") from error
         rows = sorted(rows, key=lambda row: row["type"] == "directory")  # of one name, the folder counts
         return {str(row["name"]).rstrip("/"): row for row in rows}
 
     def _single(self) -> dict[str, Any] | None:
-        # A web server lists nothing for a file, nor for an empty folder: of that it sends a page.
+        # A web server lists nothing for a file, nor for an empty folder, for which it sends a page.
         try:
             row = self._fs.info(self._path)
         except _ERRORS:
@@ -85,7 +85,7 @@ class FsspecStore:
         return row if row["type"] == "file" and row.get("mimetype") != "text/html" else None
 
     def _complete(self, row: dict[str, Any]) -> dict[str, Any]:
-        # A web server lists names alone. What `stat` and `read_tagged` say of them must hold here, too.
+        # A web server lists names alone; size and etag have to be those of `stat` and `read_tagged`.
         if row.get("size") is not None:
             return row
         try:
@@ -103,7 +103,7 @@ class FsspecStore:
             raise StorageError(f"can't ask for {self.uri(key)}: {_reason(error)}") from error
 
     def metadata(self, key: str) -> dict[str, str]:
-        """Not asked for: sources are never written to."""
+        """Return nothing: sources are never written to."""
         return {}
 
     def read(self, key: str) -> bytes:
@@ -111,11 +111,11 @@ class FsspecStore:
         return self.read_tagged(key)[0]
 
     def read_tagged(self, key: str) -> tuple[bytes, str]:
-        """See `Store.read_tagged`: as good as fsspec can, for it gives both only one after the other."""
+        """See `Store.read_tagged`; fsspec returns content and etag only one after the other."""
         path = f"{self._path}/{key}"
         with self._reading(key):
-            self._fs.invalidate_cache(path)  # what was listed may be old
-            # The tag first: should the content change in between, the old tag makes a later job look at it again.
+            self._fs.invalidate_cache(path)  # the listing may be old
+            # The tag first: if the content changes in between, the old tag makes a later job read it again.
             tag = self._info(self._fs.info(path)).etag
             return self._fs.cat_file(path), tag
 
@@ -126,13 +126,13 @@ class FsspecStore:
                 yield reading.result()
 
     def read_start(self, key: str, size: int) -> bytes:
-        """See `Store.read_start`: a web server that knows no ranges sends all."""
+        """See `Store.read_start`: a web server without ranges sends all."""
         path = f"{self._path}/{key}"
         with self._reading(key):
             try:
                 return self._fs.cat_file(path, start=0, end=size)[:size]
             except _ERRORS:
-                if self._fs.info(path).get("size") == 0:  # it has no first byte, which many servers call an error
+                if self._fs.info(path).get("size") == 0:  # to ask for its first byte is an error on many servers
                     return b""
                 raise
 

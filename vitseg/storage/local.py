@@ -14,17 +14,17 @@ from vitseg.errors import NameTakenError, NotFoundError, StorageError, write_err
 from vitseg.storage.atomic import PART, put_file, tag_of
 from vitseg.storage.base import ObjectInfo, join
 
-_PAUSES = (0.05, 0.2, 0.0)  # seconds, after each reading of a file that changed under it
+_PAUSES = (0.05, 0.2, 0.0)  # seconds to wait after each reading of a file that was written meanwhile
 
 
 def _refuse(error: OSError) -> None:
-    # os.walk would leave out what it can't open, without a word; a folder that is not there holds nothing.
+    # os.walk would silently leave out what it can't open. A folder that does not exist holds nothing.
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise StorageError(f"can't list {error.filename}: {error.strerror}") from error
 
 
 class LocalStore:
-    """A folder. The etag is made of modification time and size."""
+    """A folder. Etags consist of modification time and size."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
@@ -58,9 +58,9 @@ class LocalStore:
                     status = path.stat()
                 except OSError as error:
                     if error.errno not in (errno.ENOENT, errno.ELOOP):  # it vanished, or is a link to nowhere
-                        yield ObjectInfo(key, 0, "")  # whoever reads it learns what is wrong
+                        yield ObjectInfo(key, 0, "")  # to read it will tell what is wrong
                     continue
-                if stat.S_ISREG(status.st_mode):  # to read a pipe would wait for ever
+                if stat.S_ISREG(status.st_mode):  # to read a pipe could block forever
                     yield self._info(key, status)
 
     def stat(self, key: str) -> ObjectInfo | None:
@@ -90,11 +90,11 @@ class LocalStore:
             raise StorageError(f"can't read {self.uri(key)}: {error.strerror or error}") from error
 
     def read_tagged(self, key: str) -> tuple[bytes, str]:
-        """See `Store.read_tagged`: a file that grows or is written over in the meantime is read again.
+        """See `Store.read_tagged`: a file that is written in the meantime is read again.
 
         Raises:
             NotFoundError: there is no such file.
-            StorageError: it can't be read, or changes all the time.
+            StorageError: it can't be read, or keeps changing.
         """
         for pause in _PAUSES:
             with self._reading(key):
@@ -132,7 +132,7 @@ class LocalStore:
             raise write_error(error, self.uri(key)) from error
 
     def _refuse_clash(self, key: str, error: OSError) -> None:
-        # The root is not looked at: should that be a file, no key is to blame.
+        # The root is not checked: if that is a file, no key is to blame.
         folders = (self.folder / name for name in PurePosixPath(key).parents[:-1])
         file = next((path for path in folders if os.path.lexists(path) and not path.is_dir()), None)
         if file or (self.folder / key).is_dir():

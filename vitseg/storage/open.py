@@ -21,7 +21,7 @@ def open_store(address: str | Path) -> Store:
     if parts.username or parts.password:
         raise UsageError("an address must not carry credentials: put them in the environment (AWS_ACCESS_KEY_ID …)")
     if any(word in parts.query.lower() for word in ("sig", "token", "credential")):
-        raise UsageError("an address must not carry a signature or token: whoever reads the log could use it")
+        raise UsageError("an address must not carry a signature or token: any reader of the log could use it")
     if parts.scheme == "file":
         return LocalStore(Path(parts.path))
     if parts.scheme == "s3":
@@ -37,6 +37,6 @@ def open_store(address: str | Path) -> Store:
 
 
 def canonical(address: str | Path) -> str:
-    """Return the one form of an address that means the same everywhere: `photos/` and `./photos` are one folder."""
+    """Return the one form of an address that is valid everywhere: `photos/` and `./photos` are one folder."""
     store = open_store(address)
     return str(store.folder.resolve()) if isinstance(store, LocalStore) else store.root

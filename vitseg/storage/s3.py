@@ -26,11 +26,11 @@ from vitseg.storage.s3_client import AHEAD, client, start_reading
 
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "ExpiredToken", "InvalidToken"}
 _MISSING = {"NoSuchKey", "404", "NotFound", "NoSuchBucket"}
-# MinIO's full disk and its quota, Ceph's quota; others send the status 507. SeaweedFS says InternalError to everything.
+# MinIO's full disk and quota, Ceph's quota; others send the status 507, and SeaweedFS InternalError, as for all else.
 _FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"}
 _ERRORS = (ClientError, BotoCoreError, ResponseParserError)
-_PAUSES = (0.1, 0.4, 1.6)  # seconds, before a body that broke off is asked for again
-_WRITER = "vitseg-writer"  # metadata of what is written under a condition: who wrote it
+_PAUSES = (0.1, 0.4, 1.6)  # seconds to wait before a body that broke off is requested again
+_WRITER = "vitseg-writer"  # metadata of conditional writes: which write it was
 
 
 def _is(error: Exception, status: int, code: str) -> bool:
@@ -132,32 +132,32 @@ class S3Store:
         return self.read_tagged(key)[0]
 
     def read_tagged(self, key: str) -> tuple[bytes, str]:
-        """See `Store.read_tagged`: content and etag come with the same answer."""
+        """See `Store.read_tagged`: content and etag come in one response."""
         return self._get(key)
 
     def read_many(self, keys: Iterable[str]) -> Iterator[tuple[bytes, str]]:
-        """See `Store.read_many`: what fails is read again by itself, with all retries, and tells why."""
+        """See `Store.read_many`: what fails is read again singly, with all retries, which tells why."""
         for key, reading in bounded_map(lambda key: start_reading(self.bucket, self._key(key)), keys, AHEAD):
             try:
                 yield reading.result()
-            except Exception:  # noqa: BLE001 - told by `read_tagged`
+            except Exception:  # noqa: BLE001 - `read_tagged` raises what is wrong
                 yield self.read_tagged(key)
 
     def read_start(self, key: str, size: int) -> bytes:
-        """See `Store.read_start`: a range of bytes; a server that knows no ranges sends all."""
+        """See `Store.read_start`: a range of bytes; a server without ranges sends all."""
         return self._get(key, Range=f"bytes=0-{size - 1}")[0][:size]
 
     def _get(self, key: str, **options: str) -> tuple[bytes, str]:
         for pause in (*_PAUSES, None):
-            answer = None
+            response = None
             try:
-                answer = client().get_object(Bucket=self.bucket, Key=self._key(key), **options)
-                return answer["Body"].read(), answer["ETag"].strip('"')
+                response = client().get_object(Bucket=self.bucket, Key=self._key(key), **options)
+                return response["Body"].read(), response["ETag"].strip('"')
             except (*_ERRORS, HTTPError) as error:
                 if options and _is(error, 416, "InvalidRange"):
                     return b"", ""  # an empty object has no first byte
-                # botocore retries requests, but not a body that breaks off, whether content or error.
-                begun = answer is not None or isinstance(error, HTTPError)
+                # botocore retries requests, but not a body that breaks off, be it content or an error.
+                begun = response is not None or isinstance(error, HTTPError)
                 if pause is None or not begun:
                     self._fail(error, key)
             time.sleep(pause * random.uniform(0.5, 1.5))  # threads must not retry in step
@@ -186,16 +186,16 @@ class S3Store:
             client().put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **options)
         except ClientError as error:
             if conditional and _is(error, 501, "NotImplemented"):
-                # A server without conditional writes: two writers in the same instant may both win.
+                # A server without conditional writes: of two writers in the same instant, both may win.
                 there = self.stat(key)
                 holds = there is None if if_absent else there is not None and there.etag == if_match
                 return holds and self.write(key, data, metadata=metadata, content_type=content_type)
             if conditional and _is(error, 412, "PreconditionFailed"):
-                # Where the answer to a first try was lost, what now stands in the way is our own.
+                # If the response to a first try was lost, the object that is now in the way is our own.
                 retried = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
                 return retried and self._metadata(key).get(_WRITER) == writer
             if if_match is not None and error.response.get("Error", {}).get("Code") == "NoSuchKey":
-                return False  # what S3 says where there is nothing to match
+                return False  # S3's response where there is nothing to match
             self._fail(error, key)
         except (BotoCoreError, ResponseParserError) as error:
             self._fail(error, key)

@@ -44,15 +44,15 @@ def start_reading(bucket: str, key: str) -> Future[tuple[bytes, str]]:
     system, connection = _connection(_file_system_of)
 
     async def read() -> tuple[bytes, str]:
-        answer = await connection.get_object(Bucket=bucket, Key=key)
-        async with answer["Body"] as body:
-            return await body.read(), answer["ETag"].strip('"')
+        response = await connection.get_object(Bucket=bucket, Key=key)
+        async with response["Body"] as body:
+            return await body.read(), response["ETag"].strip('"')
 
     return asyncio.run_coroutine_threadsafe(read(), system.loop)
 
 
 def forget_connections() -> None:
-    """Let the next request read the environment anew."""
+    """Make the next request read the environment anew."""
     _client_of.cache_clear()
     _file_system_of.cache_clear()
 
@@ -65,25 +65,27 @@ def _connection(make: Callable[[int], T]) -> T:
         raise UsageError(f"no S3 client can be made: {error}: check AWS_ENDPOINT_URL_S3 and AWS_PROFILE") from error
 
 
-# One of each a process: they may be shared by threads, not carried over a fork.
+# One of each in a process: threads may share them, but they don't survive a fork.
 @functools.cache
 def _client_of(process: int) -> Any:
     retries = {"mode": "standard", "total_max_attempts": 6}
-    made = boto3.session.Session().client("s3", region_name=_region(), config=Config(**_SETTINGS, retries=retries))
+    connection = boto3.session.Session().client(
+        "s3", region_name=_region(), config=Config(**_SETTINGS, retries=retries)
+    )
     for operation in ("ListObjectsV2", "HeadObject", "GetObject"):
-        made.meta.events.register(f"before-parse.s3.{operation}", _distrust)
-    made.meta.events.register("before-parse.s3.PutObject", _send_again)
-    return made
+        connection.meta.events.register(f"before-parse.s3.{operation}", _distrust)
+    connection.meta.events.register("before-parse.s3.PutObject", _send_again)
+    return connection
 
 
 @functools.cache
 def _file_system_of(process: int) -> tuple[Any, Any]:
     """Return an s3fs file system, whose thread runs the requests, and its client.
 
-    s3fs' own `cat` is not used: it returns no etags, and gives up on answers that break off.
+    `S3FileSystem.cat` is not used: it returns no etags, and asks for the size of each object first.
     """
     from fsspec.asyn import sync
-    from s3fs import S3FileSystem  # a third of a second, for those who read many objects
+    from s3fs import S3FileSystem  # its import takes a third of a second
 
     once = {"retries": {"mode": "standard", "total_max_attempts": 1}}
     system = S3FileSystem(
@@ -99,26 +101,26 @@ def _region() -> str:
 
 
 def _distrust(operation_model: Any, response_dict: dict[str, Any], **_: Any) -> None:
-    """Turn an answer that broke off, where botocore would take it for a whole one, into an error that it retries.
+    """Turn a response that broke off, and that botocore would take for a complete one, into an error that it retries.
 
-    A connection that closes among the headers ends them like a blank line does: the content seems to be empty. A
+    A connection that closes within the headers ends them as a blank line does: the content seems to be empty. A
     listing that breaks off before its first byte seems to have no keys.
     """
     if response_dict["status_code"] not in (200, 206):
         return
     headers = response_dict["headers"]
     if operation_model.name == "ListObjectsV2":
-        whole = bool(response_dict["body"])
+        complete = bool(response_dict["body"])
     else:
         sized = headers.get("content-length", "").isdigit() or "transfer-encoding" in headers
         etag = headers.get("etag", "")
-        whole = sized and etag != "" and etag.count('"') != 1
-        headers.pop("last-modified", None)  # nobody asks for it, and half a date is one more kind of error
-    if not whole:
+        complete = sized and etag != "" and etag.count('"') != 1
+        headers.pop("last-modified", None)  # unused, and half a date would be one more kind of error
+    if not complete:
         response_dict.update(status_code=500, body=b"")
 
 
 def _send_again(response_dict: dict[str, Any], **_: Any) -> None:
-    """Let botocore retry a conditional put that met another one, as S3 asks for: by itself it takes that for final."""
+    """Let botocore retry a conditional put that met another one, as S3 demands; by itself it would give up."""
     if response_dict["status_code"] == 409 and b"ConditionalRequestConflict" in response_dict["body"]:
         response_dict["status_code"] = 503

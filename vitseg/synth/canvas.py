@@ -1,8 +1,8 @@
-"""How a generated street becomes a picture: camera, light, canvas, sky, ground, and what a lens does to it all.
+"""How a generated street becomes a picture: camera, light, canvas, sky, ground and the effects of a lens.
 
 World coordinates are meters: x across the street from its middle, y up from the ground, z ahead of the camera.
 Colors are albedos in 0–255; `Light` turns them into what a camera sees. Everything is drawn twice with the same
-geometry: as seen, and as label ids.
+geometry: in color, and as label ids.
 """
 
 import math
@@ -88,7 +88,7 @@ class Street:
     edge_lines: bool
 
     def crossed(self, z: float) -> bool:
-        """Say whether a crossing road leaves no room for things at depth z."""
+        """Return whether a crossing road leaves no room for objects at depth z."""
         return self.crossing[0] - 1 <= z <= self.crossing[1] + 1
 
 
@@ -105,7 +105,7 @@ def noise_tile(size: int = 512) -> np.ndarray:
 
 
 def noise(down: np.ndarray, across: np.ndarray) -> np.ndarray:
-    """Look noise up at any positions, in cells of the tile; the two arrays are broadcast."""
+    """Return the noise at any positions, in cells of the tile; the two arrays are broadcast."""
     tile = noise_tile()
     last = len(tile) - 1
     return tile[down.astype(np.int32) & last, across.astype(np.int32) & last]
@@ -119,7 +119,7 @@ class Canvas:
         self._waiting: list[tuple[np.ndarray, np.ndarray, int | None]] = []
 
     def faces(self, corners: Corners, albedo: Color, lit: float | np.ndarray = 0.5, label: str | None = None) -> None:
-        """Fill world polygons (N, K, 3), or one (K, 3), shaded by their distance; no label: the ids stay."""
+        """Fill world polygons (N, K, 3), or one (K, 3), shaded by their distance; without a label the ids stay."""
         points = np.asarray(corners, np.float64)
         points = points[None] if points.ndim == 2 else points
         paint = np.empty((len(points), 4))

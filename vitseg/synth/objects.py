@@ -1,4 +1,4 @@
-"""The things of a generated street, built of polygons in meters: houses, trees, cars, persons, street lamps."""
+"""The objects of a generated street, built of polygons in meters: houses, trees, cars, persons, street lamps."""
 
 import math
 from collections.abc import Sequence
@@ -207,7 +207,7 @@ def _limb(start: tuple[float, float], end: tuple[float, float], thick: tuple[flo
     return outline
 
 
-CLOTHES = (  # livelier than those of most people: what a small model can tell from cars
+CLOTHES = (  # brighter than those of most people, so that a small model can distinguish them from cars
     (206, 54, 44), (228, 122, 40), (234, 190, 66), (200, 62, 122), (150, 44, 92), (238, 140, 110),
     (122, 62, 150), (186, 84, 40), (220, 80, 80), (160, 30, 48), (74, 62, 90), (206, 192, 176), (92, 84, 60),
 )  # fmt: skip

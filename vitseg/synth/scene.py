@@ -1,4 +1,4 @@
-"""One street scene in one-point perspective: what stands where is drawn by chance, then painted from far to near.
+"""One street scene in one-point perspective: objects are placed at random, then drawn from far to near.
 
 Photo and label ids come from the same polygons on a finer grid; the photo is averaged down, the ids are picked, never
 blended.

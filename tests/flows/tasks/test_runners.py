@@ -25,17 +25,17 @@ def test_tasks_come_as_they_end_and_only_some_go_at_a_time() -> None:
     assert {name: future.result() for name, future in ended} == {"a": "A", "c": "C"}
 
 
-def test_whoever_waits_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runners, "_LOOK_SECONDS", 0.01)
+def test_waiting_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runners, "_WAIT_SECONDS", 0.01)
     future: Future[None] = Future()
-    looks: list[int] = []
+    waits: list[int] = []
 
-    def look() -> None:
-        looks.append(1)
-        if len(looks) == 3:
+    def on_wait() -> None:
+        waits.append(1)
+        if len(waits) == 3:
             future.set_result(None)
 
-    assert list(runners.as_they_end(lambda item: future, [1], 5, on_wait=look)) == [(1, future)]
+    assert list(runners.as_they_end(lambda item: future, [1], 5, on_wait=on_wait)) == [(1, future)]
 
 
 @pytest.mark.parametrize(

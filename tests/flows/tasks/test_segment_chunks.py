@@ -44,7 +44,7 @@ class Pool:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(
-        segment_chunks, "Watch", lambda job, show: SimpleNamespace(look=lambda: None, ended=lambda index: None)
+        segment_chunks, "JobProgress", lambda job, show: SimpleNamespace(update=lambda: None, ended=lambda index: None)
     )
     said: list[str] = []
     monkeypatch.setattr(segment_chunks, "note", said.append)
