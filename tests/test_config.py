@@ -24,12 +24,12 @@ def test_all_presets_are_valid_and_differ() -> None:
     assert len({load_recipe(preset).digest() for preset in PRESETS}) == len(PRESETS)
 
 
-def test_an_unknown_preset_is_answered_with_the_choice() -> None:
+def test_an_unknown_preset_is_refused_with_the_choice() -> None:
     with pytest.raises(UsageError, match="choose tiny, small, base, vit-base, paper"):
         load_recipe("huge")
 
 
-def test_layers_lie_over_each_other_in_order(tmp_path: Path) -> None:
+def test_a_file_overrides_the_preset_and_options_override_both(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text("[run]\nepochs = 7\nseed = 3\n[optimizer]\nlearning_rate = 1\n")
     recipe = load_recipe("tiny", file, ["run.epochs=9", "run.epochs = 8"])
@@ -59,7 +59,7 @@ def test_set_reads_values_as_toml(text: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("text", ["run.epochs", "epochs=3", "run.epochs.more=3", "=3", ""])
-def test_set_without_section_key_and_value_is_explained(text: str) -> None:
+def test_set_without_section_key_and_value_is_refused_with_an_example(text: str) -> None:
     assert "SECTION.KEY=VALUE" in refusal(text)
 
 
@@ -72,7 +72,7 @@ def test_set_without_section_key_and_value_is_explained(text: str) -> None:
         ("model.zzz=1", "it knows blocks, class_token"),
     ],
 )
-def test_an_unknown_key_is_answered_with_the_nearest(text: str, hint: str) -> None:
+def test_an_unknown_key_is_refused_with_the_nearest(text: str, hint: str) -> None:
     assert hint in refusal(text)
 
 

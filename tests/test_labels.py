@@ -94,7 +94,7 @@ def test_many_ids_may_share_a_train_id() -> None:
         (Label("sky", (0, 0, 90), 0, 0), Label("background", (255, 255, 255), 1, 1)),
     ],
 )
-def test_one_train_id_is_a_thing_and_its_background(thing: Label, other: Label) -> None:
+def test_one_train_id_is_a_foreground_and_gets_a_background(thing: Label, other: Label) -> None:
     classes = train_classes((Label("asphalt", (9, 9, 9), 3), thing))
     assert classes == (thing, other)
     assert train_classes(classes) == classes  # what a manifest holds reads back
@@ -102,7 +102,7 @@ def test_one_train_id_is_a_thing_and_its_background(thing: Label, other: Label) 
     assert logit_count(classes) == 1
 
 
-def test_two_things_are_no_binary_set() -> None:
+def test_two_listed_classes_are_not_binary() -> None:
     cat, dog = Label("cat", (200, 0, 0), 1, 0), Label("dog", (0, 200, 0), 2, 1)
     assert train_classes((cat, dog)) == (cat, dog)
     assert logit_count((cat, dog)) == 2
@@ -110,7 +110,7 @@ def test_two_things_are_no_binary_set() -> None:
     assert logit_count(()) == 0
 
 
-def test_in_a_binary_set_all_but_the_thing_and_id_255_is_background() -> None:
+def test_in_a_binary_data_set_all_but_the_foreground_and_id_255_is_background() -> None:
     crack, asphalt, void = (Label(name, (9, 9, 9), id_, train) for name, id_, train in BINARY)
     table = id_table((crack, asphalt))
     assert table[[0, 3, 5, 77, 254, 255]].tolist() == [1, 1, 0, 1, 1, 255]

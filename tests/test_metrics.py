@@ -114,7 +114,7 @@ def test_matrices_of_parts_add_up(truth, predicted):
     assert int(whole.sum()) == int((truth != 255).sum())
 
 
-def test_rows_are_truth_and_columns_predictions():
+def test_rows_are_ground_truth_and_columns_predictions():
     matrix = confusion_matrix(torch.tensor([0, 0, 0, 1, 255]), torch.tensor([0, 1, 1, 1, 0]), 3)
     assert matrix.dtype == torch.int64
     assert matrix.tolist() == [[1, 2, 0], [0, 1, 0], [0, 0, 0]]

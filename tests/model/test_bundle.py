@@ -269,7 +269,7 @@ def test_no_number_of_the_architecture_is_guessed(folder):
     refused(folder, "heads")
 
 
-def test_bundles_from_before_a_key_was_there_mean_what_they_meant(folder):
+def test_bundles_without_a_later_key_keep_their_meaning(folder):
     before = load_bundle(folder).predict(photos())
     config = json.loads((folder / "config.json").read_text())
     for key in ("pixels", "narrow_width"):

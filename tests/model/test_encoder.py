@@ -33,7 +33,7 @@ def test_position_matters():
     assert torch.allclose(encoder(patches, (2, 3)), encoder(patches[:, order], (2, 3))[:, order], atol=1e-5)
 
 
-def test_a_class_token_comes_first_and_knows_the_image():
+def test_a_class_token_comes_first_and_depends_on_the_image():
     torch.manual_seed(0)
     encoder = VisionTransformer(dataclasses.replace(ARCH, class_token=True), (2, 3))
     patches = torch.rand(2, 6, 12)

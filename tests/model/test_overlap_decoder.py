@@ -49,7 +49,7 @@ def test_is_what_overlapping_squares_add_up_to(side):
 
 
 @given(side=st.sampled_from([2, 4, 8]), grid=st.tuples(st.integers(1, 4), st.integers(1, 4)))
-def test_equal_tokens_that_say_one_thing_give_it_everywhere(side, grid):
+def test_equal_tokens_give_equal_pixels_everywhere(side, grid):
     layer = OverlapLinear(2, 3, side)
     nn.init.zeros_(layer.weight)
     with torch.no_grad():

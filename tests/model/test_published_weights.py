@@ -1,4 +1,4 @@
-"""Published weights say in our encoder, which has no convolution, what they say in their own."""
+"""With published weights, our encoder computes what the published model computes."""
 
 import re
 
@@ -10,16 +10,17 @@ from vitseg.architecture import Architecture
 from vitseg.errors import DataError, UsageError
 from vitseg.model.encoder import VisionTransformer
 from vitseg.model.patches import patchify
-from vitseg.model.published_weights import IMAGENET, PixelStats, encoder_from_published
+from vitseg.model.published_weights import PixelStats, encoder_from_published
 
 transformers = pytest.importorskip("transformers")
 
+IMAGENET = PixelStats((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of DeiT, DINO and MAE
 OURS = PixelStats(std=(0.25, 0.25, 0.25))
 ARCH = Architecture(
     patch_size=4, position="add", class_token=True, norm_epsilon=1e-12, encoder_projection=24, blocks=2, heads=3,
     head_width=8, mlp_units=(40, 24), features_per_patch=5,
 )  # fmt: skip
-# As the hub has them; transformers 5 names them anew in memory.
+# Names on the hub, for those that transformers 5 has in memory.
 PUBLISHED = [
     (r"layers\.(\d+)\.attention\.q_proj", r"encoder.layer.\1.attention.attention.query"),
     (r"layers\.(\d+)\.attention\.k_proj", r"encoder.layer.\1.attention.attention.key"),
@@ -73,8 +74,8 @@ def as_timm(state):
     return named
 
 
-def tokens(weights, photos, arch=ARCH):
-    """Return our encoder's tokens for photos (B, 3, H, W) in 0–1, through the pixels that `Segmenter` makes."""
+def our_tokens(weights, photos, arch=ARCH):
+    """Return our encoder's tokens for photos (B, 3, H, W) in 0–1, normalized as `Segmenter` does."""
     grid = photos.shape[2] // 4, photos.shape[3] // 4
     encoder = VisionTransformer(arch, grid).eval()
     encoder.load_state_dict(weights)
@@ -82,8 +83,8 @@ def tokens(weights, photos, arch=ARCH):
         return encoder(patchify((photos - 0.5) / 0.25, 4), grid)
 
 
-def said(model, photos, pixels=None, **options):
-    """Return what transformers' own model says of the same photos, normalized its way."""
+def reference_tokens(model, photos, pixels=None, **options):
+    """Return the tokens of transformers' own model for photos (B, 3, H, W) in 0–1."""
     pixels = pixels or PixelStats()
     mean, std = (torch.tensor(values)[:, None, None] for values in (pixels.mean, pixels.std))
     with torch.no_grad():
@@ -96,19 +97,21 @@ def said(model, photos, pixels=None, **options):
     [lambda state: state, published, lambda state: published(state, "vit."), as_timm],
     ids=["memory", "hub", "hub-classifier", "timm"],
 )
-def test_the_encoder_says_what_transformers_says(theirs, naming, pixels):
+def test_the_encoder_computes_what_transformers_computes(theirs, naming, pixels):
     photos = torch.rand(2, 3, 16, 16)
     weights = encoder_from_published(naming(theirs.state_dict()), ARCH, (4, 4), theirs=pixels, ours=OURS, heads=3)
-    assert torch.allclose(tokens(weights, photos), said(theirs, photos, pixels), atol=1e-5)
+    assert torch.allclose(our_tokens(weights, photos), reference_tokens(theirs, photos, pixels), atol=1e-5)
 
 
-def test_it_says_the_same_of_images_of_another_size(theirs):
+def test_it_computes_the_same_for_images_of_another_size(theirs):
     for size in ((24, 40), (8, 12), (32, 8)):  # larger, smaller, and as many patches in another form
         photos = torch.rand(2, 3, *size)
         weights = encoder_from_published(
             theirs.state_dict(), ARCH, (size[0] // 4, size[1] // 4), theirs=PixelStats(), ours=OURS, heads=3
         )
-        assert torch.allclose(tokens(weights, photos), said(theirs, photos, interpolate_pos_encoding=True), atol=1e-5)
+        assert torch.allclose(
+            our_tokens(weights, photos), reference_tokens(theirs, photos, interpolate_pos_encoding=True), atol=1e-5
+        )
 
 
 def test_classifiers_are_left_out_and_half_precision_is_widened(theirs):
@@ -155,7 +158,7 @@ def test_a_patch_is_flattened_as_ours_are(theirs):
         ({"layer_scale": 0.1}, "--set model.layer_scale=0.0"),
     ],
 )
-def test_what_does_not_fit_is_told_with_the_options_that_mend_it(theirs, values, options):
+def test_an_architecture_that_does_not_fit_is_refused_with_the_options_that_do(theirs, values, options):
     arch = Architecture(**{**{name: getattr(ARCH, name) for name in ARCH.__dataclass_fields__}, **values})
     with pytest.raises(UsageError) as caught:
         encoder_from_published(theirs.state_dict(), arch, (4, 4), theirs=PixelStats(), ours=OURS, heads=3)

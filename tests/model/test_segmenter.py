@@ -48,7 +48,7 @@ def test_equal_seeds_give_equal_weights_and_leave_the_global_generator_alone():
     assert not torch.equal(first["decoder.projection.weight"], other["decoder.projection.weight"])
 
 
-def test_a_new_network_knows_nothing_and_says_so():
+def test_a_new_network_prefers_no_class():
     logits = build_model(load_recipe("tiny").model, (32, 32), 19, seed=0)(photos(size=(32, 32))).detach()
     assert float(logits.abs().max()) < 1
 
@@ -85,7 +85,7 @@ def test_the_original_patch_reaches_its_own_pixels_without_the_encoder():
 
 
 @pytest.mark.parametrize("arch", [ARCH, RGB], ids=["classes", "rgb"])
-def test_learns_four_images_by_heart(arch):
+def test_overfits_four_images(arch):
     torch.manual_seed(0)
     images = photos(4, (16, 16))
     # Stripes of a few classes, different in each image; nothing of them can be seen in the noise.

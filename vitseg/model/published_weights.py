@@ -61,7 +61,7 @@ _HEADS = ("pooler.", "classifier.", "head.", "decoder.", "pre_logits.", "embeddi
 
 @dataclass(frozen=True)
 class PixelStats:
-    """Normalization of pixels by channel, in the 0–1 scale: (value - mean) / std."""
+    """Normalization of pixels by channel, in the 0–1 scale: (value - mean) / std. The defaults are the original ViT's."""
 
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -70,10 +70,6 @@ class PixelStats:
         """Check the ranges."""
         if len(self.mean) != 3 or len(self.std) != 3 or not all(0 < std < math.inf for std in self.std):
             raise DataError(f"pixel mean {self.mean} and std {self.std} are not three numbers each, std above 0")
-
-
-IMAGENET = PixelStats((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Of DeiT, DINO and MAE; the original ViT has the defaults of `PixelStats`."""
 
 
 def encoder_from_published(
