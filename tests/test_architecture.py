@@ -62,7 +62,6 @@ KNOWN_UNMIRRORED = {
     "flows/stack/servers.py",
     "flows/tasks/register_version.py",
     "flows/train.py",
-    "vitseg/images/rgb.py",
     "vitseg/training/agent.py",
     "vitseg/training/hugging_face.py",
     "vitseg/training/nodes.py",

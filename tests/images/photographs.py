@@ -23,9 +23,9 @@ SIZES = ((24, 16), (5, 3), (1, 1), (97, 61), (1, 200), (300, 2), (61, 700))
 
 def draw(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
     """Draw colored patches with some noise."""
-    chance = np.random.default_rng((seed, width, height))
-    coarse = Image.fromarray(chance.integers(0, 256, (4, 5, 3), np.uint8)).resize((width, height))
-    noisy = np.clip(np.asarray(coarse).astype(int) + chance.integers(-9, 10, (height, width, 3)), 0, 255)
+    rng = np.random.default_rng((seed, width, height))
+    coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8)).resize((width, height))
+    noisy = np.clip(np.asarray(coarse).astype(int) + rng.integers(-9, 10, (height, width, 3)), 0, 255)
     rgb = Image.fromarray(noisy.astype(np.uint8))
     gray = noisy[..., 0]
     if mode == "I;16":

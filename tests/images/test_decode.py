@@ -56,7 +56,7 @@ def test_every_format_gives_its_colors(kind, tolerance):
     assert close(data, COLOR, tolerance)
 
 
-def test_of_several_pictures_in_a_file_the_first_counts():
+def test_the_first_of_several_pictures_in_a_file_is_taken():
     for kind in ("MPO", "GIF", "TIFF", "PNG"):
         data = encode(plain(COLOR, 31, 17), kind, save_all=True, append_images=[plain((0, 0, 255), 31, 17)])
         assert close(data, COLOR, 4)
@@ -102,13 +102,13 @@ def test_32_bit_integers_hold_16_bit_values_and_floats_0_to_1_or_255():
     assert decoded(encode(np.array([[0, 9, 300]], np.float32), "TIFF"))[0, :, 0].tolist() == [0, 9, 255]
 
 
-# Where EXIF puts the picture's upper left corner: row, column of the stored pixels that people see there.
+# Row and column of the stored pixels that are the upper left corner of the upright image, by EXIF orientation.
 CORNERS = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0), 5: (0, 0), 6: (-1, 0), 7: (-1, -1), 8: (0, -1)}
 
 
 @pytest.mark.parametrize("orientation", CORNERS)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
-def test_images_are_turned_as_people_see_them(orientation, kind):
+def test_images_are_turned_upright(orientation, kind):
     stored = np.full((16, 32, 3), 128, np.uint8)
     row, column = CORNERS[orientation]
     stored[slice(0, 8) if row == 0 else slice(8, 16), slice(0, 8) if column == 0 else slice(24, 32)] = RED
@@ -140,7 +140,7 @@ def test_a_file_that_is_cut_off_is_refused(kind):
     ("data", "reason"),
     [(b"", "empty"), (b"hello, world", "not an image"), (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not an image")],
 )
-def test_what_is_no_image_says_so(data, reason):
+def test_content_that_is_no_image_is_refused_with_its_reason(data, reason):
     assert not is_image(data)
     with pytest.raises(SampleError, match=reason):
         decode_image(data, LIMIT)
@@ -161,10 +161,10 @@ def test_an_image_over_the_limit_is_refused_before_it_is_decoded():
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM"]), st.integers(0, 2**32))
 def test_damaged_bytes_give_an_image_or_a_reason_nothing_else(kind, seed):
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     data = bytearray(encode(plain(COLOR), kind))
-    for _ in range(chance.randint(1, 12)):
-        data[chance.randrange(len(data))] = chance.randrange(256)
+    for _ in range(rng.randint(1, 12)):
+        data[rng.randrange(len(data))] = rng.randrange(256)
     with contextlib.suppress(SampleError):
         model_input(bytes(data), (4, 4), LIMIT)
 
@@ -195,7 +195,7 @@ def test_raw_photographs_are_refused_rather_than_their_thumbnail():
         decode_image(encode(plain(COLOR), "TIFF", tiffinfo={50706: b"\x01\x04\x00\x00"}), LIMIT)
 
 
-def test_a_jpeg_is_decoded_no_larger_than_somebody_needs():
+def test_a_jpeg_is_decoded_no_larger_than_a_preview_needs():
     photo = Image.fromarray(np.full((300, 400, 3), 90, np.uint8))
     buffer = io.BytesIO()
     photo.save(buffer, "JPEG")

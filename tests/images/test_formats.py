@@ -8,7 +8,7 @@ COLOR = (200, 60, 30)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF", "JPEG2000", "AVIF", "MPO"])
-def test_its_first_bytes_tell_an_image_from_other_things(kind):
+def test_the_first_bytes_tell_an_image_from_other_content(kind):
     assert may_be_image(encode(plain(COLOR), kind)[:SNIFFED_BYTES])
     for other in (b"", b"{}", b"hello, world", b"%PDF-1.7", b"PK\3\4", b"<svg>", b"\0" * SNIFFED_BYTES):
         assert not may_be_image(other)

@@ -13,9 +13,9 @@ pytest.importorskip("simplejpeg")
 
 
 def picture(height, width, seed=0):
-    chance = np.random.default_rng(seed)
-    coarse = Image.fromarray(chance.integers(0, 256, (4, 5, 3), np.uint8)).resize((width, height))
-    return np.clip(np.asarray(coarse).astype(int) + chance.integers(-9, 9, (height, width, 3)), 0, 255).astype(np.uint8)
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8)).resize((width, height))
+    return np.clip(np.asarray(coarse).astype(int) + rng.integers(-9, 9, (height, width, 3)), 0, 255).astype(np.uint8)
 
 
 def encode(pixels, mode="RGB", **options):

@@ -22,9 +22,9 @@ MANY = 10**6
 
 
 def picture(height, width, mode="RGB", seed=0):
-    chance = np.random.default_rng(seed)
-    coarse = Image.fromarray(chance.integers(0, 256, (4, 5, 3), np.uint8)).resize((width, height)).convert(mode)
-    return np.asarray(coarse) // 3 + chance.integers(0, 9, np.asarray(coarse).shape, np.uint8)
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8)).resize((width, height)).convert(mode)
+    return np.asarray(coarse) // 3 + rng.integers(0, 9, np.asarray(coarse).shape, np.uint8)
 
 
 def encode(pixels, **options):

@@ -31,7 +31,7 @@ def turned(orientation: int) -> Image.Exif:
 
 @pytest.mark.parametrize("spilled", [False, True])
 @pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8, 0, 99])
-def test_rows_are_those_of_the_image_as_people_see_it(orientation, spilled, monkeypatch):
+def test_rows_are_those_of_the_upright_image(orientation, spilled, monkeypatch):
     monkeypatch.setattr(photo_module, "SPILLED_PIXELS", 10 if spilled else 10**9)
     monkeypatch.setattr(photo_module, "BAND", 3)
     noise = np.random.default_rng(orientation).integers(0, 256, (7, 11, 3), np.uint8)
@@ -56,16 +56,16 @@ def test_rows_of_every_mode_are_those_of_the_decoded_image(mode):
     np.testing.assert_array_equal(whole(data, 2), np.asarray(decode_image(data, LIMIT)))
 
 
-def test_a_full_temporary_folder_says_what_to_do(monkeypatch):
+def test_a_full_temporary_folder_is_an_error_that_names_the_remedy(monkeypatch):
     monkeypatch.setattr(photo_module, "SPILLED_PIXELS", 10)
-    full = Path("/dev/full")  # says that there is no room, when it is written to
+    full = Path("/dev/full")  # has no room for what is written to it
     monkeypatch.setattr("tempfile.TemporaryFile", lambda *, buffering=-1, **_: full.open("w+b", buffering))
     noise = np.random.default_rng(0).integers(0, 255, (9, 9, 3), np.uint8)
     with pytest.raises(StoreFullError, match="set TMPDIR"), open_photo(encode(noise), LIMIT):
         pass
 
 
-def test_what_is_broken_or_too_large_says_so():
+def test_broken_and_too_large_images_are_refused_with_their_reason():
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     with pytest.raises(SampleError, match="broken"), open_photo(encode(noise)[:-500], LIMIT):
         pass

@@ -19,7 +19,7 @@ CLASSES = (
 )
 SHA256 = "a" * 64
 FOLDER = str(Path(__file__).parent)
-"""Stands in for that of the bundle: it is there, what is in it nobody looks at."""
+"""Stands in for the folder of the bundle: it exists, and its content is not read."""
 
 
 @dataclass
@@ -30,11 +30,11 @@ class ColorRule:
     sha256: str = SHA256
     classes: tuple[Label, ...] = CLASSES
     delay: float = 0.0
-    """Seconds a prediction."""
+    """Seconds a forward pass."""
     model: torch.nn.Module = field(default_factory=torch.nn.Identity)
 
     moments: list[tuple[float, float] | None] = field(default_factory=list)
-    """Of the photographs whose windows it was shown, one for each call."""
+    """The `moments` of each call."""
 
     def predict(self, images: torch.Tensor, moments: tuple[float, float] | None = None) -> torch.Tensor:
         self.moments.append(moments)

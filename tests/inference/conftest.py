@@ -1,4 +1,4 @@
-"""Pictures in plain colors, and a model whose answer to them is known."""
+"""Pictures in plain colors, and a model whose output for them is known."""
 
 import io
 from dataclasses import fields
@@ -23,13 +23,13 @@ RED, GREEN, BLUE = (250, 20, 10), (20, 250, 10), (10, 20, 250)
 
 @pytest.fixture(autouse=True)
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep models from rounding as the machine that runs the tests would have it."""
+    """Compute in float32, also on machines with bfloat16."""
     monkeypatch.setattr(model_module, "bf16", lambda device: False)
 
 
 @pytest.fixture
 def rule(monkeypatch: pytest.MonkeyPatch) -> ColorRule:
-    """The model that every job of the test finds in its bundle folder."""
+    """The model that every job of the test loads."""
     rule = ColorRule()
     monkeypatch.setattr(model_module, "load_bundle", lambda folder: rule)
     model_module._loaded.cache_clear()
@@ -70,8 +70,8 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return source, tmp_path / "masks"
 
 
-def apart(options: dict[str, Any]) -> dict[str, Any]:
-    """Put what is a field of `Options` into one."""
+def gather_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Gather the fields of `Options` among keyword arguments into one."""
     own = {field.name for field in fields(Options)} & options.keys()
     rest = {name: value for name, value in options.items() if name not in own}
     return rest | {"options": Options(**{name: options[name] for name in own})}
@@ -79,7 +79,9 @@ def apart(options: dict[str, Any]) -> dict[str, Any]:
 
 def run(source: Path, dest: Path, sha256: str = SHA256, **options: Any) -> tuple[Job, Summary]:
     """Plan, segment all chunks, commit."""
-    job = plan_job(str(source), str(dest), model=model(sha256), **{"chunk_images": 4, "batch_size": 3} | apart(options))
+    job = plan_job(
+        str(source), str(dest), model=model(sha256), **{"chunk_images": 4, "batch_size": 3} | gather_options(options)
+    )
     written = sum(chunk.segment_chunk(job, index).written for index in range(job.chunks))
     return job, commit_job(job, 2.0, written)
 

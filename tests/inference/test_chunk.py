@@ -216,21 +216,21 @@ def test_reading_runs_no_further_ahead_than_it_may(folders, rule, monkeypatch):
 
 def test_killed_at_20_moments_the_job_ends_as_if_undisturbed(folders, rule):
     source, dest = folders
-    chance = random.Random(5)
+    rng = random.Random(5)
     for number in range(60):
-        color = chance.choice([RED, GREEN, BLUE])
-        put(source, f"{number:02}.png", encode(plain(color, chance.randint(1, 40), chance.randint(1, 40))))
+        color = rng.choice([RED, GREEN, BLUE])
+        put(source, f"{number:02}.png", encode(plain(color, rng.randint(1, 40), rng.randint(1, 40))))
     put(source, "55.jpg", b"broken")
     put(source, "56.txt", b"text")
     # A fork server that has everything imported: a process in milliseconds, and no threads of ours in it.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vitseg.inference.plan", "vitseg.inference.chunk"])
-    for masks in sorted(chance.sample(range(56), 20)):
+    for masks in sorted(rng.sample(range(56), 20)):
         process = context.Process(target=color_rule.segment_slowly, args=(str(source), str(dest)))
         process.start()
         while len(list(dest.glob("*.png"))) < masks and process.is_alive():
             time.sleep(0.002)
-        time.sleep(chance.random() * 0.02)
+        time.sleep(rng.random() * 0.02)
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL

@@ -6,11 +6,11 @@ from vitseg.inference.dry_run import SAMPLED, dry_run
 from vitseg.inference.plan import plan_job
 
 from .color_rule import model
-from .conftest import RED, apart, encode, plain, put
+from .conftest import RED, encode, gather_options, plain, put
 
 
 def counts(source, dest, **options):
-    found = dry_run(str(source), str(dest), **{"model": model()} | apart(options))
+    found = dry_run(str(source), str(dest), **{"model": model()} | gather_options(options))
     return found.listed, found.done, found.todo, found.bytes
 
 

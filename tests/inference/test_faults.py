@@ -27,12 +27,12 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 
 def objects() -> dict[str, bytes]:
     """Return photographs of several formats, with broken and foreign files among them."""
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     made = {}
     for number in range(IMAGES):
         kind = FORMATS[number % len(FORMATS)]
-        height, width = chance.integers(20, 90, 2)
-        coarse = Image.fromarray(chance.integers(0, 256, (3, 4, 3), dtype=np.uint8))
+        height, width = rng.integers(20, 90, 2)
+        coarse = Image.fromarray(rng.integers(0, 256, (3, 4, 3), dtype=np.uint8))
         photo = coarse.resize((int(width), int(height)), Image.Resampling.NEAREST)
         made[f"camera {number % 3}/{number:03d}.{kind.lower()}"] = encode(photo, kind)
     whole = made["camera 0/000.png"]

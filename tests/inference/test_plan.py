@@ -13,7 +13,7 @@ from vitseg.inference.read import A_MASK
 from vitseg.storage import LocalStore, ObjectInfo, open_store
 
 from .color_rule import model
-from .conftest import RED, apart, encode, plain, put, rows, run
+from .conftest import RED, encode, gather_options, plain, put, rows, run
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def five(folders):
 
 
 def plan(source, dest, **options):
-    return plan_job(str(source), str(dest), model=model(), **apart(options))
+    return plan_job(str(source), str(dest), model=model(), **gather_options(options))
 
 
 def keys(job):
@@ -85,7 +85,7 @@ def test_two_that_begin_at_once_work_on_one_listing(five, monkeypatch):
     assert len({key for chunk in keys(ours) for key in chunk}) == 6
 
 
-def test_a_listing_that_is_broken_says_so(five):
+def test_a_broken_listing_is_refused_with_the_remedy(five):
     job = plan(*five)
     Path(job.dest, job.file("listing.json")).write_text("{}")
     with pytest.raises(DataError, match="delete it"):
@@ -198,7 +198,7 @@ def test_every_worker_of_a_small_job_has_chunks(listed, workers, wanted):
     assert _chunk_size(listed, workers) == wanted
 
 
-def test_chunks_suit_the_number_of_objects_unless_somebody_says_otherwise(folders):
+def test_chunks_suit_the_number_of_objects_unless_a_size_is_given(folders):
     source, dest = folders
     for number in range(40):
         put(source, f"{number:02}.png", b"x")

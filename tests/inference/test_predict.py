@@ -44,7 +44,7 @@ def test_where_both_apply_tiles_and_resizing_are_whole_image_inference(folders, 
     np.testing.assert_array_equal(masks(source, dest / "tiled", bundle, tile=True)["x.png.png"], whole)
 
 
-def test_flips_give_the_mean_of_both_answers(folders, bundle):
+def test_flips_give_the_mean_of_both_outputs(folders, bundle):
     source, dest = folders
     photo = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
     put(source, "x.png", encode(photo))

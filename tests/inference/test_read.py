@@ -192,7 +192,7 @@ def test_a_source_that_does_not_answer_any_more_is_not_many_failed_objects(folde
     job = plan_job(str(source), str(dest), model=model())
 
     def down(self, *arguments):
-        raise StorageError("no S3 server answers")
+        raise StorageError("no S3 server responds")
 
     monkeypatch.setattr(LocalStore, "read_tagged", down)
     monkeypatch.setattr(LocalStore, "list", down)

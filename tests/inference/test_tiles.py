@@ -17,7 +17,7 @@ def photo_of(pixels: np.ndarray) -> DecodedPhoto:
 
 @settings(deadline=None, max_examples=12)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 4), st.integers(0, 99))
-def test_tiles_of_a_pixelwise_model_give_its_answer_at_every_pixel(height, width, batch_size, seed):
+def test_tiles_of_a_pixelwise_model_give_its_class_at_every_pixel(height, width, batch_size, seed):
     # Channels in 0, 50 … 250 keep the best class clear of rounding.
     photo = (np.random.default_rng(seed).integers(0, 6, (height, width, 3)) * 50).astype(np.uint8)
     seen = []
@@ -42,7 +42,7 @@ def test_tiles_cover_the_image_at_its_own_scale():
     photo[17, 41, 2] = 255  # a single pixel, lost if the image were shrunk
 
     prediction = predict_tiled(lambda images: images.float(), photo_of(photo), (8, 12), 4)
-    assert prediction.confidence is None  # nobody asked for it
+    assert prediction.confidence is None  # not kept by default
     assert np.argwhere(prediction.ids == 2).tolist() == [[17, 41]]
 
 
@@ -50,9 +50,9 @@ def test_tiles_cover_the_image_at_its_own_scale():
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 4))
 def test_tiles_of_a_model_that_repeats_its_input_give_the_photograph(height, width, batch_size):
     photo = np.random.default_rng(height * 41 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    painting = predict_colors_tiled(lambda images: images.float() / 255, photo_of(photo), (8, 12), batch_size)
-    assert painting.colors.shape == photo.shape
-    np.testing.assert_array_equal(painting.colors, photo)
+    image = predict_colors_tiled(lambda images: images.float() / 255, photo_of(photo), (8, 12), batch_size)
+    assert image.colors.shape == photo.shape
+    np.testing.assert_array_equal(image.colors, photo)
 
 
 def test_scores_that_are_not_numbers_are_an_error():
@@ -64,7 +64,7 @@ def test_scores_that_are_not_numbers_are_an_error():
 
 
 def test_borders_of_windows_are_blended():
-    # A model that says how many windows it has been asked about: neighbors disagree, what comes out is smooth.
+    # A model that alternates from window to window: neighbors disagree, and yet the blend is smooth.
     asked = []
 
     def model(images):
@@ -84,7 +84,7 @@ def test_borders_of_windows_are_blended():
 @given(st.integers(1, 30), st.integers(1, 120), st.integers(1, 50), st.integers(1, 4))
 def test_stripes_change_nothing(height, width, stripe, batch_size):
     photo = np.random.default_rng(height * 121 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    slope = torch.linspace(0, 3, 12)  # a model that says something else at each place of its window
+    slope = torch.linspace(0, 3, 12)  # a model with another output at each place of its window
 
     def model(images):
         return images.float() / 50 + torch.stack([slope.expand(8, 12), slope.flip(0).expand(8, 12), torch.ones(8, 12)])

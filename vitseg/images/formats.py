@@ -1,4 +1,4 @@
-"""Which formats of images are read, and which objects may be images at all, judged before they are decoded.
+"""Which formats of images are read, and which objects may be images at all, before they are decoded.
 
 Only formats that photographs come in are opened, and each by a decoder inside Pillow: nothing that runs PostScript
 or guesses.
@@ -16,8 +16,8 @@ EXTENSIONS = frozenset(name for name, kind in Image.registered_extensions().item
 SNIFFED_BYTES = 64
 """Bytes at the start of an object that tell most others from images."""
 
-_UNREADABLE = frozenset({".heic", ".heif", ".tga", ".psd", ".dng"})  # images, too: an object of such a name has failed
-_LARGEST_UNNAMED = 64 * 2**20  # larger objects without an image's name are not read to look at their content
+_UNREADABLE = frozenset({".heic", ".heif", ".tga", ".psd", ".dng"})  # images, too, which can only fail
+_LARGEST_UNNAMED = 64 * 2**20  # bytes; larger objects without an image's name are not read
 
 
 def has_image_name(key: str) -> bool:
@@ -61,7 +61,7 @@ def read_header(data: bytes, formats: tuple[str, ...] = FORMATS) -> ImageFile.Im
         if _accepts(name, data):
             try:
                 return Image.OPEN[name][0](io.BytesIO(data), "")
-            except SyntaxError:  # how a decoder says that it isn't its format
+            except SyntaxError:  # the decoder's way to tell that the format is another
                 continue
     return None
 

@@ -105,7 +105,7 @@ def _row_of_existing(context: ChunkContext, info: ObjectInfo, data: bytes, metad
 def _task(context: ChunkContext, info: ObjectInfo, data: bytes, started: float) -> Task:
     options = context.job.options
     if options.tile:
-        open_image(data, options.max_pixels)  # what is no image fails here already
+        open_image(data, options.max_pixels)  # so that what is no image fails already here
         return Task(info, None, None, data, time.perf_counter() - started)
     pixels, size = model_input(data, context.bundle.image_size, options.max_pixels)
     kept = data if "overlay" in options.also else None

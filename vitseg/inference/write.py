@@ -1,4 +1,4 @@
-"""Write what the model predicts for one object: its mask, and the pictures that were asked for."""
+"""Write the prediction for one object: its mask, and the pictures that the job's options ask for."""
 
 import math
 from urllib.parse import quote
@@ -24,7 +24,7 @@ _PICTURE_PIXELS = 32_000_000  # of larger images, colors and overlays are made s
 def write_object(context: ChunkContext, prediction: Prediction) -> Row:
     """Write pictures and mask, or the image of a model without classes, and return the row.
 
-    The mask comes last: where it is, everything is. Where no object can have its name, the row says so.
+    The mask comes last: where it exists, its pictures exist, too. Where no object can have its name, the row is a failed one.
 
     Raises:
         AccessError, StorageError: the destination can't be written.
