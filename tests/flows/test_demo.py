@@ -34,6 +34,6 @@ def test_the_whole_way_and_again(
     assert again["train"] == result["train"]
     assert again["preprocess"]["fingerprint"] == result["preprocess"]["fingerprint"]
     assert (again["segment"]["ok"], again["segment"]["skipped"]) == (0, 7)
-    told = capsys.readouterr().err
+    notes = capsys.readouterr().err
     for step in ("already holds these 22 samples", "this recipe on this data is", "every object under"):
-        assert any("nothing to do" in line and step in line for line in told.splitlines()), step
+        assert any("nothing to do" in line and step in line for line in notes.splitlines()), step

@@ -174,8 +174,8 @@ def test_it_starts_from_the_champion_and_promotes_by_itself_only_if_told(
     ):
         assert text in challenger.description
 
-    told = run(auto_promote=True)  # the same data again: what passed meanwhile is promoted
-    assert (told["changed"], told["champion"], len(trainings)) == (False, "models:/approved/2", 2)
+    promoted = run(auto_promote=True)  # the same data again: what passed meanwhile is promoted
+    assert (promoted["changed"], promoted["champion"], len(trainings)) == (False, "models:/approved/2", 2)
     champion = versions.alias_version("approved", promotion.CHAMPION)
     assert champion is not None
     assert (champion.tags["previous_champion"], champion.tags["reviewer"]) == ("1", "retrain")

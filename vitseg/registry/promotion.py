@@ -15,7 +15,6 @@ from vitseg.registry.versions import (
     get_version,
     is_same,
     list_versions,
-    model_exists,
     resolve,
     set_tags,
     timestamp,
@@ -37,8 +36,14 @@ def check_target(to: str) -> None:
     Raises:
         UsageError: there is no such registered model.
     """
-    if to and not model_exists(to):
-        raise UsageError(f"there is no registered model {to!r} to promote to: `vitseg registry team` creates it")
+    if not to:
+        return
+    try:
+        with mlflow_request(f"reading {to}"):
+            MlflowClient().get_registered_model(to)
+    except NotFoundError as error:
+        message = f"there is no registered model {to!r} to promote to: `vitseg registry team` creates it"
+        raise UsageError(message) from error
 
 
 def propose(version: Version) -> None:

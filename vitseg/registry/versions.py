@@ -89,16 +89,6 @@ def ensure_model(client: MlflowClient, name: str) -> None:
             raise
 
 
-def model_exists(name: str) -> bool:
-    """Return whether there is a registered model of this name."""
-    try:
-        with mlflow_request(f"reading {name}"):
-            MlflowClient().get_registered_model(name)
-    except NotFoundError:
-        return False
-    return True
-
-
 def get_version(name: str, version: str) -> Version:
     """Read one version.
 
