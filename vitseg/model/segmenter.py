@@ -31,9 +31,7 @@ class Segmenter(ImageModel):
     def __init__(self, arch: Architecture, image_size: tuple[int, int], classes: int) -> None:
         super().__init__(arch, image_size)
         if not (1 if arch.target == "classes" else 0) <= classes <= 255:
-            raise UsageError(
-                f"a model has 1 (a thing and the rest) to 255 classes, not {classes}: images need target rgb"
-            )
+            raise UsageError(f"a model has 1 (binary) to 255 classes, not {classes}: images need target rgb")
         self.classes = classes
         self.encoder = VisionTransformer(arch, self.grid)
         self.features = nn.Linear(self.encoder.width, arch.features_per_patch)
