@@ -22,7 +22,7 @@ class ObjectInfo:
 
 
 class Store(Protocol):
-    """What every store can do. Missing objects give `None` from `stat` and NotFoundError from `read`."""
+    """The base of all stores, and what each can do. Missing objects give `None` from `stat` and NotFoundError from `read`."""
 
     root: str
 
@@ -34,15 +34,18 @@ class Store(Protocol):
 
     def metadata(self, key: str) -> dict[str, str]:
         """Return the user metadata of an object; empty where the store keeps none."""
+        return {}
 
     def read(self, key: str) -> bytes:
         """Return an object's content."""
+        return self.read_tagged(key)[0]
 
     def read_tagged(self, key: str) -> tuple[bytes, str]:
         """Return an object's content and the etag of just that content, which may be newer than the listing."""
 
     def read_many(self, keys: Iterable[str]) -> Iterator[tuple[bytes, str]]:
         """Yield what `read_tagged` returns for each key, in order; a store that is far away is asked for several at once."""
+        return map(self.read_tagged, keys)
 
     def read_start(self, key: str, size: int) -> bytes:
         """Return the first `size` bytes (at least 1) of an object, or all of a shorter one; errors as `read_tagged`."""
@@ -76,6 +79,7 @@ class Store(Protocol):
 
     def uri(self, key: str) -> str:
         """Return the full address of a key."""
+        return join(self.root, key)
 
 
 def without_secrets(address: str) -> str:

@@ -3,14 +3,14 @@
 import contextlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO
+from typing import Any
 
 import aiohttp
 import fsspec
 
 from vitseg.bounded_map import bounded_map
 from vitseg.errors import NotFoundError, StorageError, UsageError
-from vitseg.storage.base import ObjectInfo, content_md5, join, without_secrets
+from vitseg.storage.base import ObjectInfo, Store, content_md5, without_secrets
 
 _AHEAD = 16  # objects that are asked for at once
 _ERRORS = (OSError, aiohttp.ClientError)  # aiohttp's, for a web server's 403 or 500, are no OSErrors
@@ -20,7 +20,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
 
 
-class FsspecStore:
+class FsspecStore(Store):
     """Reads and lists; it does not write."""
 
     def __init__(self, address: str) -> None:
@@ -102,14 +102,6 @@ class FsspecStore:
         except _ERRORS as error:
             raise StorageError(f"can't ask for {self.uri(key)}: {_reason(error)}") from error
 
-    def metadata(self, key: str) -> dict[str, str]:
-        """Return nothing: sources are never written to."""
-        return {}
-
-    def read(self, key: str) -> bytes:
-        """See `Store.read`."""
-        return self.read_tagged(key)[0]
-
     def read_tagged(self, key: str) -> tuple[bytes, str]:
         """See `Store.read_tagged`; fsspec returns content and etag only one after the other."""
         path = f"{self._path}/{key}"
@@ -145,17 +137,8 @@ class FsspecStore:
         except _ERRORS as error:
             raise StorageError(f"can't read {self.uri(key)}: {_reason(error)}") from error
 
-    def write(
-        self,
-        key: str,
-        data: bytes | BinaryIO,
-        *,
-        metadata: dict[str, str] | None = None,
-        content_type: str | None = None,
-        if_absent: bool = False,
-        if_match: str | None = None,
-    ) -> bool:
-        """Refused: results go to a folder or to s3://.
+    def write(self, *_: Any, **__: Any) -> bool:
+        """Refuse: results go to a folder or to s3://.
 
         Raises:
             UsageError: always.
@@ -163,13 +146,9 @@ class FsspecStore:
         raise UsageError(f"{self.root} can only be read: write to a folder or to s3://")
 
     def delete(self, key: str) -> None:
-        """Refused, like `write`."""
+        """Refuse, like `write`."""
         raise UsageError(f"{self.root} can only be read")
 
     def md5(self, info: ObjectInfo) -> str:
         """See `Store.md5`."""
         return content_md5(self.read(info.key))
-
-    def uri(self, key: str) -> str:
-        """See `Store.uri`."""
-        return join(self.root, key)

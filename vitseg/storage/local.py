@@ -6,13 +6,13 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from vitseg.errors import NameTakenError, NotFoundError, StorageError, write_error
 from vitseg.storage.atomic import PART, put_file, tag_of
-from vitseg.storage.base import ObjectInfo, join
+from vitseg.storage.base import ObjectInfo, Store
 
 _PAUSES = (0.05, 0.2, 0.0)  # seconds to wait after each reading of a file that was written meanwhile
 
@@ -23,7 +23,7 @@ def _refuse(error: OSError) -> None:
         raise StorageError(f"can't list {error.filename}: {error.strerror}") from error
 
 
-class LocalStore:
+class LocalStore(Store):
     """A folder. Etags consist of modification time and size."""
 
     def __init__(self, folder: Path) -> None:
@@ -72,14 +72,6 @@ class LocalStore:
             return None
         return self._info(key, status) if stat.S_ISREG(status.st_mode) else None
 
-    def metadata(self, key: str) -> dict[str, str]:
-        """Files carry no metadata."""
-        return {}
-
-    def read(self, key: str) -> bytes:
-        """See `Store.read`."""
-        return self.read_tagged(key)[0]
-
     @contextlib.contextmanager
     def _reading(self, key: str) -> Iterator[None]:
         try:
@@ -106,10 +98,6 @@ class LocalStore:
                     return data, after.etag
             time.sleep(pause)
         raise StorageError(f"{self.uri(key)} changes while it is read: try again once it is written")
-
-    def read_many(self, keys: Iterable[str]) -> Iterator[tuple[bytes, str]]:
-        """See `Store.read_many`."""
-        return map(self.read_tagged, keys)
 
     def read_start(self, key: str, size: int) -> bytes:
         """See `Store.read_start`."""
@@ -154,7 +142,3 @@ class LocalStore:
                 return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         except OSError as error:
             raise StorageError(f"can't read {self.uri(info.key)}: {error.strerror or error}") from error
-
-    def uri(self, key: str) -> str:
-        """See `Store.uri`."""
-        return join(self.root, key)

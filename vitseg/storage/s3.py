@@ -21,7 +21,7 @@ from urllib3.exceptions import HTTPError
 
 from vitseg.bounded_map import bounded_map
 from vitseg.errors import AccessError, NotFoundError, StorageError, StoreFullError, UsageError
-from vitseg.storage.base import ObjectInfo, content_md5, without_secrets
+from vitseg.storage.base import ObjectInfo, Store, content_md5, without_secrets
 from vitseg.storage.s3_client import AHEAD, client, start_reading
 
 _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "ExpiredToken", "InvalidToken"}
@@ -41,7 +41,7 @@ def _is(error: Exception, status: int, code: str) -> bool:
     return sent in (code, str(status)) or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == status
 
 
-class S3Store:
+class S3Store(Store):
     """A prefix of a bucket. The etag is the store's own."""
 
     def __init__(self, bucket: str, prefix: str = "") -> None:
@@ -126,10 +126,6 @@ class S3Store:
     def _metadata(self, key: str) -> dict[str, str]:
         head = self._head(key)
         return {name.lower(): unquote(value) for name, value in (head or {}).get("Metadata", {}).items()}
-
-    def read(self, key: str) -> bytes:
-        """See `Store.read`."""
-        return self.read_tagged(key)[0]
 
     def read_tagged(self, key: str) -> tuple[bytes, str]:
         """See `Store.read_tagged`: content and etag come in one response."""
