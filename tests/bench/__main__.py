@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.bench.measure import log
 
-PARTS = ("preprocess", "storage", "loader", "train", "job", "segment", "quality", "pretrain", "ceiling")
+PARTS = ("start", "preprocess", "storage", "loader", "train", "job", "segment", "quality", "pretrain", "ceiling")
 
 
 def main(arguments: list[str]) -> int:
