@@ -41,9 +41,9 @@ def train_node(
     minutes: float = 30,
     job: str = "",
 ) -> None:
-    """Give this machine's ranks to a training that is told the same; end when it does.
+    """Give this machine's ranks to a training with the same parameters; end when it does.
 
-    The folder of a job is a function of data, recipe and start, so this node works it out instead of being told. `train`
+    The folder of a job is a function of data, recipe and start, so this node works it out. `train`
     as a deployment knows it, and starts this flow anew for each of its attempts; else this one tries again by itself.
 
     Args:
@@ -54,12 +54,12 @@ def train_node(
         recipe: a TOML file laid over the preset.
         overrides: `section.key=value` laid over both.
         nproc: ranks on this node; by default one a GPU, or 1.
-        init: weights to start from, as `train` is told.
-        minutes: so long this node waits for the first one.
+        init: weights to start from, as for `train`.
+        minutes: how long this node waits for the first one.
         job: folder of the job, which says what recipe and start are; from `train` as a deployment.
 
     Raises:
-        RankLostError: nobody listens at the rendezvous in time, or ranks were lost.
+        RankLostError: nothing listens at the rendezvous in time, or ranks were lost.
     """
     nodes = Nodes(nproc or max(1, torch.cuda.device_count()), nnodes, rendezvous, first=False)
     shards = canonical(shards)
@@ -89,10 +89,10 @@ def run_node(job: Job, nodes: Nodes, minutes: float) -> None:
 
 
 def wait_for(rendezvous: str, seconds: float, gone: Callable[[], bool] = lambda: False) -> None:
-    """Wait until somebody listens at `host:port`: torch gives up after a minute, or at once where the name is unknown.
+    """Wait until something listens at `host:port`: torch gives up after a minute, or at once where the name is unknown.
 
     Raises:
-        RankLostError: nobody does, or whoever should is `gone`.
+        RankLostError: nothing does, or the run that should is `gone`.
     """
     deadline = time.monotonic() + seconds
     while True:

@@ -24,7 +24,7 @@ from vitseg.errors import VitsegError
 
 STOPPED = 130
 _PATIENCE_SECONDS = 1  # between a signal and the line that says why the command still runs
-_GRACE_SECONDS = 20  # between a signal and the end: ranks and servers have to be told
+_GRACE_SECONDS = 20  # between a signal and the end: ranks end, and flows report it to their server
 _GARBAGE = 10_000  # new objects between two garbage collections: none is found while torch, MLflow and Prefect load
 _STOPPED_TEXT = "stopped: the same command goes on from here"
 _USAGE_TEXT = "wrong usage: standard error says what, and `vitseg COMMAND --help` what there is"

@@ -1,4 +1,4 @@
-"""Credentials of the embedded stack: made once an installation, kept where only their owner may read them."""
+"""Credentials of the embedded stack: created once per installation, readable by their owner only."""
 
 import datetime
 import json
@@ -12,7 +12,7 @@ _FILE = "credentials.json"
 
 
 def exist(folder: Path) -> bool:
-    """Say whether credentials are stored in the stack's folder."""
+    """Return whether credentials are stored in the stack's folder."""
     return (folder / _FILE).exists()
 
 
@@ -31,7 +31,7 @@ def read(folder: Path) -> dict[str, str]:
 
 
 def read_or_make(folder: Path) -> dict[str, str]:
-    """Return the stored credentials, or make new ones: 256 random bits a secret."""
+    """Return the stored credentials, or create new ones, with 256 random bits per secret."""
     if not exist(folder):
         made = {
             "s3_access_key": "vitseg" + secrets.token_hex(8),
@@ -59,7 +59,7 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def write_certificate(certificate: Path, key: Path) -> None:
-    """Write a key and a certificate that is its own authority: whoever holds both is one of our servers."""
+    """Write a key and a certificate that is its own authority: a process that holds both is one of our servers."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec

@@ -13,7 +13,7 @@ from flows.stack.processes import TELEMETRY_OFF
 from flows.stack.servers import Site
 from vitseg.home import home
 
-_OURS: dict[str, str] = {}  # what `enter` has set; the rest is the user's
+_OURS: dict[str, str] = {}  # what `enter` has set; everything else is the user's
 
 # Any of these means that the user has an S3 store of their own.
 _AWS = (
@@ -52,7 +52,7 @@ def enter(*, only_stack: bool = False) -> Environment:
     Call it before anything imports MLflow or Prefect, and again after `stack.up` in the same process.
 
     Args:
-        only_stack: use the embedded stack whatever the user has set: the demo must not touch anybody's servers.
+        only_stack: use the embedded stack whatever the user has set: the demo must not touch the user's servers.
     """
     if only_stack:
         for name in (*_AWS, *_MLFLOW, *_PREFECT, "MLFLOW_TRACKING_PASSWORD"):
@@ -79,7 +79,7 @@ def enter(*, only_stack: bool = False) -> Environment:
 
 
 def prepare_tracking() -> None:
-    """Create the SQLite file of MLflow where this process uses one of ours; call it before MLflow is.
+    """Create the SQLite file of MLflow where this process uses our own; call it before anything imports MLflow.
 
     The first call in a home takes about 8 s, later ones nothing.
     """
@@ -104,7 +104,7 @@ def _offer_stack() -> tuple[str, ...]:
     state = stack.read_state()
     running = {name for name, record in state.items() if stack.is_running(name, record)}
     lost = tuple(name for name, record in state.items() if record["pid"] is not None and name not in running)
-    # One that stopped by itself keeps its place: a command must fail for it, not find another bucket or registry.
+    # One that stopped by itself keeps its address: a command must fail, and not find another bucket or registry.
     wanted = running | set(lost)
     if not wanted or (not running and not credentials.exist(stack.folder())):
         return lost
@@ -123,7 +123,7 @@ def _offer_stack() -> tuple[str, ...]:
             _offer({"AWS_REGION": "us-east-1"})
     if "mlflow" in wanted:
         _offer({"MLFLOW_TRACKING_URI": site.url("mlflow")}, unless=("MLFLOW_TRACKING_TOKEN",))
-        if "MLFLOW_TRACKING_URI" in _OURS:  # the user may sign in there as somebody else
+        if "MLFLOW_TRACKING_URI" in _OURS:  # the user may sign in there as another user
             login = {"USERNAME": keys["mlflow_username"], "PASSWORD": keys["mlflow_password"]}
             _offer({f"MLFLOW_TRACKING_{part}": value for part, value in login.items()})
     if "prefect" in wanted:

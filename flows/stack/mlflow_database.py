@@ -1,4 +1,4 @@
-"""The SQLite file of MLflow, made ready before anything opens it."""
+"""The SQLite file of MLflow, prepared before anything opens it."""
 
 import importlib.metadata
 import subprocess
@@ -10,10 +10,10 @@ from vitseg.errors import VitsegError
 
 
 def prepare_database(file: Path) -> None:
-    """Create or migrate an MLflow SQLite database, once a version of MLflow (about 8 s).
+    """Create or migrate an MLflow SQLite database, once per version of MLflow (about 8 s).
 
-    Processes that open a fresh database together ruin it, hence the lock; and one that is cut short must not
-    leave a half-made file, hence the rename.
+    Processes that open a fresh database together damage it, hence the lock; and one that is killed must not
+    leave half a file, hence the rename.
 
     Raises:
         VitsegError: MLflow refused.

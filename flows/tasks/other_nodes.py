@@ -1,7 +1,7 @@
 """The other nodes of a training that runs as a deployment: runs of `train-node`, made anew for each attempt.
 
-Each takes a worker of its own. They end with the attempt that asked for them, however that ends; and where one of them is
-gone, or the run that asked for it is, the ranks that still wait for it are stopped.
+Each takes a worker of its own. They end with the attempt that requested them, however that ends; and where one of them is
+gone, or the run that requested it, the ranks that still wait for it are stopped.
 """
 
 import contextlib
@@ -39,9 +39,9 @@ _LAST_GRACE_SECONDS = 60
 
 
 def meeting_place() -> str:
-    """Return `host:port` on this machine for the nodes of a training; nobody listens there yet.
+    """Return `host:port` on this machine for the nodes of a training; nothing listens there yet.
 
-    The address is the one that this machine reaches the Prefect server from, as the other nodes do: it was seen to work.
+    The address is the one that this machine reaches the Prefect server from, as the other nodes do, so it is known to work.
 
     Raises:
         UsageError: VITSEG_NODE_ADDRESS is not an address of this machine, or there is none to be guessed.
@@ -62,12 +62,12 @@ def meeting_place() -> str:
 
 @contextlib.contextmanager
 def other_nodes(job: Job, nodes: Nodes, minutes: float) -> Iterator[None]:
-    """Run the block with all other nodes of a training at work; they have ended, or are told to, when it ends.
+    """Run the block while all other nodes of a training work; they have ended, or are cancelled, when it ends.
 
     Args:
-        job: what they work for; they read it from its folder.
-        nodes: what they have to know of each other.
-        minutes: so long they may wait for workers.
+        job: the job to train, which they read from its folder.
+        nodes: how many there are, and where they meet.
+        minutes: how long they may wait for workers.
 
     Raises:
         UsageError: the server knows no such deployment.
@@ -85,7 +85,7 @@ def other_nodes(job: Job, nodes: Nodes, minutes: float) -> Iterator[None]:
         except Exception:
             _end(client, runs, _GRACE_SECONDS)
             raise
-        except BaseException:  # cancelled: nobody waits
+        except BaseException:  # cancelled: no time to wait
             _end(client, runs, 0)
             raise
         _end(client, runs, _LAST_GRACE_SECONDS)
@@ -105,7 +105,7 @@ def _start_node(job: Job, nodes: Nodes, minutes: float) -> UUID:
 
 
 def _wait_for_workers(client: SyncPrefectClient, runs: Sequence[UUID], minutes: float) -> None:
-    start, told = time.monotonic(), 0
+    start, notes = time.monotonic(), 0
     while True:
         found = [_read(client, run) for run in runs]
         for run in found:
@@ -120,8 +120,8 @@ def _wait_for_workers(client: SyncPrefectClient, runs: Sequence[UUID], minutes: 
                 f"{pluralize(waiting, 'node')} of {len(runs) + 1} found no worker in {minutes:g} minutes: each node needs a free "
                 f"worker of its own on the pool of {DEPLOYMENT}; started again, the training goes on from where it was"
             )
-        if waited >= told * _NOTE_SECONDS:
-            told += 1
+        if waited >= notes * _NOTE_SECONDS:
+            notes += 1
             pools = ", ".join(sorted({str(run.work_pool_name) for run in found}))
             note(f"waiting for {pluralize(waiting, 'node')}: each takes a free worker on pool {pools}")
         time.sleep(_LOOK_SECONDS)
@@ -162,15 +162,15 @@ def ranks_end_with(runs: Sequence[UUID]) -> Iterator[None]:
 
 
 def _read(client: SyncPrefectClient, run: UUID) -> FlowRun:
-    """Return a flow run; one that somebody has deleted is a crashed one."""
+    """Return a flow run; a deleted one counts as crashed."""
     try:
         return client.read_flow_run(run)
     except ObjectNotFound:
-        return FlowRun(id=run, flow_id=run, name=f"run {run}", state=Crashed(message="nobody knows it any more"))
+        return FlowRun(id=run, flow_id=run, name=f"run {run}", state=Crashed(message="it was deleted"))
 
 
 def has_ended(run: str | None) -> bool:
-    """Tell whether a flow run has ended in any way; False where the server can't be asked."""
+    """Return whether a flow run has ended in any way; False where the server can't be reached."""
     if run is None:
         return False
     with contextlib.suppress(httpx.HTTPError), get_client(sync_client=True) as client:
@@ -180,13 +180,13 @@ def has_ended(run: str | None) -> bool:
 
 
 def _end(client: SyncPrefectClient, runs: Sequence[UUID], seconds: float) -> None:
-    """Let nodes end by themselves, say why some have failed, and cancel the others: a worker ends them, or never begins."""
+    """Let nodes end by themselves, report those that failed, and cancel the others: a worker ends them, or never starts them."""
     try:
         left = _left(client, runs, seconds)
         for run in left:
             client.set_flow_run_state(run, Cancelling(message="the training that asked for this node has ended"))
-    except httpx.HTTPError as error:  # it must not hide how the training ended; nodes that nobody tells notice it, too
-        note(f"the other nodes can't be told that this training has ended ({type(error).__name__})")
+    except httpx.HTTPError as error:  # it must not hide how the training ended; the nodes notice by themselves
+        note(f"the other nodes can't be cancelled now that this training has ended ({type(error).__name__})")
 
 
 def _left(client: SyncPrefectClient, runs: Sequence[UUID], seconds: float) -> list[UUID]:

@@ -31,7 +31,7 @@ def address_towards(host: str) -> str:
 
 
 def interface_towards(host: str) -> str | None:
-    """Return the name of the network interface that this machine reaches a host by; None where nobody can tell."""
+    """Return the name of the network interface that this machine reaches a host by; None where that is unknown."""
     try:
         address = address_towards(host)
         if ipaddress.ip_address(address).is_loopback and not _is_loopback(host):

@@ -1,6 +1,6 @@
 """The machines of a training: how many, with how many ranks each, and where they meet.
 
-Nothing heavy is imported: the command line looks at these numbers before anything else.
+Nothing heavy is imported: the command line checks these numbers before anything else.
 """
 
 import os
@@ -41,7 +41,7 @@ class Nodes:
     def network(self) -> dict[str, str]:
         """Return the variables that keep the ranks of several machines to the network in which they meet.
 
-        By themselves they may choose an interface that leads nowhere: that of what the machine's own name resolves to.
+        By default they may choose an interface that leads nowhere: the one that the machine's own name resolves to.
         """
         interface = interface_towards(split_address(self.rendezvous)[0]) if self.nnodes > 1 else None
         wanted = {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface and f"={interface}"}
@@ -57,8 +57,8 @@ class Nodes:
             place += ["--rdzv-endpoint", f"{meeting}/agent", "--rdzv-id", job_id]
         else:
             place = ["--rdzv-backend", "c10d", "--rdzv-endpoint", self.rendezvous, "--rdzv-id", job_id]
-            # Torch would guess from host names who is the first, and let the ranks meet at what this machine calls itself:
-            # all must reach the rendezvous anyway. It numbers nodes in the order of their addresses; `~` comes last.
+            # Torch would guess from host names which node is the first, and let the ranks meet at this machine's own name;
+            # all reach the rendezvous anyway. It numbers nodes in the order of their addresses; `~` comes last.
             place += ["--rdzv-conf", f"is_host={int(self.first)}"]
             place += ["--local-addr", split_address(self.rendezvous)[0] if self.first else f"~{socket.gethostname()}"]
         return [f"--nnodes={self.nnodes}", f"--nproc-per-node={self.nproc}", "--max-restarts=0", *place]
