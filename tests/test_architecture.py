@@ -1,6 +1,7 @@
 """The floors of the house: who may import whom, and what must never appear where."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -234,3 +235,11 @@ def test_every_part_of_the_package_is_on_the_map() -> None:
     assert here - {"__init__", "__pycache__"} == FLOOR_OF.keys()
     text = (ROOT / "vitseg/__init__.py").read_text()
     assert not [name for name in FLOOR_OF if name not in text]
+
+
+@pytest.mark.parametrize("package", [path for path in SOURCES if path.name == "__init__.py"], ids=relative)
+def test_the_docstring_of_a_package_names_its_modules(package: Path) -> None:
+    modules = {path.stem for path in package.parent.glob("*.py")} - {"__init__"}
+    packages = {path.parent.name for path in package.parent.glob("*/__init__.py")}
+    words = set(re.findall(r"\w+", ast.get_docstring(ast.parse(package.read_text())) or ""))
+    assert modules | packages <= words, f"{relative(package)} leaves out {sorted((modules | packages) - words)}"

@@ -1,9 +1,11 @@
-"""What flows map over many workers, and where it runs.
+"""Tasks of the flows, and where mapped tasks run.
 
 runners            threads, processes, Dask or Ray
 segment_chunks     the chunks of a segmentation job
-register_version   a trained bundle becomes a version
+plan_training      data, recipe and starting weights -> a job
+run_training       a job -> trained ranks
 other_nodes        the other nodes of a training, as flow runs
+register_version   a trained bundle -> a registered version
 """
 
 from typing import Literal
