@@ -103,7 +103,7 @@ def test_it_equals_a_count_image_by_image(bundles: dict[str, Bundle], shards: st
 
 def seams_of(found: Evaluation) -> torch.Tensor:
     """Return all counts of neighboring pixels: of predictions and of labels, int64 (2, 2, 2, 2)."""
-    return torch.stack([found.seams[8].counts, found.truth_seams[8].counts])
+    return torch.stack([found.seams[8].counts, found.target_seams[8].counts])
 
 
 @pytest.mark.parametrize("target", ["classes", "rgb"])

@@ -4,8 +4,8 @@ Name: `step-{step:08d}-{first 12 hex of its sha256}.safetensors`. It holds the w
 those of the best epoch (`average.*`, `best.*`), the optimizers' moments (`optimizer.{which}.{parameter}.*`) and, as plain
 JSON, everything else that resuming needs. No pickle.
 
-No state of a random generator is among it: whatever is random in a step is a function of (seed, step, rank), which makes
-a job go on exactly on other machines and other numbers of ranks, too.
+It holds no state of a random generator: all that is random in a step is a function of (seed, step, rank). So a job also
+goes on exactly on other machines.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ def capture(
     state: dict[str, Any],
     more: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
 ) -> Checkpoint:
-    """Copy to the CPU what a training step has left, so that training may go on while it is written.
+    """Copy weights and moments to the CPU, so that training may go on while they are written.
 
     `more` are other sets of weights by the name of each, which `Checkpoint.part` gives back.
     """

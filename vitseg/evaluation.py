@@ -15,7 +15,7 @@ from torch import nn
 from vitseg import dist
 from vitseg.architecture import Architecture
 from vitseg.data.loader import Batch, Batches
-from vitseg.data.manifest import read_manifest
+from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.errors import UsageError
 from vitseg.labels import Label, palette
 from vitseg.losses import loss_count, segmentation_loss, target_colors, valid_mask
@@ -30,10 +30,10 @@ _TIMED = 4  # batches, each run once more to see how long it takes
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model does on labeled images: confusion matrix int64 (K, K), rows = truth; and means over valid pixels.
+    """How a model does on labeled images: confusion matrix int64 (K, K), rows = ground truth; and means over valid pixels.
 
     Color errors are those of the images that a person sees, 0–1. `strongest_channel_accuracy`, 0–1, is the paper's
-    accuracy of color images. Of image pairs there is nothing else: K is 0. `seams` and `truth_seams` count the
+    accuracy of color images. Of image pairs there is nothing else: K is 0. `seams` and `target_seams` count the
     predictions' and the labels' neighboring pixels, by the side of the patches.
     """
 
@@ -44,7 +44,7 @@ class Evaluation:
     samples: int
     classes: tuple[str, ...] = ()
     seams: Mapping[int, SeamCounts] = field(default_factory=dict)
-    truth_seams: Mapping[int, SeamCounts] = field(default_factory=dict)
+    target_seams: Mapping[int, SeamCounts] = field(default_factory=dict)
     mean_squared_error: float = math.nan
     images: torch.Tensor | None = None
     """Confusion matrices, one an image, int64 (N, K, K), where they were asked for: of this rank's images."""
@@ -78,7 +78,7 @@ class Evaluation:
             "mean_squared_error": self.mean_squared_error if math.isfinite(self.mean_squared_error) else None,
             "psnr": self.psnr if math.isfinite(self.psnr) else None,
             "seam_ratio": seam_ratios(self.seams),
-            "seam_ratio_truth": seam_ratios(self.truth_seams),
+            "seam_ratio_truth": seam_ratios(self.target_seams),
             "confusion": self.confusion.tolist(),
         }
 
@@ -92,7 +92,7 @@ class Evaluation:
         if len(self.confusion):
             values |= {"miou": self.scores.miou, "pixel_accuracy": self.scores.pixel_accuracy}
             values["strongest_channel_accuracy"] = self.strongest_channel_accuracy
-        for name, counts in (("seam_ratio", self.seams), ("seam_ratio_truth", self.truth_seams)):
+        for name, counts in (("seam_ratio", self.seams), ("seam_ratio_truth", self.target_seams)):
             for patch, ratios in seam_ratios(counts).items():
                 values |= {f"{name}_{patch}_{side}": ratio for side, ratio in ratios.items() if ratio is not None}
         return {prefix + name: float(value) for name, value in values.items()}
@@ -226,7 +226,7 @@ def evaluate_batches(
         channels_sum / pixels,
         int(samples),
         seams=of_predictions,
-        truth_seams=of_labels,
+        target_seams=of_labels,
         mean_squared_error=squared / pixels,
         images=torch.stack(kept) if kept else None,
         images_per_second=fastest,
@@ -257,13 +257,14 @@ def evaluate_bundle(
     batch_size: int = 8,
     progress: Callable[[int, int], None] | None = None,
     keep_images: bool = False,
+    manifest: Manifest | None = None,
 ) -> Evaluation:
-    """Evaluate a bundle on a split of a data set; its loss is the plain one, whatever it was trained with.
+    """Evaluate a bundle on a split of a data set, whose manifest may be known; the loss is that of no recipe.
 
     Raises:
         UsageError: the split does not exist, or model and data don't belong together.
     """
-    manifest = read_manifest(shards)
+    manifest = manifest or read_manifest(shards)
     if split not in manifest.splits:
         raise UsageError(f"{shards} has no split {split!r}: choose {', '.join(manifest.splits)}")
     if tuple(manifest.image_size) != tuple(bundle.image_size):

@@ -28,17 +28,10 @@ def plan_training(
     max_minutes: float | None = None,
     kind: str = SEGMENTATION,
 ) -> Job:
-    """Find or make a job; one with a result is finished, and there is nothing to do.
+    """Find or make a job; where it has a result, there is nothing to do.
 
-    Args:
-        shards: address of the data set.
-        recipe: what to compute.
-        world_size: ranks of all nodes.
-        name: registered model; of a pretraining, only what its run is called.
-        resume: go on with an unfinished job.
-        init: weights to start from; "": from scratch.
-        max_minutes: time that all attempts together may take.
-        kind: of job, one of `vitseg.training.objectives.OBJECTIVES`.
+    `name` is the registered model, or what the run of a pretraining is called; `kind` is one of
+    `vitseg.training.objectives.OBJECTIVES`; the rest is as in `flows.train`.
     """
     fresh, weights = new_job(shards, read_manifest(shards), recipe, world_size, init=init, task=kind)
     if fresh.recipe != recipe:

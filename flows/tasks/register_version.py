@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from vitseg.training.progress import chosen_row
 
 @contextlib.contextmanager
 def after_training() -> Iterator[None]:
-    """Say with what the registry refuses that the training itself is done."""
+    """Add to the registry's error that the training itself is done."""
     try:
         yield
     except (AccessError, RegistryError) as error:
@@ -41,35 +41,34 @@ def register(job: Job, name: str, seconds: float, world_size: int) -> dict[str, 
     """Evaluate the trained bundle, register it, and check what the registry gives back."""
     manifest = read_manifest(job.shards)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = _fetch_bundle(job, Path(temporary) / "bundle")
+        folder = Path(temporary, "bundle")
+        folder.mkdir()
+        for file in ("model.safetensors", "config.json"):
+            (folder / file).write_bytes(open_store(job.folder).read(f"bundle/{file}"))
         bundle = load_bundle(folder)
         history = json.loads(open_store(job.folder).read(HISTORY))
         chosen = chosen_row(history)
         if chosen is not history[-1] or "stopped" in history[-1]:
-            note(f"{_why(history[-1])}; the model is that of epoch {chosen['epoch']}")
-        shown = _first_images(job, manifest)
+            reasons = {"minutes": "time was up", "patience": "no epoch was better for a while"}
+            reason = reasons.get(history[-1].get("stopped", ""), "trained")
+            note(f"{reason} after epoch {history[-1]['epoch']}; the model is that of epoch {chosen['epoch']}")
+        shown = Batches(job.shards, manifest, "val", batch_size=6, shuffle=False, drop_last=False)
+        first = next(iter(shown.epoch(0)))
         with progress("evaluating", unit="images") as show:
-            evaluation = evaluate_bundle(bundle, job.shards, "val", progress=show)
-        pictures = draw_training(bundle, shown, evaluation.confusion, history)
+            evaluation = evaluate_bundle(bundle, job.shards, "val", progress=show, manifest=manifest)
+        pictures = draw_training(bundle, first, evaluation.confusion, history)
         for title, picture in pictures.items():
             tracking.log_picture(job.run_id, picture, f"pictures/{title}.png")
         tracking.log_values(job.run_id, evaluation.flat("final/"), step=len(history))
-        seams = (seam_ratios(evaluation.seams), seam_ratios(evaluation.truth_seams))
+        seams = (seam_ratios(evaluation.seams), seam_ratios(evaluation.target_seams))
         page = training_summary(
-            job.run_id,
-            evaluation.scores,
-            evaluation.samples,
-            bundle,
-            manifest,
-            job.recipe,
-            len(history),
-            seams,
+            job.run_id, evaluation.scores, evaluation.samples, bundle, manifest, job.recipe, len(history), seams,
             evaluation.flat(),
-        )
+        )  # fmt: skip
         provenance.write_provenance(job.run_id, _record(job, manifest, world_size))
         note("registering")
         version = versions.register(folder, name=name, run_id=job.run_id, tags=_tags(job, evaluation), description=page)
-        _check_version(version, bundle, shown.images, Path(temporary) / "cache")
+        _check_version(version, bundle, first.images, Path(temporary) / "cache")
     quality = f"mIoU {evaluation.scores.miou:.3f}" if bundle.classes else f"PSNR {evaluation.psnr:.2f} dB"
     note(f"registered {version.uri}: {quality}; loaded back and checked")
     create_markdown_artifact(page, key="version", description=version.uri)
@@ -85,24 +84,6 @@ def register(job: Job, name: str, seconds: float, world_size: int) -> dict[str, 
     }
     finish_job(job, result)
     return result
-
-
-def _why(last: Mapping[str, Any]) -> str:
-    """Say how a training ended."""
-    ends = {"minutes": "time was up", "patience": "no epoch was better for a while"}
-    return f"{ends.get(last.get('stopped', ''), 'trained')} after epoch {last['epoch']}"
-
-
-def _fetch_bundle(job: Job, folder: Path) -> Path:
-    store = open_store(job.folder)
-    folder.mkdir()
-    for name in ("model.safetensors", "config.json"):
-        (folder / name).write_bytes(store.read(f"bundle/{name}"))
-    return folder
-
-
-def _first_images(job: Job, manifest: Manifest) -> Any:
-    return next(iter(Batches(job.shards, manifest, "val", batch_size=6, shuffle=False, drop_last=False).epoch(0)))
 
 
 def _record(job: Job, manifest: Manifest, world_size: int) -> provenance.Provenance:

@@ -53,7 +53,7 @@ def download(address: str) -> dict[str, Path]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the hub's own talk of failures and retries off the terminal: what comes of them is told in one line."""
+    """Keep the hub's log of failures and retries off the terminal: errors are reported in one line."""
     log = logging.getLogger("huggingface_hub")
     before = log.level
     log.setLevel(logging.CRITICAL)

@@ -1,14 +1,13 @@
-"""What a training starts from instead of chance: `--init`, read once, fitted to the recipe, kept with the job.
+"""Weights that a training starts from (`--init`): read once, fitted to the recipe, kept with the job.
 
     hf:OWNER/NAME[@REVISION]    a plain ViT from the Hugging Face hub
     …/model.safetensors         the same from a folder or bucket; `preprocessor_config.json` and `config.json` beside
-                                it tell its pixels and heads
+                                it say its pixels and heads
     models:/NAME/VERSION        a registered version; or a bundle's folder
     runs:/ID                    what a run of `vitseg pretrain` or `vitseg train` left; or its folder
 
-What comes of it lies in the job's folder as `init.safetensors`, by the names of the network's own weights, and every
-rank reads that file. Its hash is part of the folder's name: the same command finds its job again as long as the
-address still holds the same weights.
+The fitted weights are `init.safetensors` in the job's folder, by the network's own names; every rank reads that file.
+Its hash is part of the folder's name: the same command finds its job again as long as the address holds the same weights.
 """
 
 import hashlib
@@ -56,7 +55,7 @@ class Initial:
 
     @property
     def sha256(self) -> str:
-        """Part of what the job is: other weights, another job."""
+        """Hash of the content: other weights make another job."""
         return hashlib.sha256(self.data).hexdigest()
 
 
@@ -122,14 +121,14 @@ def load_initial(model: torch.nn.Module, folder: str, sha256: str) -> None:
 
 @dataclass(frozen=True)
 class _Target:
-    """The network that is to start: architecture, image size (H, W), and the shapes of its state dict."""
+    """The network to initialize: architecture, image size (H, W), and its state dict without data."""
 
     arch: Architecture
     image_size: tuple[int, int]
     wanted: Mapping[str, Tensor]
 
     def read(self, address: str) -> Transfer:
-        """Read whatever the address names."""
+        """Read the weights at an address."""
         if address.startswith(hugging_face.SCHEME):
             files = hugging_face.download(address)
             return self._published(lambda name: _limited(files[name]) if name in files else None)
@@ -148,7 +147,7 @@ class _Target:
         return self._folder(address)
 
     def _folder(self, address: str) -> Transfer:
-        """Tell an encoder's, a model's and a published model's folder apart by `config.json`."""
+        """Read the folder of an encoder, a bundle or a published model: `config.json` says which."""
         store = open_store(address)
         content = _read(store, CONFIG)
         if content is None:
@@ -209,12 +208,12 @@ class _Target:
 
 
 def _run_folder(address: str) -> str:
-    """Return the folder that a run's job left: an encoder's, or a bundle's."""
+    """Return the folder of the encoder or bundle that a run's job has written."""
     from vitseg.registry import tracking  # imports MLflow, which ranks don't need
 
     job = tracking.run_tags(address.removeprefix("runs:").strip("/")).get("vitseg.job")
     if not job:
-        raise NotFoundError(f"--init {address}: that run trained nothing of vitseg's")
+        raise NotFoundError(f"--init {address}: that run is no training of vitseg")
     for name in ("encoder", "bundle"):
         if open_store(job).stat(f"{name}/{CONFIG}"):
             return f"{job}/{name}"
@@ -222,7 +221,7 @@ def _run_folder(address: str) -> str:
 
 
 def _read(store: Store, name: str) -> bytes | None:
-    """Read a file of at most the size that its kind may have; None where there is none."""
+    """Read a file, if it is not larger than its kind may be; None where there is none."""
     info = store.stat(name)
     limit = _MAX_JSON_BYTES if PurePosixPath(name).suffix == ".json" else MAX_BYTES
     if info is None:
@@ -242,7 +241,7 @@ def _json(content: bytes | None) -> dict[str, Any]:
 
 
 def _pixels(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> PixelStats | None:
-    """Return the pixels that a published model wants, as transformers or timm write them down."""
+    """Return mean and deviation of a published model's pixels, as transformers or timm write them."""
     timm = config.get("pretrained_cfg") if isinstance(config.get("pretrained_cfg"), dict) else {}
     assert isinstance(timm, dict)
     if preprocessor.get("do_normalize") is False:

@@ -27,9 +27,9 @@ class Job:
     """One training job.
 
     `task` is `SEGMENTATION`, or `MASKED`: pretraining on photographs, whose labels, if any, are ignored.
-    `init` is the address of what it starts from ("": chance), `init_sha256` the hash of the `init.safetensors` made of
-    it. `max_minutes` is the time that all attempts together may take. `result` is empty until the job is finished; then it
-    is what `vitseg train` answers.
+    `init` is the address of the weights to start from ("": from scratch), `init_sha256` the hash of the `init.safetensors`
+    made of them. `max_minutes` is the time that all attempts together may take. `result` is empty until the job is
+    finished; then it is what `vitseg train` prints.
     """
 
     folder: str
@@ -59,7 +59,7 @@ class Job:
         return join(self.folder, "encoder")
 
     def gets_more_time(self, max_minutes: float | None) -> bool:
-        """Say whether it is finished because its time was up, and may now take longer (None: as long as it takes)."""
+        """Return whether it ended because its time was up, and may now take longer (None: without limit)."""
         ended = self.result.get("stopped") == "minutes" and self.max_minutes is not None
         return ended and (max_minutes is None or max_minutes > (self.max_minutes or 0))
 
@@ -109,7 +109,7 @@ def _from_json(folder: str, data: Mapping[str, Any]) -> Job:
     if data.get("schema") != SCHEMA:
         raise DataError("written by another version of vitseg")
     recipe, result = recipe_from(data["recipe"]), dict(data["result"])
-    # Jobs from before there was --init, or pretraining, don't say.
+    # Older jobs have neither --init nor a task.
     init, sha256, task = data.get("init", ""), data.get("init_sha256", ""), data.get("task", SEGMENTATION)
     minutes = data.get("max_minutes")
     return Job(folder, data["shards"], data["fingerprint"], recipe, data["run_id"], init, sha256, task, minutes, result)

@@ -23,7 +23,7 @@ def new_job(
     """Return the job of this data, recipe and start as it is before anything was done, and the weights it starts from.
 
     Raises:
-        DataError, UsageError: see `check` and `fit_initial`.
+        DataError, UsageError: see `Objective.fit_recipe`, `check` and `fit_initial`.
     """
     recipe = OBJECTIVES[task].fit_recipe(recipe, manifest)
     check(Job("", shards, manifest.fingerprint, recipe, task=task), manifest, world_size)
@@ -46,9 +46,9 @@ def plan_job(
     Args:
         fresh: from `new_job`.
         resume: go on with what is in its folder; False starts over.
-        max_minutes: that it may take now.
-        run_exists: whether the tracking server still has a run.
-        is_delivered: whether the result of a finished job still exists where it was promised.
+        max_minutes: time budget.
+        run_exists: returns whether the tracking server has a run.
+        is_delivered: returns whether the result of a finished job still exists.
     """
     job = replace(read_job(fresh.folder) or fresh, recipe=fresh.recipe) if resume else fresh
     trained = bool(job.result) and not job.gets_more_time(max_minutes)
@@ -66,7 +66,7 @@ def check(job: Job, manifest: Manifest, world_size: int) -> None:
 
     Raises:
         DataError: the shards changed under the job, or a split is missing.
-        UsageError: the data has no such targets, or the batch can't be shared out evenly.
+        UsageError: the batch is too large, or can't be shared out evenly.
     """
     batch_size, accumulate = job.recipe.data.batch_size, job.recipe.optimizer.accumulate
     if manifest.fingerprint != job.fingerprint:
@@ -74,7 +74,6 @@ def check(job: Job, manifest: Manifest, world_size: int) -> None:
     for split in ("train", "val"):
         if split not in manifest.splits or not manifest.splits[split].samples:
             raise DataError(f"{job.shards} has no samples in split {split!r}: training needs both train and val")
-    OBJECTIVES[job.task].check_data(job.shards, job.recipe, manifest)
     patch_grid(manifest.image_size, job.recipe.model.patch_size)
     samples, share = manifest.splits["train"].samples, world_size * accumulate
     if samples < batch_size:

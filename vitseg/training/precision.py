@@ -1,4 +1,4 @@
-"""In which numbers a forward pass computes."""
+"""Precision of forward passes, and deterministic sums."""
 
 import torch
 
@@ -17,7 +17,7 @@ def autocast_type(precision: str, device: torch.device) -> torch.dtype:
 
 
 def make_deterministic() -> None:
-    """Let every sum be added up in the same order each time, on GPUs too; torch refuses what it can't do like this.
+    """Add up sums in the same order each time, on GPUs too; torch refuses operations that can't.
 
     Call it before anything is computed.
     """

@@ -17,29 +17,15 @@ from vitseg.training.timing import TimeBudget
 def snapshot(
     learner: Learner, progress: Progress, budget: TimeBudget, logger: TrainingLogger, commit: str
 ) -> Checkpoint:
-    """Return all that resuming needs, on the CPU; rank 0 has it all.
-
-    Args:
-        learner: weights and moments.
-        progress: of the training.
-        budget: the time that was used.
-        logger: whose metrics may not be delivered yet.
-        commit: of the code, for people who read the checkpoint.
-    """
+    """Return all that resuming needs, on the CPU, and for people who read it recipe and commit; only rank 0 has it all."""
     state = {
-        "history": progress.history,
-        "sums": vars(progress.totals),
-        "best": progress.best.state(),
-        "whole": progress.best_complete.state(),
-        "scaler": learner.scaler.state_dict(),
-        "seconds": budget.seconds,
-        "recipe": learner.recipe.to_json(),
-        "commit": commit,
-        "pending": logger.state(),
-    }
+        "history": progress.history, "sums": vars(progress.totals), "best": progress.best.state(),
+        "whole": progress.best_complete.state(), "scaler": learner.scaler.state_dict(), "seconds": budget.seconds,
+        "recipe": learner.recipe.to_json(), "commit": commit, "pending": logger.state(),
+    }  # fmt: skip
     weights = {"best": progress.best.weights}
     if learner.average:
-        state["averaged"] = learner.average.updates
+        state["averaged"] = int(learner.average.n_averaged)
         weights["average"] = learner.average.module.state_dict()
     if progress.best_complete.epoch != progress.best.epoch:
         weights["whole"] = progress.best_complete.weights
@@ -59,26 +45,16 @@ def resume(
     state = checkpoint.state
     if learner.average:
         learner.average.module.load_state_dict(checkpoint.part("average"))
-        learner.average.updates = state.get("averaged", checkpoint.step)  # older checkpoints don't count it
+        learner.average.n_averaged.fill_(state.get("averaged", checkpoint.step))  # older checkpoints don't count it
     if state["scaler"] and learner.scaler.is_enabled():  # the machine before may have computed in bfloat16
         learner.scaler.load_state_dict(state["scaler"])
     logger.load_state(state["pending"])
     budget.seconds = state["seconds"]
+    part = checkpoint.part if learner.world.rank == 0 else lambda name: {}
+    best = BestEpoch(**state["best"], weights=part("best"))
     whole = state.get("whole", state["best"])  # older checkpoints don't tell them apart
-    progress = Progress(
-        step=checkpoint.step,
-        totals=Totals(**state["sums"]),
-        history=state["history"],
-        time_used=budget.share(state["seconds"]),
-        best=_best_epoch(checkpoint, state["best"], "best", learner.world),
-        best_complete=_best_epoch(
-            checkpoint, whole, "best" if whole["epoch"] == state["best"]["epoch"] else "whole", learner.world
-        ),
-    )
-    if progress.step % steps_per_epoch and progress.time_used < 1:  # the epoch that was cut short goes on
-        progress.best = replace(progress.best_complete)
-    return progress
-
-
-def _best_epoch(checkpoint: Checkpoint, state: dict[str, float], part: str, world: dist.World) -> BestEpoch:
-    return BestEpoch(**state, weights=checkpoint.part(part) if world.rank == 0 else {})  # type: ignore[arg-type]
+    complete = BestEpoch(**whole, weights=part("best" if whole["epoch"] == best.epoch else "whole"))
+    time_used = budget.share(state["seconds"])
+    if checkpoint.step % steps_per_epoch and time_used < 1:  # the epoch that was cut short goes on
+        best = replace(complete)
+    return Progress(checkpoint.step, Totals(**state["sums"]), state["history"], time_used, best, complete)

@@ -18,14 +18,15 @@ from vitseg.training.weight_average import WeightAverage
 
 
 class Counts(NamedTuple):
-    """What the ranks have to know of each other before they compute gradients; float64 scalars."""
+    """What ranks add up before they compute gradients, float64 scalars.
+
+    `loss` divides the loss, `valid` are pixels that have a class. `time_used`, the share of the time budget, is filled in
+    by rank 0 alone: all ranks go by its clock.
+    """
 
     loss: Tensor
-    """What divides the loss."""
     valid: Tensor
-    """Pixels that have a class."""
     time_used: Tensor
-    """Share of the time budget: that of rank 0, for all ranks go by its clock."""
 
     def sum_over_ranks(self) -> "Counts":
         """Return the sums, in one message."""
@@ -34,14 +35,16 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class StepResult:
-    """Sums over the whole batch, the gradient's norm, and the losses of this rank's parts of the batch."""
+    """Sums over the whole batch, the gradient's norm, and the losses of this rank's parts of the batch.
+
+    `diverged`: loss or gradient are not finite, and the weights were not changed.
+    """
 
     totals: Totals
     time_used: float
     gradient_norm: float
     part_losses: list[Tensor]
     diverged: bool
-    """The loss or the gradient is not finite: the weights were not changed."""
 
 
 class Learner:
@@ -70,15 +73,10 @@ class Learner:
         """Take one optimizer step on this rank's part of a global batch.
 
         The loss is divided by the count of the *whole* batch, over ranks and accumulated parts, so that the gradient does
-        not depend on how the batch is cut up.
-
-        Args:
-            batch: this rank's samples.
-            step: optimizer steps before this one.
-            learning_rate: of this step.
-            time_used: share of the time budget by this rank's clock.
+        not depend on how the batch is cut up. `step` is the number of steps before this one.
         """
-        torch.manual_seed(step_seed(self.recipe.run.seed, step, self.world.rank))
+        seed = np.random.SeedSequence(self.recipe.run.seed, spawn_key=(step, self.world.rank))
+        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]))  # for dropout and stochastic depth
         rows = range(self.world.rank, self.recipe.data.batch_size, self.world.world_size)  # as `order.rank_rows`
         images, targets = self.objective.inputs(batch, step, rows)
         loss_count, valid = (count.double() for count in self.objective.counts(targets))
@@ -97,10 +95,6 @@ class Learner:
             self._update(learning_rate, overflow=not math.isfinite(size))
         return StepResult(Totals(loss, count, right, labeled), used, size, losses, diverged)
 
-    def autocast(self) -> torch.autocast:
-        """Return the block for a forward pass."""
-        return torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype is not torch.float32)
-
     def _backward(self, images: Tensor, targets: Tensor, count: Tensor) -> tuple[list[Tensor], Tensor]:
         """Compute gradients; return the loss of each part, and the number of correct pixels; float64."""
         parts = self.recipe.optimizer.accumulate
@@ -110,7 +104,7 @@ class Learner:
         for part, (some, theirs) in enumerate(zip(images.chunk(parts), targets.chunk(parts), strict=True)):
             with dist.gradients_stay_local(self.replica, part + 1 < parts):
                 inputs = self.objective.model_inputs(some, theirs)
-                with self.autocast():
+                with torch.autocast(images.device.type, self.dtype, enabled=self.dtype is not torch.float32):
                     output = self.replica(*inputs)
                 loss, right = self.objective.loss(output, some, theirs)
                 dist.backward(self.scaler.scale(loss * scale.to(loss.dtype)))
@@ -128,11 +122,6 @@ class Learner:
         self.scaler.update()
         if self.average and not overflow:
             self.average.update_parameters(self.model)
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Return the seed of what dropout and stochastic depth leave out in a step."""
-    return int(np.random.SeedSequence(seed, spawn_key=(step, rank)).generate_state(1, np.uint64)[0])
 
 
 def bad_samples(batch: Batch, part_losses: list[Tensor]) -> list[str]:

@@ -1,14 +1,13 @@
-"""How much a training computes, against what its devices reach at the one thing they do best: large matrix products.
+"""FLOP/s of a training, against what its devices reach at large matrix products, which they do best.
 
-The share is the "model FLOP/s utilization" of https://arxiv.org/abs/2204.02311, appendix B: only what the network itself
-asks for counts. But it is of a rate that was measured where the job runs, not of a data sheet's.
+The share is the "model FLOP/s utilization" of https://arxiv.org/abs/2204.02311, appendix B: only the network's own FLOP
+count. But it is a share of a rate measured where the job runs, not of a data sheet's.
 """
 
-import statistics
-import time
 from dataclasses import dataclass
 
 import torch
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitseg import dist
@@ -26,13 +25,13 @@ _SIDE = {"cpu": 1024, "cuda": 8192}
 
 @dataclass(frozen=True)
 class Throughput:
-    """What an image costs in training, FLOP, and the matrix products of all ranks' devices together, FLOP/s."""
+    """FLOP of an image in training, and FLOP/s of matrix products on the devices of all ranks together."""
 
     flops_per_image: int
     matrix_rate: float
 
     def limits(self) -> dict[str, float]:
-        """Return `matrix_tflops`, what the devices reach, 10¹² FLOP a second, and `gflop_per_image`, 10⁹ FLOP."""
+        """Return `matrix_tflops`, the rate of matrix products, 10¹² FLOP/s, and `gflop_per_image`, 10⁹ FLOP."""
         return {"matrix_tflops": self.matrix_rate / 1e12, "gflop_per_image": self.flops_per_image / 1e9}
 
     def values(self, images_per_second: float) -> dict[str, float]:
@@ -53,30 +52,21 @@ def matrix_rate(device: torch.device, precision: str = "auto", seconds: float = 
 
     Random numbers come from a generator of its own: those of a training that goes on must not depend on it.
     """
-    side = _SIDE[device.type]
-    dtype = autocast_type(precision, device)
+    side, dtype = _SIDE[device.type], autocast_type(precision, device)
     generator = torch.Generator(device).manual_seed(0)
     left, right = (torch.randn(side, side, generator=generator, device=device, dtype=dtype) for _ in range(2))
-    product = torch.empty_like(left)
-    rates = []
-    end = None
-    while end is None or time.perf_counter() < end:
-        start = time.perf_counter()
-        torch.mm(left, right, out=product)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        rates.append(2 * side**3 / (time.perf_counter() - start))
-        end = end or time.perf_counter() + seconds  # the first one loads the library, and doesn't count
-    return statistics.median(rates[1:] or rates)
+    product = {"torch": torch, "left": left, "right": right, "out": torch.empty_like(left)}
+    timer = Timer("torch.mm(left, right, out=out)", globals=product, num_threads=torch.get_num_threads())
+    return 2 * side**3 / timer.blocked_autorange(min_run_time=seconds).median
 
 
 def training_flops(recipe: Recipe, image_size: tuple[int, int], classes: int) -> int:
-    """Return the FLOP of one image (H, W) in a step of a segmenter with so many channels of classes."""
+    """Return the FLOP of one image (H, W) in a training step of a segmenter with so many classes."""
     return _FORWARD_AND_BACKWARD * summarize(recipe.model, image_size, classes).flops_per_image
 
 
 def masked_flops(recipe: Recipe, image_size: tuple[int, int]) -> int:
-    """Return the FLOP of one photograph (H, W) in a step of pretraining, whose encoder sees a part of it."""
+    """Return the FLOP of one photograph (H, W) in a step of pretraining; the encoder sees only visible patches."""
     with torch.device("meta"):
         model = MaskedAutoencoder(recipe.model, image_size, recipe.masked).eval()
         photo = torch.empty(1, 3, *image_size)

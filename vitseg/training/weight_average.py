@@ -15,16 +15,8 @@ class WeightAverage(AveragedModel):
         super().__init__(model)
         self.decay = decay
 
-    @property
-    def updates(self) -> int:
-        """Number of updates so far."""
-        return int(self.n_averaged)
-
-    @updates.setter
-    def updates(self, number: int) -> None:
-        self.n_averaged.fill_(number)
-
     def update_parameters(self, model: nn.Module) -> None:
         """Move the average towards a model's weights."""
-        self.multi_avg_fn = get_ema_multi_avg_fn(min(self.decay, (1 + self.updates) / (10 + self.updates)))
+        updates = int(self.n_averaged)
+        self.multi_avg_fn = get_ema_multi_avg_fn(min(self.decay, (1 + updates) / (10 + updates)))
         super().update_parameters(model)

@@ -35,7 +35,7 @@ def main(job_folder: str) -> int:
         recipe = find_job(job_folder).recipe
         # The watchdog, which can say who hung, goes first.
         train_rank(job_folder, dist.start(recipe.run.hang_minutes + FIRST_MINUTES + 1))
-    except Exception as error:  # noqa: BLE001 - told with its traceback, as what ended this rank
+    except Exception as error:  # noqa: BLE001 - reported with its traceback, as what ended this rank
         emit("error", **describe_error(error, int(os.environ.get("RANK", "0")), recipe))
         return error.exit_code if isinstance(error, VitsegError) else 1
     dist.stop()

@@ -24,7 +24,7 @@ from vitseg.training.job import MASKED, Job, job_folder, read_job, write_job
 from vitseg.training.launch import run_ranks
 from vitseg.training.nodes import Nodes
 from vitseg.training.objectives.masked_patches import MaskedPatches
-from vitseg.training.plan import check
+from vitseg.training.plan import new_job
 from vitseg.training.step import Learner
 from vitseg.training.worker import train_rank
 
@@ -63,9 +63,8 @@ def test_photographs_are_whole_shards(photo_shards: str) -> None:
     )  # fmt: skip
     report = verify(photo_shards)
     assert (report.samples, report.problems) == (26, [])
-    job = Job("x", photo_shards, manifest.fingerprint, small_recipe())
     with pytest.raises(UsageError, match="vitseg pretrain"):
-        check(job, manifest, 1)
+        new_job(photo_shards, manifest, small_recipe(), 1)
 
 
 def test_two_ranks_and_a_restart_compute_what_one_does(

@@ -26,7 +26,6 @@ from vitseg.training import worker
 from vitseg.training.job import Job, job_folder, write_job
 from vitseg.training.logger import TrainingLogger
 from vitseg.training.objectives.segmentation import Segmentation
-from vitseg.training.plan import check
 
 THING = {"name": "crack", "color": [200, 30, 30], "id": 255, "train_id": 0}
 
@@ -99,20 +98,6 @@ def test_a_thing_and_its_background_are_learned(
     with Image.open(tmp_path / "masks" / "a.png.png") as image:  # as the user's own masks: 255 the thing, 0 the rest
         assert (np.asarray(image) == mask).mean() > 0.9
         assert set(np.unique(np.asarray(image))) == {0, 255}
-
-
-def test_classes_can_not_be_learned_from_pairs_of_images(tmp_path: Path) -> None:
-    for split, number in (("train", 0), ("val", 1)):
-        for part in ("images", "targets"):
-            path = tmp_path / "pairs" / split / part / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(scene(number)[0]).save(path)
-    shards = pack(tmp_path / "pairs", tmp_path / "shards")
-    manifest = read_manifest(shards)
-    job = Job("job", shards, manifest.fingerprint, small_recipe("data.batch_size=1"))
-    with pytest.raises(UsageError, match=r"no classes: train it with --set model.target=rgb"):
-        check(job, manifest, 1)
-    check(Job("job", shards, manifest.fingerprint, small_recipe("data.batch_size=1", "model.target=rgb")), manifest, 1)
 
 
 def test_balanced_weights_are_those_of_the_training_split(cracks: str) -> None:

@@ -31,17 +31,12 @@ class Objective(ABC):
 
     @staticmethod
     def fit_recipe(recipe: Recipe, manifest: Manifest) -> Recipe:
-        """Return the recipe as a data set needs it."""
-        return recipe
-
-    @staticmethod
-    @abstractmethod
-    def check_data(shards: str, recipe: Recipe, manifest: Manifest) -> None:
-        """Refuse a data set that this objective can't learn from.
+        """Return the recipe as a data set needs it.
 
         Raises:
-            UsageError: the message says what to do instead.
+            UsageError: this objective can't learn from it.
         """
+        return recipe
 
     @staticmethod
     @abstractmethod

@@ -42,10 +42,6 @@ class MaskedPatches(Objective):
         return build_masked(recipe.model, manifest.image_size, recipe.masked, recipe.run.seed)
 
     @staticmethod
-    def check_data(shards: str, recipe: Recipe, manifest: Manifest) -> None:
-        """Accept any data set: labels are ignored."""
-
-    @staticmethod
     def metric(manifest: Manifest) -> str:
         """Return the loss: there is nothing else."""
         return "val/loss"
@@ -111,13 +107,8 @@ class MaskedPatches(Objective):
 
     def export(self, job: Job, history: Sequence[Mapping[str, Any]]) -> None:
         """Write the encoder; config.json last, for it makes the encoder exist."""
-        facts = {
-            "epochs": len(history),
-            "loss": chosen_row(history)["val/loss"],
-            "fingerprint": job.fingerprint,
-            "masked": job.recipe.to_json()["masked"],
-            "run_id": job.run_id,
-        }
+        facts = {"epochs": len(history), "loss": chosen_row(history)["val/loss"], "fingerprint": job.fingerprint}
+        facts |= {"masked": job.recipe.to_json()["masked"], "run_id": job.run_id}
         store = open_store(job.encoder)
         for name, content in pack_encoder(self.model.encoder_bundle(), facts).items():
             store.write(name, content)

@@ -44,21 +44,14 @@ class Segmentation(Objective):
 
     @staticmethod
     def fit_recipe(recipe: Recipe, manifest: Manifest) -> Recipe:
-        """Choose colors, and pixels that keep their brightness, where the data set has pairs of images and no classes."""
-        if manifest.targets != "images":
-            return recipe
-        return replace(recipe, model=replace(recipe.model, target="rgb", pixels="fixed"))
-
-    @staticmethod
-    def check_data(shards: str, recipe: Recipe, manifest: Manifest) -> None:
-        """Refuse photographs without labels, and classes where there are none."""
+        """Choose colors, and pixels that keep their brightness, for pairs of images."""
         if manifest.targets == "none":
             raise UsageError(
-                f"{shards} holds photographs without labels: `vitseg pretrain {shards}` learns from them, and "
+                "these shards hold photographs without labels: `vitseg pretrain` learns from them, and "
                 "`vitseg train` on labeled ones starts from that with --init"
             )
-        if manifest.targets == "images" and recipe.model.target == "classes":
-            raise UsageError(f"{shards} has pairs of images and no classes: train it with --set model.target=rgb")
+        pairs = manifest.targets == "images"
+        return replace(recipe, model=replace(recipe.model, target="rgb", pixels="fixed")) if pairs else recipe
 
     @staticmethod
     def metric(manifest: Manifest) -> str:
