@@ -19,7 +19,7 @@ NOT_IMPORTED = {
 """Listed though the source does not import them, and why."""
 COMES_WITH = {
     "aiohttp": "s3fs", "botocore": "boto3", "cryptography": "mlflow", "httpx": "prefect", "markupsafe": "jinja2",
-    "requests": "mlflow", "urllib3": "boto3",
+    "requests": "mlflow", "urllib3": "boto3", "uvicorn": "prefect",
 }  # fmt: skip
 """Imported though not listed: in the interface of a package that is, which brings it."""
 
