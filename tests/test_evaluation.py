@@ -23,7 +23,7 @@ from vitseg.labels import Label, train_classes
 from vitseg.model.bundle import Bundle, load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
 from vitseg.recipe import LossRecipe
-from vitseg.seams import seam_counts
+from vitseg.seams import seam_counts, seam_ratios
 
 
 def make_bundle(
@@ -103,7 +103,7 @@ def test_it_equals_a_count_image_by_image(bundles: dict[str, Bundle], shards: st
 
 def seams_of(found: Evaluation) -> torch.Tensor:
     """Return all counts of neighboring pixels: of predictions and of labels, int64 (2, 2, 2, 2)."""
-    return torch.stack([found.seams[8].counts, found.target_seams[8].counts])
+    return torch.stack([found.seams[8], found.target_seams[8]])
 
 
 @pytest.mark.parametrize("target", ["classes", "rgb"])
@@ -226,7 +226,7 @@ def test_seams_are_those_of_the_classes_that_are_shown(bundles: dict[str, Bundle
         ("seam_ratio", bundles[target].predict(batch.images).argmax(1)),
         ("seam_ratio_truth", batch.labels),
     ):
-        expected = seam_counts(ids, 8).ratios()
+        expected = seam_ratios({8: seam_counts(ids, 8)})["8"]
         assert None not in expected.values()
         assert answer[name] == {"8": expected}
         for side, ratio in expected.items():

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vitseg.errors import DataError
 from vitseg.labels import CITYSCAPES, id_table, train_classes
-from vitseg.metrics import Scores, confusion_matrix, mean_absolute_error, strongest_channel_agrees
+from vitseg.metrics import Scores, confusion_matrix, strongest_channel_agrees
 
 CLASSES = 4
 IDS = st.integers(0, CLASSES - 1)
@@ -158,16 +158,6 @@ def test_labels_out_of_range_and_other_shapes_are_refused():
 def test_uint8_ids_of_many_classes_do_not_overflow():
     matrix = confusion_matrix(torch.tensor([254], dtype=torch.uint8), torch.tensor([253], dtype=torch.uint8), 255)
     assert int(matrix[254, 253]) == 1
-
-
-def test_mean_absolute_error_counts_valid_pixels_only():
-    colors = torch.tensor([[0.2, 0.4, 0.6], [0.5, 0.5, 0.0], [0.9, 0.9, 0.9]]).T.reshape(1, 3, 1, 3)
-    truth = torch.tensor([[0.2, 0.4, 0.6], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]).T.reshape(1, 3, 1, 3)
-    valid = torch.tensor([[[True, True, False]]])
-    assert mean_absolute_error(colors, truth, valid) == pytest.approx(1 / 6)
-    assert math.isnan(mean_absolute_error(colors, truth, torch.zeros(1, 1, 3, dtype=torch.bool)))
-    with pytest.raises(DataError, match="differ in shape"):
-        mean_absolute_error(colors, truth[..., :2], valid)
 
 
 def test_the_strongest_channel_agrees_and_ties_take_the_first():

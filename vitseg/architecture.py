@@ -18,11 +18,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 def require(condition: bool, message: str) -> None:
-    """Check what a user has set.
-
-    Raises:
-        UsageError: the condition does not hold.
-    """
+    """Raise a UsageError where the condition on what a user has set does not hold."""
     if not condition:
         raise UsageError(message)
 
@@ -90,7 +86,6 @@ class Architecture:
     """What is predicted: `classes`, scores for each pixel; `rgb`, a color image, 0–1."""
 
     def __post_init__(self) -> None:
-        """Check what concerns more than one number."""
         fine = self.fine_patch or self.patch_size
         require(self.patch_size % fine == 0, "model.fine_patch must divide model.patch_size")
         # Fine patches overlap by half of one, in whole pixels.

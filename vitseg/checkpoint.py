@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 SCRATCH = "VITSEG_SCRATCH"
 """Environment variable: the folder for files on their way to the store; without it, that of TMPDIR."""
-_NAME = re.compile(r"step-(\d{8})-([0-9a-f]{12})\.safetensors$")
+_NAME = re.compile(r"step-\d{8}-[0-9a-f]{12}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -135,16 +135,15 @@ class CheckpointWriter:
             under_way.result()
 
     def __enter__(self) -> "CheckpointWriter":
-        """Return the writer."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Wait for the last checkpoint; where the block has failed, its error is the one that is told."""
         try:
             self.wait()
         except Exception as second:
             if error is None:
                 raise
+            # Of two errors that of the block counts.
             log.warning("the last checkpoint is not written: %s", second)
         finally:
             self._pool.shutdown()
@@ -159,8 +158,7 @@ def newest_checkpoint(store: Store) -> Checkpoint | None:
     """Read the newest checkpoint that is whole, or None; a damaged one is named in the log and passed over."""
     for key in checkpoint_keys(store):
         data = store.read(key)
-        match = _NAME.fullmatch(key)
-        if match is None or hashlib.sha256(data).hexdigest()[:12] != match[2]:
+        if f"-{hashlib.sha256(data).hexdigest()[:12]}." not in key:
             log.warning("checkpoint %s is damaged: going back to the one before", store.uri(key))
             continue
         try:

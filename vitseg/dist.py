@@ -56,11 +56,10 @@ def start(timeout_minutes: float = 10) -> World:
     if world_size > 1:
         # On one machine ranks meet in a file: the TCP store of torch listens on every interface, without a password.
         meeting = os.environ.get(MEETING_FILE)
-        place: dict[str, Any] = {"rank": rank, "world_size": world_size, "init_method": f"file://{meeting}"}
+        by_file: dict[str, Any] = {"rank": rank, "world_size": world_size, "init_method": f"file://{meeting}"}
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(
-            backend, timeout=datetime.timedelta(minutes=timeout_minutes), **(place if meeting else {})
-        )
+        timeout = datetime.timedelta(minutes=timeout_minutes)
+        dist.init_process_group(backend, timeout=timeout, **(by_file if meeting else {}))
     return World(rank, world_size, device)
 
 
@@ -150,7 +149,7 @@ def check_equal(value: int, what: str) -> None:
     Raises:
         RankLostError: they differ; starting again may mend it.
     """
-    world_size = dist.get_world_size() if dist.is_initialized() else 1
+    _, world_size = place()
     device = "cuda" if dist.is_initialized() and dist.get_backend() == "nccl" else "cpu"
     pair = sum_over_ranks(torch.tensor([value, value * value], dtype=torch.float64, device=device))
     total, squares = pair.tolist()
@@ -173,14 +172,10 @@ def replicate(model: nn.Module, world: World) -> nn.Module:
     return nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 
 
-@contextlib.contextmanager
-def gradients_stay_local(model: nn.Module, enabled: bool) -> Iterator[None]:
+def gradients_stay_local(model: nn.Module, enabled: bool) -> contextlib.AbstractContextManager[None]:
     """Leave out the averaging over ranks: for all but the last part of an accumulated batch."""
-    if enabled and isinstance(model, nn.parallel.DistributedDataParallel):
-        with model.no_sync():
-            yield
-    else:
-        yield
+    averaged = isinstance(model, nn.parallel.DistributedDataParallel)
+    return model.no_sync() if enabled and averaged else contextlib.nullcontext()
 
 
 def backward(loss: torch.Tensor) -> None:

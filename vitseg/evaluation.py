@@ -23,7 +23,7 @@ from vitseg.metrics import Scores, confusion_matrix, strongest_channel_agrees
 from vitseg.model.bundle import Bundle
 from vitseg.model.segmenter import class_scores
 from vitseg.recipe import LossRecipe
-from vitseg.seams import SeamCounts, seam_counts, seam_ratios
+from vitseg.seams import seam_counts, seam_ratios
 
 _TIMED = 4  # batches, each run once more to see how long it takes
 
@@ -43,8 +43,8 @@ class Evaluation:
     strongest_channel_accuracy: float
     samples: int
     classes: tuple[str, ...] = ()
-    seams: Mapping[int, SeamCounts] = field(default_factory=dict)
-    target_seams: Mapping[int, SeamCounts] = field(default_factory=dict)
+    seams: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    target_seams: Mapping[int, torch.Tensor] = field(default_factory=dict)
     mean_squared_error: float = math.nan
     images: torch.Tensor | None = None
     """Confusion matrices, one an image, int64 (N, K, K), where they were asked for: of this rank's images."""
@@ -200,7 +200,7 @@ def evaluate_batches(
                     confusion_matrix(*pair, criterion.classes).cpu() for pair in zip(labels, predictions, strict=True)
                 ]
             for i, patch in enumerate(patches):
-                seams[:, i] += torch.stack([seam_counts(ids, patch).counts for ids in (predictions, labels)])
+                seams[:, i] += torch.stack([seam_counts(ids, patch) for ids in (predictions, labels)])
         colors = output.float() if criterion.target == "rgb" else criterion.colors_of(predictions)
         targets, valid = criterion.colors_of(labels), valid_mask(labels)
         differences = colors - targets
@@ -214,9 +214,7 @@ def evaluate_batches(
     if criterion.classes:
         dist.sum_over_ranks(confusion)
         dist.sum_over_ranks(seams)
-    of_predictions, of_labels = (
-        {patch: SeamCounts(counts) for patch, counts in zip(patches, side, strict=True)} for side in seams.cpu()
-    )
+    of_predictions, of_labels = (dict(zip(patches, side, strict=True)) for side in seams.cpu())
     loss_sum, count_sum, pixels, absolute, squared, channels_sum, samples = dist.sum_over_ranks(sums).tolist()
     pixels = max(1, pixels)
     return Evaluation(

@@ -9,6 +9,7 @@ of 0 and 255 it is enough to list `[{"name": "crack", "color": [255, 255, 255], 
 binary data set has one logit a pixel, the foreground's; shards, masks and metrics have two classes like any others.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -134,11 +135,11 @@ def train_classes(labels: tuple[Label, ...] = CITYSCAPES) -> tuple[Label, ...]:
     return classes if len(classes) > 1 else (*classes, background_of(classes[0]))
 
 
-def palette(classes: tuple[Label, ...]) -> np.ndarray:
-    """Return the colors of train ids, uint8 (256, 3); ids without a class, and 255, are black."""
+def palette(classes: tuple[Label, ...], ids: Iterable[int] | None = None) -> np.ndarray:
+    """Return the colors of train ids, or of other `ids` of the classes, uint8 (256, 3); ids without a class are black."""
     colors = np.zeros((256, 3), np.uint8)
-    for label in classes:
-        colors[label.train_id] = label.color
+    for label, number in zip(classes, ids or [label.train_id for label in classes], strict=True):
+        colors[number] = label.color
     return colors
 
 

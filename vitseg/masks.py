@@ -37,7 +37,7 @@ def mask_ids(classes: tuple[Label, ...], ids: str) -> tuple[np.ndarray, np.ndarr
         ids: `train` writes train ids 0 … K-1; `label` writes the ids of the data set's label files.
 
     Returns:
-        uint8 (K,), the id in the file of each train id; and uint8 (256, 3), the color of each id in the file.
+        The id in the file of each train id, uint8 (K,), and the color of each id in the file, uint8 (256, 3).
 
     Raises:
         UsageError: `label` with classes whose label ids don't fit into 8 bits, or are not unique.
@@ -47,10 +47,7 @@ def mask_ids(classes: tuple[Label, ...], ids: str) -> tuple[np.ndarray, np.ndarr
     numbers = [label.id for label in classes]
     if len(set(numbers)) != len(numbers) or not all(0 <= number <= 255 for number in numbers):
         raise UsageError(f"this model's label ids {numbers} can't be written as a mask: use --ids train")
-    colors = np.zeros((256, 3), np.uint8)
-    for label in classes:
-        colors[label.id] = label.color
-    return np.array(numbers, np.uint8), colors
+    return np.array(numbers, np.uint8), train_palette(classes, numbers)
 
 
 def renumber(ids: np.ndarray, numbers: np.ndarray) -> np.ndarray:
@@ -63,16 +60,8 @@ def renumber(ids: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 
 
 def encode_mask(ids: np.ndarray, palette: np.ndarray, metadata: dict[str, str]) -> bytes:
-    """Encode ids as an 8-bit palette PNG.
-
-    Args:
-        ids: uint8 (H, W), the class of each pixel.
-        palette: uint8 (256, 3), the color of each id.
-        metadata: text to store with the pixels, any Unicode.
-    """
-    image = Image.fromarray(ids)
-    image.putpalette(palette.tobytes())  # turns mode L into P
-    return _encode(image, metadata, _RUN_LENGTHS)
+    """Encode ids uint8 (H, W) as an 8-bit PNG with a palette uint8 (256, 3) and metadata, which is any Unicode text."""
+    return _encode(_with_palette(ids, palette), metadata, _RUN_LENGTHS)
 
 
 def encode_colors(colors: np.ndarray, metadata: dict[str, str]) -> bytes:
@@ -80,12 +69,22 @@ def encode_colors(colors: np.ndarray, metadata: dict[str, str]) -> bytes:
     return _encode(Image.fromarray(colors), metadata, {"compress_level": _PICTURE_LEVEL})
 
 
+def _with_palette(ids: np.ndarray, palette: np.ndarray) -> Image.Image:
+    image = Image.fromarray(ids)
+    image.putpalette(palette.tobytes())  # turns mode L into P
+    return image
+
+
 def _encode(image: Image.Image, metadata: dict[str, str], compression: dict[str, Any]) -> bytes:
     text = PngInfo()
     for name, value in metadata.items():
         text.add_text(name, value)  # tEXt if Latin-1 is enough, else iTXt (UTF-8)
+    return _saved(image, "PNG", pnginfo=text, **compression)
+
+
+def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     file = io.BytesIO()
-    image.save(file, "PNG", pnginfo=text, **compression)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -162,32 +161,18 @@ def _metadata(image: Image.Image) -> dict[str, str]:
 
 
 def class_fractions(ids: np.ndarray, numbers: np.ndarray) -> tuple[float, ...]:
-    """Return the share of pixels of each class, in the order of train ids; they sum to 1.
-
-    Args:
-        ids: uint8 (H, W), as in the file.
-        numbers: uint8 (K,), the id in the file of each train id, from `mask_ids`.
-    """
+    """Return the share of each class, by train id, of ids uint8 (H, W) as in a file, by `numbers` from `mask_ids`."""
     counts = np.array(Image.fromarray(ids).histogram())  # numpy's would first take 8 bytes a pixel
     return tuple(float(share) for share in counts[numbers] / ids.size)
 
 
 def colorize(ids: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Return the colors uint8 (H, W, 3) of ids uint8 (H, W) by a palette uint8 (256, 3)."""
-    image = Image.fromarray(ids)
-    image.putpalette(palette.tobytes())
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(_with_palette(ids, palette).convert("RGB"))
 
 
 def overlay(photo: np.ndarray, ids: np.ndarray, palette: np.ndarray, opacity: float = 0.5) -> np.ndarray:
-    """Return a photo, blended with the colors of its classes, uint8 (H, W, 3).
-
-    Args:
-        photo: uint8 (H, W, 3).
-        ids: uint8 (H, W), the class of each pixel.
-        palette: uint8 (256, 3), the color of each id.
-        opacity: weight of the colors, 0 (photo only) – 1 (colors only).
-    """
+    """Return a photo uint8 (H, W, 3) blended with the colors of its ids; `opacity`: 0 (photo only) – 1 (colors only)."""
     colors = Image.fromarray(colorize(ids, palette))
     return np.asarray(Image.blend(Image.fromarray(photo), colors, opacity))
 
@@ -199,11 +184,8 @@ def confidence_image(confidence: np.ndarray) -> np.ndarray:
 
 def encode_picture(picture: np.ndarray, kind: str) -> bytes:
     """Encode a picture uint8 (H, W) or (H, W, 3) as `png` or `jpg` (which is scaled down to sides of 65,500)."""
-    file = io.BytesIO()
     image = Image.fromarray(picture)
     if kind == "png":
-        image.save(file, "PNG", compress_level=_PICTURE_LEVEL)
-    else:
-        image.thumbnail((_JPEG_SIDE, _JPEG_SIDE))
-        image.save(file, "JPEG", quality=_JPEG_QUALITY)
-    return file.getvalue()
+        return _saved(image, "PNG", compress_level=_PICTURE_LEVEL)
+    image.thumbnail((_JPEG_SIDE, _JPEG_SIDE))
+    return _saved(image, "JPEG", quality=_JPEG_QUALITY)

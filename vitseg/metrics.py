@@ -80,42 +80,15 @@ class Scores:
 
 
 def strongest_channel_agrees(colors: Tensor, targets: Tensor) -> Tensor:
-    """Return for each pixel whether the predicted and the target color have the same strongest channel.
+    """Return bool (B, H, W): whether the predicted and the target color (B, 3, H, W) have the same strongest channel.
 
     The share of such pixels is the "accuracy" of the paper: what Keras computes under this name for images of three
     channels, a comparison of their argmax. It is not pixel accuracy: classes whose colors have the same strongest
     channel count as one. Of equal channels, as in grays, the first counts, in the order red, green, blue.
 
-    Args:
-        colors: predicted colors (B, 3, H, W), on any scale.
-        targets: of the same shape.
-
-    Returns:
-        bool (B, H, W).
-
     Raises:
         DataError: the shapes differ.
     """
-    _check_shapes(colors, targets)
-    return colors.argmax(dim=1) == targets.argmax(dim=1)
-
-
-def mean_absolute_error(colors: Tensor, targets: Tensor, valid: Tensor) -> float:
-    """Return the mean absolute error of color images over valid pixels and channels, 0–1; NaN without valid pixels.
-
-    Args:
-        colors: predicted colors (B, 3, H, W), 0–1.
-        targets: of the same shape.
-        valid: bool (B, H, W), the pixels that count.
-
-    Raises:
-        DataError: the shapes differ.
-    """
-    _check_shapes(colors, targets)
-    errors = (colors.double() - targets.double()).abs().mean(dim=1)
-    return float(errors[valid].mean())
-
-
-def _check_shapes(colors: Tensor, targets: Tensor) -> None:
     if colors.shape != targets.shape:
         raise DataError(f"color images {tuple(colors.shape)} and {tuple(targets.shape)} differ in shape")
+    return colors.argmax(dim=1) == targets.argmax(dim=1)

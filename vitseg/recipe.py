@@ -18,7 +18,6 @@ _WITHOUT_EFFECT = {
 }
 """Keys that change how the work is done, not what is computed: a job may continue with other values of them."""
 
-
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Zoom = Annotated[float, Field(ge=0.25, le=8)]
@@ -91,7 +90,6 @@ class AugmentRecipe:
     """Share of crops that are placed around a pixel of a rare class, 0–1."""
 
     def __post_init__(self) -> None:
-        """Check what concerns both factors."""
         require(self.scale[0] <= self.scale[1], "augment.scale is [smallest, largest]")
 
 
@@ -153,11 +151,8 @@ class Recipe:
     run: RunRecipe = field(default_factory=RunRecipe)
 
     def __post_init__(self) -> None:
-        """Check what concerns more than one section."""
-        require(
-            self.data.batch_size % self.optimizer.accumulate == 0,
-            "data.batch_size must be a multiple of optimizer.accumulate",
-        )
+        divides = self.data.batch_size % self.optimizer.accumulate == 0
+        require(divides, "data.batch_size must be a multiple of optimizer.accumulate")
         plain = self.loss.class_weights == "none" and not self.loss.label_smoothing and not self.loss.dice
         require(
             plain or self.model.target == "classes",

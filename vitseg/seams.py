@@ -7,7 +7,6 @@ special, as in the labels. Counts of images, batches and ranks add up exactly.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,45 +14,20 @@ from torch import Tensor
 from vitseg.errors import DataError
 from vitseg.labels import IGNORE_INDEX
 
-_DIRECTIONS = ("rows", "columns")
 SeamRatios = Mapping[str, Mapping[str, float | None]]
 """Ratios of `rows` and `columns` (None: undefined) by the side of the patches: pixels, as text for JSON's keys."""
 
 
-@dataclass(frozen=True)
-class SeamCounts:
-    """Counts of neighboring pixels in class maps, for one side of patches.
-
-    `counts` is int64 (2, 2, 2): first, neighbors in the direction of rows (one above the other, across horizontal
-    borders) or of columns (side by side); second, inside a patch or across a border; third, all pairs or those whose
-    classes differ.
-    """
-
-    counts: Tensor
-
-    def __add__(self, other: "SeamCounts") -> "SeamCounts":
-        return SeamCounts(self.counts + other.counts)
-
-    def ratios(self) -> dict[str, float | None]:
-        """Return the seam ratio, 0 or more, of `rows` and `columns`.
-
-        None where it is undefined: there is no border, no pair, or no change inside any patch.
-        """
-        ratios: dict[str, float | None] = {}
-        for name, ((inside, changed_inside), (across, changed_across)) in zip(
-            _DIRECTIONS, self.counts.tolist(), strict=True
-        ):
-            defined = across and changed_inside
-            ratios[name] = (changed_across * inside) / (across * changed_inside) if defined else None
-        return ratios
-
-
-def seam_counts(ids: Tensor, patch: int) -> SeamCounts:
+def seam_counts(ids: Tensor, patch: int) -> Tensor:
     """Count neighboring pixels: whether a border of patches lies between them, and whether they differ.
 
     Args:
         ids: train ids, integers (B, H, W); pairs with an ignored pixel (255) are not counted.
         patch: side of the patches, pixels; the first one begins at the upper left corner.
+
+    Returns:
+        int64 (2, 2, 2): first, neighbors in the direction of rows (one above the other, across horizontal borders) or of
+        columns (side by side); second, inside a patch or across a border; third, all pairs or those whose classes differ.
 
     Raises:
         DataError: the ids are not (B, H, W), or `patch` is not positive.
@@ -69,12 +43,22 @@ def seam_counts(ids: Tensor, patch: int) -> SeamCounts:
         lines = torch.stack([one.sum(dim=(0, 3 - axis)) for one in (pairs, differ)], dim=1)  # (length, 2)
         across = (torch.arange(1, length + 1, device=ids.device) % patch == 0)[:, None]
         directions.append(torch.stack([(lines * ~across).sum(0), (lines * across).sum(0)]))
-    return SeamCounts(torch.stack(directions))
+    return torch.stack(directions)
 
 
-def seam_ratios(counts: Mapping[int, SeamCounts]) -> dict[str, dict[str, float | None]]:
-    """Return the seam ratios of several patch sides, by side."""
-    return {str(patch): one.ratios() for patch, one in counts.items()}
+def seam_ratios(counts: Mapping[int, Tensor]) -> dict[str, dict[str, float | None]]:
+    """Return the seam ratios, 0 or more, of `rows` and `columns` by the side of the patches, from `seam_counts` of each.
+
+    None where one is undefined: there is no border, no pair, or no change inside any patch.
+    """
+    ratios: dict[str, dict[str, float | None]] = {}
+    for patch, directions in counts.items():
+        of = ratios[str(patch)] = {}
+        for name, ((inside, changed), (across, changed_across)) in zip(
+            ("rows", "columns"), directions.tolist(), strict=True
+        ):
+            of[name] = (changed_across * inside) / (across * changed) if across and changed else None
+    return ratios
 
 
 def worst_seam(ratios: SeamRatios) -> float:
