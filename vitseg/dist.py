@@ -174,8 +174,9 @@ def replicate(model: nn.Module, world: World) -> nn.Module:
 
 def gradients_stay_local(model: nn.Module, enabled: bool) -> contextlib.AbstractContextManager[None]:
     """Leave out the averaging over ranks: for all but the last part of an accumulated batch."""
-    averaged = isinstance(model, nn.parallel.DistributedDataParallel)
-    return model.no_sync() if enabled and averaged else contextlib.nullcontext()
+    if enabled and isinstance(model, nn.parallel.DistributedDataParallel):
+        return model.no_sync()
+    return contextlib.nullcontext()
 
 
 def backward(loss: torch.Tensor) -> None:
