@@ -14,7 +14,7 @@ from vitseg.data import Layout
 from vitseg.data.commit import commit, finished
 from vitseg.data.manifest import Manifest, manifest_tag
 from vitseg.data.plan import Plan, PlanOptions, ShardPlan, make_plan
-from vitseg.data.shards import ShardRecord, done_shard, write_shard
+from vitseg.data.shards import ShardRecord, write_shard
 from vitseg.storage import canonical, join
 
 
@@ -22,7 +22,7 @@ from vitseg.storage import canonical, join
       retry_condition_fn=may_pass, task_run_name="shard-{shard.split}-{shard.index}")  # fmt: skip
 def make_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecord:
     """Write one shard, unless it is there already."""
-    return done_shard(shard, options, dest) or write_shard(shard, options, dest)
+    return write_shard(shard, options, dest)
 
 
 @flow(name="preprocess", task_runner=make_runner("thread"), flow_run_name="preprocess {source}")
@@ -44,10 +44,9 @@ def preprocess(
     with progress("reading sources", unit="objects") as show:
         plan = make_plan(source, layout=layout, size=size, shard_samples=shard_samples, progress=show)
     with closing(plan):
-        manifest = finished(plan, dest)
-        if manifest is not None:
+        if manifest := finished(plan, dest):
             note(
-                f"nothing to do: {dest} already holds these {_samples(manifest)} samples "
+                f"nothing to do: {dest} already holds these {manifest.samples} samples "
                 f"(fingerprint {plan.fingerprint[:12]})"
             )
             return _result(manifest, dest, start)
@@ -67,15 +66,11 @@ def _make_shards(plan: Plan, dest: str) -> list[ShardRecord]:
     return records
 
 
-def _samples(manifest: Manifest) -> int:
-    return sum(split.samples for split in manifest.splits.values())
-
-
 def _result(manifest: Manifest, dest: str, start: float) -> dict[str, Any]:
     return {
         "manifest": join(dest, "manifest.json"),
         "fingerprint": manifest.fingerprint,
-        "samples": _samples(manifest),
+        "samples": manifest.samples,
         "skipped": len(manifest.skipped),
         "shards": sum(len(split.shards) for split in manifest.splits.values()),
         "seconds": round(time.monotonic() - start, 3),

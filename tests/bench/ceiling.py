@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from tests.bench.measure import Figure, log
-from vitseg.data.color_labels import ColorDecoder
+from vitseg.data.color_labels import nearest_colors
 from vitseg.labels import CITYSCAPES, IGNORE_INDEX, palette, train_classes
 from vitseg.metrics import Scores, confusion_matrix
 
@@ -46,15 +46,15 @@ def _round_trip(file: Path, factor: int) -> torch.Tensor:
         tables = pair.quantization
         width, height = pair.size
         label = np.asarray(pair.convert("RGB").crop((width // 2, 0, width, height)))
-    colors, decoder = palette(train_classes()), ColorDecoder(CITYSCAPES)
-    drawn = decoder.decode(label)
+    colors = palette(train_classes())
+    drawn = nearest_colors(label, CITYSCAPES)
     image = Image.fromarray(colors[drawn])
     if factor > 1:
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
         image = image.resize((label.shape[1], label.shape[0]), Image.Resampling.BILINEAR)
     saved = io.BytesIO()
     image.save(saved, "JPEG", qtables=tables, subsampling="4:2:0")
-    read = decoder.decode(np.asarray(Image.open(saved).convert("RGB")))
+    read = nearest_colors(np.asarray(Image.open(saved).convert("RGB")), CITYSCAPES)
     read = np.where(drawn == IGNORE_INDEX, IGNORE_INDEX, read)  # there a model may predict anything
     sure = np.where(drawn == IGNORE_INDEX, 0, drawn)
     return confusion_matrix(torch.from_numpy(read), torch.from_numpy(sure), len(train_classes()))

@@ -22,46 +22,31 @@ MAX_UNKNOWN = 0.5
 """Share of pixels with a color outside the palette above which an image is no label of this data set."""
 
 
-class ColorDecoder:
-    """Decoder of the colors of `labels`; where two labels share a color, the first of them counts."""
+def nearest_colors(rgb: np.ndarray, labels: tuple[Label, ...]) -> np.ndarray:
+    """Return the train ids uint8 (H, W) of a lossy color label uint8 (H, W, 3), each pixel by its nearest color.
 
-    def __init__(self, labels: tuple[Label, ...]) -> None:
-        self.labels = labels
+    255 where that color has no train id or is over `MAX_DISTANCE` away. Where labels share a color, the first counts.
+    """
+    cell = (rgb >> (8 - GRID_BITS)).astype(np.int32)
+    return _nearest_table(labels)[(cell[..., 0] << 2 * GRID_BITS) | (cell[..., 1] << GRID_BITS) | cell[..., 2]]
 
-    def decode(self, rgb: np.ndarray) -> np.ndarray:
-        """Return the train ids of a lossy color label, each pixel by its nearest color.
 
-        Args:
-            rgb: uint8 (H, W, 3).
+def exact_colors(rgb: np.ndarray, labels: tuple[Label, ...]) -> np.ndarray:
+    """Return the train ids uint8 (H, W) of a lossless color label uint8 (H, W, 3); only exact palette colors count.
 
-        Returns:
-            uint8 (H, W); 255 where the nearest color has no train id or is over `MAX_DISTANCE` away.
-        """
-        table = _nearest_table(self.labels)
-        cell = (rgb >> (8 - GRID_BITS)).astype(np.int32)
-        return table[(cell[..., 0] << 2 * GRID_BITS) | (cell[..., 1] << GRID_BITS) | cell[..., 2]]
+    255 where a color has no train id or is not in the palette; in a binary data set 1, background, in both cases.
 
-    def decode_exact(self, rgb: np.ndarray) -> np.ndarray:
-        """Return the train ids of a lossless color label; only exact palette colors count.
-
-        Args:
-            rgb: uint8 (H, W, 3).
-
-        Returns:
-            uint8 (H, W); 255 where a color has no train id or is not in the palette; in a binary data set
-            1, background, in both cases.
-
-        Raises:
-            SampleError: most pixels have colors that are not in the palette, and the data set is not binary.
-        """
-        codes, train_ids = _exact_table(self.labels)
-        pixels = _pack(rgb)
-        at = np.searchsorted(codes, pixels).clip(max=len(codes) - 1)
-        known = codes[at] == pixels
-        binary = foreground_class(self.labels) is not None
-        if not binary and (unknown := 1 - float(known.mean())) > MAX_UNKNOWN:
-            raise SampleError(f"{unknown:.0%} of the label's pixels have colors that no class has")
-        return np.where(known, train_ids[at], np.uint8(1 if binary else IGNORE_INDEX))
+    Raises:
+        SampleError: most pixels have colors that are not in the palette, and the data set is not binary.
+    """
+    codes, train_ids = _exact_table(labels)
+    pixels = _pack(rgb)
+    at = np.searchsorted(codes, pixels).clip(max=len(codes) - 1)
+    known = codes[at] == pixels
+    binary = foreground_class(labels) is not None
+    if not binary and (unknown := 1 - float(known.mean())) > MAX_UNKNOWN:
+        raise SampleError(f"{unknown:.0%} of the label's pixels have colors that no class has")
+    return np.where(known, train_ids[at], np.uint8(1 if binary else IGNORE_INDEX))
 
 
 def _pack(rgb: np.ndarray) -> np.ndarray:

@@ -18,14 +18,8 @@ from vitseg.storage import Store, open_store
 def commit(plan: Plan, records: Iterable[ShardRecord], dest: str, replaces: str | None = None) -> Manifest:
     """Check that every shard of the plan is there, and write the manifest that makes the data set exist.
 
-    Args:
-        plan: what was planned.
-        records: what became of its shards, in any order.
-        dest: where they are.
-        replaces: `manifest_tag` of the data set that was at `dest` when the job began, which this one may replace.
-
-    Returns:
-        The manifest, or that of another job that has made the same data set meanwhile.
+    `records` may come in any order. `replaces` is the `manifest_tag` of the data set that was at `dest` when the job
+    began, which this one may replace. Returns the manifest, or that of another job that has made the same data set meanwhile.
 
     Raises:
         DataError: a shard is missing, doesn't add up or has lost its tar; no source could be used; the foreground of a
@@ -80,10 +74,9 @@ def finished(plan: Plan, dest: str) -> Manifest | None:
         manifest = read_manifest(dest)
     except (NotFoundError, DataError):
         return None
-    same = manifest.fingerprint == plan.fingerprint
-    complete = set(plan.skipped) <= set(manifest.skipped)
-    complete = complete and manifest.samples + len(manifest.skipped) == plan.sources
-    return manifest if same and complete and not _lost_shards(manifest, open_store(dest)) else None
+    same = manifest.fingerprint == plan.fingerprint and set(plan.skipped) <= set(manifest.skipped)
+    complete = same and manifest.samples + len(manifest.skipped) == plan.sources
+    return manifest if complete and not _lost_shards(manifest, open_store(dest)) else None
 
 
 def _splits(records: list[ShardRecord]) -> dict[str, Split]:

@@ -31,25 +31,16 @@ _NOT_AN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.Decompression
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's samples of one step.
-
-    Attributes:
-        images: uint8 (B, 3, H, W), RGB in 0–255.
-        labels: uint8 (B, H, W), train ids; 255 is ignored. Of image pairs: uint8 (B, 3, H, W), the
-            target images.
-        keys: B keys.
-    """
+    """One rank's samples of one step."""
 
     images: torch.Tensor
+    """uint8 (B, 3, H, W), RGB in 0–255."""
     labels: torch.Tensor
+    """uint8 (B, H, W), train ids, of which 255 is ignored; of image pairs the target images, uint8 (B, 3, H, W)."""
     keys: list[str]
 
     def pictures(self, outputs: torch.Tensor) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield photo, target and a model's output, sample by sample: train ids (H, W), images (H, W, 3), all uint8.
-
-        Args:
-            outputs: uint8, of the shape of the labels.
-        """
+        """Yield photo, target and a model's output, of the shape of the labels: train ids (H, W), images (H, W, 3), uint8."""
         for row in zip(self.images, self.labels, outputs, strict=True):
             photo, target, output = ((item.permute(1, 2, 0) if item.ndim == 3 else item).numpy() for item in row)
             yield photo, target, output
@@ -141,7 +132,7 @@ class Batches:
             stack.callback(files.close)
             decoders = ThreadPoolExecutor(self._threads, "vitseg-decode")
             stack.callback(decoders.shutdown, cancel_futures=True)  # before the files are closed
-            pending: deque[_Pending] = deque()
+            pending: deque[tuple[Batch, list[Future[None]]]] = deque()
             submitted = 0
             for done in range(len(steps)):
                 # Wait for files only if there is no other batch to yield.
@@ -150,7 +141,9 @@ class Batches:
                 ):
                     pending.append(self._submit(decoders, steps[submitted], files.of_step(submitted)))
                     submitted += 1
-                batch = pending.popleft().result()
+                batch, decoded = pending.popleft()
+                for part in decoded:
+                    part.result()
                 files.release(done)
                 yield batch
 
@@ -176,7 +169,9 @@ class Batches:
             raise
         return OpenShard(info, file, self._indexes[shard])
 
-    def _submit(self, pool: ThreadPoolExecutor, rows: np.ndarray, files: dict[int, OpenShard]) -> "_Pending":
+    def _submit(
+        self, pool: ThreadPoolExecutor, rows: np.ndarray, files: dict[int, OpenShard]
+    ) -> tuple[Batch, list[Future[None]]]:
         height, width = self._image_size
         images = np.empty((len(rows), 3, height, width), np.uint8)
         labels = np.empty((len(rows), *self._label_shape), np.uint8)
@@ -189,18 +184,7 @@ class Batches:
 
         parts = min(self._threads, len(rows))
         futures = [pool.submit(fill, range(part, len(rows), parts)) for part in range(parts)]
-        return _Pending(Batch(torch.from_numpy(images), torch.from_numpy(labels), keys), futures)
-
-
-@dataclass(frozen=True)
-class _Pending:
-    batch: Batch
-    futures: list[Future[None]]
-
-    def result(self) -> Batch:
-        for future in self.futures:
-            future.result()
-        return self.batch
+        return Batch(torch.from_numpy(images), torch.from_numpy(labels), keys), futures
 
 
 def _decode(shard: OpenShard, sample: int, flip: bool, image: np.ndarray, label: np.ndarray) -> str:

@@ -93,7 +93,7 @@ class Manifest:
 
     @property
     def samples(self) -> int:
-        """Number of samples of all splits together."""
+        """Samples of all splits together."""
         return sum(split.samples for split in self.splits.values())
 
     def to_json(self) -> dict[str, Any]:

@@ -24,16 +24,13 @@ _SHARDS, _SAMPLES, _FLIPS = range(3)  # independent random streams of one epoch
 
 
 def epoch_order(shard_samples: Sequence[int], *, seed: int, epoch: int, window: int) -> np.ndarray:
-    """Return every sample of an epoch once, in reading order.
+    """Return every sample of an epoch once, in reading order: int64 (N, 2), index of the shard and of the sample in it.
 
     Args:
         shard_samples: number of samples of each shard, in the manifest's order.
         seed: of the whole run.
         epoch: counted from 0; each has its own order.
         window: shards among which samples are shuffled.
-
-    Returns:
-        int64 (N, 2): index of the shard, index of the sample in that shard.
     """
     counts = np.asarray(shard_samples, np.int64)
     shards = _shuffled(np.arange(len(counts)), _raw(len(counts), seed, epoch, _SHARDS))
@@ -59,17 +56,9 @@ def epoch_flips(samples: int, *, seed: int, epoch: int) -> np.ndarray:
 
 
 def rank_rows(rows: np.ndarray, step: int, *, batch_size: int, rank: int, world_size: int) -> np.ndarray:
-    """Return one rank's part of one step of `rows`; the parts of all ranks together are the global batch.
+    """Return one rank's part of one step of `rows` (N, …), the whole epoch; the parts of all ranks are the global batch.
 
-    Args:
-        rows: (N, …), the whole epoch.
-        step: counted from 0.
-        batch_size: of the global batch, a multiple of `world_size` (see `check_batch`).
-        rank: 0 – `world_size` - 1.
-        world_size: number of ranks.
-
-    Returns:
-        (batch_size / world_size, …); fewer, perhaps none, in a last batch that is not full.
+    That is (batch_size / world_size, …): see `check_batch`. In a last batch that is not full it is fewer, perhaps none.
     """
     return rows[step * batch_size : (step + 1) * batch_size][rank::world_size]
 

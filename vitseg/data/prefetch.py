@@ -17,13 +17,7 @@ class ShardPrefetcher:
     """
 
     def __init__(self, open_shard: Callable[[int], OpenShard], steps: Sequence[np.ndarray], *, ahead: int) -> None:
-        """Plan; nothing is opened yet.
-
-        Args:
-            open_shard: opens the shard of an index.
-            steps: for each step, the shards that its samples lie in, int64 (B,).
-            ahead: how many to open before they are needed.
-        """
+        """Plan; nothing is opened yet. `steps` are the shards that the samples of each step lie in, int64 (B,)."""
         self._open_shard = open_shard
         self._needs = [set(shards.tolist()) for shards in steps]
         self._last = {shard: step for step, shards in enumerate(self._needs) for shard in shards}
@@ -43,11 +37,7 @@ class ShardPrefetcher:
         return all(self._files[shard].done() for shard in self._needs[step])
 
     def of_step(self, step: int) -> dict[int, OpenShard]:
-        """Return a step's shards, and wait for them.
-
-        Raises:
-            VitsegError: what opening one of them raised.
-        """
+        """Return a step's shards, and wait for them; raises what opening one of them raised."""
         self.ready(step)
         return {shard: self._files[shard].result() for shard in self._needs[step]}
 

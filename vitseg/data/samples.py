@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-from vitseg.data.color_labels import ColorDecoder
+from vitseg.data.color_labels import exact_colors, nearest_colors
 from vitseg.data.plan import PlannedSample, PlanOptions
 from vitseg.data.sources import PHOTOS
 from vitseg.errors import SampleError
@@ -51,7 +51,7 @@ def make_sample(
     if label is None and options.layout != PHOTOS:
         left, right = split_pair(decode_image(image, MAX_PIXELS))
         photo, source_size = resize(np.asarray(left), size), (left.height, left.width)
-        target = ColorDecoder(options.labels).decode(nearest(np.asarray(right), size))
+        target = nearest_colors(nearest(np.asarray(right), size), options.labels)
     else:
         photo, source_size = model_input(image, size, MAX_PIXELS)
         target = _target(planned, options, label, source_size)
@@ -67,12 +67,8 @@ def make_sample(
         "md5": planned.image_md5,
         "label_md5": planned.label_md5,
     }
-    members = {
-        "jpg": encode_photo(photo),
-        "png": encode_label(target),
-        "json": json.dumps(origin, sort_keys=True).encode(),
-    }
-    return members, counts
+    text = json.dumps(origin, sort_keys=True).encode()
+    return {"jpg": encode_photo(photo), "png": encode_label(target), "json": text}, counts
 
 
 def _target(
@@ -124,7 +120,6 @@ def decode_label(mask: Image.Image, options: PlanOptions, *, colors: bool) -> np
     Raises:
         SampleError: ids or colors are not in the list of classes.
     """
-    decoder = ColorDecoder(options.labels)
     one_channel = mask.mode in ("1", "L", "P", "I") or mask.mode.startswith("I;16")
     if options.layout == "cityscapes" and not colors and not one_channel:
         raise SampleError(f"the label is no id image: its mode is {mask.mode}")
@@ -133,13 +128,11 @@ def decode_label(mask: Image.Image, options: PlanOptions, *, colors: bool) -> np
         if thing := foreground_class(options.labels):
             if mask.mode != "P" or (ids == thing.id).any() or not _has_color(mask, thing):
                 return np.where((ids >= 0) & (ids <= 255), id_table(options.labels)[ids.clip(0, 255)], np.uint8(1))
-            return decoder.decode_exact(nearest(np.asarray(_rgb(mask)), options.image_size))
-        unknown = unknown_ids(ids, options.labels)
-        if not unknown:
+        elif not (unknown := unknown_ids(ids, options.labels)):
             return id_table(options.labels)[ids]
-        if mask.mode != "P" or options.layout == "cityscapes":
+        elif mask.mode != "P" or options.layout == "cityscapes":
             raise SampleError(f"the label has ids that no class has: {', '.join(map(str, unknown[:5]))}")
-    return decoder.decode_exact(nearest(np.asarray(_rgb(mask)), options.image_size))
+    return exact_colors(nearest(np.asarray(_rgb(mask)), options.image_size), options.labels)
 
 
 def unknown_ids(ids: np.ndarray, labels: tuple[Label, ...]) -> list[int]:

@@ -17,10 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from webdataset import TarWriter
 
-from vitseg.data.manifest import (
-    ShardInfo,
-    SkippedSource,
-)
+from vitseg.data.manifest import ShardInfo, SkippedSource
 from vitseg.data.plan import PlanOptions, ShardPlan
 from vitseg.data.samples import make_sample
 from vitseg.errors import DataError, NotFoundError, SampleError, StoreFullError
@@ -51,11 +48,7 @@ class ShardRecord:
     @staticmethod
     @malformed_as_data_error()
     def from_json(values: Any) -> "ShardRecord":
-        """Read what `dataclasses.asdict` gave.
-
-        Raises:
-            DataError: a key is missing or has the wrong form.
-        """
+        """Read what `dataclasses.asdict` gave; DataError: a key is missing or has the wrong form."""
         return ShardRecord(
             str(values["split"]),
             int(values["index"]),
@@ -129,15 +122,11 @@ def done_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecord
         record = ShardRecord.from_json(parse_json(store.read(_record_key(shard, options))))
     except (NotFoundError, DataError):  # a damaged record counts as none: the shard is written again
         return None
-    if (record.split, record.index) != (shard.split, shard.index):
+    same = (record.split, record.index) == (shard.split, shard.index)
+    if not same or record.samples + len(record.skipped) != len(shard.samples):
         return None
-    if record.samples + len(record.skipped) != len(shard.samples):
-        return None
-    if record.shard:
-        there = store.stat(record.shard.name)
-        if there is None or there.size != record.shard.bytes:
-            return None
-    return record
+    there = store.stat(record.shard.name) if record.shard else None
+    return record if not record.shard or (there and there.size == record.shard.bytes) else None
 
 
 def _record_key(shard: ShardPlan, options: PlanOptions) -> str:

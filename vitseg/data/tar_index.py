@@ -20,15 +20,11 @@ _EXTENSIONS = ("jpg", "png", "json")
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """The samples of one tar, in its order.
-
-    Attributes:
-        keys: N keys.
-        spans: int64 (N, 4): offset and size of the photo, offset and size of the labels, bytes.
-    """
+    """The samples of one tar, in its order."""
 
     keys: tuple[str, ...]
     spans: np.ndarray
+    """int64 (N, 4): offset and size of the photo, offset and size of the labels, bytes."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +37,9 @@ class OpenShard:
 
     def read(self, sample: int) -> tuple[str, bytes, bytes]:
         """Return key, JPEG and PNG of a sample."""
-        offset, size, label_offset, label_size = (int(value) for value in self.index.spans[sample])
-        descriptor = self.file.fileno()
-        return (
-            self.index.keys[sample],
-            os.pread(descriptor, size, offset),
-            os.pread(descriptor, label_size, label_offset),
-        )
+        offset, size, label_offset, label_size = self.index.spans[sample].tolist()
+        file = self.file.fileno()
+        return self.index.keys[sample], os.pread(file, size, offset), os.pread(file, label_size, label_offset)
 
     def close(self) -> None:
         """Close the file."""
