@@ -186,6 +186,33 @@ def test_a_damaged_file_is_refused_in_one_line(theirs, damage):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("embeddings.patch_embeddings.projection.bias", (1,)),
+        ("embeddings.cls_token", (1, 1, 1)),
+        ("layers.1.attention.q_proj.bias", (1,)),
+        ("layers.0.attention.k_proj.weight", (24,)),
+        ("layers.0.mlp.fc1.weight", ()),
+        ("layers.0.attention.o_proj.weight", ()),
+        ("layernorm.bias", (1,)),
+        ("layers.1.mlp.fc1.bias", (1,)),
+    ],
+)
+def test_a_tensor_of_a_wrong_shape_is_refused_instead_of_broadcast(theirs, name, shape):
+    state = {**theirs.state_dict(), name: torch.ones(shape)}
+    with pytest.raises(DataError) as caught:
+        encoder_from_published(state, ARCH, (4, 4), theirs=PixelStats(), ours=OURS)
+    assert "\n" not in str(caught.value)
+
+
+def test_biases_whose_lengths_only_add_up_are_refused(theirs):
+    part = "layers.1.attention."
+    state = {**theirs.state_dict(), f"{part}q_proj.bias": torch.ones(48), f"{part}k_proj.bias": torch.ones(0)}
+    with pytest.raises(DataError, match=r"attention.query.bias .* has shape \(48,\), not \(24,\)"):
+        encoder_from_published(state, ARCH, (4, 4), theirs=PixelStats(), ours=OURS)
+
+
 @pytest.mark.parametrize("name", ["reg_token", "blocks.0.ls1.gamma", "norm_pre.weight", "blocks.0.attn.q_norm.weight"])
 def test_what_is_more_than_a_plain_vit_is_refused(theirs, name):
     state = {**as_timm(theirs.state_dict()), name: torch.ones(24)}

@@ -102,49 +102,52 @@ def encoder_from_published(
     _check_fit(found, arch, heads)
     with torch.device("meta"):
         expected = VisionTransformer(arch, grid).state_dict()
-    try:
-        ready = found | _changed(found, arch, grid, _pixel_map(ours, theirs))
-    except (KeyError, RuntimeError) as error:  # torch's, of shapes that don't go together
-        raise DataError(f"the weights are not those of a whole ViT: {error}") from error
-    for name, tensor in expected.items():
-        if name not in ready:
-            raise DataError(f"the weights lack {name} (our name for it): they are not those of a whole ViT")
-        if ready[name].shape != tensor.shape:
-            raise DataError(f"{name} has shape {tuple(ready[name].shape)} where {tuple(tensor.shape)} is expected")
-        if not ready[name].isfinite().all():
-            raise DataError(f"{name} holds values that are not finite: the file is damaged")
-    return {name: ready[name].to(torch.float32).contiguous() for name in expected}
+    ready = found | _changed(found, arch, grid, _pixel_map(ours, theirs))
+    weights = {name: _tensor(ready, name, *tensor.shape) for name, tensor in expected.items()}
+    if broken := next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None):
+        raise DataError(f"{broken} holds values that are not finite: the file is damaged")
+    return {name: tensor.to(torch.float32).contiguous() for name, tensor in weights.items()}
+
+
+def _tensor(tensors: Mapping[str, Tensor], name: str, *shape: int) -> Tensor:
+    """Return a tensor, or refuse it where it is missing or of another shape, which torch might broadcast."""
+    if name not in tensors:
+        raise DataError(f"the weights lack {name} (our name for it): they are not those of a whole ViT")
+    if tensors[name].shape != shape:
+        raise DataError(f"{name} (our name for it) has shape {tuple(tensors[name].shape)}, not {shape}")
+    return tensors[name]
 
 
 def _changed(
     found: Mapping[str, Tensor], arch: Architecture, grid: tuple[int, int], pixel_map: tuple[Tensor, Tensor]
 ) -> dict[str, Tensor]:
     """Return the tensors that our encoder has in another form."""
-    weight, bias = found["embedding.projection.weight"].double(), found["embedding.projection.bias"].double()
+    weight, width = found["embedding.projection.weight"].double(), arch.encoder_projection
     scale, shift = pixel_map
     class_position, positions = _positions(found, grid)
+    bias = _tensor(found, "embedding.projection.bias", width) + torch.einsum("dcpq,c->d", weight, shift)
     changed = {
         # Our patches are flattened row by row, the channels of a pixel together.
         "embedding.projection.weight": rearrange(weight * scale[:, None, None], "d c p1 p2 -> d (p1 p2 c)"),
-        "embedding.projection.bias": bias + torch.einsum("dcpq,c->d", weight, shift),
+        "embedding.projection.bias": bias,
         "embedding.position": positions,
     }
     if arch.class_token:
-        changed["class_token"] = found["class_token"].flatten().double() + class_position
+        changed["class_token"] = _tensor(found, "class_token", 1, 1, width).flatten().double() + class_position
+    attention = arch.heads * arch.head_width
     for block in (f"blocks.{index}.attention." for index in range(arch.blocks)):
-        parts = [f"{block}{part}" for part in ("qkv", "query", "key", "value") if f"{block}{part}.weight" in found]
-        weights = [found[f"{part}.weight"] for part in parts]
-        biases = [found.get(f"{part}.bias", w.new_zeros(len(w))) for part, w in zip(parts, weights, strict=True)]
+        fused = f"{block}qkv.weight" in found
+        rows = 3 * attention if fused else attention
+        parts = [f"{block}{part}" for part in (("qkv",) if fused else ("query", "key", "value"))]
+        weights = [_tensor(found, f"{part}.weight", rows, width) for part in parts]
+        none = {f"{part}.bias": weight.new_zeros(rows) for part in parts}  # some models have no bias here
+        biases = [_tensor(none | found, f"{part}.bias", rows) for part in parts]
         changed |= {f"{block}qkv.weight": torch.cat(weights), f"{block}qkv.bias": torch.cat(biases)}
     return changed
 
 
 def _our_names(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors by our names, without heads.
-
-    Raises:
-        UsageError: there is a tensor that a plain ViT does not have.
-    """
+    """Return the tensors by our names, without heads; refuse what a plain ViT does not have."""
     found: dict[str, Tensor] = {}
     strange = []
     for name, tensor in published.items():
@@ -168,21 +171,16 @@ def _our_names(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check_fit(found: Mapping[str, Tensor], arch: Architecture, heads: int | None) -> None:
-    """Check that the weights are of this architecture, as far as their shapes show it.
-
-    Raises:
-        UsageError: they are not; the message lists the `--set` options that fit.
-        DataError: a tensor is missing or has a wrong shape.
-    """
+    """Refuse weights of another architecture, as far as their shapes show it, with the `--set` options that fit."""
     projection = found["embedding.projection.weight"]
     if projection.ndim != 4 or projection.shape[1] != 3 or projection.shape[2] != projection.shape[3]:
         raise DataError(f"the projection of patches has shape {tuple(projection.shape)}, not (D, 3, P, P)")
     width, patch_size = projection.shape[0], projection.shape[2]
     blocks = 1 + max((int(name.split(".")[1]) for name in found if name.startswith("blocks.")), default=-1)
-    if not blocks or "blocks.0.mlp.layers.0.weight" not in found or "blocks.0.attention.output.weight" not in found:
+    first, output = (found.get(f"blocks.0.{part}.weight") for part in ("mlp.layers.0", "attention.output"))
+    if first is None or output is None or first.ndim != 2 or output.ndim != 2:
         raise DataError("the weights have no Transformer blocks")
-    hidden = found["blocks.0.mlp.layers.0.weight"].shape[0]
-    attention = found["blocks.0.attention.output.weight"].shape[-1]
+    hidden, attention = first.shape[0], output.shape[1]
     expected: dict[str, Any] = {
         "patch_size": patch_size, "pixels": "fixed", "position": "add", "class_token": "class_token" in found,
         "encoder_projection": width, "blocks": blocks, "mlp_units": (hidden, width), "normalization": "layer",
