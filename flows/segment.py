@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from prefect import flow
@@ -66,7 +67,7 @@ def segment(
     with progress("listing", unit="objects") as show:
         if dry_run:
             work = count_work(source, dest, **asked, price_per_hour=price_per_hour, progress=show)
-            return {**work.to_json(), "model": version.uri, "dry_run": True}
+            return {**asdict(work), "model": version.uri, "dry_run": True}
         runner = runner or default_runner()
         workers = workers or default_workers(runner)
         job = plan_job(source, dest, **asked, chunk_images=chunk, workers=workers, progress=show)
@@ -76,7 +77,7 @@ def segment(
     counts = run_chunks(job, runner, workers, max_failures)
     summary = commit_job(job, time.monotonic() - start, sum(part.written for part in counts), price_per_hour)
     _tell(summary, version.uri)
-    return {**summary.to_json(), "model": version.uri}
+    return {**asdict(summary), "model": version.uri}
 
 
 def _tell(summary: Summary, model: str) -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -31,7 +32,7 @@ def test_the_summary_closes_the_job(job):
     assert not path.exists()
     summary = commit_job(job, 1.5)
     assert (
-        {**summary.to_json(), "stage_seconds": set(summary.stage_seconds)}
+        {**asdict(summary), "stage_seconds": set(summary.stage_seconds)}
         == {**(read := json.loads(path.read_text())), "stage_seconds": set(read["stage_seconds"])}
         == {
             "job": job.id,

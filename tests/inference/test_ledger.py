@@ -40,8 +40,8 @@ def made(job, pixels=((0, 1), (1, 1))):
 
 def test_the_columns_are_the_contract(job):
     dest = LocalStore(Path(job.dest))
-    write_part(dest, job, 0, [made(job), row_without_mask(INFO, "failed", "broken")], {"forward": 0.5})
-    write_part(dest, job, 1, [row_without_mask(INFO, "skipped", "not an image")], {})
+    write_part(dest, job, 0, Part([made(job), row_without_mask(INFO, "failed", "broken")], {"forward": 0.5}))
+    write_part(dest, job, 1, Part([row_without_mask(INFO, "skipped", "not an image")]))
     tables = [pq.read_table(dest.folder / job.part_key(index)) for index in (0, 1)]
     assert tables[0].column_names == [
         "key", "etag", "bytes", "width", "height", "status", "error", "mask_key", "seconds", "mean_confidence",
@@ -53,7 +53,7 @@ def test_the_columns_are_the_contract(job):
 def test_rows_and_stages_come_back(job):
     dest = LocalStore(Path(job.dest))
     part = Part([made(job), row_without_mask(INFO, "failed", "two\n lines " * 100)], {"forward": 0.5})
-    write_part(dest, job, 0, part.rows, part.stages)
+    write_part(dest, job, 0, part)
     found = read_part(dest, job, 0)
     assert [row.status for row in found.rows] == ["ok", "failed"]
     assert (found.rows[0].width, found.rows[0].height, found.rows[0].seconds) == (2, 2, 0.25)
@@ -85,8 +85,9 @@ def test_a_listing_comes_back(job):
 
 def test_what_is_missing_or_of_another_version_is_refused(job):
     dest = LocalStore(Path(job.dest))
+    assert read_part(dest, job, 0) is None
     with pytest.raises(NotFoundError):
-        read_part(dest, job, 0)
+        read_listing(dest, job, 2)
     put(dest.folder, job.part_key(0), (dest.folder / job.listing_key(0)).read_bytes())
     with pytest.raises(DataError, match="other columns"):
         read_part(dest, job, 0)

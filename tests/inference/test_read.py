@@ -197,7 +197,7 @@ def test_a_source_that_does_not_answer_any_more_is_not_many_failed_objects(folde
     monkeypatch.setattr(LocalStore, "read_tagged", down)
     monkeypatch.setattr(LocalStore, "list", down)
     monkeypatch.setattr(LocalStore, "read", lambda self, key: Path(self.folder, key).read_bytes())
-    monkeypatch.setattr(chunk, "_finished_part", lambda *_: None)
+    monkeypatch.setattr(chunk, "read_part", lambda *_: None)
     with pytest.raises(StorageError, match="no S3 server"):
         segment_chunk(job, 0)
 

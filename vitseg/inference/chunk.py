@@ -16,7 +16,7 @@ from contextlib import ExitStack, suppress
 
 import torch
 
-from vitseg.errors import AccessError, NotFoundError, StorageError
+from vitseg.errors import AccessError, StorageError
 from vitseg.inference.context import ChunkContext, chunk_context
 from vitseg.inference.job import Job
 from vitseg.inference.ledger import ChunkCounts, Listed, Part, Row, read_listing, read_part, write_part
@@ -24,7 +24,7 @@ from vitseg.inference.model import BATCH, load_once
 from vitseg.inference.predict import Prediction, predict_batch
 from vitseg.inference.read import Task, read_object
 from vitseg.inference.write import write_object
-from vitseg.storage import Store, open_store
+from vitseg.storage import open_store
 
 _READERS = 4
 _WRITERS = 4
@@ -54,7 +54,7 @@ def segment_chunk(
         UsageError: the job's options ask for class ids or pictures that this model doesn't have.
     """
     dest = open_store(job.dest)
-    before = _finished_part(dest, job, index)
+    before = read_part(dest, job, index)
     if before and not before.counts(index).failed:
         progress(len(before.rows))
         return before.counts(index)
@@ -72,17 +72,10 @@ def segment_chunk(
     earlier = before.stages if before else {}
     stages = {name: seconds + earlier.get(name, 0) for name, seconds in context.stopwatch.seconds.items()}
     part = Part([rows[place] for place in range(len(objects))], stages)
-    write_part(dest, job, index, part.rows, part.stages)
+    write_part(dest, job, index, part)
     with suppress(AccessError, StorageError):  # credentials that may write may not always delete; nothing depends on it
         dest.delete(job.begun_key(index))
     return part.counts(index, written)
-
-
-def _finished_part(dest: Store, job: Job, index: int) -> Part | None:
-    try:
-        return read_part(dest, job, index)
-    except NotFoundError:
-        return None
 
 
 def segment_objects(

@@ -2,18 +2,19 @@
 
 import heapq
 import json
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
-from vitseg.errors import DataError, NotFoundError
+from vitseg.errors import DataError
 from vitseg.inference.contact_sheet import SHOWN, draw_sheet
 from vitseg.inference.context import STAGES
 from vitseg.inference.job import Job
-from vitseg.inference.ledger import STATUSES, ChunkCounts, Row, read_part
+from vitseg.inference.ledger import NAMED_FAILURES, STATUSES, ChunkCounts, Row, read_part
 from vitseg.storage import Store, open_store
 
-_LISTED_FAILURES = 20  # in the summary; the ledger has them all
 _THREADS = 8
 
 
@@ -46,20 +47,6 @@ class Summary:
     summary: str
     """Address of summary.json."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class _Checked:
-    """What the summary takes from one chunk."""
-
-    counts: ChunkCounts
-    stages: dict[str, float]
-    failures: list[dict[str, str]]
-    unsure: list[Row]
-
 
 def commit_job(job: Job, seconds: float, written: int | None = None, price_per_hour: float | None = None) -> Summary:
     """Check that every listed object has its row, and write summary.json: this finishes the job.
@@ -76,16 +63,16 @@ def commit_job(job: Job, seconds: float, written: int | None = None, price_per_h
     """
     dest = open_store(job.dest)
     with ThreadPoolExecutor(_THREADS) as pool:
-        parts = list(pool.map(lambda index: _check(dest, job, index), range(job.chunks)))
-    missing = [index for index, part in enumerate(parts) if part is None]
+        found = list(pool.map(lambda index: _check(dest, job, index), range(job.chunks)))
+    missing = [index for index, part in enumerate(found) if part is None]
     if missing:
         some = ", ".join(map(str, missing[:5])) + (" …" if len(missing) > 5 else "")
         raise DataError(
             f"job {job.id} is not complete: {len(missing)} of {job.chunks} chunks have no result ({some}); "
             "run the same command again to go on"
         )
-    found = [part for part in parts if part is not None]
-    ok, skipped, failed = (sum(getattr(part.counts, status) for part in found) for status in STATUSES)
+    counts, stages, unsure = zip(*(part for part in found if part), strict=True)
+    ok, skipped, failed = (sum(getattr(part, status) for part in counts) for status in STATUSES)
     if ok + skipped + failed != job.listed:
         raise DataError(f"job {job.id}: {ok} ok + {skipped} skipped + {failed} failed are not the {job.listed} listed")
     summary = Summary(
@@ -97,30 +84,27 @@ def commit_job(job: Job, seconds: float, written: int | None = None, price_per_h
         bytes=job.bytes,
         images_per_second=round((ok if written is None else written) / max(seconds, 1e-9), 3),
         seconds=round(seconds, 3),
-        stage_seconds={name: round(sum(part.stages.get(name, 0) for part in found), 6) for name in STAGES},
+        stage_seconds={name: round(sum(part.get(name, 0) for part in stages), 6) for name in STAGES},
         price=None if price_per_hour is None else round(seconds / 3600 * price_per_hour, 4),
         source=job.source,
         dest=job.dest,
         model={"name": job.model.name, "version": job.model.version, "sha256": job.model.sha256},
         options=job.options.to_json(),
-        failures=[failure for part in found for failure in part.failures][:_LISTED_FAILURES],
-        least_confident=draw_sheet(dest, job, _least_sure([row for part in found for row in part.unsure])),
+        failures=[{"key": key, "error": error} for part in counts for key, error in part.failures][:NAMED_FAILURES],
+        least_confident=draw_sheet(dest, job, _least_sure(chain.from_iterable(unsure))),
         summary=dest.uri(job.file("summary.json")),
     )
-    text = json.dumps(summary.to_json(), indent=2)
+    text = json.dumps(asdict(summary), indent=2)
     dest.write(job.file("summary.json"), text.encode(), content_type="application/json")
     return summary
 
 
-def _check(dest: Store, job: Job, index: int) -> _Checked | None:
-    try:
-        part = read_part(dest, job, index)
-    except NotFoundError:
-        return None
-    failures = [{"key": row.key, "error": row.error or ""} for row in part.rows if row.status == "failed"]
-    return _Checked(part.counts(index), part.stages, failures[:_LISTED_FAILURES], _least_sure(part.rows))
+def _check(dest: Store, job: Job, index: int) -> tuple[ChunkCounts, dict[str, float], list[Row]] | None:
+    """Return what the summary takes from one chunk: counts, seconds by stage, and the rows that it is least sure of."""
+    part = read_part(dest, job, index)
+    return None if part is None else (part.counts(index), part.stages, _least_sure(part.rows))
 
 
-def _least_sure(rows: list[Row]) -> list[Row]:
+def _least_sure(rows: Iterable[Row]) -> list[Row]:
     known = (row for row in rows if row.mean_confidence is not None)
     return heapq.nsmallest(SHOWN, known, key=lambda row: (row.mean_confidence, row.key))

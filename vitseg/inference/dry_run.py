@@ -5,10 +5,10 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from vitseg.inference.chunk import segment_objects
 from vitseg.inference.context import chunk_context
@@ -47,10 +47,6 @@ class DryRun:
     """How long this one worker would take for all of them."""
     price: float | None = None
     """Of those seconds, at the given price an hour."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
 
 
 def dry_run(

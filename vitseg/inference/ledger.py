@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,15 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vitseg.errors import DataError
+from vitseg.errors import DataError, NotFoundError
 from vitseg.inference.job import Job, mask_key
 from vitseg.masks import class_fractions
 from vitseg.storage import ObjectInfo, Store
 
 ALREADY_DONE = "already done"
 STATUSES = ("ok", "skipped", "failed")
+NAMED_FAILURES = 20  # of a chunk and of the summary; the ledger has them all
 _STAGES = b"vitseg.stages"  # in the metadata of a part: seconds by stage
-_SHOWN_FAILURES = 3  # of a chunk, while the job runs; the ledger has them all
 
 LISTING = pa.schema(
     [
@@ -95,7 +94,7 @@ class ChunkCounts:
     written: int
     """Masks made by this very call; 0 where the chunk was finished before."""
     failures: tuple[tuple[str, str], ...] = ()
-    """The first `(key, error)`."""
+    """The first 20 `(key, error)`."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class Part:
         ok, skipped, failed = (sum(row.status == status for row in self.rows) for status in STATUSES)
         failures = tuple((row.key, row.error or "") for row in self.rows if row.status == "failed")
         return ChunkCounts(
-            index=index, ok=ok, skipped=skipped, failed=failed, written=written, failures=failures[:_SHOWN_FAILURES]
+            index=index, ok=ok, skipped=skipped, failed=failed, written=written, failures=failures[:NAMED_FAILURES]
         )
 
 
@@ -121,10 +120,9 @@ def row_without_mask(info: ObjectInfo, status: str, reason: str) -> Row:
 
 
 def mask_row(job: Job, info: ObjectInfo, pixels: np.ndarray, metadata: dict[str, str], numbers: np.ndarray) -> Row:
-    """Return the row of an object whose mask, or colored image, was just made or found.
+    """Return the row of a mask, or colored image, that was made or found: the same, so a kill leaves no trace in it.
 
-    Both give the same row, so a killed job's ledger comes out as an undisturbed one's. `metadata` are those in the mask's
-    PNG; `numbers` are uint8 (K,), train id to id in the file.
+    `metadata` are those in the mask's PNG; `numbers` are uint8 (K,), train id to id in the file.
     """
     own = metadata["job"] == job.id
     is_mask = pixels.ndim == 2
@@ -145,26 +143,12 @@ def mask_row(job: Job, info: ObjectInfo, pixels: np.ndarray, metadata: dict[str,
 
 def write_listing(dest: Store, key: str, objects: list[Listed]) -> None:
     """Freeze one chunk of the listing."""
-    rows = [
-        {
-            "key": item.info.key,
-            "etag": item.info.etag,
-            "bytes": item.info.size,
-            "problem": item.problem,
-            "made": item.made,
-        }
-        for item in objects
-    ]
-    dest.write(key, _parquet(rows, LISTING))
+    rows = [(item.info.key, item.info.etag, item.info.size, item.problem, item.made) for item in objects]
+    dest.write(key, _parquet([dict(zip(LISTING.names, row, strict=True)) for row in rows], LISTING))
 
 
 def read_listing(dest: Store, job: Job, index: int) -> list[Listed]:
-    """Return the objects of a chunk.
-
-    Raises:
-        NotFoundError: there is no such chunk.
-        DataError: the file is not what was frozen.
-    """
+    """Return the objects of a chunk; refuse a file that is not what was frozen."""
     table = _table(dest, job.listing_key(index), LISTING)
     if table.num_rows != job.size(index):
         where = dest.uri(job.listing_key(index))
@@ -175,21 +159,19 @@ def read_listing(dest: Store, job: Job, index: int) -> list[Listed]:
     ]
 
 
-def write_part(dest: Store, job: Job, index: int, rows: Iterable[Row], stages: Mapping[str, float]) -> None:
+def write_part(dest: Store, job: Job, index: int, part: Part) -> None:
     """Write the rows of a chunk: this finishes the chunk."""
-    seconds = {name: round(value, 6) for name, value in stages.items()}
+    seconds = {name: round(value, 6) for name, value in part.stages.items()}
     schema = ROWS.with_metadata({_STAGES: json.dumps(seconds).encode()})
-    dest.write(job.part_key(index), _parquet([dataclasses.asdict(row) for row in rows], schema))
+    dest.write(job.part_key(index), _parquet([dataclasses.asdict(row) for row in part.rows], schema))
 
 
-def read_part(dest: Store, job: Job, index: int) -> Part:
-    """Return the rows of a finished chunk.
-
-    Raises:
-        NotFoundError: the chunk is not finished.
-        DataError: the file is not the rows of this chunk.
-    """
-    table = _table(dest, job.part_key(index), ROWS)
+def read_part(dest: Store, job: Job, index: int) -> Part | None:
+    """Return the rows of a chunk, None where it is not finished; refuse a file that is not its rows."""
+    try:
+        table = _table(dest, job.part_key(index), ROWS)
+    except NotFoundError:
+        return None
     if table.num_rows != job.size(index):
         raise DataError(
             f"{dest.uri(job.part_key(index))} has {table.num_rows} rows for {job.size(index)} objects: "

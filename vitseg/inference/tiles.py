@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vitseg.images.rows import Photo
 from vitseg.inference.model import stack_planes
-from vitseg.inference.upsample import ImagePrediction, MaskPrediction, best_class, certainty, finite_mean, to_bytes
+from vitseg.inference.upsample import ImagePrediction, MaskPrediction, certainty, finite_mean, first_best, to_bytes
 from vitseg.masks import confidence_image
 
 Network = Callable[[Tensor], Tensor]
@@ -28,23 +28,15 @@ _STRIPE = 4096  # columns whose scores are held at a time
 def predict_tiled(
     network: Network, photo: Photo, window: tuple[int, int], batch_size: int, *, keep_confidence: bool = False
 ) -> MaskPrediction:
-    """Choose the best class of each pixel of a photograph.
+    """Choose the best class of each pixel of a photograph; DataError if the scores are not numbers.
 
-    Args:
-        network: the model.
-        photo: the photograph.
-        window: (h, w).
-        batch_size: windows a forward pass.
-        keep_confidence: keep the confidence of each pixel, another byte for each.
-
-    Raises:
-        DataError: the scores are not numbers.
+    `window` is (h, w), `batch_size` the windows a forward pass; `keep_confidence` takes another byte for each pixel.
     """
     ids = np.empty(photo.size, np.uint8)
     confidence = np.empty(photo.size, np.uint8) if keep_confidence else None
     total = 0.0
     for place, scores in _blended(network, photo, window, batch_size):
-        ids[place] = best_class(scores).numpy()
+        ids[place] = first_best(iter(scores)).numpy()
         certain = certainty(scores)
         total += float(certain.sum(dtype=torch.float64))
         if confidence is not None:
@@ -53,11 +45,7 @@ def predict_tiled(
 
 
 def predict_colors_tiled(network: Network, photo: Photo, window: tuple[int, int], batch_size: int) -> ImagePrediction:
-    """Do what `predict_tiled` does for the colors (B, 3, h, w), 0–1, of a model without classes.
-
-    Raises:
-        DataError: the colors are not numbers.
-    """
+    """Do what `predict_tiled` does for the colors (B, 3, h, w), 0–1, of a model without classes."""
     colors = np.empty((*photo.size, 3), np.uint8)
     for place, block in _blended(network, photo, window, batch_size):
         colors[place] = to_bytes(block)
@@ -68,27 +56,22 @@ def _blended(
     network: Network, photo: Photo, window: tuple[int, int], batch_size: int
 ) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
     """Yield the photograph block by block: the place, and its blended scores (K, rows, columns)."""
-    height, width = (max(side, given) for side, given in zip(window, photo.size, strict=True))
+    width = max(window[1], photo.size[1])
     lefts = _starts(width, window[1])
     some = max(1, _STRIPE // window[1]) * window[1]
     for start in range(0, width, some):
         # Windows across the border of two stripes are predicted twice, so that each stripe is whole.
         columns = slice(start, min(start + some, width))
         over = [left for left in lefts if left < columns.stop and left + window[1] > columns.start]
-        yield from _blended_stripe(network, photo, window, batch_size, height, columns, over)
+        yield from _blended_stripe(network, photo, window, batch_size, columns, over)
 
 
 def _blended_stripe(
-    network: Network,
-    photo: Photo,
-    window: tuple[int, int],
-    batch_size: int,
-    height: int,
-    columns: slice,
-    lefts: list[int],
+    network: Network, photo: Photo, window: tuple[int, int], batch_size: int, columns: slice, lefts: list[int]
 ) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
     """Do what `_blended` does for some columns, under the windows that reach them."""
     size, edge = photo.size, lefts[0]
+    height = max(window[0], size[0])
     right = min(columns.stop, size[1])
     tops = _starts(height, window[0])
     blend = torch.outer(_tent(window[0]), _tent(window[1]))
@@ -96,7 +79,8 @@ def _blended_stripe(
     weight = torch.zeros(window[0], lefts[-1] + window[1] - edge)
     for top, following in zip(tops, [*tops[1:], height], strict=True):
         rows = photo.rows(top, min(top + window[0], size[0]))[:, edge : lefts[-1] + window[1]]
-        pixels = _padded(rows, *weight.shape)
+        missing = [(0, full - given) for full, given in zip(weight.shape, rows.shape[:2], strict=True)]
+        pixels = np.pad(rows, (*missing, (0, 0)), mode="edge")
         for first in range(0, len(lefts), batch_size):
             group = [left - edge for left in lefts[first : first + batch_size]]
             scores = network(stack_planes(pixels[:, left : left + window[1]] for left in group))
@@ -113,11 +97,6 @@ def _blended_stripe(
             yield (slice(top, top + shown), block), total[:, :shown, there] / weight[:shown, there]
         for plane in (*total, weight):  # one by one: all at once would be as much again
             plane.copy_(F.pad(plane[finished:], (0, 0, 0, finished)))
-
-
-def _padded(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    missing = (height - pixels.shape[0], width - pixels.shape[1])
-    return np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
 
 
 def _starts(length: int, window: int) -> list[int]:

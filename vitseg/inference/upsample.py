@@ -45,11 +45,7 @@ class ImagePrediction:
 
 
 def upsample_scores(scores: Tensor, size: tuple[int, int]) -> MaskPrediction:
-    """Scale scores bilinearly to the photograph's size, then choose the best class of each pixel.
-
-    Args:
-        scores: float (K, h, w), the model's output for the whole photograph.
-        size: (H, W).
+    """Scale scores, float (K, h, w), bilinearly to (H, W), then choose the best class of each pixel.
 
     Raises:
         DataError: the scores are not numbers.
@@ -70,16 +66,11 @@ def upsample_colors(colors: Tensor, size: tuple[int, int]) -> ImagePrediction:
 
 
 def best_upsampled(scores: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Return the argmax, uint8 (H, W), of what `F.interpolate(scores, size, mode="bilinear")` gives.
-
-    Args:
-        scores: float (K, h, w).
-        size: (H, W).
-    """
+    """Return the argmax, uint8 (H, W), of what `F.interpolate(scores, size, mode="bilinear")` gives."""
     if not scores.is_cuda:  # a GPU is quickest when all pixels are treated alike
         # With its border repeated, every pixel lies in a cell, between four scores.
         padded = F.pad(scores[None], (1, 1, 1, 1), mode="replicate")[0]
-        best = best_class(padded).numpy()
+        best = first_best(iter(padded)).numpy()
         first = best[:-1, :-1]
         mixed = (first != best[:-1, 1:]) | (first != best[1:, :-1]) | (first != best[1:, 1:])
         if mixed.mean() <= _MANY or size[1] > _WIDE:
@@ -113,19 +104,13 @@ def _cells(length: int, given: int) -> _Cells:
 
 
 def _by_cells(padded: Tensor, size: tuple[int, int], first: np.ndarray, mixed: np.ndarray) -> np.ndarray:
-    """Interpolate in cells whose corners differ in their class; elsewhere take that class.
+    """Interpolate the scores (K, h + 2, w + 2) in cells whose corners differ in their class; elsewhere take that class.
 
-    Args:
-        padded: float (K, h + 2, w + 2), the scores.
-        size: (H, W).
-        first: the class of each cell's upper left corner, uint8 (h + 1, w + 1).
-        mixed: whether its corners are of several classes, bool (h + 1, w + 1).
+    Of each cell (h + 1, w + 1), `first` is its upper left corner's class, and `mixed` whether there are others.
     """
     down, across = (_cells(length, given - 2) for length, given in zip(size, padded.shape[1:], strict=True))
     sides = [(0, down.held), (1, across.held)]
-    if (
-        size[0] * first.shape[1] > first.shape[0] * size[1]
-    ):  # of a very tall image, the other way would be many times as large
+    if size[0] * first.shape[1] > first.shape[0] * size[1]:  # a very tall image would be large in between
         sides.reverse()
     ids = first
     for axis, held in sides:
@@ -146,10 +131,7 @@ def _by_cells(padded: Tensor, size: tuple[int, int], first: np.ndarray, mixed: n
 def _mixtures(corners: list[Tensor], down: Tensor, across: Tensor) -> Iterator[Tensor]:
     """Yield the scores of all pixels of n cells, (rows, columns, n), class by class.
 
-    Args:
-        corners: upper left, lower left, upper right, lower right scores, each (K, n).
-        down: share of the lower ones, (rows, 1, n).
-        across: share of the right ones, (1, columns, n).
+    `corners` are (K, n) each; `down` (rows, 1, n) and `across` (1, columns, n) the shares of the lower and right ones.
     """
     for upper_left, lower_left, upper_right, lower_right in zip(*corners, strict=True):
         left = torch.addcmul(upper_left, lower_left - upper_left, down)
@@ -168,11 +150,6 @@ def _upsampled(scores: Tensor, size: tuple[int, int], part: slice) -> Iterator[T
         # Its height stays as it is, so this interpolates along rows only.
         shape = (len(mixed), size[1])
         yield F.interpolate(mixed[None, None], size=shape, mode="bilinear", align_corners=False)[0, 0]
-
-
-def best_class(scores: Tensor) -> Tensor:
-    """Return the argmax of (K, rows, W) over its classes, uint8 (rows, W): of equals the first."""
-    return first_best(iter(scores))
 
 
 def first_best(planes: Iterator[Tensor]) -> Tensor:
@@ -210,22 +187,14 @@ def certainty(scores: Tensor) -> Tensor:
 
 
 def finite_mean(total: float, count: int) -> float:
-    """Divide a sum by its count.
-
-    Raises:
-        DataError: the sum is not finite, because the model's scores are not.
-    """
+    """Divide a sum by its count; DataError where it is not finite, because the model's scores are not."""
     if not np.isfinite(total):
         raise DataError("the model's scores are not numbers (NaN or infinite): the bundle is unusable")
     return total / count
 
 
 def to_bytes(colors: Tensor) -> np.ndarray:
-    """Round colors, float (3, rows, W) in 0–1, to uint8 (rows, W, 3).
-
-    Raises:
-        DataError: they are not numbers.
-    """
+    """Round colors, float (3, rows, W) in 0–1, to uint8 (rows, W, 3); DataError where they are not numbers."""
     if not colors.isfinite().all():
         raise DataError("the model's colors are not numbers (NaN or infinite): the bundle is unusable")
     return (colors.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()

@@ -140,8 +140,8 @@ def _changed(
         rows = 3 * attention if fused else attention
         parts = [f"{block}{part}" for part in (("qkv",) if fused else ("query", "key", "value"))]
         weights = [_tensor(found, f"{part}.weight", rows, width) for part in parts]
-        none = {f"{part}.bias": weight.new_zeros(rows) for part in parts}  # some models have no bias here
-        biases = [_tensor(none | found, f"{part}.bias", rows) for part in parts]
+        zeros = {f"{part}.bias": weight.new_zeros(rows) for part in parts}  # some models have no bias here
+        biases = [_tensor({**zeros, **found}, f"{part}.bias", rows) for part in parts]
         changed |= {f"{block}qkv.weight": torch.cat(weights), f"{block}qkv.bias": torch.cat(biases)}
     return changed
 
