@@ -11,8 +11,8 @@ from flows.display.console import note
 from flows.evaluate import EvaluatedModel, evaluate_model
 from vitseg.data.manifest import read_manifest
 from vitseg.errors import UsageError
-from vitseg.registry import promotion, verdict
-from vitseg.registry.gate import Gate, all_passed, apply_rules, read_gate
+from vitseg.registry import gate as gates
+from vitseg.registry import promotion
 from vitseg.registry.provenance import read_provenance, split_digest
 from vitseg.registry.review_examples import log_examples, select_examples
 from vitseg.registry.review_page import Assessment, review_page, review_without_pictures
@@ -40,11 +40,11 @@ def assess(
         raise UsageError(f"{candidate.uri} is the champion already: there is nothing to decide")
     data = shards or shards_of(candidate)
     known = champion if to and to != name else candidate
-    rules = read_gate(Path(gate)) if gate else verdict.recorded_rules(known) or Gate()
+    rules = gates.read_gate(Path(gate)) if gate else gates.recorded_rules(known) or gates.Gate()
     ours = evaluate_model(candidate.uri, data, split, keep_images=True)
     champions = evaluate_model(champion.uri, data, split, keep_images=True) if champion else None
     changes = model_differences(champions, ours) if champions else {}
-    results = apply_rules(rules, ours.measurement, champions.measurement if champions else None, changes)
+    results = gates.apply_rules(rules, ours.evaluation, champions.evaluation if champions else None, changes)
     holdout = split_digest(read_manifest(data), split)
     page = review_page(
         Assessment(
@@ -52,8 +52,8 @@ def assess(
             champion=champion,
             rules=results,
             changes=changes,
-            measurement=ours.measurement,
-            champion_measurement=champions.measurement if champions else None,
+            evaluation=ours.evaluation,
+            champion_evaluation=champions.evaluation if champions else None,
             data=f"{split} of {data}",
             holdout=holdout,
             provenance=read_provenance(candidate.run_id),
@@ -62,19 +62,19 @@ def assess(
             target=to,
         )
     )
-    passed = all_passed(results)
-    verdict.record_verdict(candidate, passed=passed, champion=champion, holdout=holdout, page=page, rules=rules)
+    passed = gates.all_passed(results)
+    gates.record_verdict(candidate, passed=passed, champion=champion, holdout=holdout, page=page, rules=rules)
     create_markdown_artifact(
         review_without_pictures(page, candidate.uri, ""), key="assessment", description=candidate.uri
     )
-    word = verdict.PASSED if passed else verdict.FAILED
+    word = gates.PASSED if passed else gates.FAILED
     note(f"{candidate.uri} {word} the gate: `{promotion.command('show', candidate)}`")
     return {
         "version": version,
         "model_uri": candidate.uri,
         "gate": word,
         "rules": [vars(result) for result in results],
-        "compared_to": verdict.champion_tag(champion, candidate),
+        "compared_to": gates.champion_tag(champion, candidate),
         "shards": data,
         "holdout": holdout,
         "differences": differences_to_json(changes),
@@ -86,7 +86,7 @@ def ensure_assessed(version: Version, gate: str | None = None, to: str = "") -> 
     champion = promotion.champion_of(to or version.name)
     if champion and is_same(champion, version):
         return version
-    if verdict.verdict_of(version) is None or verdict.is_stale(version, champion):
+    if gates.verdict_of(version) is None or gates.is_stale(version, champion):
         assess(version.name, version.version, gate=gate, to=to)
     return get_version(version.name, version.version)
 

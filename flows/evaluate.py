@@ -10,8 +10,6 @@ from flows.display.console import note, progress
 from vitseg.evaluation import Evaluation, evaluate_bundle
 from vitseg.model.bundle import Bundle, load_bundle
 from vitseg.registry import versions
-from vitseg.registry.comparison import Measurement
-from vitseg.seams import seam_ratios, worst_seam
 
 
 @dataclass(frozen=True)
@@ -21,13 +19,6 @@ class EvaluatedModel:
     uri: str
     bundle: Bundle
     evaluation: Evaluation
-
-    @property
-    def measurement(self) -> Measurement:
-        """What the registry needs of the evaluation."""
-        found = self.evaluation
-        worst = worst_seam(seam_ratios(found.seams))
-        return Measurement(found.classes, found.samples, found.images, found.psnr, found.images_per_second, worst)
 
 
 @flow(name="evaluate", flow_run_name="evaluate {model}")

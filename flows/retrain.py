@@ -22,8 +22,7 @@ from vitseg.home import home
 from vitseg.old_keys import current_start
 from vitseg.recipes import Preset, Start
 from vitseg.registry import promotion, versions
-from vitseg.registry.gate import read_gate
-from vitseg.registry.verdict import PASSED, verdict_of
+from vitseg.registry.gate import PASSED, read_gate, verdict_of
 from vitseg.storage import canonical
 from vitseg.training.objectives.segmentation import Segmentation
 

@@ -15,8 +15,8 @@ from flows.assess import assess, ensure_assessed
 from flows.display.console import note
 from vitseg.errors import NotFoundError, UsageError
 from vitseg.registry import promotion
+from vitseg.registry.gate import FAILED, verdict_of
 from vitseg.registry.review_page import review_without_pictures
-from vitseg.registry.verdict import FAILED, verdict_of
 from vitseg.registry.versions import Version, alias_version, get_version, is_same
 from vitseg.storage import without_secrets
 

@@ -30,8 +30,9 @@ FLOORS = {
         *("storage", "images", "dist", "home", "child_processes", "git_commit"),
     },
     1: {"data", "synth", "model", "losses", "metrics", "seams", "masks", "pictures"},
-    2: {"checkpoint", "evaluation", "registry"},
-    3: {"training", "inference"},
+    2: {"checkpoint", "evaluation"},
+    3: {"registry"},
+    4: {"training", "inference"},
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
 

@@ -8,10 +8,11 @@ Read the modules in the order of the data:
        model      patches → encoder → decoder → pixels; bundle
        synth      generated street scenes
        losses, metrics, seams, masks, pictures                      siblings of data and model
-    2  evaluation, checkpoint, registry (MLflow)
-    3  training   a job, its ranks and its loop
+    2  evaluation, checkpoint
+    3  registry   MLflow: runs and versions
+    4  training   a job, its ranks and its loop
        inference  a bucket of photographs → masks and a ledger
-    4  flows/     Prefect flows, the command line and the embedded servers: not part of this package
+    5  flows/     Prefect flows, the command line and the embedded servers: not part of this package
 
 A module imports lower floors only; `tests/test_architecture.py` holds everyone to it.
 """

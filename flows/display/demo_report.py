@@ -41,14 +41,9 @@ def write_demo_report(
     results: Mapping[str, Mapping[str, Any]],
     recipe: Recipe,
 ) -> Path:
-    """Write report.html, its pictures, and a copy of the masks into a folder; return the page's path.
+    """Write report.html, its pictures, and a copy of the masks into the demo's folder; return the page's path.
 
-    Args:
-        folder: the demo's folder.
-        addresses: of `shards`, `photographs` and `masks`.
-        seconds: how long each step took, by name.
-        results: what the flows returned: `preprocess`, `train`, `evaluate`, `segment`.
-        recipe: the recipe of the training.
+    `addresses` are those of `shards`, `photographs` and `masks`; for `seconds` and `results` see `Report`.
     """
     shards = addresses["shards"]
     manifest = read_manifest(shards)

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from vitseg.labels import Label
+from vitseg.registry.review_page import duration
 from vitseg.seams import seam_text
 from vitseg.storage import LocalStore
 
@@ -122,23 +123,9 @@ def write_report(folder: Path, report: Report) -> Path:
     return folder / "report.html"
 
 
-def duration(seconds: float) -> str:
-    """Return seconds as text: `0.4 s`, `42 s`, `2 min 05 s`, `1 h 03 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def _slug(text: str) -> str:
     """Return a part of a file name: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-")
-
-
-def _css_color(color: tuple[int, int, int]) -> str:
-    return "rgb({} {} {})".format(*color)
 
 
 def _breakable(address: str) -> Markup:
@@ -148,5 +135,7 @@ def _breakable(address: str) -> Markup:
 
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(duration=duration, css=_css_color, breakable=_breakable)
+    environment.filters.update(
+        duration=duration, css=lambda color: "rgb({} {} {})".format(*color), breakable=_breakable
+    )
     return environment.from_string((resources.files("flows.display") / "report_page.html.j2").read_text("utf-8"))

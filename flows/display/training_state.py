@@ -16,19 +16,15 @@ _RECENT_SECONDS = 60.0
 
 @dataclass
 class TrainingState:
-    """One attempt of a training. Steps of earlier attempts count as done, but not for the speed.
-
-    Attributes:
-        epochs: epochs of the recipe.
-        per_epoch: steps of an epoch.
-        measure: one of `MEASURES`.
-        minutes: time limit for all attempts together; None: no limit.
-    """
+    """One attempt of a training. Steps of earlier attempts count as done, but not for the speed."""
 
     epochs: int
     per_epoch: int
+    """Steps of an epoch."""
     measure: str
+    """The metric that epochs are compared by: one of `MEASURES`."""
     minutes: float | None = None
+    """Time limit for all attempts together; None: no limit."""
     step: int = 0
     started: bool = False
     """Whether the ranks are ready and have begun to train."""
@@ -114,12 +110,9 @@ class TrainingState:
 
     def best_text(self) -> str:
         """Return `best mIoU 0.312 (epoch 3)`; "": there is none yet."""
-        row = self.best
-        return (
-            f"best {MEASURES[self.measure]} {format_value(self.measure, row[self.measure])} (epoch {row['epoch']})"
-            if row
-            else ""
-        )
+        if not (row := self.best):
+            return ""
+        return f"best {MEASURES[self.measure]} {format_value(self.measure, row[self.measure])} (epoch {row['epoch']})"
 
     def status_line(self) -> str:
         """Return the state as one line."""
@@ -135,9 +128,8 @@ class TrainingState:
 
     def time_left_text(self) -> str:
         """Return `0:24:10 left`; "": not yet known, or nothing is left."""
-        return (
-            "" if self.seconds_left is None or self.step >= self.steps else f"{format_seconds(self.seconds_left)} left"
-        )
+        left = self.seconds_left
+        return f"{format_seconds(left)} left" if left is not None and self.step < self.steps else ""
 
     def speed_text(self) -> str:
         """Return images/s and FLOP/s of this attempt, and the share of what matrix products reach on these devices."""

@@ -52,14 +52,9 @@ _FRAMES_PER_SECOND = 4
 def show_training(
     name: str, epochs: int, per_epoch: int, measure: str, minutes: float | None = None
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Show a training while the block runs; yield a function that takes the events of its ranks.
+    """Show the training of a job while the block runs; yield a function that takes the events of its ranks.
 
-    Args:
-        name: name of the job, for the progress artifact on the run's page.
-        epochs: epochs of the recipe.
-        per_epoch: steps of an epoch.
-        measure: metric that epochs are compared by, one of `flows.display.training_state.MEASURES`.
-        minutes: time limit for all attempts together; None: no limit.
+    The other arguments are those of `TrainingState`.
     """
     state = TrainingState(epochs, per_epoch, measure, minutes)
     page = _RunPage(name)
@@ -238,11 +233,8 @@ class _RunPage:
                 else:
                     update_progress_artifact(artifact, percent, text)
                 away = False
-            except (
-                httpx.HTTPError,
-                PrefectException,
-                RuntimeError,
-            ) as error:  # RuntimeError: Prefect closed its client
+            # RuntimeError: Prefect closed its client
+            except (httpx.HTTPError, PrefectException, RuntimeError) as error:
                 if not away:
                     note(f"no progress on the run's page for now: {type(error).__name__}")
                 away = True

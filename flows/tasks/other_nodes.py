@@ -64,10 +64,7 @@ def meeting_place() -> str:
 def other_nodes(job: Job, nodes: Nodes, minutes: float) -> Iterator[None]:
     """Run the block while all other nodes of a training work; they have ended, or are cancelled, when it ends.
 
-    Args:
-        job: the job to train, which they read from its folder.
-        nodes: how many there are, and where they meet.
-        minutes: how long they may wait for workers.
+    They read the job from its folder, and may wait so many minutes for workers.
 
     Raises:
         UsageError: the server knows no such deployment.

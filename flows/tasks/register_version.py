@@ -20,7 +20,6 @@ from vitseg.evaluation import Evaluation, evaluate_bundle
 from vitseg.model.bundle import Bundle, load_bundle
 from vitseg.registry import provenance, tracking, versions
 from vitseg.registry.training_summary import draw_training, training_summary
-from vitseg.seams import seam_ratios
 from vitseg.storage import open_store
 from vitseg.training.job import HISTORY, Job, finish_job
 from vitseg.training.progress import chosen_row
@@ -56,15 +55,11 @@ def register(job: Job, name: str, seconds: float, world_size: int) -> dict[str, 
         first = next(iter(shown.epoch(0)))
         with progress("evaluating", unit="images") as show:
             evaluation = evaluate_bundle(bundle, job.shards, "val", progress=show, manifest=manifest)
-        pictures = draw_training(bundle, first, evaluation.confusion, history)
+        pictures = draw_training(bundle, first, evaluation, history)
         for title, picture in pictures.items():
             tracking.log_picture(job.run_id, picture, f"pictures/{title}.png")
         tracking.log_values(job.run_id, evaluation.flat("final/"), step=len(history))
-        seams = (seam_ratios(evaluation.seams), seam_ratios(evaluation.target_seams))
-        page = training_summary(
-            job.run_id, evaluation.scores, evaluation.samples, bundle, manifest, job.recipe, len(history), seams,
-            evaluation.flat(),
-        )  # fmt: skip
+        page = training_summary(job.run_id, evaluation, bundle, manifest, job.recipe, len(history))
         provenance.write_provenance(job.run_id, _record(job, manifest, world_size))
         note("registering")
         version = versions.register(folder, name=name, run_id=job.run_id, tags=_tags(job, evaluation), description=page)

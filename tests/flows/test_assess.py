@@ -7,7 +7,7 @@ from mlflow import MlflowClient
 
 from vitseg.errors import DataError, UsageError
 from vitseg.registry import promotion, versions
-from vitseg.registry.verdict import is_stale, verdict_of
+from vitseg.registry.gate import is_stale, verdict_of
 from vitseg.registry.versions import Version, get_version
 
 

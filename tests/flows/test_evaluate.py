@@ -18,8 +18,9 @@ def test_a_version_and_its_bundle_are_measured_alike(candidate: Version, shards:
     assert result["samples"] == alone.samples
     folder = str(versions.fetch(candidate))
     assert evaluate(folder, shards, split="train")["samples"] > alone.samples
-    measurement = evaluate_model(folder, shards, "val", keep_images=True).measurement
-    assert measurement.image_confusions is not None
-    assert len(measurement.image_confusions) == alone.samples
-    assert measurement.confusion.equal(alone.confusion)
-    assert measurement.images_per_second > 0
+    evaluation = evaluate_model(folder, shards, "val", keep_images=True).evaluation
+    assert evaluation.images is not None
+    assert len(evaluation.images) == alone.samples
+    assert evaluation.confusion.equal(evaluation.images.sum(0))
+    assert evaluation.confusion.equal(alone.confusion)
+    assert evaluation.images_per_second > 0

@@ -8,8 +8,7 @@ from mlflow import MlflowClient
 from flows.stack.stack import StackStatus
 from vitseg.errors import UsageError
 from vitseg.registry import promotion, versions
-from vitseg.registry.gate import Gate
-from vitseg.registry.verdict import record_verdict
+from vitseg.registry.gate import Gate, record_verdict
 
 NICE = {"reviewer": "ada", "reason": "looks nice"}
 

@@ -9,12 +9,10 @@ from PIL import Image
 
 from flows.stack.stack import StackStatus
 from tests.looks.browser import CHROMIUM, mlflow, signed_in
-from tests.registry.conftest import CLASSES, write_bundle
+from tests.registry.conftest import CLASSES, evaluated, write_bundle
 from vitseg.registry import tracking, versions
-from vitseg.registry.comparison import Measurement
-from vitseg.registry.gate import Gate, RuleResult
+from vitseg.registry.gate import Gate, RuleResult, record_verdict
 from vitseg.registry.review_page import Assessment, review_page
-from vitseg.registry.verdict import record_verdict
 
 RED = (200, 30, 30)
 
@@ -28,9 +26,8 @@ def test_everything_a_reviewer_needs_is_on_the_page_and_drawn(stack: StackStatus
     made = versions.register(
         write_bundle(tmp_path / "b"), name="looks", run_id=run_id, tags=tags, description="as it was trained"
     )
-    found = Measurement(
-        tuple(label.name for label in CLASSES), 60, torch.eye(4, dtype=torch.int64)[None], 12.0, 9.5, 1.1
-    )
+    names = tuple(label.name for label in CLASSES)
+    found = evaluated(torch.eye(4, dtype=torch.int64)[None], names, samples=60, images_per_second=9.5, seam=1.1)
     picture = f"get-artifact?run_uuid={run_id}&path=review/examples.png"
     rules = (RuleResult("mIoU", "≥ 0.3", "0.516", passed=True), RuleResult("PSNR", "≥ 9", "8", passed=False))
     of = Assessment(made, None, rules, {}, found, None, "val of s3://b/shards", "ab12" * 4, picture=picture)

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.registry.conftest import evaluated
 from tests.registry.test_comparison import CLASSES, images
 from vitseg.errors import DataError, NotFoundError, UsageError
-from vitseg.registry.comparison import Measurement, differences
+from vitseg.evaluation import Evaluation
+from vitseg.registry.comparison import differences
 from vitseg.registry.gate import (
     AlwaysRules,
     ChampionRules,
@@ -21,14 +23,14 @@ from vitseg.registry.gate import (
 )
 
 
-def measured(matrices: torch.Tensor, speed: float = 10.0) -> Measurement:
-    return Measurement(CLASSES, len(matrices), matrices, 12.0, speed)
+def measured(matrices: torch.Tensor, speed: float = 10.0) -> Evaluation:
+    return evaluated(matrices, CLASSES, images_per_second=speed)
 
 
-def passed(gate: Gate, candidate: Measurement, champion: Measurement | None = None) -> dict[str, bool]:
+def passed(gate: Gate, candidate: Evaluation, champion: Evaluation | None = None) -> dict[str, bool]:
     changes = {}
     if champion:
-        changes = differences(champion.image_confusions, candidate.image_confusions, CLASSES)
+        changes = differences(champion.images, candidate.images, CLASSES)
     return {result.rule.split(" (")[0]: result.passed for result in apply_rules(gate, candidate, champion, changes)}
 
 
@@ -61,7 +63,7 @@ def test_a_class_that_is_never_found_is_the_worst_and_one_that_is_not_there_is_n
     ids=["better", "as good", "itself", "worse"],
 )
 def test_a_difference_that_is_not_significant_decides_nothing(
-    candidate: Measurement, champion: Measurement, not_worse: bool, better: bool
+    candidate: Evaluation, champion: Evaluation, not_worse: bool, better: bool
 ) -> None:
     for wanted, allowed in (("not worse", not_worse), ("better", better)):
         gate = Gate(champion=ChampionRules(miou=wanted))
@@ -80,15 +82,15 @@ def test_no_class_may_pay_for_the_others() -> None:
 
 
 def test_slower_than_allowed() -> None:
-    slow = measured(GOOD.image_confusions, speed=4.0)
+    slow = measured(GOOD.images, speed=4.0)
     rule = "time per image, relative to the champion"
     assert not passed(Gate(), slow, GOOD)[rule]
     assert passed(Gate(champion=ChampionRules(slower=3)), slow, GOOD)[rule]
 
 
 def test_models_without_classes_pass_or_fail_by_their_psnr() -> None:
-    def one(psnr: float) -> Measurement:
-        return Measurement((), 5, None, psnr, 10.0)
+    def one(psnr: float) -> Evaluation:
+        return evaluated(None, psnr=psnr)
 
     assert all_passed(apply_rules(Gate(always=AlwaysRules(psnr=19)), one(20), None, {}))
     assert not all_passed(apply_rules(Gate(always=AlwaysRules(psnr=21)), one(20), None, {}))

@@ -9,9 +9,8 @@ from mlflow.exceptions import MlflowException
 from tests.registry.conftest import ARTIFACTS, Register
 from vitseg.errors import NotFoundError, RegistryError, UsageError
 from vitseg.registry import promotion
-from vitseg.registry.gate import Gate
+from vitseg.registry.gate import Gate, record_verdict
 from vitseg.registry.promotion import champion_of, propose, reject, rollback
-from vitseg.registry.verdict import record_verdict
 from vitseg.registry.versions import Version, alias_version, ensure_model, get_version, list_versions
 
 WHY = ("ada", "sees kerbs")

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from vitseg.registry.comparison import Difference, Measurement
+from tests.registry.conftest import evaluated
+from vitseg.registry.comparison import Difference
 from vitseg.registry.gate import RuleResult
 from vitseg.registry.provenance import Provenance, SplitProvenance
 from vitseg.registry.review_page import Assessment, review_page, review_without_pictures
@@ -14,7 +15,7 @@ from vitseg.registry.versions import Version
 
 MATRIX = torch.tensor([[6, 2, 0, 0], [2, 10, 0, 0], [0, 0, 0, 0], [0, 0, 1, 3]])
 FLOOR = RuleResult("mIoU", "≥ 0.3", "0.516", passed=True)
-FOUND = Measurement(("road", "sidewalk", "building", "wall"), 6, MATRIX[None], 12.0, 9.5, worst_seam=0.5)
+FOUND = evaluated(MATRIX[None], ("road", "sidewalk", "building", "wall"), samples=6, images_per_second=9.5, seam=0.5)
 
 
 CANDIDATE = Version("streets", "4", "0" * 64, run_id="f00d", description="trained so")
@@ -85,7 +86,7 @@ def test_the_provenance_is_complete() -> None:
     page = page_of(CHAMPION, FLOOR, provenance=RECORD).partition("# Provenance")[2]
     for text in (
         "- Recipe `tiny-1234`, seed 7, from scratch",
-        "- Trained by 8 ranks on NVIDIA H100 in 2 h 3 min, in 2 attempts: "
+        "- Trained by 8 ranks on NVIDIA H100 in 2 h 03 min, in 2 attempts: "
         "[flow run](https://prefect.example/runs/flow-run/1), MLflow run `f00d`",
         "- Code: commit `c0ffeec0ffee+`; python 3.11.7, torch 2.13.0",
         "- Weights: sha256 `0000000000000000`",
@@ -103,7 +104,7 @@ def test_known_limitations_are_listed() -> None:
     wide = {"miou": dataclasses.replace(ROW, low=-0.03, high=0.05)}
     many = dataclasses.replace(FOUND, samples=60)
     page = page_of(
-        CHAMPION, FLOOR, provenance=RECORD, champion_provenance=BEFORE, changes=wide, measurement=many
+        CHAMPION, FLOOR, provenance=RECORD, champion_provenance=BEFORE, changes=wide, evaluation=many
     ).partition("# Known limitations")[2]
     assert "- Not in the holdout, so not measured: building." in page
     assert "- In few images of the holdout (number), so uncertain: road (1), sidewalk (1), wall (1)." in page
@@ -152,9 +153,9 @@ def test_all_of_a_full_review_fits_and_what_does_not_is_cut_between_lines(count:
     insignificant = dataclasses.replace(ROW, low=-0.01)
     changes = {"miou": ROW, "pixel_accuracy": insignificant} | {f"iou/{name}": insignificant for name in names}
     changes[f"iou/{names[-1]}"] = dataclasses.replace(ROW, delta=-0.2, low=-0.3, high=-0.1)
-    found = dataclasses.replace(FOUND, classes=names, image_confusions=torch.eye(len(names), dtype=torch.int64)[None])
+    found = dataclasses.replace(FOUND, classes=names, images=torch.eye(len(names), dtype=torch.int64)[None])
     page = page_of(
-        CHAMPION, *(FLOOR,) * 5, changes=changes, measurement=found, champion_measurement=found,
+        CHAMPION, *(FLOOR,) * 5, changes=changes, evaluation=found, champion_evaluation=found,
         picture="get-artifact?run_uuid=" + "f" * 60,
         provenance=dataclasses.replace(RECORD, classes=names, splits=splits),
         champion_provenance=dataclasses.replace(RECORD, classes=names, splits=older),

@@ -11,9 +11,8 @@ from flows.stack.stack import StackStatus
 from tests.registry.conftest import write_bundle
 from vitseg.errors import AccessError, UsageError
 from vitseg.registry import promotion, tracking, versions
-from vitseg.registry.gate import Gate
+from vitseg.registry.gate import Gate, record_verdict
 from vitseg.registry.team import User, make_team
-from vitseg.registry.verdict import record_verdict
 
 TRAINER, REVIEWER = User("trainer", "trains-all-night"), User("reviewer", "looks-at-pictures")
 CANDIDATES, APPROVED = "streets-candidates", "streets"

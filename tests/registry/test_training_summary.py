@@ -1,15 +1,15 @@
 """The page of a version: what a reviewer reads, and the pictures it links to."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.registry.conftest import write_bundle
+from tests.registry.conftest import evaluated, write_bundle
 from tests.training.conftest import small_recipe
 from vitseg.data.loader import Batch
 from vitseg.data.manifest import Manifest, ShardInfo, Split
-from vitseg.metrics import Scores
 from vitseg.model.bundle import Bundle, load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
 from vitseg.registry.training_summary import PAGE_WIDTH, draw_training, training_summary
@@ -22,7 +22,11 @@ def bundle(tmp_path: Path) -> Bundle:
 
 MATRIX = torch.tensor([[6, 2, 0, 0], [2, 10, 0, 0], [0, 0, 0, 0], [0, 0, 1, 3]])
 """IoU 6/10, 10/14, 0/1, 3/4; 19 of 24 pixels right."""
-SEAMS = ({"8": {"rows": 1.42, "columns": None}}, {"8": {"rows": 1.0, "columns": 0.98}})
+EVALUATION = dataclasses.replace(
+    evaluated(MATRIX[None], samples=6),
+    seams={8: torch.tensor([[[100, 100], [100, 142]], [[100, 100], [0, 0]]])},
+    target_seams={8: torch.tensor([[[100, 100], [100, 100]], [[100, 100], [100, 98]]])},
+)
 
 
 def test_the_page_holds_metrics_classes_and_links_to_pictures_that_are_drawn(bundle: Bundle) -> None:
@@ -31,7 +35,7 @@ def test_the_page_holds_metrics_classes_and_links_to_pictures_that_are_drawn(bun
     manifest = Manifest(
         fingerprint="ab" * 32, created="now", image_size=bundle.image_size, classes=bundle.classes, splits=splits
     )
-    page = training_summary("f00d", Scores.from_confusion(MATRIX), 6, bundle, manifest, small_recipe(), 3, SEAMS)
+    page = training_summary("f00d", EVALUATION, bundle, manifest, small_recipe(), 3)
     assert "mIoU 0.516" in page
     assert "pixel accuracy 0.792" in page
     assert "Seam ratio, 8-pixel patches: rows 1.42, columns – (labels 1.00, 0.98)." in page
@@ -48,7 +52,7 @@ def test_the_page_holds_metrics_classes_and_links_to_pictures_that_are_drawn(bun
         ["one", "two"],
     )
     history = [{"epoch": 1, "step": 3, "train/loss": 1.0, "train/pixel_accuracy": 0.5}]
-    pictures = draw_training(bundle, shown, MATRIX, history)
+    pictures = draw_training(bundle, shown, EVALUATION, history)
     assert {picture.width <= PAGE_WIDTH for picture in pictures.values()} == {True}  # what is wider is cut off there
     assert all(min(picture.size) > 50 for picture in pictures.values())
     linked = {part.partition(")")[0] for part in page.split("get-artifact?run_uuid=f00d&path=pictures/")[1:]}
@@ -59,7 +63,7 @@ def test_a_class_that_is_nowhere_has_a_row_too(bundle: Bundle) -> None:
     matrix = MATRIX.clone()
     matrix[3, 2] = 0
     manifest = Manifest(fingerprint="f" * 64, created="", image_size=(16, 24), classes=bundle.classes, splits={})
-    page = training_summary("f00d", Scores.from_confusion(matrix), 1, bundle, manifest, small_recipe(), 1, SEAMS)
+    page = training_summary("f00d", evaluated(matrix[None]), bundle, manifest, small_recipe(), 1)
     assert "| building | – |" in page
 
 
@@ -69,12 +73,11 @@ def test_a_version_without_classes_has_psnr_and_panels_of_images(tmp_path: Path)
     images = load_bundle(tmp_path / "images")
     assert images.classes == ()
     manifest = Manifest(fingerprint="f" * 64, created="", image_size=(16, 24), classes=(), splits={})
-    scores = Scores.from_confusion(torch.zeros(0, 0, dtype=torch.int64))
-    errors = {"psnr": 23.456, "mean_absolute_error": 0.0321}
-    page = training_summary("f00d", scores, 2, images, manifest, small_recipe("model.target=rgb"), 3, ({}, {}), errors)
+    evaluation = dataclasses.replace(evaluated(None, psnr=23.456, samples=2), mean_absolute_error=0.0321)
+    page = training_summary("f00d", evaluation, images, manifest, small_recipe("model.target=rgb"), 3)
     assert "**PSNR 23.46 dB**, mean absolute error 0.0321 on 2 validation images" in page
     assert "class" not in page
     photos = torch.zeros(2, 3, 16, 24, dtype=torch.uint8)
-    pictures = draw_training(images, Batch(photos, photos, ["one", "two"]), torch.zeros(0, 0), [])
+    pictures = draw_training(images, Batch(photos, photos, ["one", "two"]), evaluation, [])
     linked = {part.partition(")")[0] for part in page.split("get-artifact?run_uuid=f00d&path=pictures/")[1:]}
     assert linked == {f"{name}.png" for name in pictures} == {"validation.png", "curves.png"}

@@ -11,8 +11,7 @@ provenance         how a version came to be
 training_summary   how its training went: a version's first description
 
 comparison         two models on the same images: differences with intervals
-gate               the rules that a version must satisfy
-verdict            what the gate found, in a version's tags
+gate               the rules that a version must satisfy, and its verdict in the version's tags
 review_page        what a reviewer reads; review_examples: the images that a reviewer looks at
 promotion          what a reviewer decides: promote, reject, roll back; moves the alias `champion`
 team               who may train and who may promote

@@ -20,30 +20,6 @@ _COVERAGE = 0.95
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """How one model did on the images of a comparison."""
-
-    classes: tuple[str, ...]
-    """Names; empty for a model that predicts images."""
-    samples: int
-    """Number of images."""
-    image_confusions: Tensor | None
-    """A confusion matrix per image, int64 (N, K, K), rows = ground truth; None without classes."""
-    psnr: float
-    """Decibels, of the colors."""
-    images_per_second: float
-    """Of forward passes."""
-    worst_seam: float = math.nan
-    """The seam ratio furthest from 1."""
-
-    @property
-    def confusion(self) -> Tensor:
-        """Confusion matrix of all images, int64 (K, K)."""
-        per_image = self.image_confusions
-        return torch.zeros(0, 0, dtype=torch.int64) if per_image is None else per_image.sum(0)
-
-
-@dataclass(frozen=True)
 class Difference:
     """A metric of two models, and B minus A with its 95% interval; None for a class without any pixel."""
 
@@ -60,15 +36,9 @@ class Difference:
 
 
 def differences(a: Tensor, b: Tensor, classes: tuple[str, ...]) -> dict[str, Difference]:
-    """Compare two models by their confusion matrices of the same images.
+    """Compare two models by their confusion matrices, int64 (N, K, K), rows = ground truth, of the same N images in order.
 
-    Args:
-        a: a confusion matrix per image, int64 (N, K, K), rows = ground truth.
-        b: of the other model, on the same images in the same order.
-        classes: K names.
-
-    Returns:
-        `miou`, `pixel_accuracy`, and `iou/CLASS` for each class.
+    The result has `miou`, `pixel_accuracy`, and `iou/CLASS` for each class.
 
     Raises:
         DataError: there are no images, or they are not the same.

@@ -1,12 +1,16 @@
-"""The gate: what a version must reach before a person may promote it. Its rules are in a TOML file.
+"""The gate: what a version must reach before a person may promote it; its verdict is in the version's tags.
+
+Its rules are in a TOML file:
 
     [always]                   # for every version, the first one too
     miou = 0.3                 # least mIoU on the holdout
     worst_class = 0.05         # least IoU of any class there
+    psnr = 20.0                # least PSNR, decibels, of a model without classes
 
     [champion]                 # against the version in use, on the same images
     miou = "better"            # "better": the 95% interval lies above 0; "not worse": it does not lie below 0
     class_drop = 0.1           # most IoU that a class may lose, at the upper end of its interval
+    psnr_drop = 0.5            # most PSNR, decibels, that a model without classes may lose
     slower = 1.5               # most times as long that an image may take
 
 Rules that a file leaves out keep their defaults, which ask for little: the floors are yours to set.
@@ -19,15 +23,23 @@ from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from mlflow import MlflowClient
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from vitseg.architecture import STRICT
 from vitseg.config import build, read_toml
 from vitseg.errors import DataError, UsageError
-from vitseg.metrics import Scores
+from vitseg.evaluation import Evaluation
 from vitseg.recipe import NotNegative, Positive
-from vitseg.registry.comparison import Difference, Measurement
+from vitseg.registry.comparison import Difference
+from vitseg.registry.mlflow_request import mlflow_request
+from vitseg.registry.versions import Version, set_tags, timestamp
+
+PASSED, FAILED = "passed", "failed"
+NO_CHAMPION = "none"
+_UNKNOWN = "unknown"
+_RULES = "rules"  # tag: the gate's rules, as JSON
 
 Iou = Annotated[float, Field(ge=0, le=1)]
 
@@ -37,11 +49,8 @@ class AlwaysRules:
     """Floors for every version."""
 
     miou: Iou = 0.0
-    """Least mIoU."""
     worst_class: Iou = 0.0
-    """Least IoU of each class in the ground truth."""
     psnr: float = 0.0
-    """Least PSNR, decibels, of a model without classes."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -49,13 +58,9 @@ class ChampionRules:
     """Rules against the champion."""
 
     miou: Literal["better", "not worse"] = "not worse"
-    """`better`: significantly; `not worse`: not significantly."""
     class_drop: Iou = 0.1
-    """Most IoU that a class may lose, at the upper end of its interval."""
     psnr_drop: NotNegative = 0.5
-    """Most PSNR, decibels, that a model without classes may lose."""
     slower: Positive = 2.0
-    """Most times as long that an image may take as with the champion."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -83,9 +88,7 @@ def read_gate(file: Path | None) -> Gate:
         UsageError: a rule is unknown, or its value is impossible.
         NotFoundError: the file does not exist.
     """
-    gate = build(Gate, read_toml(file, "gate") if file else {}, "gate")
-    assert isinstance(gate, Gate)
-    return gate
+    return build(Gate, read_toml(file, "gate") if file else {}, "gate")
 
 
 def rules_to_json(gate: Gate) -> str:
@@ -100,30 +103,24 @@ def rules_from_json(text: str) -> Gate:
         DataError: the text is something else.
     """
     try:
-        gate = build(Gate, json.loads(text), "gate")
+        return build(Gate, json.loads(text), "gate")
     except (ValueError, UsageError) as error:
         raise DataError(f"the rules of the last assessment can't be read ({error}): name a file of rules") from error
-    assert isinstance(gate, Gate)
-    return gate
 
 
 def apply_rules(
-    gate: Gate, candidate: Measurement, champion: Measurement | None, changes: Mapping[str, Difference]
+    gate: Gate, candidate: Evaluation, champion: Evaluation | None, changes: Mapping[str, Difference]
 ) -> tuple[RuleResult, ...]:
-    """Apply the rules to a version.
+    """Apply the rules to a version and the champion on the same images; without a champion, only the floors.
 
-    Args:
-        gate: the rules.
-        candidate: how the version did.
-        champion: how the champion did on the same images; None: there is none, and only floors apply.
-        changes: differences of champion (A) and candidate (B), by metric; empty for models without classes.
+    `changes` are the differences of champion (A) and candidate (B), by metric; there are none without classes.
     """
     if not candidate.classes:
         results = [_floor("PSNR", gate.always.psnr, candidate.psnr)]
         if champion is not None:
             results.append(_psnr_loss(gate.champion.psnr_drop, candidate, champion))
     else:
-        scores = Scores.from_confusion(candidate.confusion)
+        scores = candidate.scores
         pixels = candidate.confusion.sum(1).tolist()
         ious = dict(zip(candidate.classes, (iou or 0.0 for iou in scores.per_class_iou), strict=True))
         labeled = [name for name, count in zip(candidate.classes, pixels, strict=True) if count]
@@ -149,7 +146,7 @@ def _floor(rule: str, least: float, value: float) -> RuleResult:
     return RuleResult(rule, f"≥ {least:g}", f"{value:.3f}", value >= least)  # NaN never passes
 
 
-def _psnr_loss(most: float, candidate: Measurement, champion: Measurement) -> RuleResult:
+def _psnr_loss(most: float, candidate: Evaluation, champion: Evaluation) -> RuleResult:
     loss = 0.0 if candidate.psnr == champion.psnr else champion.psnr - candidate.psnr  # both may be infinite
     return RuleResult("PSNR loss against the champion", f"≤ {most:g} dB", f"{loss:.2f} dB", loss <= most)
 
@@ -173,7 +170,7 @@ def _class_change(most: float, changes: Mapping[str, Difference]) -> RuleResult:
     return RuleResult(rule, threshold, value, upper[worst] >= -most)
 
 
-def _slowdown(most: float, candidate: Measurement, champion: Measurement) -> RuleResult:
+def _slowdown(most: float, candidate: Evaluation, champion: Evaluation) -> RuleResult:
     times = champion.images_per_second / candidate.images_per_second
     return RuleResult("time per image, relative to the champion", f"≤ {most:g}", f"{times:.2f}", times <= most)
 
@@ -182,3 +179,41 @@ def _interval(change: Difference) -> str:
     if change.delta is None:
         return "undefined"
     return f"{change.delta:+.3f} ({change.low:+.3f} to {change.high:+.3f})"
+
+
+def record_verdict(
+    version: Version, *, passed: bool, champion: Version | None, holdout: str, page: str, rules: Gate
+) -> None:
+    """Write a verdict into a version's tags, and the review page into its description.
+
+    The old verdict is removed first and the new one is written last: after a crash in between there is none.
+    """
+    tags = {"compared_to": champion_tag(champion, version), "holdout": holdout, "assessed_at": timestamp()}
+    set_tags(version, {"gate": _UNKNOWN, **tags, _RULES: rules_to_json(rules)})
+    with mlflow_request(f"writing the page of {version.uri}"):
+        MlflowClient().update_model_version(version.name, version.version, page)
+    set_tags(version, {"gate": PASSED if passed else FAILED})
+
+
+def verdict_of(version: Version) -> str | None:
+    """Return `passed` or `failed`; None where the version was never assessed, or not to the end."""
+    found = version.tags.get("gate")
+    return found if found in (PASSED, FAILED) else None
+
+
+def recorded_rules(version: Version | None) -> Gate | None:
+    """Return the rules that were last applied to a version; None: it was never assessed."""
+    text = version.tags.get(_RULES) if version else None
+    return rules_from_json(text) if text else None
+
+
+def is_stale(version: Version, champion: Version | None) -> bool:
+    """Return whether a version was compared with another champion than this one."""
+    return version.tags.get("compared_to") != champion_tag(champion, version)
+
+
+def champion_tag(champion: Version | None, version: Version) -> str:
+    """Return a champion as a tag of `version`: `3`, `approved/3` where it belongs to another model, `none`."""
+    if champion is None:
+        return NO_CHAMPION
+    return champion.version if champion.name == version.name else f"{champion.name}/{champion.version}"

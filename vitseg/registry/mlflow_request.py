@@ -19,8 +19,7 @@ _UNREACHABLE = (requests.ConnectionError, requests.Timeout, requests.exceptions.
 def mlflow_request(doing: str) -> Iterator[None]:
     """Limit the retries of MLflow's requests in this block, and turn its exceptions into one clear line.
 
-    Args:
-        doing: what the block does, for the message: `reading a run`.
+    The line begins with what the block is `doing`, as in `reading a run`.
 
     Raises:
         NotFoundError: the server does not know this run, model or version.

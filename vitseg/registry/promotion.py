@@ -6,8 +6,8 @@ Inference reads nothing but the alias `champion`. So this alias moves last, afte
 from mlflow import MlflowClient
 
 from vitseg.errors import NotFoundError, RegistryError, UsageError
+from vitseg.registry.gate import NO_CHAMPION, PASSED, champion_tag, is_stale, verdict_of
 from vitseg.registry.mlflow_request import mlflow_request
-from vitseg.registry.verdict import NO_CHAMPION, PASSED, champion_tag, is_stale, verdict_of
 from vitseg.registry.versions import (
     Version,
     alias_version,
@@ -53,18 +53,10 @@ def propose(version: Version) -> None:
 
 
 def promote(name: str, version: str, reviewer: str, reason: str, to: str = "") -> Version:
-    """Make a version the champion: check its weights, record who decided and why, then move the alias.
+    """Make a version the champion and return it: check its weights, record who decided and why, then move the alias.
 
-    Args:
-        name: registered model.
-        version: its number.
-        reviewer: who decides.
-        reason: why.
-        to: another registered model, which inference reads and trainers can't write: the version is copied there and
-            the copy becomes its champion. "": the champion is one of `name` itself.
-
-    Returns:
-        the version that is the champion now.
+    With `to`, another registered model, which inference reads and trainers can't write, the version is copied there, and
+    the copy becomes its champion.
 
     Raises:
         UsageError: reviewer or reason is missing; the version was rejected, never assessed, or failed the gate; or the

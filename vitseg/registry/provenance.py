@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
+from vitseg.config import build
 from vitseg.data.manifest import Manifest
-from vitseg.errors import DataError, NotFoundError
+from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.git_commit import code_commit
-from vitseg.json_input import malformed_as_data_error, parse_json
 from vitseg.registry import tracking
 
 _NAME = "record.json"
@@ -118,16 +118,6 @@ def read_provenance(run_id: str) -> Provenance | None:
     if not text:
         return None
     try:
-        return _from_json(parse_json(text.encode()))
-    except DataError as error:
+        return build(Provenance, json.loads(text), "record")
+    except (ValueError, UsageError) as error:
         raise DataError(f"{_NAME} of run {run_id}: {error}") from error
-
-
-@malformed_as_data_error()
-def _from_json(row: dict[str, Any]) -> Provenance:
-    splits = {
-        str(name): SplitProvenance(int(split["samples"]), str(split["digest"]), tuple(map(int, split["pixels"])))
-        for name, split in row["splits"].items()
-    }
-    height, width = map(int, row["image_size"])
-    return Provenance(**{**row, "splits": splits, "classes": tuple(row["classes"]), "image_size": (height, width)})

@@ -18,12 +18,9 @@ _NAME = "review/examples.png"
 
 
 def select_examples(ours: Tensor, champions: Tensor | None, count: int = 3) -> list[int]:
-    """Return the indices of the images with the lowest pixel accuracy, then of those that lost most.
+    """Return the indices of `count` images with the lowest pixel accuracy, then of as many that lost most.
 
-    Args:
-        ours: a confusion matrix per image of the version, int64 (N, K, K).
-        champions: of the champion on the same images; None: there is no champion.
-        count: images of each kind.
+    `ours` and `champions` are confusion matrices of the same images, int64 (N, K, K); None: there is no champion.
     """
     accuracy = _pixel_accuracy(ours)
     selected = accuracy.argsort()[:count].tolist()

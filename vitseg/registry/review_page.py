@@ -7,12 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vitseg.registry.comparison import Difference, Measurement
+from vitseg.evaluation import Evaluation
+from vitseg.registry.comparison import Difference
 from vitseg.registry.gate import RuleResult, all_passed
 from vitseg.registry.promotion import command
 from vitseg.registry.provenance import Provenance
 from vitseg.registry.training_summary import MAX_PAGE
 from vitseg.registry.versions import Version
+from vitseg.seams import seam_ratios, worst_seam
 
 _SUMMARY = "\n\n# Training summary\n\n"
 _OLD_SUMMARY = "\n\n# As trained\n\n"  # in pages of earlier versions of vitseg
@@ -37,8 +39,8 @@ class Assessment:
     rules: tuple[RuleResult, ...]
     changes: Mapping[str, Difference]
     """Differences of champion (A) and candidate (B), by metric."""
-    measurement: Measurement
-    champion_measurement: Measurement | None
+    evaluation: Evaluation
+    champion_evaluation: Evaluation | None
     data: str
     """Split and address of the images that both were measured on."""
     holdout: str
@@ -74,10 +76,7 @@ def review_page(page: Assessment) -> str:
 def review_without_pictures(description: str, uri: str, server: str) -> str:
     """Return the review in a version's description as other tools show it: a link to MLflow in place of its pictures.
 
-    Args:
-        description: the version's description.
-        uri: `models:/NAME/VERSION`.
-        server: address of MLflow; to a database there is no link.
+    The server is MLflow's address; to a database there is no link.
     """
     review, summary = _split(description)
     text = _PICTURE.sub("", review or summary).replace(CELL_PADDING, "")
@@ -100,7 +99,7 @@ def _gate(page: Assessment) -> list[str]:
     )
     return [
         f"# Gate: {'passed' if all_passed(page.rules) else 'FAILED'}",
-        f"Measured on {page.measurement.samples} images, {page.data} (holdout `{page.holdout}`). {champion}",
+        f"Measured on {page.evaluation.samples} images, {page.data} (holdout `{page.holdout}`). {champion}",
         "",
         *_table(["rule", "threshold", "value", "result"]),
         *(
@@ -113,16 +112,17 @@ def _gate(page: Assessment) -> list[str]:
 
 def _comparison(page: Assessment, room: int) -> list[str]:
     """Return the comparison with the champion, with as many classes as fit into `room` characters."""
-    if not page.changes or page.champion_measurement is None:
+    if not page.changes or page.champion_evaluation is None:
         return []
     lines = [CELL_PADDING, "# Comparison", "IoU of each class, on the same images. Bold: significant at 95%.", ""]
     lines += _table(["", "champion", "this version", "difference", "95% interval"])
     lines += [
         _change(title, page.changes[name]) for name, title in _TITLES.items() if _is_known(page.changes.get(name))
     ]
-    for title, before, after in (
-        ("worst seam ratio", page.champion_measurement.worst_seam, page.measurement.worst_seam),
-        ("images/s", page.champion_measurement.images_per_second, page.measurement.images_per_second),
+    sides = (page.champion_evaluation, page.evaluation)
+    for title, (before, after) in (
+        ("worst seam ratio", [worst_seam(seam_ratios(side.seams)) for side in sides]),
+        ("images/s", [side.images_per_second for side in sides]),
     ):
         lines.append(_row([title, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}", ""]))
     classes = {name: row for name, row in page.changes.items() if name not in _TITLES and _is_known(row)}
@@ -208,7 +208,7 @@ def _provenance(ours: Provenance, candidate: Version) -> list[str]:
     return [
         "# Provenance",
         f"- Recipe `{ours.recipe}`, seed {ours.seed}, from {f'`{ours.init}`' if ours.init else 'scratch'}",
-        f"- Trained by {ranks} on {ours.device} in {_duration(ours.seconds)}{attempts}: "
+        f"- Trained by {ranks} on {ours.device} in {duration(ours.seconds)}{attempts}: "
         f"{flow_run}, MLflow run `{candidate.run_id}`",
         f"- Code: {commit}; {packages}",
         f"- Weights: sha256 `{candidate.sha256[:16]}`",
@@ -219,9 +219,9 @@ def _provenance(ours: Provenance, candidate: Version) -> list[str]:
 def _limitations(page: Assessment) -> list[str]:
     """Return what the numbers above do not show."""
     found = []
-    measured = page.measurement
-    if measured.image_confusions is not None and measured.classes:
-        images = (measured.image_confusions.sum(2) > 0).sum(0).tolist()
+    measured = page.evaluation
+    if measured.images is not None:
+        images = (measured.images.sum(2) > 0).sum(0).tolist()
         counts = dict(zip(measured.classes, images, strict=True))
         absent = [name for name, count in counts.items() if not count]
         few = [f"{name} ({count})" for name, count in counts.items() if 0 < count < _FEW_IMAGES]
@@ -251,10 +251,14 @@ def _listed(words: Sequence[str]) -> str:
     return ", ".join(words[:_MAX_LISTED]) + more
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+def duration(seconds: float) -> str:
+    """Return seconds as text: `0.4 s`, `42 s`, `2 min 05 s`, `1 h 03 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _table(titles: Sequence[str]) -> list[str]:

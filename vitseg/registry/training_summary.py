@@ -6,17 +6,16 @@ MLflow's page of a version shows its description and tags, but no metrics and no
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from PIL import Image
 
 from vitseg.data.loader import Batch
 from vitseg.data.manifest import Manifest
-from vitseg.metrics import Scores
+from vitseg.evaluation import Evaluation
 from vitseg.model.bundle import Bundle
 from vitseg.pictures.charts import confusion_chart, iou_bars, learning_curves
 from vitseg.pictures.panels import panel, panel_sheet
 from vitseg.recipe import Recipe
-from vitseg.seams import SeamRatios, seam_text
+from vitseg.seams import seam_ratios, seam_text
 
 MAX_PAGE = 5000
 """Characters of a description that MLflow's database keeps."""
@@ -25,11 +24,11 @@ PAGE_WIDTH = 800
 
 
 def draw_training(
-    bundle: Bundle, shown: Batch, matrix: torch.Tensor, history: Sequence[Mapping[str, Any]]
+    bundle: Bundle, shown: Batch, evaluation: Evaluation, history: Sequence[Mapping[str, Any]]
 ) -> dict[str, Image.Image]:
     """Return pictures of a training by name: `curves`, `validation`, and with classes `confusion` and `iou`.
 
-    `shown` are the images of the validation panels, `matrix` is int64 (K, K), `history` has a row per epoch.
+    `shown` are the images of the validation panels, `history` has a row per epoch.
     """
     predictions = shown.pictures(bundle.segment(shown.images).cpu())
     width = PAGE_WIDTH // 3 - 16
@@ -38,44 +37,33 @@ def draw_training(
     ]
     pictures = {"curves": learning_curves(history), "validation": panel_sheet(rows, classes=bundle.classes)}
     if bundle.classes:
-        pictures["confusion"] = confusion_chart(matrix.numpy(), bundle.classes)
-        pictures["iou"] = iou_bars(Scores.from_confusion(matrix).per_class_iou, bundle.classes)
+        pictures["confusion"] = confusion_chart(evaluation.confusion.numpy(), bundle.classes)
+        pictures["iou"] = iou_bars(evaluation.scores.per_class_iou, bundle.classes)
     for picture in pictures.values():
         picture.thumbnail((PAGE_WIDTH, 4 * PAGE_WIDTH), Image.Resampling.LANCZOS)
     return pictures
 
 
 def training_summary(
-    run_id: str,
-    scores: Scores,
-    samples: int,
-    bundle: Bundle,
-    manifest: Manifest,
-    recipe: Recipe,
-    epochs: int,
-    seams: tuple[SeamRatios, SeamRatios],
-    errors: Mapping[str, float] | None = None,
+    run_id: str, evaluation: Evaluation, bundle: Bundle, manifest: Manifest, recipe: Recipe, epochs: int
 ) -> str:
-    """Return the summary in Markdown; the run holds its pictures.
-
-    `scores` and `seams` (of the predictions, and of the labels) are those of so many validation `samples`. A model without
-    classes needs `errors`: `psnr` and `mean_absolute_error`.
-    """
+    """Return the summary of a training and its validation in Markdown; the run holds its pictures."""
+    scores = evaluation.scores
     rows = [
         f"| {label.name} | {'–' if iou is None else f'{iou:.3f}'} |"
         for label, iou in zip(bundle.classes, scores.per_class_iou, strict=True)
     ]
+    seams = seam_text(seam_ratios(evaluation.seams), seam_ratios(evaluation.target_seams))
     if bundle.classes:
         quality = f"**mIoU {scores.miou:.3f}**, pixel accuracy {scores.pixel_accuracy:.3f}"
     else:
-        assert errors is not None
-        quality = f"**PSNR {errors['psnr']:.2f} dB**, mean absolute error {errors['mean_absolute_error']:.4f}"
+        quality = f"**PSNR {evaluation.psnr:.2f} dB**, mean absolute error {evaluation.mean_absolute_error:.4f}"
     counts = ", ".join(f"{split.samples} {name}" for name, split in manifest.splits.items())
     picture = f"get-artifact?run_uuid={run_id}&path=pictures"
     lines = [
-        f"{quality} on {samples} validation images, after {epochs} {'epoch' if epochs == 1 else 'epochs'}.",
+        f"{quality} on {evaluation.samples} validation images, after {epochs} {'epoch' if epochs == 1 else 'epochs'}.",
         "",
-        *([f"Seam ratio, {seam_text(*seams)}.", ""] if rows else []),
+        *([f"Seam ratio, {seams}.", ""] if rows else []),
         f"![validation images]({picture}/validation.png)",
         "",
         *(["| class | IoU |", "|---|---|", *rows, ""] if rows else []),

@@ -6,8 +6,7 @@ from mlflow.exceptions import MlflowException
 
 from tests.registry.conftest import Register
 from vitseg.errors import RegistryError
-from vitseg.registry.gate import AlwaysRules, Gate
-from vitseg.registry.verdict import is_stale, record_verdict, recorded_rules, verdict_of
+from vitseg.registry.gate import AlwaysRules, Gate, is_stale, record_verdict, recorded_rules, verdict_of
 from vitseg.registry.versions import Version, get_version
 
 
