@@ -19,8 +19,7 @@ from vitseg.recipes import Preset
 from vitseg.storage import canonical
 from vitseg.training.job import Job, read_job
 from vitseg.training.launch import run_ranks
-from vitseg.training.network_address import split_address
-from vitseg.training.nodes import Nodes
+from vitseg.training.nodes import Nodes, split_address
 from vitseg.training.plan import new_job
 
 _POLL_SECONDS = 2

@@ -25,8 +25,7 @@ from flows.display.console import note, pluralize
 from vitseg.errors import RankLostError, TrainingError, UsageError
 from vitseg.training.job import Job
 from vitseg.training.launch import stop_ranks
-from vitseg.training.network_address import address_towards
-from vitseg.training.nodes import Nodes
+from vitseg.training.nodes import Nodes, address_towards
 
 DEPLOYMENT = "train-node/train-node"
 ADDRESS = "VITSEG_NODE_ADDRESS"

@@ -13,8 +13,7 @@ from tests.training.conftest import Fading, MakeTrainer, Power, small_recipe
 from vitseg.checkpoint import checkpoint_keys, newest_checkpoint
 from vitseg.errors import AccessError, TrainingError
 from vitseg.evaluation import evaluate_batches
-from vitseg.training.progress import chosen_row
-from vitseg.training.timing import TimeBudget
+from vitseg.training.progress import TimeBudget, chosen_row
 
 
 def test_it_learns(make_trainer: MakeTrainer) -> None:

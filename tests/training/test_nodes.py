@@ -3,8 +3,7 @@
 import pytest
 
 from vitseg.errors import UsageError
-from vitseg.training.network_address import interface_towards
-from vitseg.training.nodes import Nodes
+from vitseg.training.nodes import Nodes, interface_towards
 
 
 def test_several_nodes_need_a_place_to_meet() -> None:

@@ -9,8 +9,7 @@ import torch
 from tests.training.conftest import AUGMENT, MakeTrainer, Power, Weights, small_recipe, weights
 from vitseg.checkpoint import newest_checkpoint
 from vitseg.training.objectives.segmentation import Segmentation
-from vitseg.training.progress import chosen_row
-from vitseg.training.timing import TimeBudget
+from vitseg.training.progress import TimeBudget, chosen_row
 
 
 @pytest.mark.parametrize("cut", [1, 3, 6, 8])

@@ -1,9 +1,7 @@
 """Published weights from the Hugging Face hub, over https, into its own cache; needs the extra `vitseg[hf]`."""
 
-import contextlib
 import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from vitseg.errors import AccessError, NotFoundError, StorageError, UsageError
@@ -32,8 +30,8 @@ def check_hub_address(address: str) -> tuple[str, str | None]:
     return match["repo"], match["revision"]
 
 
-def download(address: str) -> dict[str, Path]:
-    """Return the files of a published model by name, from the cache where they are there; sidecars may be missing.
+def download(address: str) -> Path:
+    """Return the folder of a published model's files, from the cache where they are there; sidecars may be missing.
 
     Raises:
         UsageError: see `check_hub_address`.
@@ -42,25 +40,10 @@ def download(address: str) -> dict[str, Path]:
         StorageError: the hub can't be reached, and the file is not in the cache.
     """
     repo, revision = check_hub_address(address)
-    weights = _file(address, repo, WEIGHTS, revision)
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # of failures and retries: errors are one line here
+    weights, *_ = [_file(address, repo, name, revision) for name in (WEIGHTS, *SIDECARS)]
     assert weights is not None
-    files = {WEIGHTS: weights}
-    for name in SIDECARS:
-        if path := _file(address, repo, name, revision):
-            files[name] = path
-    return files
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the hub's log of failures and retries off the terminal: errors are reported in one line."""
-    log = logging.getLogger("huggingface_hub")
-    before = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
+    return weights.parent
 
 
 def _file(address: str, repo: str, name: str, revision: str | None) -> Path | None:
@@ -74,8 +57,7 @@ def _file(address: str, repo: str, name: str, revision: str | None) -> Path | No
     )
 
     try:
-        with _quiet():
-            return Path(hf_hub_download(repo, name, revision=revision))
+        return Path(hf_hub_download(repo, name, revision=revision))
     except LocalEntryNotFoundError as error:
         if name != WEIGHTS:
             return None  # offline, with weights in the cache that came without it

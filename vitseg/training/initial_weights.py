@@ -12,7 +12,7 @@ Its hash is part of the folder's name: the same command finds its job again as l
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -41,8 +41,6 @@ MAX_BYTES = 4 * 2**30
 _MAX_JSON_BYTES = 2**20
 _PREPROCESSOR = "preprocessor_config.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz")
-
-Read = Callable[[str], bytes | None]  # name of a file beside the weights → content, or None
 
 
 @dataclass(frozen=True)
@@ -130,8 +128,7 @@ class _Target:
     def read(self, address: str) -> Transfer:
         """Read the weights at an address."""
         if address.startswith(hugging_face.SCHEME):
-            files = hugging_face.download(address)
-            return self._published(lambda name: _limited(files[name]) if name in files else None)
+            return self._published(open_store(hugging_face.download(address)))
         if address.startswith("models:"):
             from vitseg.registry import versions  # imports MLflow, which ranks don't need
 
@@ -143,7 +140,7 @@ class _Target:
             store = open_store(parent or ".")
             if store.stat(name) is None:
                 raise NotFoundError(f"--init {address} does not exist: check the address")
-            return self._published(lambda wanted: _read(store, name if wanted == WEIGHTS else wanted))
+            return self._published(store, name)
         return self._folder(address)
 
     def _folder(self, address: str) -> Transfer:
@@ -165,7 +162,7 @@ class _Target:
             encoder = encoder_bundle.unpack_encoder(config, weights)
             return self._transfer(encoder.tensors, (encoder.architecture, encoder.image_size))
         if "schema" not in config:
-            return self._published(lambda name: _read(store, name))
+            return self._published(store)
         with tempfile.TemporaryDirectory() as temporary:
             for name in (WEIGHTS, CONFIG):
                 (Path(temporary) / name).write_bytes(_read(store, name) or b"")
@@ -178,27 +175,27 @@ class _Target:
     def _transfer(self, weights: Mapping[str, Tensor], source: tuple[Architecture, tuple[int, int]]) -> Transfer:
         return transfer_weights(weights, source, (self.arch, self.image_size), self.wanted)
 
-    def _published(self, read: Read) -> Transfer:
+    def _published(self, store: Store, weights: str = WEIGHTS) -> Transfer:
         """Fit a published ViT, with what lies beside its weights."""
-        data = read(WEIGHTS)
+        data = _read(store, weights)
         if data is None:
             raise NotFoundError(f"there are no weights in safetensors to start from ({WEIGHTS})")
         try:
             state = load(data)
         except (SafetensorError, KeyError, ValueError) as error:
             raise DataError(f"it is not a safetensors file: {error}") from error
-        config, preprocessor = (_json(read(name)) for name in (CONFIG, _PREPROCESSOR))
+        config, preprocessor = (_json(_read(store, name)) for name in (CONFIG, _PREPROCESSOR))
         activation = config.get("hidden_act", "gelu")
         if activation != "gelu":
             raise UsageError(f"its activation is {activation!r}, this encoder's is gelu: choose another one")
         heads = config.get("num_attention_heads")
         told = _pixels(config, preprocessor)
+        pixels = told or PixelStats()
         grid = patch_grid(self.image_size, self.arch.patch_size)
         tensors = encoder_from_published(
-            state, self.arch, grid, theirs=told or PixelStats(), ours=PixelStats(PIXEL_MEAN, PIXEL_STD),
+            state, self.arch, grid, theirs=pixels, ours=PixelStats(PIXEL_MEAN, PIXEL_STD),
             heads=heads if isinstance(heads, int) and heads > 0 else None,
         )  # fmt: skip
-        pixels = told or PixelStats()
         words = f"the encoder, for pixels of mean {pixels.mean[0]:g} and std {pixels.std[0]:g} …"
         words += "" if told else f" (ViT's own; a {_PREPROCESSOR} beside the weights would say)"
         epsilon = config.get("layer_norm_eps")
@@ -231,10 +228,6 @@ def _read(store: Store, name: str) -> bytes | None:
     return store.read(name)
 
 
-def _limited(path: Path) -> bytes | None:
-    return _read(open_store(path.parent), path.name)
-
-
 def _json(content: bytes | None) -> dict[str, Any]:
     values = parse_json(content) if content else {}
     return values if isinstance(values, dict) else {}
@@ -242,8 +235,8 @@ def _json(content: bytes | None) -> dict[str, Any]:
 
 def _pixels(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> PixelStats | None:
     """Return mean and deviation of a published model's pixels, as transformers or timm write them."""
-    timm = config.get("pretrained_cfg") if isinstance(config.get("pretrained_cfg"), dict) else {}
-    assert isinstance(timm, dict)
+    timm = config.get("pretrained_cfg")
+    timm = timm if isinstance(timm, dict) else {}
     if preprocessor.get("do_normalize") is False:
         return PixelStats((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     mean = preprocessor.get("image_mean", timm.get("mean"))

@@ -6,7 +6,7 @@ an unfinished one goes on from its newest checkpoint, a finished one is not done
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from vitseg.config import recipe_from
@@ -72,18 +72,8 @@ def job_folder(shards: str, fingerprint: str, recipe: Recipe, init_sha256: str =
 
 def write_job(job: Job) -> None:
     """Write `job.json`."""
-    data = {
-        "schema": SCHEMA,
-        "shards": job.shards,
-        "fingerprint": job.fingerprint,
-        "recipe": job.recipe.to_json(),
-        "run_id": job.run_id,
-        "init": job.init,
-        "init_sha256": job.init_sha256,
-        "task": job.task,
-        "max_minutes": job.max_minutes,
-        "result": dict(job.result),
-    }
+    data = {"schema": SCHEMA, **vars(job), "recipe": job.recipe.to_json(), "result": dict(job.result)}
+    del data["folder"]
     open_store(job.folder).write("job.json", json.dumps(data, indent=1).encode(), content_type="application/json")
 
 
@@ -108,11 +98,10 @@ def read_job(folder: str) -> Job | None:
 def _from_json(folder: str, data: Mapping[str, Any]) -> Job:
     if data.get("schema") != SCHEMA:
         raise DataError("written by another version of vitseg")
-    recipe, result = recipe_from(data["recipe"]), dict(data["result"])
     # Older jobs have neither --init nor a task.
-    init, sha256, task = data.get("init", ""), data.get("init_sha256", ""), data.get("task", SEGMENTATION)
-    minutes = data.get("max_minutes")
-    return Job(folder, data["shards"], data["fingerprint"], recipe, data["run_id"], init, sha256, task, minutes, result)
+    known = {item.name: data[item.name] for item in fields(Job) if item.name in data}
+    known |= {"recipe": recipe_from(data["recipe"]), "run_id": data["run_id"], "result": dict(data["result"])}
+    return Job(**known | {"folder": folder})
 
 
 def finish_job(job: Job, result: Mapping[str, Any]) -> Job:

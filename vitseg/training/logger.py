@@ -1,8 +1,14 @@
-"""What the training loop reports to. `tracking_logger` sends it to the launcher and the tracking server."""
+"""What the training loop reports to: nothing, or on rank 0 the launcher and the tracking server."""
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
+from PIL import Image
 from torch import nn
+
+from vitseg.training.rank_events import emit
+from vitseg.training.throughput import Throughput
 
 
 class TrainingLogger:
@@ -29,3 +35,70 @@ class TrainingLogger:
 
     def close(self) -> None:
         """Deliver the rest."""
+
+
+class TrackingLogger(TrainingLogger):
+    """Rank 0's logger. What the tracking server does not take until the end is kept in the job's folder.
+
+    Args:
+        run_id: of the run.
+        folder: of the job.
+        draw_panels: draws the fixed validation images as a model sees them.
+        throughput: the cost of an image and the rate of the devices; None: they are not logged.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        folder: str,
+        draw_panels: Callable[[nn.Module], Image.Image],
+        throughput: Throughput | None = None,
+    ) -> None:
+        from vitseg.registry.metric_upload import MetricStream  # imports MLflow: other ranks need not wait
+        from vitseg.registry.system_metrics import SystemMetrics
+
+        self.draw_panels, self.throughput = draw_panels, throughput
+        self.closed = False
+        self.metrics = MetricStream(run_id, folder, lambda text: emit("note", text=text))
+        self.system = SystemMetrics(run_id)
+
+    def log_start(self, step: int, history: list[dict[str, Any]]) -> None:
+        """Log the rate of the devices and the cost of an image as `throughput/*`."""
+        values = self.throughput.limits() if self.throughput else {}
+        self.metrics.log({f"throughput/{name}": value for name, value in values.items()}, step)
+        emit("start", step=step, history=history, **values)
+
+    def log_step(self, step: int, values: dict[str, float]) -> None:
+        """Log a step's metrics as `step/*`."""
+        if self.throughput:
+            values = values | self.throughput.values(values["images_per_second"])
+        self.metrics.log({f"step/{name}": value for name, value in values.items()}, step)
+        emit("step", step=step, **values)
+
+    def log_epoch(self, row: dict[str, Any]) -> None:
+        """Log an epoch's means as `train/*` and `val/*`, at its last step."""
+        self.metrics.log({name: value for name, value in row.items() if name != "step"}, row["step"])
+        emit("epoch", **row)
+
+    @torch.no_grad()
+    def log_panels(self, model: nn.Module, epoch: int) -> None:
+        """Store the panels of the fixed validation images."""
+        was_training = model.training
+        picture = self.draw_panels(model.eval())
+        model.train(was_training)
+        self.metrics.log_picture(picture, f"panels/epoch-{epoch:04d}.png")
+
+    def state(self) -> list[Any]:
+        """Return the metrics that the tracking server did not take yet."""
+        return self.metrics.pending()
+
+    def load_state(self, pending: list[Any]) -> None:
+        """Deliver what was pending in the checkpoint."""
+        self.metrics.requeue(pending)
+
+    def close(self) -> None:
+        """Deliver the last metrics, or keep them in the job's folder; a second time, do nothing."""
+        if not self.closed:
+            self.closed = True
+            self.system.close()
+            self.metrics.close()

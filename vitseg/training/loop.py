@@ -17,10 +17,9 @@ from vitseg.storage import Store
 from vitseg.training.logger import TrainingLogger
 from vitseg.training.objectives.base import Objective
 from vitseg.training.optimizer import learning_rate
-from vitseg.training.progress import Progress, mark_chosen
+from vitseg.training.progress import BatchClock, Progress, TimeBudget, mark_chosen
 from vitseg.training.resume import resume, snapshot
 from vitseg.training.step import Learner, StepResult, bad_samples
-from vitseg.training.timing import BatchClock, TimeBudget
 
 log = logging.getLogger(__name__)
 
@@ -29,16 +28,9 @@ log = logging.getLogger(__name__)
 class Trainer:
     """One rank's view of a training job; `run` is the story.
 
-    Attributes:
-        objective: the model and what it learns.
-        world: this rank's place, and the device the model is on.
-        data: this rank's training batches.
-        validation: this rank's validation batches.
-        checkpoints: the store of checkpoints.
-        logger: takes reports.
-        alive: called after each step and each validated batch, so that a rank that hangs is noticed.
-        max_minutes: when time is up, training ends; the learning rate has fallen by then as at the last epoch.
-        commit: of the code, for the checkpoints.
+    Batches are this rank's. `alive` is called after each step and each validated batch, so that a rank that hangs is
+    noticed. When `max_minutes` are up, training ends; the learning rate has fallen by then as at the last epoch.
+    `commit` is that of the code, for the checkpoints.
     """
 
     objective: Objective

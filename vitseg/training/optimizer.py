@@ -1,9 +1,10 @@
-"""The optimizers, with the usual care: no decay on norms, biases and embeddings; warm-up and cosine by step."""
+"""The optimizers, the learning rate of each step, and the moving average of the weights."""
 
 import math
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vitseg.recipe import OptimizerRecipe
 from vitseg.training.muon import StackedMuon
@@ -49,3 +50,21 @@ def learning_rate(recipe: OptimizerRecipe, step: int, steps: int, time_used: flo
         return recipe.learning_rate * rise
     progress = max(0.0, (step - warmup) / max(1, steps - warmup), min(1.0, time_used))
     return recipe.learning_rate * min(rise, 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+class WeightAverage(AveragedModel):
+    """A copy of a model whose weights follow its own: their exponential moving average.
+
+    After n updates min(decay, (1 + n) / (10 + n)) of the average stays, so that the first weights are soon forgotten, as in
+    https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model)
+        self.decay = decay
+
+    def update_parameters(self, model: nn.Module) -> None:
+        """Move the average towards a model's weights."""
+        updates = int(self.n_averaged)
+        self.multi_avg_fn = get_ema_multi_avg_fn(min(self.decay, (1 + updates) / (10 + updates)))
+        super().update_parameters(model)

@@ -41,14 +41,10 @@ def plan_job(
     run_exists: Callable[[str], bool],
     is_delivered: Callable[[Job], bool],
 ) -> tuple[Action, Job]:
-    """Decide what is left to do for a job, and return it as it is now.
+    """Decide what is left to do for a job of `new_job`, and return it as it is now.
 
-    Args:
-        fresh: from `new_job`.
-        resume: go on with what is in its folder; False starts over.
-        max_minutes: time budget.
-        run_exists: returns whether the tracking server has a run.
-        is_delivered: returns whether the result of a finished job still exists.
+    `resume` goes on with what is in its folder, else it starts over. `run_exists` returns whether the tracking server has
+    a run, `is_delivered` whether the result of a finished job still exists.
     """
     job = replace(read_job(fresh.folder) or fresh, recipe=fresh.recipe) if resume else fresh
     trained = bool(job.result) and not job.gets_more_time(max_minutes)

@@ -1,5 +1,7 @@
 """Precision of forward passes, and deterministic sums."""
 
+import os
+
 import torch
 
 
@@ -21,8 +23,6 @@ def make_deterministic() -> None:
 
     Call it before anything is computed.
     """
-    import os
-
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # https://docs.nvidia.com/cuda/cublas: reproducibility
     torch.use_deterministic_algorithms(True)
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False

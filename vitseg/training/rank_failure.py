@@ -19,14 +19,15 @@ def describe_error(error: Exception, rank: int, recipe: Recipe | None) -> dict[s
     """Return the values of the event by which a rank reports the error that ends it."""
     kind, message = type(error), str(error)
     if not isinstance(error, VitsegError):
-        kind, message = RankLostError, f"rank {rank} failed: {type(error).__name__}: {_first_line(error)}"
+        short = f"{type(error).__name__}: {(message.strip().splitlines() or ['no message'])[0]}"
+        kind, message = RankLostError, f"rank {rank} failed: {short}"
         if _is_memory(error):
             now = f" (now {recipe.optimizer.accumulate} and {recipe.data.batch_size})" if recipe else ""
             kind, message = (
                 TrainingError,
                 (
                     f"rank {rank} ran out of memory: raise optimizer.accumulate, the parts in which a batch is computed, or "
-                    f"lower data.batch_size{now}; {type(error).__name__}: {_first_line(error)}"
+                    f"lower data.batch_size{now}; {short}"
                 ),
             )
     text = "".join(traceback.format_exception(error))
@@ -72,10 +73,6 @@ def ended_by(number: int) -> str:
 def _rebuild(event: dict[str, Any]) -> VitsegError:
     """Return a rank's error as the exception that it was there."""
     return getattr(vitseg.errors, str(event["kind"]), TrainingError)(str(event["message"]))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]
 
 
 def _is_memory(error: Exception) -> bool:

@@ -9,9 +9,8 @@ from vitseg import dist
 from vitseg.checkpoint import Checkpoint, capture, newest_checkpoint, restore
 from vitseg.storage import Store
 from vitseg.training.logger import TrainingLogger
-from vitseg.training.progress import BestEpoch, Progress, Totals
+from vitseg.training.progress import BestEpoch, Progress, TimeBudget, Totals
 from vitseg.training.step import Learner
-from vitseg.training.timing import TimeBudget
 
 
 def snapshot(

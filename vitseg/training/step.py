@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from vitseg import dist
 from vitseg.data.loader import Batch
 from vitseg.training.objectives.base import Objective
-from vitseg.training.optimizer import build_optimizers
+from vitseg.training.optimizer import WeightAverage, build_optimizers
 from vitseg.training.precision import autocast_type
 from vitseg.training.progress import Totals
-from vitseg.training.weight_average import WeightAverage
 
 
 class Counts(NamedTuple):

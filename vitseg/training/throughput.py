@@ -18,7 +18,6 @@ from vitseg.training.precision import autocast_type
 
 _FORWARD_AND_BACKWARD = 3
 """Times the forward pass: backward does each matrix product once for the weights, once for what comes before them."""
-_SECONDS = 0.3
 _SIDE = {"cpu": 1024, "cuda": 8192}
 """Of the square matrices: large enough that a larger one is no faster."""
 
@@ -47,7 +46,7 @@ def measure_throughput(flops_per_image: int, precision: str, world: dist.World) 
     return Throughput(flops_per_image, dist.sum_over_ranks(rate).item())
 
 
-def matrix_rate(device: torch.device, precision: str = "auto", seconds: float = _SECONDS) -> float:
+def matrix_rate(device: torch.device, precision: str = "auto", seconds: float = 0.3) -> float:
     """Return the median FLOP/s of large matrix products in a recipe's `run.precision`.
 
     Random numbers come from a generator of its own: those of a training that goes on must not depend on it.

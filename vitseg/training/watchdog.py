@@ -25,15 +25,12 @@ _FIRED = re.compile(r"Timeout \((\d+):(\d+):([\d.]+)\)!")
 
 @dataclass(frozen=True)
 class RankNote:
-    """What a rank left behind.
-
-    Attributes:
-        stacks: of all its threads; "" where it could not write any.
-        waits_for: what it waited for, of the other ranks; "" where it hung by itself.
-    """
+    """What a rank left behind."""
 
     stacks: str
+    """Of all its threads; "" where it could not write any."""
     waits_for: str = ""
+    """What it waited for, of the other ranks; "" where it hung by itself."""
 
 
 @contextlib.contextmanager

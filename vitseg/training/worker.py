@@ -14,7 +14,7 @@ from vitseg.git_commit import code_commit
 from vitseg.recipe import Recipe
 from vitseg.storage import open_store
 from vitseg.training.job import HISTORY, Job, read_job
-from vitseg.training.logger import TrainingLogger
+from vitseg.training.logger import TrackingLogger, TrainingLogger
 from vitseg.training.loop import Trainer
 from vitseg.training.objectives import objective_for
 from vitseg.training.plan import check
@@ -71,8 +71,6 @@ def train_rank(job_folder: str, world: dist.World) -> None:
             data, validation = batches_of(job.shards, manifest, recipe, world)
             throughput = measure_throughput(objective.flops_per_image(), recipe.run.precision, world)
             if world.rank == 0:
-                from vitseg.training.tracking_logger import TrackingLogger  # imports MLflow: other ranks need not wait
-
                 shown = Batches(job.shards, manifest, "val", batch_size=PANEL_IMAGES, shuffle=False, drop_last=False)
                 draw = functools.partial(objective.draw_panels, batch=next(iter(shown.epoch(0))))
                 logger = TrackingLogger(job.run_id, job.folder, draw, throughput)

@@ -29,8 +29,7 @@ from vitseg.errors import TrainingError, UsageError
 from vitseg.registry import tracking
 from vitseg.storage import join, open_store
 from vitseg.training.job import Job, job_folder, read_job, write_job
-from vitseg.training.network_address import split_address
-from vitseg.training.nodes import Nodes
+from vitseg.training.nodes import Nodes, split_address
 from vitseg.training.worker import train_rank
 
 SHARDS = "s3://vitseg/nodes/shards"

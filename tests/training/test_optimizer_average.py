@@ -5,7 +5,7 @@ import torch
 
 from tests.training.conftest import MakeTrainer, small_recipe
 from vitseg.evaluation import evaluate_batches
-from vitseg.training.weight_average import WeightAverage
+from vitseg.training.optimizer import WeightAverage
 
 
 def test_the_average_follows_the_weights_and_is_what_is_validated(make_trainer: MakeTrainer) -> None:

@@ -11,7 +11,7 @@ from mlflow.artifacts import load_image
 from tests.training.conftest import MakeTrainer, small_recipe
 from vitseg.checkpoint import newest_checkpoint
 from vitseg.registry import metric_upload, tracking
-from vitseg.training.tracking_logger import TrackingLogger
+from vitseg.training.logger import TrackingLogger
 
 
 def test_a_tracking_server_that_goes_away_stops_no_training(

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from vitseg.training import timing
-from vitseg.training.timing import BatchClock, TimeBudget
+from vitseg.training import progress
+from vitseg.training.progress import BatchClock, TimeBudget
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_speed_and_wait_are_those_of_the_last_while(now: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "_RECENT_SECONDS", 10.0)
+    monkeypatch.setattr(progress, "_RECENT_SECONDS", 10.0)
 
     def batches(waits: list[float]):
         for wait in waits:

@@ -3,7 +3,7 @@
 import psutil
 import pytest
 
-from vitseg.training.network_address import address_towards, interface_towards, split_address
+from vitseg.training.nodes import address_towards, interface_towards, split_address
 
 
 def test_addresses_are_split_at_the_port() -> None:
