@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from flows.stack import environment
 from flows.stack import stack as servers
-from flows.stack.mlflow_database import prepare_database
+from flows.stack.servers import prepare_database
 from vitseg.data.commit import commit
 from vitseg.data.plan import make_plan
 from vitseg.data.shards import write_shard

@@ -63,7 +63,6 @@ UNMIRRORED: dict[str, str] = {
     "flows/cli/segment.py": "tests/flows/test_segment.py runs the command",
     "flows/cli/stack.py": "tests/flows/stack/test_stack.py runs its commands",
     "flows/cli/training.py": "test_app.py: what it refuses; tests/flows/test_*.py: its commands themselves",
-    "flows/stack/mlflow_database.py": "test_environment.py prepares it, as commands do",
     "flows/tasks/register_version.py": "whole trainings: tests/flows/test_retrain.py and test_pretrain.py",
     "flows/train.py": "whole trainings: tests/flows/test_retrain.py and test_pretrain.py",
     "vitseg/errors.py": "classes without behavior",

@@ -60,21 +60,20 @@ def _describes_itself(arguments: list[str]) -> bool:
 def _run(app: typer.Typer) -> tuple[int, str]:
     """Run the app; return its exit code and why it failed."""
     try:
-        lost = environment.enter().lost
+        lost = environment.enter()
         if lost and "stack" not in sys.argv[1:2]:
             report(
                 "servers", f"{', '.join(lost)} stopped since `vitseg stack up`: run it again, or `vitseg stack down`"
             )
         app()
-    except SystemExit as stop:
-        if stop.code == STOPPED:  # typer caught a Ctrl-C, and printed nothing
-            sys.stderr.write(f"{_STOPPED_TEXT}\n")
-            return STOPPED, _STOPPED_TEXT
-        return (stop.code if isinstance(stop.code, int) else bool(stop.code)), _USAGE_TEXT
     except VitsegError as error:
         _show_error(str(error))
         return error.exit_code, str(error)
-    except KeyboardInterrupt:
+    except (SystemExit, KeyboardInterrupt) as stop:
+        if (
+            isinstance(stop, SystemExit) and stop.code != STOPPED
+        ):  # with which typer ends at a Ctrl-C, and prints nothing
+            return (stop.code if isinstance(stop.code, int) else bool(stop.code)), _USAGE_TEXT
         sys.stderr.write(f"{_STOPPED_TEXT}\n")
         return STOPPED, _STOPPED_TEXT
     except Exception as error:  # noqa: BLE001 - a bug of ours still ends with an answer, below its traceback

@@ -5,12 +5,10 @@ file and Prefect's temporary server on this machine.
 """
 
 import os
-from dataclasses import dataclass
 
 from flows.stack import credentials, stack
-from flows.stack.mlflow_database import prepare_database
 from flows.stack.processes import TELEMETRY_OFF
-from flows.stack.servers import Site
+from flows.stack.servers import Site, prepare_database
 from vitseg.home import home
 
 _OURS: dict[str, str] = {}  # what `enter` has set; everything else is the user's
@@ -32,22 +30,10 @@ _MLFLOW = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_T
 _PREFECT = ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_PROFILE")
 
 
-@dataclass(frozen=True)
-class Environment:
-    """Where data, runs and flows of this process go; holds no secret."""
-
-    s3: str | None
-    """Endpoint of `s3://` addresses; None: AWS, or what the user's own profile says."""
-    tracking: str
-    """Address of MLflow."""
-    prefect: str | None
-    """Address of the Prefect API; None: a temporary server of this process, or the user's profile."""
-    lost: tuple[str, ...]
-    """Servers that should run (nobody ran `stack down`) but don't: after a reboot, say."""
-
-
-def enter(*, only_stack: bool = False) -> Environment:
+def enter(*, only_stack: bool = False) -> tuple[str, ...]:
     """Point this process and its children to the servers they should use.
+
+    Returns the servers that should run (nobody ran `stack down`) but don't: after a reboot, say.
 
     Call it before anything imports MLflow or Prefect, and again after `stack.up` in the same process.
 
@@ -70,12 +56,7 @@ def enter(*, only_stack: bool = False) -> Environment:
     _reach_loopback()
     lost = _offer_stack()
     _offer({"MLFLOW_TRACKING_URI": _local_tracking()})
-    return Environment(
-        s3=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
-        tracking=os.environ["MLFLOW_TRACKING_URI"],
-        prefect=os.environ.get("PREFECT_API_URL"),
-        lost=lost,
-    )
+    return lost
 
 
 def prepare_tracking() -> None:

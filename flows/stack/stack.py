@@ -47,11 +47,6 @@ class StackStatus:
     credentials: str
 
     @property
-    def running(self) -> bool:
-        """Return whether all servers run."""
-        return all(server.running for server in self.servers)
-
-    @property
     def ready(self) -> bool:
         """Return whether all servers answer."""
         return all(server.ready for server in self.servers)
@@ -86,15 +81,13 @@ def is_running(name: str, record: dict[str, Any] | None) -> bool:
     return record is not None and child_processes.is_alive(record["pid"], _mark(name))
 
 
-def up(progress: Progress | None = None, servers: Sequence[str] = tuple(SERVERS)) -> StackStatus:
+def up(progress: Progress = lambda name, event: None, servers: Sequence[str] = tuple(SERVERS)) -> StackStatus:
     """Start the servers that don't run, wait until all are ready, and return their status.
 
     Servers that answer are kept; dead ones come back on their old ports where these are still free. If one
     fails, those that this call started are stopped again.
 
-    Args:
-        progress: called with (server, event) as they happen.
-        servers: the ones to start; `s3` alone is up in 2 s. MLflow needs it.
+    Of `servers`, `s3` alone is up in 2 s. MLflow needs it.
 
     Raises:
         UsageError: the SeaweedFS wheel is not installed.
@@ -106,12 +99,11 @@ def up(progress: Progress | None = None, servers: Sequence[str] = tuple(SERVERS)
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(0o700)
     with processes.locked(root / "lock"):
-        launch = _Launch(root, progress or (lambda name, event: None))
-        launch.run([SERVERS[name] for name in SERVERS if name in servers])
-    return _look(known_ready=servers)
+        _Launch(root, progress).run([SERVERS[name] for name in SERVERS if name in servers])
+    return status(known_ready=servers)
 
 
-def down(progress: Progress | None = None) -> list[str]:
+def down() -> list[str]:
     """Stop the servers; return the names of those that ran. Data and credentials stay."""
     root = folder()
     if not root.exists():
@@ -121,25 +113,16 @@ def down(progress: Progress | None = None) -> list[str]:
         state = {name: {**record, "pid": None} for name, record in read_state().items()}
         if state:
             _write_state(root, state)
-    stopped = [name for name, pids in ended.items() if pids]
-    for name in stopped:
-        if progress:
-            progress(name, "stopped")
-    return stopped
+    return [name for name, pids in ended.items() if pids]
 
 
-def status() -> StackStatus:
+def status(known_ready: Collection[str] = ()) -> StackStatus:
     """Look at each server: is its process alive, and does it answer with our credentials?"""
-    return _look()
-
-
-def _look(known_ready: Collection[str] = ()) -> StackStatus:
     root, state = folder(), read_state()
     found = []
     for name, server in SERVERS.items():
         record = state.get(name)
-        running = is_running(name, record)
-        if record is None or not running:
+        if record is None or not is_running(name, record):
             found.append(ServerStatus(name, None, None, False, False, str(_log(root, name))))
             continue
         site = Site(root, {key: value["ports"] for key, value in state.items()}, credentials.read(root))
@@ -221,8 +204,9 @@ class _Launch:
         problem = self._wait(server, site, lambda: process.poll() is None, PATIENCE)
         if problem is not None and not self.given_up.is_set():
             log = _log(self.root, name)
-            said = processes.last_line(log)
-            raise VitsegError(f"the {name} server did not start: {problem}; {log} ends with: {said}")
+            raise VitsegError(
+                f"the {name} server did not start: {problem}; {log} ends with: {processes.last_line(log)}"
+            )
         if problem is None:
             server.settle(site)
             self.progress(name, f"ready at {site.url(name)} after {time.monotonic() - begin:.1f} s")

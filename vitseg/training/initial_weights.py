@@ -73,13 +73,7 @@ def check_address(address: str) -> str:
 
 
 def fit_initial(address: str, arch: Architecture, image_size: tuple[int, int], classes: int) -> Initial:
-    """Read weights and fit them to the network of a recipe.
-
-    Args:
-        address: see the head of this module.
-        arch: of the new network.
-        image_size: its (H, W), pixels.
-        classes: that it tells apart.
+    """Read weights and fit them to the network of a recipe, for images (H, W) and so many classes.
 
     Raises:
         UsageError: the weights are of another architecture; the message names the recipe's keys.

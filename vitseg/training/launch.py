@@ -43,10 +43,9 @@ def run_ranks(
         VitsegError: a rank failed and reported why; class and message are its own.
         RankLostError: a rank failed in an unexpected way, was killed, or hung.
     """
-    job_id = job_folder.rstrip("/").rpartition("/")[2]
     errors: list[dict[str, Any]] = []
     ended: list[tuple[int, int]] = []
-    with tempfile.TemporaryDirectory() as meeting, _started(job_folder, nodes, job_id, meeting) as process:
+    with tempfile.TemporaryDirectory() as meeting, _started(job_folder, nodes, meeting) as process:
         for line in process.stdout or ():
             event = parse_event(line)
             if event is None:
@@ -79,7 +78,8 @@ def _mark() -> str:
 
 
 @contextlib.contextmanager
-def _started(job_folder: str, nodes: Nodes, job_id: str, meeting: str) -> Iterator[subprocess.Popen[str]]:
+def _started(job_folder: str, nodes: Nodes, meeting: str) -> Iterator[subprocess.Popen[str]]:
+    job_id = job_folder.rstrip("/").rpartition("/")[2]
     command = [sys.executable, "-m", "vitseg.training.agent", *nodes.arguments(job_id, meeting)]
     command += ["-m", "vitseg.training.worker", job_folder]
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // nodes.nproc))

@@ -40,11 +40,7 @@ class TrainingLogger:
 class TrackingLogger(TrainingLogger):
     """Rank 0's logger. What the tracking server does not take until the end is kept in the job's folder.
 
-    Args:
-        run_id: of the run.
-        folder: of the job.
-        draw_panels: draws the fixed validation images as a model sees them.
-        throughput: the cost of an image and the rate of the devices; None: they are not logged.
+    `draw_panels` draws the fixed validation images as a model sees them.
     """
 
     def __init__(
@@ -52,7 +48,7 @@ class TrackingLogger(TrainingLogger):
         run_id: str,
         folder: str,
         draw_panels: Callable[[nn.Module], Image.Image],
-        throughput: Throughput | None = None,
+        throughput: Throughput,
     ) -> None:
         from vitseg.registry.metric_upload import MetricStream  # imports MLflow: other ranks need not wait
         from vitseg.registry.system_metrics import SystemMetrics
@@ -64,14 +60,13 @@ class TrackingLogger(TrainingLogger):
 
     def log_start(self, step: int, history: list[dict[str, Any]]) -> None:
         """Log the rate of the devices and the cost of an image as `throughput/*`."""
-        values = self.throughput.limits() if self.throughput else {}
+        values = self.throughput.limits()
         self.metrics.log({f"throughput/{name}": value for name, value in values.items()}, step)
         emit("start", step=step, history=history, **values)
 
     def log_step(self, step: int, values: dict[str, float]) -> None:
         """Log a step's metrics as `step/*`."""
-        if self.throughput:
-            values = values | self.throughput.values(values["images_per_second"])
+        values = values | self.throughput.values(values["images_per_second"])
         self.metrics.log({f"step/{name}": value for name, value in values.items()}, step)
         emit("step", step=step, **values)
 

@@ -59,14 +59,9 @@ class BestEpoch:
 class Progress:
     """How far a training is, equal on all ranks but for the weights of the best epochs, which rank 0 keeps.
 
-    Attributes:
-        step: optimizer steps taken.
-        totals: of the epoch under way.
-        history: a row of metrics an epoch.
-        time_used: share of the time budget when the last step was taken.
-        best: the best epoch.
-        best_complete: the best of the complete epochs. An epoch that the time budget cut short is validated as it is, and
-            no longer counts when training goes on.
+    `totals` are those of the epoch under way, `time_used` is the share of the time budget when the last step was taken.
+    `best_complete` is the best of the complete epochs: one that the time budget cut short is validated as it is, and no
+    longer counts when training goes on.
     """
 
     step: int = 0
@@ -104,17 +99,13 @@ class BatchClock:
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches, and measure how long each takes to come."""
-        iterator = iter(batches)
-        while True:
-            start = time.perf_counter()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
+        start = time.perf_counter()
+        for batch in batches:
             self._waiting += time.perf_counter() - start
             self._batches += 1
             yield batch
             self._mark()
+            start = time.perf_counter()
 
     def _mark(self) -> None:
         now = time.perf_counter()

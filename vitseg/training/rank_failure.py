@@ -43,10 +43,7 @@ def describe_error(error: Exception, rank: int, recipe: Recipe | None) -> dict[s
 def cause(errors: list[dict[str, Any]], ended: list[tuple[int, int]], notes: dict[int, RankNote]) -> VitsegError | None:
     """Return the error that ended a job, or None where no rank and no agent reports one.
 
-    Args:
-        errors: what ranks reported, by `describe_error`, the first one first.
-        ended: ranks and their exit codes, the first one first.
-        notes: of `watchdog.read_notes`.
+    `errors` are what ranks reported by `describe_error`, `ended` ranks and their exit codes, both the first one first.
     """
     own = [event for event in errors if not event["echo"]]
     if own:

@@ -61,10 +61,7 @@ class Objective(ABC):
     def inputs(self, batch: Batch, step: int, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return augmented images uint8 (B, 3, H, W) and their targets (B, …), on the model's device.
 
-        Args:
-            batch: this rank's samples.
-            step: optimizer steps before this one.
-            rows: of the global batch, one for each of these samples.
+        The batch is this rank's; `rows` are its places in the global batch. `step` is the number of steps before this one.
         """
 
     @abstractmethod
