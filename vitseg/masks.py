@@ -106,23 +106,13 @@ def is_mask(data: bytes) -> bool:
     return image is not None and image.mode == "P" and _metadata(image).keys() >= {"source-etag", "model-sha256"}
 
 
-def decode_mask(data: bytes) -> tuple[np.ndarray, dict[str, str]]:
-    """Return the ids uint8 (H, W) and the metadata of a mask.
+def decode_mask(data: bytes, *, colors: bool = False) -> tuple[np.ndarray, dict[str, str]]:
+    """Return the ids uint8 (H, W), or the `colors` uint8 (H, W, 3) that `encode_colors` wrote, and the metadata.
 
     Raises:
-        DataError: these bytes are not a whole 8-bit palette PNG.
+        DataError: these bytes are not a whole 8-bit palette PNG, or RGB PNG.
     """
-    image = _decoded(data, "P")
-    return np.asarray(image), _metadata(image)
-
-
-def decode_colors(data: bytes) -> tuple[np.ndarray, dict[str, str]]:
-    """Return the pixels uint8 (H, W, 3) and the metadata of what `encode_colors` wrote.
-
-    Raises:
-        DataError: these bytes are not a whole 8-bit RGB PNG.
-    """
-    image = _decoded(data, "RGB")
+    image = _decoded(data, "RGB" if colors else "P")
     return np.asarray(image), _metadata(image)
 
 

@@ -21,15 +21,9 @@ from vitseg.labels import IGNORE_INDEX
 
 
 def confusion_matrix(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
-    """Count pixels by true (row) and predicted (column) class; pixels labeled 255 are ignored.
+    """Count pixels by true (row) and predicted (column) class: int64 (K, K) on the device of the labels.
 
-    Args:
-        labels: true train ids, integers of any shape, 0 to K-1 or 255.
-        predictions: predicted train ids of the same shape, 0 to K-1.
-        classes: K.
-
-    Returns:
-        int64 (K, K) on the device of the labels.
+    Both are train ids of any one shape, 0 to K-1; pixels labeled 255 are ignored.
 
     Raises:
         DataError: the shapes differ, or an id is out of range.

@@ -76,7 +76,7 @@ def test_the_parts_of_a_plan_travel_as_pickle_and_as_json(folders):
     options, shard = json.loads(json.dumps([dataclasses.asdict(part) for part in parts]))
     assert options["layout"] == "folders"
     assert len(shard["samples"]) == 4
-    assert [label.name for label in plan.classes] == ["crack", "asphalt"]
+    assert [label.name for label in plan.options.classes] == ["crack", "asphalt"]
     with pytest.raises(TypeError, match="pickle"):  # a whole plan may be as large as its source is long
         pickle.dumps(plan)
 

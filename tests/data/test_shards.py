@@ -98,7 +98,7 @@ def test_broken_sources_become_rows_and_the_rest_goes_on(pairs, tmp_path):
 def test_a_killed_run_continues_where_it_was(pairs, tmp_path, monkeypatch):
     source, dest = pairs(train=9, val=2), tmp_path / "out"
     plan = make_plan(str(source), size=(32, 32), shard_samples=3)
-    for shard in plan.shards[:2]:
+    for shard in list(plan.shards)[:2]:
         write_shard(shard, plan.options, str(dest))
     assert not (dest / "manifest.json").exists()
     before = {name: (dest / name).stat().st_mtime_ns for name in tar_names(dest)}
@@ -110,7 +110,7 @@ def test_a_killed_run_continues_where_it_was(pairs, tmp_path, monkeypatch):
 
     monkeypatch.setattr(shards_module, "make_sample", note)
     _, manifest = prepare(source, dest)
-    assert sorted(made) == sorted(sample.key for shard in plan.shards[2:] for sample in shard.samples)
+    assert sorted(made) == sorted(sample.key for shard in list(plan.shards)[2:] for sample in shard.samples)
     assert {name: (dest / name).stat().st_mtime_ns for name in before} == before
     prepare(source, tmp_path / "straight")
     assert tar_names(dest) == tar_names(tmp_path / "straight")

@@ -2,7 +2,6 @@
 
 Writing:
     sources             what a source holds: images and labels in one of five layouts, paired
-    pairing             finds the label of each photo by their names
     temporary_database  tables on disk, for listings and plans that are too large for memory
     plan                a deterministic list of shards, and the fingerprint of what they will hold
     samples             one source → one sample: decode, check, resize, encode

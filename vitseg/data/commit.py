@@ -49,7 +49,7 @@ def commit(plan: Plan, records: Iterable[ShardRecord], dest: str, replaces: str 
         fingerprint=plan.fingerprint,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         image_size=plan.options.image_size,
-        classes=plan.classes,
+        classes=plan.options.classes,
         targets=plan.options.targets,
         splits=splits,
         skipped=tuple(skipped),

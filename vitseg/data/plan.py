@@ -10,13 +10,12 @@ import bisect
 import hashlib
 import json
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, overload
+from typing import Any
 
 from vitseg.bounded_map import bounded_map
-from vitseg.data import LAYOUTS
 from vitseg.data.manifest import SkippedSource
 from vitseg.data.sources import PHOTOS, Sample, detect_layout, find_samples, read_classes
 from vitseg.data.temporary_database import TemporaryDatabase, on_disk, packed, unpacked
@@ -59,7 +58,7 @@ class ShardPlan:
     samples: tuple[PlannedSample, ...]
 
 
-class PlannedShards(Sequence[ShardPlan]):
+class PlannedShards:
     """All shards of a plan, split by split; they lie on disk, and each is read on demand."""
 
     def __init__(self, table: TemporaryDatabase, shard_samples: int) -> None:
@@ -77,16 +76,10 @@ class PlannedShards(Sequence[ShardPlan]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, item: int) -> ShardPlan: ...
+    def __iter__(self) -> Iterator[ShardPlan]:
+        return (self[number] for number in range(len(self)))
 
-    @overload
-    def __getitem__(self, item: slice) -> list[ShardPlan]: ...
-
-    def __getitem__(self, item: int | slice) -> ShardPlan | list[ShardPlan]:
-        if isinstance(item, slice):
-            return [self[number] for number in range(len(self))[item]]
-        number = range(len(self))[item]
+    def __getitem__(self, number: int) -> ShardPlan:
         place = bisect.bisect_right(self._starts, number) - 1
         split, before, samples, shards = self._splits[place]
         index = number - self._starts[place]
@@ -142,11 +135,6 @@ class Plan:
         return self.options.fingerprint
 
     @property
-    def classes(self) -> tuple[Label, ...]:
-        """See `PlanOptions.classes`."""
-        return self.options.classes
-
-    @property
     def sources(self) -> int:
         """Number of sources: in the end, samples and skipped rows add up to it."""
         return self.shards.samples + len(self.skipped)
@@ -178,8 +166,6 @@ def make_plan(
         NotFoundError: the source is not there, or has no photo with a label.
         StoreFullError: the temporary folder has no room for the plan, about a kilobyte an image.
     """
-    if layout not in ("auto", *LAYOUTS):
-        raise UsageError(f"layout {layout!r} does not exist: choose auto, {', '.join(LAYOUTS)}")
     if not all(1 <= side <= MAX_SIDE for side in size):
         raise UsageError(f"size {size[1]}x{size[0]}: both sides must be 1 – {MAX_SIDE} pixels")
     if shard_samples < 1:

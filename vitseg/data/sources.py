@@ -14,25 +14,30 @@ import contextlib
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from vitseg.data import LAYOUTS
 from vitseg.data.manifest import SkippedSource
-from vitseg.data.pairing import LABEL, PHOTO, SECOND_LABEL, Listed, Pairing
-from vitseg.data.temporary_database import packed, unpacked
+from vitseg.data.temporary_database import TemporaryDatabase, packed, unpacked
 from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.images.formats import EXTENSIONS
 from vitseg.json_input import parse_json
 from vitseg.labels import CITYSCAPES, Label, train_classes
 from vitseg.storage import ObjectInfo, Store
 
+PHOTO, LABEL, SECOND_LABEL = range(3)
+"""What an object is to its stem; a second label counts where there is no first."""
+
+Listed = tuple[str, str, int, ObjectInfo]
+"""Split, stem, part (what it is to the stem), and the object."""
+
 PHOTOS = "photos"
 CLASSES = "classes.json"
 
 _CITYSCAPES_PHOTO = re.compile(r"leftImg8bit/(?P<split>[^/]+)/[^/]+/(?P<stem>[^/]+)_leftImg8bit\.png")
-_CITYSCAPES_LABEL = re.compile(r"gtFine/(?P<split>[^/]+)/[^/]+/(?P<stem>[^/]+)_gtFine_(?P<kind>labelIds|color)\.png")
+_CITYSCAPES_LABEL = re.compile(r"gtFine/(?P<split>[^/]+)/[^/]+/(?P<stem>[^/]+)_gtFine_(?P<part>labelIds|color)\.png")
 _BESIDE_PHOTOS = re.compile(  # labels: what they belong to, in lower case, is there too
     r"(?P<root>(?:.*/)?)(?:(?P<official>gtfine|gtcoarse)/.+|(?P<split>[^/]+)/(?:masks|targets)/.+)"
 )
@@ -41,6 +46,16 @@ _PAIR = re.compile(r"(?P<split>[^/]+)/(?P<stem>[^/]+)\.(jpe?g|png)", re.IGNORECA
 _IMAGE = rf"(?P<stem>.+)({'|'.join(map(re.escape, sorted(EXTENSIONS)))})"
 _FOLDERS = re.compile(rf"(?P<split>[^/]+)/(?P<part>images|masks|targets)/{_IMAGE}", re.IGNORECASE)
 _PHOTO = re.compile(_IMAGE, re.IGNORECASE)
+_LISTINGS: dict[str, list[tuple[str, re.Pattern[str], dict[str, int]]]] = {
+    "pairs": [("", _PAIR, {"": PHOTO})],
+    "cityscapes": [
+        ("leftImg8bit/", _CITYSCAPES_PHOTO, {"": PHOTO}),
+        ("gtFine/", _CITYSCAPES_LABEL, {"labelids": LABEL, "color": SECOND_LABEL}),
+    ],
+    "folders": [("", _FOLDERS, {"images": PHOTO, "masks": LABEL})],
+    "images": [("", _FOLDERS, {"images": PHOTO, "targets": LABEL})],
+}
+"""Of each layout with labels: where objects lie, their names, and what an object is by the `part` of its name, if any."""
 _VALIDATION_SHARE = 20  # of so many photos without labels, one is kept for validation
 _SPLIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _MAX_LISTED = 10_000  # objects of an unknown source that `detect_layout` lists before it gives up
@@ -56,6 +71,36 @@ class Sample:
     key: str
     image: ObjectInfo
     label: ObjectInfo | None
+
+
+class Pairing(TemporaryDatabase):
+    """All objects that a source lists, in the order of split, stem, part and key."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.execute(
+            "CREATE TABLE object (split BLOB, stem BLOB, part INTEGER, key BLOB, size INTEGER, etag TEXT, "
+            "PRIMARY KEY (split, stem, part, key)) WITHOUT ROWID"
+        )
+
+    def add(self, rows: Iterable[Listed]) -> None:
+        """Insert objects as they are listed."""
+        self.executemany(
+            "INSERT OR IGNORE INTO object VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                (packed(split), packed(stem), part, packed(info.key), info.size, info.etag)
+                for split, stem, part, info in rows
+            ),
+        )
+
+    def stems(self) -> Iterator[tuple[str, str, dict[int, list[ObjectInfo]]]]:
+        """Yield (split, stem, {part: objects by name}), by split and stem."""
+        rows = self.execute("SELECT * FROM object ORDER BY split, stem, part, key")
+        for (split, stem), group in itertools.groupby(rows, key=lambda row: row[:2]):
+            found: dict[int, list[ObjectInfo]] = {}
+            for _, _, part, key, size, etag in group:
+                found.setdefault(part, []).append(ObjectInfo(unpacked(key), size, etag))
+            yield unpacked(split), unpacked(stem), found
 
 
 def detect_layout(store: Store) -> str:
@@ -102,7 +147,10 @@ def find_samples(store: Store, layout: str) -> Iterator[Sample | SkippedSource]:
         raise UsageError(f"layout {layout!r} does not exist: choose auto, {', '.join(LAYOUTS)}")
     skipped: list[SkippedSource] = []
     with contextlib.closing(Pairing()) as pairing:
-        _list_into(pairing, store, layout)
+        pairing.add(_list_photos(store) if layout == PHOTOS else _list_objects(store, layout))
+        if layout == PHOTOS:
+            _leave_out_labels(pairing)
+            _choose_validation(pairing)
         for split, stem, found in pairing.stems():
             for kept, *others in found.values():  # of objects with one stem, the first by name counts
                 skipped += [SkippedSource(info.key, f"{kept.key} has the same stem") for info in others]
@@ -163,42 +211,13 @@ def sample_key(stem: str) -> str:
     return f"{plain[:_MAX_KEY]}-{hashlib.sha256(stem.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
-def _list_into(pairing: Pairing, store: Store, layout: str) -> None:
-    if layout == "pairs":
-        pairing.add(_list_pairs(store))
-    elif layout == "cityscapes":
-        pairing.add(_list_cityscapes(store))
-    elif layout == "folders":
-        pairing.add(_list_folders(store, "masks"))
-    elif layout == "images":
-        pairing.add(_list_folders(store, "targets"))
-    else:
-        pairing.add(_list_photos(store))
-        _leave_out_labels(pairing)
-        _choose_validation(pairing)
-
-
-def _list_pairs(store: Store) -> Iterator[Listed]:
-    for info in store.list():
-        if match := _match(_PAIR, info):
-            yield match["split"], match["stem"], PHOTO, info
-
-
-def _list_cityscapes(store: Store) -> Iterator[Listed]:
-    for info in store.list("leftImg8bit/"):
-        if match := _match(_CITYSCAPES_PHOTO, info):
-            yield match["split"], match["stem"], PHOTO, info
-    for info in store.list("gtFine/"):
-        if match := _match(_CITYSCAPES_LABEL, info):
-            yield match["split"], match["stem"], LABEL if match["kind"] == "labelIds" else SECOND_LABEL, info
-
-
-def _list_folders(store: Store, labels: str) -> Iterator[Listed]:
-    """List `{split}/images/*` and `{split}/LABELS/*`."""
-    parts = {"images": PHOTO, labels: LABEL}
-    for info in store.list():
-        if (match := _match(_FOLDERS, info)) and match["part"].lower() in parts:
-            yield match["split"], match["stem"], parts[match["part"].lower()], info
+def _list_objects(store: Store, layout: str) -> Iterator[Listed]:
+    for prefix, pattern, parts in _LISTINGS[layout]:
+        for info in store.list(prefix):
+            if match := _match(pattern, info):
+                part = match["part"].lower() if "part" in pattern.groupindex else ""
+                if part in parts:
+                    yield match["split"], match["stem"], parts[part], info
 
 
 def _list_photos(store: Store) -> Iterator[Listed]:

@@ -13,7 +13,7 @@ from vitseg.images.resize import model_input
 from vitseg.inference.context import ChunkContext
 from vitseg.inference.job import Options, mask_key
 from vitseg.inference.ledger import Listed, Row, mask_row, row_without_mask
-from vitseg.masks import decode_colors, decode_mask, is_mask, read_mask_metadata
+from vitseg.masks import decode_mask, is_mask, read_mask_metadata
 from vitseg.storage import ObjectInfo, Store
 
 NOT_AN_IMAGE = "not an image"
@@ -96,7 +96,7 @@ def _row_of_existing(context: ChunkContext, info: ObjectInfo, data: bytes, metad
     try:
         header = open_image(data, sys.maxsize)
         with one_large(header.width * header.height):
-            pixels, _ = decode_mask(data) if context.bundle.classes else decode_colors(data)
+            pixels, _ = decode_mask(data, colors=not context.bundle.classes)
             return mask_row(context.job, info, pixels, metadata, context.numbers)
     except (DataError, KeyError, ValueError):
         return None

@@ -92,22 +92,13 @@ def _replace(part: Path, path: Path, tag: str) -> bool:
     # The old file is the lock of its own replacement: no lock file stays in the folder. A writer that waited for the
     # lock while another one replaced the file holds a file that is no longer at this path.
     try:
-        with _locked(path) as held:
+        # NFS locks only what is open for writing. Without locks, two writers in the same instant may both win.
+        with path.open("r+b" if os.access(path, os.W_OK) else "rb", buffering=0) as held:
+            lock(held, fcntl.LOCK_EX)
             now = path.stat()
-            if tag_of(now) != tag or not os.path.samestat(os.fstat(held), now):
+            if tag_of(now) != tag or not os.path.samestat(os.fstat(held.fileno()), now):
                 return False
             part.replace(path)
     except FileNotFoundError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[int]:
-    # NFS locks only what is open for writing. Without locks, two writers in the same instant may both win.
-    held = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
-    try:
-        lock(held, fcntl.LOCK_EX)
-        yield held
-    finally:
-        os.close(held)

@@ -4,12 +4,15 @@ A store is opened on a root address (`photos/`, `s3://bucket/photos`, `gs://…`
 forward slashes. Every write is atomic: a reader sees the old object or the new one, never a part.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit, urlunsplit
+
+from vitseg.errors import NotFoundError, StorageError
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,22 @@ class Store(Protocol):
     def uri(self, key: str) -> str:
         """Return the full address of a key."""
         return join(self.root, key)
+
+
+@contextlib.contextmanager
+def reading(address: str, errors: tuple[type[Exception], ...] = (OSError,)) -> Iterator[None]:
+    """Turn what reading an address raises, any of `errors`, into a NotFoundError or StorageError."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise NotFoundError(f"{address} does not exist") from error
+    except errors as error:
+        raise StorageError(f"can't read {address}: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """Return what an error of a file system or server says, on one line."""
+    return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
 
 
 def without_secrets(address: str) -> str:

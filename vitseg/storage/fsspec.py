@@ -1,6 +1,5 @@
 """Any address that fsspec can read (`gs://`, `az://`, `https://` …), as a store of sources."""
 
-import contextlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,15 +8,11 @@ import aiohttp
 import fsspec
 
 from vitseg.bounded_map import bounded_map
-from vitseg.errors import NotFoundError, StorageError, UsageError
-from vitseg.storage.base import ObjectInfo, Store, content_md5, without_secrets
+from vitseg.errors import StorageError, UsageError
+from vitseg.storage.base import ObjectInfo, Store, content_md5, reading, reason, without_secrets
 
 _AHEAD = 16  # objects that are asked for at once
 _ERRORS = (OSError, aiohttp.ClientError)  # aiohttp's, for a web server's 403 or 500, are no OSErrors
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
 
 
 class FsspecStore(Store):
@@ -72,7 +67,7 @@ class FsspecStore(Store):
         except (FileNotFoundError, NotADirectoryError):
             return {}  # what does not exist holds nothing
         except _ERRORS as error:
-            raise StorageError(f"can't list {without_secrets(folder)}: {_reason(error)}") from error
+            raise StorageError(f"can't list {without_secrets(folder)}: {reason(error)}") from error
         rows = sorted(rows, key=lambda row: row["type"] == "directory")  # of one name, the folder counts
         return {str(row["name"]).rstrip("/"): row for row in rows}
 
@@ -100,12 +95,12 @@ class FsspecStore(Store):
         except FileNotFoundError:
             return None
         except _ERRORS as error:
-            raise StorageError(f"can't ask for {self.uri(key)}: {_reason(error)}") from error
+            raise StorageError(f"can't ask for {self.uri(key)}: {reason(error)}") from error
 
     def read_tagged(self, key: str) -> tuple[bytes, str]:
         """See `Store.read_tagged`; fsspec returns content and etag only one after the other."""
         path = f"{self._path}/{key}"
-        with self._reading(key):
+        with reading(self.uri(key), _ERRORS):
             self._fs.invalidate_cache(path)  # the listing may be old
             # The tag first: if the content changes in between, the old tag makes a later job read it again.
             tag = self._info(self._fs.info(path)).etag
@@ -114,28 +109,19 @@ class FsspecStore(Store):
     def read_many(self, keys: Iterable[str]) -> Iterator[tuple[bytes, str]]:
         """See `Store.read_many`."""
         with ThreadPoolExecutor(_AHEAD) as pool:
-            for _, reading in bounded_map(lambda key: pool.submit(self.read_tagged, key), keys, _AHEAD):
-                yield reading.result()
+            for _, content in bounded_map(lambda key: pool.submit(self.read_tagged, key), keys, _AHEAD):
+                yield content.result()
 
     def read_start(self, key: str, size: int) -> bytes:
         """See `Store.read_start`: a web server without ranges sends all."""
         path = f"{self._path}/{key}"
-        with self._reading(key):
+        with reading(self.uri(key), _ERRORS):
             try:
                 return self._fs.cat_file(path, start=0, end=size)[:size]
             except _ERRORS:
                 if self._fs.info(path).get("size") == 0:  # to ask for its first byte is an error on many servers
                     return b""
                 raise
-
-    @contextlib.contextmanager
-    def _reading(self, key: str) -> Iterator[None]:
-        try:
-            yield
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise NotFoundError(f"{self.uri(key)} does not exist") from error
-        except _ERRORS as error:
-            raise StorageError(f"can't read {self.uri(key)}: {_reason(error)}") from error
 
     def write(self, *_: Any, **__: Any) -> bool:
         """Refuse: results go to a folder or to s3://.

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from vitseg.errors import NameTakenError, NotFoundError, StorageError, write_error
 from vitseg.storage.atomic import PART, put_file, tag_of
-from vitseg.storage.base import ObjectInfo, Store
+from vitseg.storage.base import ObjectInfo, Store, reading
 
 _PAUSES = (0.05, 0.2, 0.0)  # seconds to wait after each reading of a file that was written meanwhile
 
@@ -66,20 +66,11 @@ class LocalStore(Store):
     def stat(self, key: str) -> ObjectInfo | None:
         """See `Store.stat`."""
         try:
-            with self._reading(key):
+            with reading(self.uri(key)):
                 status = self._path(key).stat()
         except NotFoundError:
             return None
         return self._info(key, status) if stat.S_ISREG(status.st_mode) else None
-
-    @contextlib.contextmanager
-    def _reading(self, key: str) -> Iterator[None]:
-        try:
-            yield
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise NotFoundError(f"{self.uri(key)} does not exist") from error
-        except OSError as error:
-            raise StorageError(f"can't read {self.uri(key)}: {error.strerror or error}") from error
 
     def read_tagged(self, key: str) -> tuple[bytes, str]:
         """See `Store.read_tagged`: a file that is written in the meantime is read again.
@@ -89,7 +80,7 @@ class LocalStore(Store):
             StorageError: it can't be read, or keeps changing.
         """
         for pause in _PAUSES:
-            with self._reading(key):
+            with reading(self.uri(key)):
                 with self._path(key).open("rb") as file:
                     before = self._info(key, os.fstat(file.fileno()))
                     data = file.read()
@@ -101,7 +92,7 @@ class LocalStore(Store):
 
     def read_start(self, key: str, size: int) -> bytes:
         """See `Store.read_start`."""
-        with self._reading(key), self._path(key).open("rb") as file:
+        with reading(self.uri(key)), self._path(key).open("rb") as file:
             return file.read(size)
 
     def write(

@@ -33,12 +33,14 @@ _PAUSES = (0.1, 0.4, 1.6)  # seconds to wait before a body that broke off is req
 _WRITER = "vitseg-writer"  # metadata of conditional writes: which write it was
 
 
+def _code(error: Exception) -> str:
+    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
+
+
 def _is(error: Exception, status: int, code: str) -> bool:
     # Servers differ in which of the two they send.
-    if not isinstance(error, ClientError):
-        return False
-    sent = str(error.response.get("Error", {}).get("Code", ""))
-    return sent in (code, str(status)) or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == status
+    sent = error.response.get("ResponseMetadata", {}) if isinstance(error, ClientError) else {}
+    return _code(error) in (code, str(status)) or sent.get("HTTPStatusCode") == status
 
 
 class S3Store(Store):
@@ -68,7 +70,7 @@ class S3Store(Store):
         if isinstance(error, ParamValidationError):
             raise UsageError(f"{where}: S3 allows no such name of a bucket or object") from error
         if isinstance(error, ClientError):
-            code = str(error.response.get("Error", {}).get("Code", ""))
+            code = _code(error)
             if code == "NoSuchBucket":
                 raise NotFoundError(
                     f"bucket {self.bucket!r} does not exist at {endpoint}: create it, or check its name"
@@ -80,7 +82,7 @@ class S3Store(Store):
                     f"{endpoint} refuses access to {where} ({code}): check AWS_ACCESS_KEY_ID, "
                     "AWS_SECRET_ACCESS_KEY and the bucket's permissions"
                 ) from error
-            if code in _FULL or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 507:
+            if code in _FULL or _is(error, 507, "507"):
                 raise StoreFullError(
                     f"{endpoint} has no room left for {where} ({code}): make room there or raise the quota, "
                     "then start again"
@@ -107,11 +109,9 @@ class S3Store(Store):
     def _head(self, key: str) -> dict[str, Any] | None:
         try:
             return client().head_object(Bucket=self.bucket, Key=self._key(key))
-        except ClientError as error:
-            if error.response.get("Error", {}).get("Code") in {"404", "NotFound", "NoSuchKey"}:
+        except _ERRORS as error:
+            if _code(error) in {"404", "NotFound", "NoSuchKey"}:
                 return None
-            self._fail(error, key)
-        except (BotoCoreError, ResponseParserError) as error:
             self._fail(error, key)
 
     def stat(self, key: str) -> ObjectInfo | None:
@@ -180,7 +180,7 @@ class S3Store(Store):
             data.seek(0)
         try:
             client().put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **options)
-        except ClientError as error:
+        except _ERRORS as error:
             if conditional and _is(error, 501, "NotImplemented"):
                 # A server without conditional writes: of two writers in the same instant, both may win.
                 there = self.stat(key)
@@ -190,10 +190,8 @@ class S3Store(Store):
                 # If the response to a first try was lost, the object that is now in the way is our own.
                 retried = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
                 return retried and self._metadata(key).get(_WRITER) == writer
-            if if_match is not None and error.response.get("Error", {}).get("Code") == "NoSuchKey":
+            if if_match is not None and _code(error) == "NoSuchKey":
                 return False  # S3's response where there is nothing to match
-            self._fail(error, key)
-        except (BotoCoreError, ResponseParserError) as error:
             self._fail(error, key)
         return True
 
@@ -219,5 +217,5 @@ def create_bucket(name: str) -> None:
     try:
         client().create_bucket(Bucket=name)
     except ClientError as error:
-        if error.response.get("Error", {}).get("Code") not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+        if _code(error) not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
             S3Store(name)._fail(error, "")

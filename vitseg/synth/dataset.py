@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from vitseg.errors import UsageError
-from vitseg.labels import CITYSCAPES
+from vitseg.labels import CITYSCAPES, palette
 from vitseg.storage import Store, open_store
 from vitseg.synth.scene import check_size, draw_scene
 
@@ -64,10 +64,8 @@ def write_scenes(
 
 def _write_scene(store: Store, split: str, index: int, size: tuple[int, int], seed: int) -> None:
     photo, ids = draw_scene((seed, tuple(CITIES).index(split), index), size)
-    colors = np.zeros((256, 3), np.uint8)
-    for label in CITYSCAPES:
-        if label.id >= 0:
-            colors[label.id] = label.color
+    known = tuple(label for label in CITYSCAPES if label.id >= 0)
+    colors = palette(known, [label.id for label in known])
     city = CITIES[split][index % len(CITIES[split])]
     name = f"{split}/{city}/{city}_{index // len(CITIES[split]):06d}_{FRAME:06d}"
     # The photo comes last: where it is, its labels are.
@@ -76,24 +74,20 @@ def _write_scene(store: Store, split: str, index: int, size: tuple[int, int], se
         (f"gtFine/{name}_gtFine_color.png", colors[ids]),
         (f"leftImg8bit/{name}_leftImg8bit.png", photo),
     ):
-        png = io.BytesIO()
-        Image.fromarray(pixels).save(png, "PNG", compress_level=4)
-        store.write(key, png.getvalue(), content_type="image/png")
+        _write(store, key, pixels, "PNG", compress_level=4)
 
 
 def write_photographs(dest: str, *, count: int, seed: int) -> int:
-    """Write photographs of several sizes and formats as `camera-{0,1}/{index}.{jpg,png,webp}`; return their number.
-
-    Args:
-        dest: folder or `s3://` address.
-        count: number of photographs.
-        seed: equal seeds give equal photographs.
-    """
+    """Write photographs of several sizes and formats as `camera-{0,1}/{index}.{jpg,png,webp}`; return their number."""
     store = open_store(dest)
     for index in range(count):
         photo, _ = draw_scene((_PHOTO_STREAM, seed, index), _PHOTO_SIZES[index % len(_PHOTO_SIZES)])
         suffix, kind = _PHOTO_FORMATS[index % len(_PHOTO_FORMATS)]
-        buffer = io.BytesIO()
-        Image.fromarray(photo).save(buffer, kind, quality=92)
-        store.write(f"camera-{index % 2}/{index:04d}.{suffix}", buffer.getvalue(), content_type=f"image/{kind.lower()}")
+        _write(store, f"camera-{index % 2}/{index:04d}.{suffix}", photo, kind, quality=92)
     return count
+
+
+def _write(store: Store, key: str, pixels: np.ndarray, kind: str, **options: int) -> None:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    store.write(key, file.getvalue(), content_type=f"image/{kind.lower()}")
