@@ -31,7 +31,7 @@ from vitseg.data.plan import make_plan
 from vitseg.data.shards import write_shard
 from vitseg.labels import palette
 from vitseg.masks import colorize
-from vitseg.pictures.contact_sheet import contact_sheet
+from vitseg.pictures.panels import contact_sheet
 
 COLORS = {"paper-rgb": "#b07aa1", "paper-classes": "#f28e2b", "small": "#4e79a7", "unet": "#59a14f"}
 

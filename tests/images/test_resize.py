@@ -9,9 +9,8 @@ from PIL import Image, ImageOps
 
 from tests.images.photographs import draw, encode, photographs
 from vitseg.images import jpeg, png, rows
-from vitseg.images.decode import decode_image
+from vitseg.images.decode import decode_image, to_rgb
 from vitseg.images.resize import model_input, resize, resize_rows
-from vitseg.images.rgb import to_rgb
 from vitseg.images.rows import DecodedPhoto
 
 LIMIT = 1_000_000

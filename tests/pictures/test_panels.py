@@ -1,4 +1,4 @@
-"""Panels and legends: every column in its place, in the classes' colors."""
+"""Panels, legends and contact sheets: every picture in its place, in the classes' colors."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -7,7 +7,7 @@ from PIL import Image
 
 from tests.pictures.colors import colors_of
 from vitseg.labels import Label, train_classes
-from vitseg.pictures.panels import legend, panel, panel_sheet
+from vitseg.pictures.panels import contact_sheet, legend, panel, panel_sheet
 from vitseg.pictures.style import GAP, TEXT
 
 CLASSES = train_classes()
@@ -94,3 +94,18 @@ def test_a_narrow_legend_wraps() -> None:
 def test_odd_class_names_stand_in_the_legend_as_plain_text() -> None:
     odd = (Label("<script>&\n" + "x" * 300, (7, 77, 177), 0, 0),)
     assert (7, 77, 177) in colors_of(legend(odd))
+
+
+def test_photographs_deep_in_folders_are_told_apart_on_a_contact_sheet() -> None:
+    picture = Image.new("RGB", (200, 100), "white")
+    one, two = (contact_sheet([(f"0.46  {'folder/' * 30}{name}.jpg", picture)]) for name in "ab")
+    assert one.tobytes() != two.tobytes()
+
+
+def test_a_contact_sheet_shows_every_picture() -> None:
+    shades = [(30 * i + 1, 5, 250 - 30 * i) for i in range(7)]
+    items = [(f"n{i}", Image.new("RGB", (40 + i, 20), shade)) for i, shade in enumerate(shades)]
+    sheet = contact_sheet(items, columns=3, width=100)
+    assert set(shades) <= colors_of(sheet)
+    assert sheet.height > 3 * 40
+    assert contact_sheet([]).height > 0

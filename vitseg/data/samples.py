@@ -16,9 +16,8 @@ from vitseg.data.plan import PlannedSample, PlanOptions
 from vitseg.data.sources import PHOTOS
 from vitseg.errors import SampleError
 from vitseg.images import MAX_PIXELS
-from vitseg.images.decode import broken_images, decode_image, decode_stored
+from vitseg.images.decode import broken_images, decode_image, decode_stored, to_rgb
 from vitseg.images.resize import model_input, resize
-from vitseg.images.rgb import to_rgb
 from vitseg.labels import IGNORE_INDEX, Label, foreground_class, id_table
 
 JPEG_QUALITY = 95

@@ -7,12 +7,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from vitseg.errors import SampleError
 from vitseg.images.formats import FORMATS, read_header
 from vitseg.images.png import decode_png
-from vitseg.images.rgb import to_rgb
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -52,11 +52,7 @@ def broken_images() -> Iterator[None]:
 
 
 def open_image(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
-    """Read the header of an image.
-
-    Raises:
-        SampleError: it is empty, of a foreign format or too large.
-    """
+    """Read the header of an image; SampleError if it is empty, of a foreign format or too large."""
     if not data:
         raise SampleError("the object is empty")
     try:
@@ -96,15 +92,8 @@ def decode_image(data: bytes, max_pixels: int, *, enough: tuple[int, int] | None
     """Decode one image as people see it: RGB, upright.
 
     Of animations and stacks the first picture counts. Alpha is dropped. 16-bit values are divided by 257; floats are
-    taken as 0–1 where none is over 1, else as 0–255.
-
-    Args:
-        data: content of the file.
-        max_pixels: larger images are refused.
-        enough: (width, height) down to which a JPEG may be decoded at a half, quarter or eighth, for previews.
-
-    Raises:
-        SampleError: see `decode_stored`.
+    taken as 0–1 where none is over 1, else as 0–255. For previews, `enough` is the (width, height) down to which a JPEG
+    may be decoded at a half, quarter or eighth. Raises what `decode_stored` raises.
     """
     image: Image.Image
     if enough:
@@ -122,3 +111,23 @@ def _upright(image: ImageFile.ImageFile) -> Image.Image:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return image
+
+
+def to_rgb(image: Image.Image, scale: float | None = None) -> Image.Image:
+    """Turn an image of any mode into RGB; floats are multiplied by `scale`, by default by their `float_scale`."""
+    if image.mode.startswith("I"):  # I;16 and friends; I holds 16-bit values, too
+        values = np.clip(np.asarray(image).astype(np.int32), 0, 65_535)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        floats = np.nan_to_num(np.asarray(image))
+        scale = scale or float_scale(image)
+        return Image.fromarray(np.clip(floats * scale, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "P":
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns about palettes with transparency
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def float_scale(image: Image.Image) -> float:
+    """Return the factor that makes bytes of floats: 255 where none is over 1, else 1."""
+    values = np.asarray(image)  # getextrema would take a NaN for the largest
+    return 255.0 if np.nanmax(values, initial=0.0, where=np.isfinite(values)) <= 1 else 1.0

@@ -26,13 +26,7 @@ def has_image_name(key: str) -> bool:
 
 
 def may_be_read(key: str, size: int, max_pixels: int) -> bool:
-    """Return whether an object is small enough to be an image, before it is read.
-
-    Args:
-        key: its key.
-        size: its size, bytes.
-        max_pixels: the limit for images; no format needs more than 8 bytes a pixel (16-bit RGBA).
-    """
+    """Return whether an object of `size` bytes is small enough to be an image: 8 bytes a pixel are 16-bit RGBA."""
     return size <= (max(8 * max_pixels, _LARGEST_UNNAMED) if has_image_name(key) else _LARGEST_UNNAMED)
 
 

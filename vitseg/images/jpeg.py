@@ -15,13 +15,7 @@ _START = b"\xff\xd8\xff"
 
 
 def decode_jpeg(data: bytes, size: tuple[int, int], *, gray: bool = False) -> np.ndarray | None:
-    """Decode a JPEG as RGB, uint8 (H, W, 3); None where Pillow must decode it.
-
-    Args:
-        data: content of the file.
-        size: the expected (H, W).
-        gray: decode gray files, too.
-    """
+    """Decode a JPEG of `size` (H, W), or `gray` ones too, as RGB, uint8 (H, W, 3); None where Pillow must decode it."""
     if simplejpeg is None or not data.startswith(_START):
         return None
     try:

@@ -25,12 +25,7 @@ _LENGTHS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9, b"tIME": 7}
 
 
 def decode_png(data: bytes, max_pixels: int) -> np.ndarray | None:
-    """Decode a PNG as it is stored: uint8 (H, W, 3) or, gray, (H, W); None where Pillow must decode it.
-
-    Args:
-        data: content of the file.
-        max_pixels: larger images are not decoded.
-    """
+    """Decode a PNG as it is stored: uint8 (H, W, 3) or, gray, (H, W); None where Pillow must decode or refuse it."""
     shape = _plain_shape(data) if imagecodecs else None
     if shape is None or shape[0] * shape[1] > max_pixels:
         return None

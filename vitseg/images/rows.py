@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image
 
 from vitseg.errors import StoreFullError
-from vitseg.images.decode import ON_ITS_SIDE, TURNS, broken_images, open_image, orientation
-from vitseg.images.rgb import float_scale, to_rgb
+from vitseg.images.decode import ON_ITS_SIDE, TURNS, broken_images, float_scale, open_image, orientation, to_rgb
 
 SPILLED_PIXELS = 64_000_000
 """Larger images go to a temporary file."""

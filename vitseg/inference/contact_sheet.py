@@ -8,7 +8,7 @@ from vitseg.images.decode import decode_image, one_large
 from vitseg.inference.job import Job
 from vitseg.inference.ledger import Row
 from vitseg.masks import encode_picture, mask_preview
-from vitseg.pictures.contact_sheet import contact_sheet
+from vitseg.pictures.panels import contact_sheet
 from vitseg.storage import Store, open_store
 
 SHOWN = 16
@@ -21,15 +21,7 @@ _NAME = "least-confident.jpg"
 def draw_sheet(dest: Store, job: Job, rows: list[Row]) -> str | None:
     """Draw each image under the colors of its mask, with its mean confidence, and write the sheet beside the ledger.
 
-    Images that have vanished or changed since are left out.
-
-    Args:
-        dest: the store of the job's masks.
-        job: the job.
-        rows: of the images, the least sure first.
-
-    Returns:
-        The address of the sheet; None where there is nothing to show.
+    Images that have vanished or changed since are left out. Returns the sheet's address, None without images.
     """
     source = open_store(job.root)
     items = [(f"{row.mean_confidence:.2f}  {row.key}", cell) for row in rows if (cell := _cell(source, dest, job, row))]

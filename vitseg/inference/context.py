@@ -55,11 +55,7 @@ class ChunkContext:
 
 
 def chunk_context(job: Job, bundle: Bundle, dest: Store, *, fresh: bool) -> ChunkContext:
-    """Open the source of a job and choose the ids and colors of its masks.
-
-    Raises:
-        UsageError: the job's options ask for class ids or pictures that this model doesn't have.
-    """
+    """Open the source of a job and choose the ids and colors of its masks; refuse those that its model doesn't have."""
     if not bundle.classes and (job.options.also or job.options.ids != "train"):
         raise UsageError(f"{job.model.name} has no classes, it makes images: leave out --also and --ids")
     numbers, palette = mask_ids(bundle.classes, job.options.ids)

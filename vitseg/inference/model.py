@@ -26,12 +26,7 @@ _held_locks: list[IO[str]] = []  # the system gives them up when the process end
 
 
 def load_once(model: ModelRef) -> Bundle:
-    """Return the bundle of a job, loaded by the first caller onto this process's device.
-
-    Raises:
-        NotFoundError: its folder is not there, and it is in no registry.
-        DataError: it is damaged, or not the one that was planned.
-    """
+    """Return the bundle of a job, loaded by the first caller onto this process's device; it must be the planned one."""
     with _load_lock:  # two threads would load it twice
         return _loaded(model)
 
@@ -103,14 +98,9 @@ def stack_planes(images: Iterable[np.ndarray]) -> Tensor:
 def forward(
     bundle: Bundle, images: Tensor, device: torch.device, *, flip: bool = False, moments: Moments = None
 ) -> Tensor:
-    """Return scores (B, K, h, w), or colors (B, 3, h, w), of images uint8 (B, 3, h, w).
+    """Return scores (B, K, h, w), or colors (B, 3, h, w), of images uint8 (B, 3, h, w) of the model's size.
 
-    Args:
-        bundle: the model.
-        images: of the model's size.
-        device: that of the model.
-        flip: also predict the mirrored images, and return the mean of both outputs.
-        moments: of the photograph, where the images are windows of it.
+    `flip`: the mean of these and of what the model makes of the mirrored images, mirrored back.
     """
     network = bundle.predict if bundle.classes else bundle.colors
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16(device)):

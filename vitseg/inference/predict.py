@@ -36,11 +36,7 @@ class Prediction:
 def predict_batch(
     context: ChunkContext, batch: Sequence[tuple[int, Task]], batch_size: int
 ) -> Iterator[tuple[int, Prediction | Row]]:
-    """Yield the prediction for each task, by its place; a row where an image turns out to be broken only now.
-
-    Raises:
-        DataError: the model's scores are not numbers.
-    """
+    """Yield the prediction for each task, by its place; a row where an image turns out to be broken only now."""
     if context.job.options.tile:
         for place, task in batch:
             yield place, _predict_task_tiled(context, task, batch_size)

@@ -49,15 +49,16 @@ def read_object(context: ChunkContext, item: Listed) -> Row | Task:
         if row:
             return row
     named = has_image_name(info.key)
+    no_image = row_without_mask(info, "skipped", NOT_AN_IMAGE)
     if not may_be_read(info.key, info.size, job.options.max_pixels):
-        return row_without_mask(info, "failed", f"{info.size} bytes: too large") if named else _not_an_image(info)
+        return row_without_mask(info, "failed", f"{info.size} bytes: too large") if named else no_image
     try:
         with stopwatch.measure("fetch"):
             if not named and not may_be_image(context.source.read_start(info.key, SNIFFED_BYTES)):
-                return _not_an_image(info)  # without fetching all of it, again in each job
+                return no_image  # without fetching all of it, again in each job
             data, etag = context.source.read_tagged(info.key)
         if not named and not is_image(data):
-            return _not_an_image(info)
+            return no_image
         if is_mask(data):
             return row_without_mask(info, "skipped", A_MASK)
         info = replace(info, size=len(data), etag=etag)  # it may have changed since it was listed
@@ -78,9 +79,6 @@ def find_reusable_mask(
     """Return the mask of an object and its metadata, if it was made of this content by this model with these options.
 
     The PNG's own metadata decides: they are the same in every store, and one request fetches all.
-
-    Raises:
-        AccessError, StorageError: DEST can't be read.
     """
     try:
         data = dest.read(mask_key(info.key))
@@ -110,7 +108,3 @@ def _task(context: ChunkContext, info: ObjectInfo, data: bytes, started: float) 
     pixels, size = model_input(data, context.bundle.image_size, options.max_pixels)
     kept = data if "overlay" in options.also else None
     return Task(info, pixels, size, kept, time.perf_counter() - started)
-
-
-def _not_an_image(info: ObjectInfo) -> Row:
-    return row_without_mask(info, "skipped", NOT_AN_IMAGE)

@@ -25,10 +25,6 @@ def write_object(context: ChunkContext, prediction: Prediction) -> Row:
     """Write pictures and mask, or the image of a model without classes, and return the row.
 
     The mask comes last: where it exists, its pictures exist, too. Where no object can have its name, the row is a failed one.
-
-    Raises:
-        AccessError, StorageError: the destination can't be written.
-        DataError: the model's scores are not numbers.
     """
     job, info, output = context.job, prediction.task.info, prediction.output
     stopwatch, dest = context.stopwatch, context.dest

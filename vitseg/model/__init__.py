@@ -9,8 +9,7 @@ In the order of the forward pass:
     patch_decoder            the paper's: features and original patches -> pixels, each patch independently
     overlap_decoder          ours: on a finer grid, with overlapping squares of pixels, so without seams
     neighborhood_attention   the attention of its tokens to their neighbors
-    spiral_decoder           autoregressive: patch after patch, from the center of the image outwards
-    spiral_blocks            its causal blocks and their cache
+    spiral_decoder           autoregressive: patch after patch, from the center outwards; causal blocks and their cache
     segmenter                the whole network: normalize -> patches -> encoder -> decoder
     classifier               the original ViT: the encoder with a classification head
 

@@ -53,17 +53,10 @@ class TransformerBlock(nn.Module):
     """LayerNorm -> attention -> add, LayerNorm -> MLP -> add: (B, …, D) -> (B, …, last of mlp_units).
 
     Where the MLP changes the width of tokens, as the paper's [512, 1024] does, the skip path is a linear layer too.
+    Drop path grows with `depth`, from 0 (first block) to 1 (last). By default all tokens attend to each other.
     """
 
     def __init__(self, arch: Architecture, width: int, depth: float = 0.0, attention: nn.Module | None = None) -> None:
-        """Create a block.
-
-        Args:
-            arch: its MLP, dropout and norms.
-            width: of its input tokens, D.
-            depth: its place in the network, from 0 (first block) to 1 (last): drop path grows with it.
-            attention: (B, …, D) -> (B, …, D); by default that of all tokens, with the architecture's heads.
-        """
         super().__init__()
         self.width = arch.mlp_units[-1]
         self.attention_norm = layer_norm(arch, width)

@@ -96,16 +96,10 @@ class Bundle:
 def save_bundle(
     folder: Path, model: Segmenter, classes: tuple[Label, ...], *, extra: Mapping[str, Any] | None = None
 ) -> str:
-    """Write a network to a folder: each file atomically, `config.json` last.
+    """Write a bare network (not wrapped by DDP or `torch.compile`) to a folder: each file atomically, `config.json` last.
 
-    Args:
-        folder: created if it does not exist; a bundle in it is replaced.
-        model: the bare network, not wrapped by DDP or `torch.compile`.
-        classes: labels in the order of train ids, one for each class of the network; none if its output is an image.
-        extra: further keys of `config.json`, plain data.
-
-    Returns:
-        The SHA-256 of `model.safetensors`, hex; equal weights have an equal one.
+    Classes are labels in the order of train ids, none if the output is an image; `extra` are further keys of
+    `config.json`. Returns the SHA-256 of `model.safetensors`, hex; equal weights have an equal one.
 
     Raises:
         DataError: the classes are not those of the network.
@@ -171,8 +165,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = rename_keys(parse_json(content))
     except (DataError, UsageError) as error:
         raise DataError(f"{path}: {error}") from error
-    if not isinstance(config, dict) or config.get("schema") != SCHEMA:
-        found = config.get("schema") if isinstance(config, dict) else None
+    found = config.get("schema") if isinstance(config, dict) else None
+    if found != SCHEMA:
         raise DataError(f"{path}: schema {found!r} is unknown, this version reads {SCHEMA}: update vitseg")
     if missing := sorted(_KEYS - config.keys()):
         raise DataError(f"{path} lacks {', '.join(missing)}")
@@ -211,11 +205,7 @@ def _read(path: Path, limit: int) -> bytes:
 
 
 def architecture_from(values: Any) -> Architecture:
-    """Read the architecture in a `config.json`.
-
-    Raises:
-        DataError, UsageError: a key is missing or unknown, or a value out of range.
-    """
+    """Read the architecture in a `config.json`; DataError or UsageError for keys and values that don't fit."""
     if not isinstance(values, dict):
         raise DataError("architecture is not an object")
     values = {**_ADDED_KEYS, **rename_keys(values)}
@@ -228,11 +218,7 @@ def architecture_from(values: Any) -> Architecture:
 
 
 def image_size_from(values: Any) -> tuple[int, int]:
-    """Read the (H, W) in a `config.json`.
-
-    Raises:
-        DataError: it is something else.
-    """
+    """Read the (H, W) in a `config.json`; DataError where it is something else."""
     match values:
         case [int(height), int(width)] if min(values) >= 1 and max(values) <= _LARGEST_SIDE:
             return height, width
@@ -240,7 +226,6 @@ def image_size_from(values: Any) -> tuple[int, int]:
 
 
 def _normalization(model: Segmenter) -> dict[str, Any]:
-    """Return the numbers of `pixels` = `fixed`."""
     return {"mean": model.mean.tolist(), "std": model.std.tolist()}
 
 

@@ -35,11 +35,7 @@ class Classifier(ImageModel):
         nn.init.zeros_(self.head.weight)  # as in the official ViT: all classes start equal
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classify photographs (B, 3, H, W), uint8 or float, 0–255.
-
-        Raises:
-            DataError: a side of the images is no multiple of the patch size.
-        """
+        """Classify photographs (B, 3, H, W), uint8 or float, 0–255."""
         patches, grid = self.cut(images)
         tokens = self.encoder(patches, grid)
         pooled = tokens[:, 0] if self.pool == "token" else tokens[:, -patches.shape[1] :].mean(dim=1)

@@ -50,11 +50,7 @@ def pack_encoder(bundle: EncoderBundle, extra: Mapping[str, Any]) -> dict[str, b
 
 
 def unpack_encoder(config: Mapping[str, Any], weights: bytes) -> EncoderBundle:
-    """Read what `pack_encoder` wrote.
-
-    Raises:
-        DataError: the two don't belong together, or are damaged.
-    """
+    """Read what `pack_encoder` wrote; DataError where the two don't belong together, or are damaged."""
     if config.get("schema") != SCHEMA or config.get("kind") != KIND:
         raise DataError(f"{CONFIG} is not that of an encoder: update vitseg, or name another folder")
     if hashlib.sha256(weights).hexdigest() != config.get("sha256"):

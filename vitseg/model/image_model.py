@@ -49,9 +49,7 @@ class ImageModel(nn.Module):
     def normalize(self, images: Tensor, moments: tuple[float, float] | None = None) -> Tensor:
         """Scale pixels (B, 3, H, W) from 0–255 to about mean 0 and deviation 1, as `Architecture.pixels` says.
 
-        Args:
-            images: the photographs, or windows of one.
-            moments: if these are windows of a photograph, its mean and deviation.
+        If the images are windows of a photograph, `moments` are its mean and deviation.
         """
         if self.architecture.pixels == "image":
             return standardize(images.to(self.std.dtype), moments)

@@ -81,11 +81,7 @@ class MaskedAutoencoder(ImageModel):
 
 
 def build_masked(arch: Architecture, image_size: tuple[int, int], masked: MaskedRecipe, seed: int) -> MaskedAutoencoder:
-    """Create an untrained autoencoder on the CPU: equal arguments give equal weights; global random state is untouched.
-
-    Raises:
-        UsageError: see `MaskedAutoencoder`.
-    """
+    """Create an untrained autoencoder, as `segmenter.build_model` does."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return MaskedAutoencoder(arch, image_size, masked)
@@ -100,14 +96,9 @@ def normalize_patches(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def visible_patches(keys: Sequence[str], patches: int, ratio: float, *, seed: int, step: int) -> Tensor:
-    """Choose at random which patches of each photograph stay visible: int64 (B, V), ascending.
+    """Choose at random which of N patches of each photograph, by its key, stay visible: int64 (B, V), ascending.
 
-    Args:
-        keys: of the photographs.
-        patches: their number in each photograph, N.
-        ratio: share that is hidden; at least one patch is hidden, and at least one is visible.
-        seed: of the whole training.
-        step: of the optimizer; each step hides other patches.
+    `ratio` is the share that is hidden: at least one patch is hidden, and at least one visible. Each step hides others.
     """
     count = min(max(1, patches - round(ratio * patches)), patches - 1)
     rows = [np.sort(np.argsort(_random_bits(key, patches, seed, step), kind="stable")[:count]) for key in keys]

@@ -62,11 +62,7 @@ class NeighborhoodAttention(nn.Module):
 
 
 def unfold_overlapping(grid: Tensor, stride: int) -> Tensor:
-    """Cut a grid (B, h, w, D) to overlapping squares of side 2·stride, whose centers are `stride` apart.
-
-    Returns:
-        (B, h/stride, w/stride, (2·stride)², D), row by row; zeros beyond the border.
-    """
+    """Cut a grid (B, h, w, D) to overlapping squares (B, h/stride, w/stride, (2·stride)², D), zeros beyond the border."""
     half = stride // 2
     padded = F.pad(grid, (0, 0, half, half, half, half))
     cells = rearrange(padded, "b (y p) (x q) d -> b y p x q d", p=stride, q=stride)

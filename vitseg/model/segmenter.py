@@ -69,11 +69,7 @@ class Segmenter(ImageModel):
 
 
 def build_model(arch: Architecture, image_size: tuple[int, int], classes: int, seed: int) -> Segmenter:
-    """Create an untrained network on the CPU: equal arguments give equal weights; global random state is untouched.
-
-    Raises:
-        UsageError: see `Segmenter`.
-    """
+    """Create an untrained network on the CPU: equal arguments give equal weights; global random state is untouched."""
     with torch.random.fork_rng(devices=[]):  # not torch.manual_seed, which sets the GPUs' generators too
         torch.default_generator.manual_seed(seed)
         return Segmenter(arch, image_size, classes)
@@ -83,11 +79,7 @@ def class_scores(output: Tensor, palette: Tensor, target: str) -> Tensor:
     """Return scores (B, K, H, W) whose argmax is the class, from the output of a network of either target.
 
     The one logit z of a binary network becomes (z, 0): foreground where it is positive, and softmax gives sigmoid(z).
-
-    Args:
-        output: of `Segmenter.forward`.
-        palette: colors of train ids, 0–255, (K, 3).
-        target: `classes`: the output is the scores; `rgb`: a score is minus the distance to the color of the class.
+    For target `rgb`, a score is minus the distance to the color of the class in the palette (K, 3), 0–255.
     """
     if target == "classes":
         scores = output.float()

@@ -7,8 +7,8 @@ order is a spiral from the middle of the image, where an eye has most of its rec
     training     teacher forcing: the targets stand for the patches before; one pass for all, with a causal mask
     inference    each generated patch is fed back, with a cache of keys and values
 
-Shapes: B images of H×W pixels, P side of a patch, N patches, T = N of them in the order of the spiral, D width of a
-token, S = 4·FREQUENCIES.
+Shapes: B images of H×W pixels, P side of a patch, N patches, T = N of them in the order of the spiral, n new ones, D
+width of a token, h heads, d width of a head, S = 4·FREQUENCIES.
 """
 
 import math
@@ -19,11 +19,11 @@ from typing import cast
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vitseg.architecture import Architecture
 from vitseg.model.blocks import Mlp, layer_norm
 from vitseg.model.patches import patchify, unpatchify
-from vitseg.model.spiral_blocks import CausalBlock, KeysValues, KeyValueCache
 
 FREQUENCIES = 8
 """Frequencies that encode a coordinate, with wavelengths of 4, 8 … 512 patches."""
@@ -68,6 +68,73 @@ def centered_positions(grid: tuple[int, int]) -> Tensor:
     coordinates = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
     angles = coordinates[:, :, None] * (math.pi / 2) * 0.5 ** torch.arange(FREQUENCIES)
     return torch.cat((angles.sin(), angles.cos()), dim=-1).flatten(1)
+
+
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values of all heads, (B, h, T, d) each."""
+
+
+class KeyValueCache:
+    """Keys and values of the tokens generated so far, in tensors allocated once, `like` those of a whole sequence."""
+
+    def __init__(self, like: KeysValues) -> None:
+        self._keys, self._values = (torch.empty_like(tensor) for tensor in like)
+        self._length = 0
+
+    def append(self, new: KeysValues) -> KeysValues:
+        """Add those of the next tokens, (B, h, n, d) each, and return those of all tokens so far."""
+        start, self._length = self._length, self._length + new[0].shape[2]
+        self._keys[:, :, start : self._length], self._values[:, :, start : self._length] = new
+        return self._keys[:, :, : self._length], self._values[:, :, : self._length]
+
+
+class Attention(nn.Module):
+    """Attention of tokens (B, n, D) to given keys and values, their own or others: (B, n, D) -> (B, n, D)."""
+
+    def __init__(self, width: int, heads: int, head_width: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, heads * head_width)
+        self.keys_values = nn.Linear(width, 2 * heads * head_width)
+        self.output = nn.Linear(heads * head_width, width)
+
+    def project(self, tokens: Tensor) -> KeysValues:
+        """Return the keys and values of tokens (B, T, D)."""
+        keys, values = rearrange(self.keys_values(tokens), "b n (kv h d) -> kv b h n d", kv=2, h=self.heads)
+        return keys, values
+
+    def forward(self, tokens: Tensor, keys_values: KeysValues, causal: bool = False) -> Tensor:
+        """Return softmax(Q·Kᵀ/√d)·V of each head, projected back; `causal`: token t attends to keys 0 … t only."""
+        query = rearrange(self.query(tokens), "b n (h d) -> b h n d", h=self.heads)
+        mixed = F.scaled_dot_product_attention(query, *keys_values, is_causal=causal)
+        return self.output(rearrange(mixed, "b h n d -> b n (h d)"))
+
+
+class CausalBlock(nn.Module):
+    """Causal self-attention, cross-attention to the encoder's tokens, MLP of 4·D, each added: (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, arch: Architecture, width: int) -> None:
+        super().__init__()
+        self.self_norm = layer_norm(arch, width)
+        self.self_attention = Attention(width, arch.heads, arch.head_width)
+        self.cross_norm = layer_norm(arch, width)
+        self.cross_attention = Attention(width, arch.heads, arch.head_width)
+        self.mlp_norm = layer_norm(arch, width)
+        self.mlp = Mlp(width, (4 * width, width), arch.dropout)
+        self.dropout = nn.Dropout(arch.dropout)
+
+    def forward(self, tokens: Tensor, memory: KeysValues, cache: KeyValueCache | None = None) -> Tensor:
+        """Process a whole sequence (B, T, D), or with a cache of those before it only its next token (B, 1, D).
+
+        `memory` are keys and values of the encoder's tokens, from `cross_attention.project`.
+        """
+        normed = self.self_norm(tokens)
+        keys_values = self.self_attention.project(normed)
+        if cache is not None:
+            keys_values = cache.append(keys_values)  # it holds nothing later, so one token needs no mask
+        tokens = tokens + self.dropout(self.self_attention(normed, keys_values, causal=cache is None))
+        tokens = tokens + self.dropout(self.cross_attention(self.cross_norm(tokens), memory))
+        return tokens + self.dropout(self.mlp(self.mlp_norm(tokens)))
 
 
 class SpiralDecoder(nn.Module):

@@ -1,7 +1,7 @@
 """Layers, parameters and FLOPs of a network, measured on torch's meta device: without memory or computation."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -51,15 +51,11 @@ def summarize(arch: Architecture, image_size: tuple[int, int], classes: int) -> 
         # With targets, the spiral decoder computes all patches in one pass instead of N: nearly the same FLOPs.
         targets = [torch.empty(1, model.channels, *image_size)] if model.teacher_forcing else []
     rows: list[Row] = []
-    handles = [
-        module.register_forward_hook(_recorder(rows, name, own))
-        for name, module in model.named_modules()
-        if (own := sum(parameter.numel() for parameter in module.parameters(recurse=False)))
-    ]
+    for name, module in model.named_modules():
+        if own := sum(parameter.numel() for parameter in module.parameters(recurse=False)):
+            module.register_forward_hook(partial(_record, rows, name, own))
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(image, *targets)
-    for handle in handles:
-        handle.remove()
     parameters = list(model.parameters())
     return Summary(
         rows=tuple(rows),
@@ -76,8 +72,5 @@ def count_convolutions(model: nn.Module) -> int:
     return sum(isinstance(module, _CONVOLUTIONS) for module in model.modules())
 
 
-def _recorder(rows: list[Row], name: str, own: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    def record(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        rows.append(Row(name, type(module).__name__, tuple(output.shape[1:]), own))
-
-    return record
+def _record(rows: list[Row], name: str, own: int, module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+    rows.append(Row(name, type(module).__name__, tuple(output.shape[1:]), own))

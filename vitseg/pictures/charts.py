@@ -28,9 +28,7 @@ _DPI = 160
 def learning_curves(history: Sequence[Mapping[str, Any]]) -> Image.Image:
     """Draw loss (left), and mIoU and pixel accuracy (right; PSNR where there is neither), over epochs.
 
-    Args:
-        history: rows with `epoch` and any of `train/loss`, `val/loss`, `train/miou`, `val/miou`,
-            `train/pixel_accuracy`, `val/pixel_accuracy` and `val/psnr`. Missing, None and non-finite values are left out.
+    Rows have `epoch` and metrics such as `train/loss` and `val/miou`; what is missing, None or not finite is left out.
     """
     figure, canvas = _figure(10.5, 4.4)
     left, right = figure.subplots(1, 2)
@@ -96,12 +94,7 @@ def confusion_chart(matrix: np.ndarray, classes: tuple[Label, ...]) -> Image.Ima
 
 
 def iou_bars(per_class_iou: Sequence[float | None], classes: tuple[Label, ...]) -> Image.Image:
-    """Draw the IoU (0-1) of each class as a bar in its color, best on top.
-
-    Args:
-        per_class_iou: one value per train id; None: the class has no pixels.
-        classes: one label per train id.
-    """
+    """Draw the IoU (0–1) of each train id as a bar in its color, best on top; None: the class has no pixels."""
     known = {i: float(iou) for i, iou in enumerate(per_class_iou) if iou is not None and math.isfinite(iou)}
     labels = sorted(classes, key=lambda label: known.get(label.train_id, -1.0), reverse=True)
     colors = palette(classes) / 255

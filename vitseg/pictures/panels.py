@@ -1,4 +1,4 @@
-"""Panels: photo | ground truth | prediction side by side, sheets of several, and the legend of their classes.
+"""Panels (photo | ground truth | prediction), sheets of several, the legend of their classes, and contact sheets.
 
 Every function returns a new RGB `PIL.Image`.
 """
@@ -13,6 +13,7 @@ from vitseg.labels import IGNORE_INDEX, Label, palette
 from vitseg.pictures.style import GAP, INK, MUTED, PAPER, TEXT, fit_text, load_font, resize_to_width
 
 _HATCH = (96, 96, 96)
+_HEAD = 5  # characters of a name that stay when it is cut in its middle: `0.46 `
 
 
 def panel(
@@ -26,14 +27,8 @@ def panel(
 ) -> Image.Image:
     """Draw photo, ground truth and prediction side by side, each about `width` pixels wide, under small captions.
 
-    Args:
-        photo: uint8 (H, W, 3).
-        ground_truth: train ids uint8 (H, W), 255 = ignored (black, hatched), or an image uint8 (H, W, 3); None omits
-            its column.
-        prediction: train ids uint8 (H, W), or an image.
-        classes: one label per train id.
-        note: one line below, such as the image's key.
-        width: pixels per column; small images are enlarged by a whole factor, so masks stay exact.
+    Each is an image uint8 (H, W, 3), the latter two may be train ids uint8 (H, W), 255 = ignored (black, hatched); None
+    omits the ground truth. `note` is one line below. Small images grow by a whole factor, so masks stay exact.
     """
     colors = palette(classes)
     images = [resize_to_width(Image.fromarray(photo), width, Image.Resampling.LANCZOS)]
@@ -71,6 +66,22 @@ def panel_sheet(
     for part in parts:
         sheet.paste(part, (0, top))
         top += part.height
+    return sheet
+
+
+def contact_sheet(items: Sequence[tuple[str, Image.Image]], columns: int = 3, *, width: int = 320) -> Image.Image:
+    """Draw named pictures in a grid of `columns`, each about `width` pixels wide, with its name below."""
+    pictures = [resize_to_width(image.convert("RGB"), width, Image.Resampling.LANCZOS) for _, image in items]
+    high = max((picture.height for picture in pictures), default=1)
+    width = max((picture.width for picture in pictures), default=width)
+    cell = (width + GAP, high + TEXT + 2 * GAP)
+    rows = max(1, math.ceil(len(items) / columns))
+    sheet = Image.new("RGB", (columns * cell[0] + GAP, rows * cell[1] + GAP), PAPER)
+    draw, font = ImageDraw.Draw(sheet), load_font(TEXT)
+    for index, ((name, _), picture) in enumerate(zip(items, pictures, strict=True)):
+        x, y = GAP + index % columns * cell[0], GAP + index // columns * cell[1]
+        sheet.paste(picture, (x, y))
+        draw.text((x, y + high + TEXT), fit_text(name, font, width, _HEAD), fill=MUTED, font=font, anchor="ls")
     return sheet
 
 

@@ -10,7 +10,7 @@ from vitseg.data.manifest import read_manifest
 from vitseg.labels import IGNORE_INDEX
 from vitseg.masks import colorize
 from vitseg.model.bundle import Bundle
-from vitseg.pictures.contact_sheet import contact_sheet
+from vitseg.pictures.panels import contact_sheet
 from vitseg.registry.tracking import log_picture
 
 _WIDTH = 184  # pixels of a picture: four side by side fit MLflow's page

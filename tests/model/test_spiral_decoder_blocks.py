@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vitseg.architecture import Architecture
-from vitseg.model.spiral_blocks import Attention, CausalBlock, KeyValueCache
+from vitseg.model.spiral_decoder import Attention, CausalBlock, KeyValueCache
 
 WIDTH = 8
 
