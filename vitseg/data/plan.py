@@ -80,6 +80,7 @@ class PlannedShards:
         return (self[number] for number in range(len(self)))
 
     def __getitem__(self, number: int) -> ShardPlan:
+        number = range(len(self))[number]
         place = bisect.bisect_right(self._starts, number) - 1
         split, before, samples, shards = self._splits[place]
         index = number - self._starts[place]
