@@ -24,6 +24,8 @@ MARK = "VITSEG_MARK"
 """Environment variable: `A/B` is what the process with children `A` has started under the name `B`."""
 _SECONDS = 8.0
 
+_watchers: list[subprocess.Popen[bytes]] = []  # keeps the pipe open for as long as this process lives
+
 
 @functools.cache
 def mark_children() -> str:
@@ -34,9 +36,6 @@ def mark_children() -> str:
     apart: dict[str, Any] = {"stdin": PIPE, "stdout": DEVNULL, "stderr": DEVNULL, "start_new_session": True}
     _watchers.append(subprocess.Popen(command, env=environment, **apart))
     return mark
-
-
-_watchers: list[subprocess.Popen[bytes]] = []  # keeps the pipe open for as long as this process lives
 
 
 def start(command: list[str], mark: str, environment: dict[str, str], **options: Any) -> subprocess.Popen[Any]:

@@ -100,21 +100,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Criterion:
-    """How a model's outputs compare with labels: losses, predictions and colors.
-
-    Attributes:
-        target: `classes` or `rgb`.
-        classes: their number; 0 for pairs of images.
-        palette: colors of train ids, uint8 (256, 3), on the device that computes.
-        recipe: of the loss.
-        weights: of the classes in the loss, float32 (K,); None: 1 each.
-    """
+    """How a model's outputs compare with labels: losses, predictions and colors."""
 
     target: str
     classes: int
+    """Their number; 0 for pairs of images."""
     palette: torch.Tensor
+    """Colors of train ids, uint8 (256, 3), on the device that computes."""
     recipe: LossRecipe = field(default_factory=LossRecipe)
     weights: torch.Tensor | None = None
+    """Of the classes in the loss, float32 (K,); None: 1 each."""
 
     def loss(self, output: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss summed over valid pixels, and what divides it."""
@@ -153,9 +148,8 @@ def criterion_for(
 ) -> Criterion:
     """Return the criterion of a model's target on a device; without a recipe its plain loss."""
     weights = None if weights is None else weights.to(device)
-    return Criterion(
-        target, len(classes), torch.from_numpy(palette(classes)).to(device), recipe or LossRecipe(), weights
-    )
+    colors = torch.from_numpy(palette(classes)).to(device)
+    return Criterion(target, len(classes), colors, recipe or LossRecipe(), weights)
 
 
 @torch.no_grad()

@@ -73,10 +73,8 @@ def valid_mask(labels: Tensor) -> Tensor:
 
 def loss_count(labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return what divides the loss of these labels: the number of valid pixels, or the sum of their weights."""
-    valid = valid_mask(labels)
-    if weights is None:
-        return valid.sum()
-    return _pixel_weights(labels, weights.to(labels.device)).sum()
+    counts = valid_mask(labels) if weights is None else _pixel_weights(labels, weights.to(labels.device))
+    return counts.sum()
 
 
 def target_colors(labels: Tensor, palette: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -108,10 +108,9 @@ def _luma(pixels: Tensor) -> Tensor:
 
 
 def _rare_pixels(labels: Tensor, pixels_per_class: Sequence[int], draws: Tensor, share: float) -> Tensor:
-    """Choose for some images a class that is there, the rarer the likelier, and one of its pixels.
+    """Choose for some images a class that is there, the rarer the likelier, and one of its pixels: row and column (B, 2).
 
-    Returns:
-        int64 (B, 2): row and column; -1 where the crop may lie anywhere: not chosen, or nothing labeled.
+    They are -1 where the crop may lie anywhere: not chosen, or nothing labeled.
     """
     batch, _, width = labels.shape
     weights = torch.from_numpy(class_weights(pixels_per_class)).to(labels.device)
@@ -150,9 +149,8 @@ def _sources(scale: Tensor, draws: Tensor, focus: Tensor | None, size: tuple[int
 def _resample(pixels: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """Read images float32 (B, 3, H, W) at the grid of y (B, H) and x (B, W), bilinearly; their own mean where there are none.
 
-    Where a photo does not fill its frame its label is 255, and its mean stays what it is without the frame.
-
-    Down to a scale of a half every source pixel still counts.
+    Where a photo does not fill its frame its label is 255, and its mean stays what it is without the frame. Down to a scale
+    of a half every source pixel still counts.
     """
     height, width = pixels.shape[2:]
     across = (2 * x / width - 1).float()[:, None, :].expand(-1, height, -1)

@@ -98,11 +98,7 @@ def _named(what: str) -> Iterator[None]:
 
 
 def split_pair(image: Image.Image) -> tuple[Image.Image, Image.Image]:
-    """Cut a pair, RGB, into photo (left) and color label (right).
-
-    Raises:
-        SampleError: the image is not exactly twice as wide as high.
-    """
+    """Cut a pair, RGB, exactly twice as wide as high, into photo (left) and color label (right)."""
     width, height = image.size
     if width != 2 * height:
         raise SampleError(f"the pair is {_text((height, width))}: not twice as wide as high")

@@ -29,10 +29,7 @@ RECORDS = "_vitseg/preprocess"
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What became of one shard: `shard` is None where none of its sources could be used.
-
-    `pixels_per_class` counts the labeled pixels of each class, by train id.
-    """
+    """What became of one shard: `shard` is None where no source could be used; labeled pixels are by train id."""
 
     split: str
     index: int

@@ -107,7 +107,7 @@ def detect_layout(store: Store) -> str:
     """Return the layout of a source, by its listing.
 
     Raises:
-        UsageError: no layout fits; the message tells what was looked for and what is there.
+        UsageError: no layout fits.
         NotFoundError: there is nothing at all.
     """
     if any(True for _ in store.list("leftImg8bit/")):

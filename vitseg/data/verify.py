@@ -52,9 +52,7 @@ class _Tally:
 def verify(shards: str, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
     """Read every shard of a data set: hashes, sizes, counts, members, image sizes and label range.
 
-    Args:
-        shards: address of the folder that holds `manifest.json`.
-        progress: called with (shards read, all).
+    `progress` is called with (shards read, all).
 
     Raises:
         NotFoundError: there is no manifest.

@@ -35,15 +35,8 @@ def write_scenes(
 ) -> int:
     """Write street scenes, photo with label ids and label colors, and return how many.
 
-    Scene i of a split depends on nothing but (seed, split, i); equal arguments give equal bytes.
-
-    Args:
-        dest: folder or `s3://` address, written to over what is there.
-        train: scenes of the train split.
-        val: scenes of the val split.
-        size: (width, height) in pixels.
-        seed: 0 or more.
-        progress: called with (scenes done, scenes in all).
+    Scene i of a split depends on nothing but (seed, split, i); equal arguments give equal bytes. `size` is (width, height)
+    in pixels, `seed` 0 or more; `progress` is called with (scenes done, scenes in all).
 
     Raises:
         UsageError: a number is out of range, or `dest` can't be written to.
