@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from vitseg.inference.chunk import segment_objects
 from vitseg.inference.context import chunk_context
@@ -135,9 +135,6 @@ class _NoStore(LocalStore):
     def __init__(self) -> None:
         super().__init__(Path(os.devnull))
 
-    def write(
-        self, key: str, data: bytes | BinaryIO, *, metadata: dict[str, str] | None = None,
-        content_type: str | None = None, if_absent: bool = False, if_match: str | None = None,
-    ) -> bool:  # fmt: skip
+    def write(self, *_args: Any, **_options: Any) -> bool:
         """Drop it."""
         return True

@@ -20,20 +20,11 @@ STATUSES = ("ok", "skipped", "failed")
 NAMED_FAILURES = 20  # of a chunk and of the summary; the ledger has them all
 _STAGES = b"vitseg.stages"  # in the metadata of a part: seconds by stage
 
-LISTING = pa.schema(
-    [
-        ("key", pa.string()),
-        ("etag", pa.string()),
-        ("bytes", pa.int64()),
-        ("problem", pa.string()),
-        ("made", pa.bool_()),
-    ]
-)
+_OBJECT = [("key", pa.string()), ("etag", pa.string()), ("bytes", pa.int64())]
+LISTING = pa.schema([*_OBJECT, ("problem", pa.string()), ("made", pa.bool_())])
 ROWS = pa.schema(
     [
-        ("key", pa.string()),
-        ("etag", pa.string()),
-        ("bytes", pa.int64()),
+        *_OBJECT,
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("status", pa.string()),

@@ -61,12 +61,8 @@ class Bundle:
     def predict(self, images: Tensor, moments: tuple[float, float] | None = None) -> Tensor:
         """Return float32 class scores (B, K, H, W) of photographs uint8 (B, 3, H, W); the argmax is the class.
 
-        Args:
-            images: moved to the device of the model, where the scores stay.
-            moments: if these are windows of a photograph, its mean and deviation.
-
-        Returns:
-            Target `classes`: logits. Target `rgb`: minus the distance to the color of each class, colors being 0–1.
+        Scores are those of `class_scores`, on the model's device. If the images are windows of a photograph, `moments`
+        are its mean and deviation.
 
         Raises:
             DataError: a side of the images is no multiple of the patch size.

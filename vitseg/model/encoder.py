@@ -32,12 +32,9 @@ class VisionTransformer(nn.Module):
         self.norm = layer_norm(arch, self.width)
 
     def forward(self, patches: Tensor, grid: tuple[int, int], visible: Tensor | None = None) -> Tensor:
-        """Encode the patches of a grid (rows, columns), in row-major order.
+        """Encode the patches (B, N, P·P·3) of a grid (rows, columns), in row-major order.
 
-        Args:
-            patches: (B, N, P·P·3).
-            grid: N = rows · columns.
-            visible: indices (B, V) of the only patches to encode, as in masked pretraining: the result has V tokens.
+        In masked pretraining, `visible` are the indices (B, V) of the only patches to encode: the result has V tokens.
         """
         tokens = self.embedding(patches, grid)
         if visible is not None:

@@ -190,11 +190,10 @@ class SpiralDecoder(nn.Module):
             patches: of the normalized photographs, (B, N, P·P·3).
             grid: rows and columns of patches.
             targets: (B, N, P·P·channels): one-hot classes, zeros where a pixel does not count, or colors in 0–1.
-                None: the network's own output is fed back, as probabilities or colors.
+                None: the network's own output is fed back, as probabilities or colors, without gradients.
 
         Returns:
-            Pixels before softmax or sigmoid, (B, N, P·P·channels). Without targets, gradients flow through all but
-            what is fed back.
+            Pixels before softmax or sigmoid, (B, N, P·P·channels).
         """
         order = spiral_order(grid).to(features.device)
         positions = centered_positions(grid).to(features)[order]
