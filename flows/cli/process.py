@@ -102,8 +102,7 @@ class Command:
     """This process as a command: what signals do to it, and how it ends."""
 
     def __init__(self) -> None:
-        """Start without an exit code: it is known once the command has ended."""
-        self.exit_code: int | None = None
+        self.exit_code: int | None = None  # until the command has ended
         self.signals = 0
         self.reported = False  # whether standard error, and with `--json` standard output, say how it ended
 

@@ -105,8 +105,8 @@ def _offer_stack() -> tuple[str, ...]:
     if "mlflow" in wanted:
         _offer({"MLFLOW_TRACKING_URI": site.url("mlflow")}, unless=("MLFLOW_TRACKING_TOKEN",))
         if "MLFLOW_TRACKING_URI" in _OURS:  # the user may sign in there as another user
-            login = {"USERNAME": keys["mlflow_username"], "PASSWORD": keys["mlflow_password"]}
-            _offer({f"MLFLOW_TRACKING_{part}": value for part, value in login.items()})
+            user, password = keys["mlflow_username"], keys["mlflow_password"]
+            _offer({"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password})
     if "prefect" in wanted:
         api = site.url("prefect") + "/api"
         _offer({"PREFECT_API_URL": api, "PREFECT_API_AUTH_STRING": keys["prefect_auth"]}, unless=_PREFECT)

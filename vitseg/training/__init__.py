@@ -3,7 +3,8 @@
 job.py              what is trained, on which data, into which run; lives in the bucket beside its checkpoints
 plan.py             refuses what can't be trained
 launch.py           starts `torch.distributed.run` on the machines of nodes.py; agent.py ends it with its parent
-worker.py           what one rank runs; watchdog.py ends one that hangs, rank_failure.py finds whose failure ended a job
+worker.py           what one rank runs; watchdog.py ends one that hangs
+rank_reports.py     the lines by which ranks report to the launcher, and whose failure ended a job
 loop.py             the training loop; step.py takes one optimizer step, resume.py goes on from a checkpoint
 objectives/         everything in which trainings differ: inputs, loss, validation, panels, export
 progress.py         steps, history, the best epoch, speed and the time budget
@@ -11,5 +12,5 @@ initial_weights.py  weights to start from (`--init`); hugging_face.py fetches th
 optimizer.py        AdamW or Muon (muon.py), the learning rate of each step, and the weights' moving average
 precision.py        in which numbers a forward pass computes
 throughput.py       FLOP/s of a training, against what the devices reach
-logger.py           what the loop reports to; on rank 0 to the launcher (rank_events.py) and the tracking server
+logger.py           what the loop reports to; on rank 0 to the launcher and the tracking server
 """

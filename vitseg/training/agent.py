@@ -3,7 +3,7 @@
 import sys
 
 from vitseg import dist
-from vitseg.training.rank_events import emit
+from vitseg.training.rank_reports import emit
 
 if __name__ == "__main__":
     ended = dist.run_agent(sys.argv[1:])

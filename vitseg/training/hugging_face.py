@@ -58,13 +58,6 @@ def _file(address: str, repo: str, name: str, revision: str | None) -> Path | No
 
     try:
         return Path(hf_hub_download(repo, name, revision=revision))
-    except LocalEntryNotFoundError as error:
-        if name != WEIGHTS:
-            return None  # offline, with weights in the cache that came without it
-        raise StorageError(
-            f"{address} can't be fetched: the hub can't be reached, and it is not in the cache; "
-            f"download {WEIGHTS} elsewhere and name the file: --init path/to/{WEIGHTS}"
-        ) from error
     except GatedRepoError as error:
         raise AccessError(f"{address} asks for consent: accept its terms on the hub and set HF_TOKEN") from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
@@ -73,7 +66,12 @@ def _file(address: str, repo: str, name: str, revision: str | None) -> Path | No
         ) from error
     except EntryNotFoundError as error:
         if name != WEIGHTS:
-            return None
+            return None  # also offline, with weights in the cache that came without it
+        if isinstance(error, LocalEntryNotFoundError):
+            raise StorageError(
+                f"{address} can't be fetched: the hub can't be reached, and it is not in the cache; "
+                f"download {WEIGHTS} elsewhere and name the file: --init path/to/{WEIGHTS}"
+            ) from error
         raise NotFoundError(f"{address} has no {WEIGHTS}: other formats can run code and are not read") from error
     except Exception as error:  # its transports raise their own errors, which change by release
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,8 +16,7 @@ from vitseg.checkpoint import SCRATCH
 from vitseg.dist import MEETING_FILE, NOTES
 from vitseg.errors import RankLostError
 from vitseg.training.nodes import Nodes
-from vitseg.training.rank_events import parse_event
-from vitseg.training.rank_failure import cause, ended_by
+from vitseg.training.rank_reports import cause, ended_by, parse_event
 from vitseg.training.watchdog import describe, read_notes
 
 _STOP_SECONDS = 20

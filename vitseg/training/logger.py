@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vitseg.training.rank_events import emit
+from vitseg.training.rank_reports import emit
 from vitseg.training.throughput import Throughput
 
 

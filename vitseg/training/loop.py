@@ -44,7 +44,6 @@ class Trainer:
     commit: str = ""
 
     def __post_init__(self) -> None:
-        """Start the clock."""
         self.recipe, self.model = self.objective.recipe, self.objective.model
         self.learner = Learner(self.objective, self.world)
         self.budget = TimeBudget(self.max_minutes)

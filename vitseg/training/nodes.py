@@ -26,7 +26,6 @@ class Nodes:
     """Whether this machine is the one where they meet: rank 0, which tells how training goes, is there."""
 
     def __post_init__(self) -> None:
-        """Check that several machines have a place to meet."""
         if self.nproc < 1 or self.nnodes < 1:
             raise UsageError("--nproc and --nnodes are at least 1")
         if self.nnodes > 1 and not self.rendezvous:

@@ -19,8 +19,7 @@ from vitseg.training.loop import Trainer
 from vitseg.training.objectives import objective_for
 from vitseg.training.plan import check
 from vitseg.training.precision import make_deterministic
-from vitseg.training.rank_events import emit
-from vitseg.training.rank_failure import describe_error
+from vitseg.training.rank_reports import describe_error, emit
 from vitseg.training.throughput import measure_throughput
 from vitseg.training.watchdog import FIRST_MINUTES, watched
 

@@ -9,7 +9,7 @@ import torch
 from tests.training.conftest import small_recipe
 from vitseg import dist
 from vitseg.errors import DataError, RankLostError, TrainingError
-from vitseg.training.rank_failure import cause, describe_error
+from vitseg.training.rank_reports import cause, describe_error
 from vitseg.training.watchdog import RankNote, describe, read_notes, what_hung
 
 GLOO = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]")

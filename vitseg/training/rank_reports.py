@@ -1,6 +1,8 @@
-"""Which rank's failure ended a job: the others only lost a peer by it, or were stopped."""
+"""What ranks report to their launcher, a JSON object a line, and whose failure ended a job: others only lost a peer by it."""
 
+import json
 import signal
+import sys
 import traceback
 from typing import Any
 
@@ -12,7 +14,24 @@ from vitseg.errors import RankLostError, TrainingError, VitsegError
 from vitseg.recipe import Recipe
 from vitseg.training.watchdog import RankNote, what_hung
 
+_START = '{"event": '
 _LONGEST = 20_000  # characters of a traceback: a line that long still goes through the pipe in one piece
+
+
+def emit(event: str, **values: Any) -> None:
+    """Write one event to standard output, in one piece: all ranks share the pipe."""
+    sys.stdout.write(json.dumps({"event": event, **values}) + "\n")
+    sys.stdout.flush()
+
+
+def parse_event(line: str) -> dict[str, Any] | None:
+    """Return the event in a line, or None where the line is only text."""
+    if not line.startswith(_START):
+        return None
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None  # two ranks wrote into one line: shown as the text it is
 
 
 def describe_error(error: Exception, rank: int, recipe: Recipe | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vitseg.training.rank_events import emit, parse_event
+from vitseg.training.rank_reports import emit, parse_event
 
 VALUES = st.dictionaries(
     st.text(min_size=1).filter(lambda name: name != "event"),
