@@ -120,11 +120,7 @@ class CheckpointWriter:
         self._under_way: Future[str] | None = None
 
     def put(self, checkpoint: Checkpoint) -> None:
-        """Begin to write a checkpoint, as soon as the one before is written.
-
-        Raises:
-            StorageError, AccessError, StoreFullError: the one before could not be written.
-        """
+        """Begin to write a checkpoint, as soon as the one before is written; raise the error which that one met."""
         self.wait()
         self._under_way = self._pool.submit(write_checkpoint, self._store, checkpoint, self._keep)
 

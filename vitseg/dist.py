@@ -194,8 +194,7 @@ def read_numbers(tensor: torch.Tensor) -> list[float]:
 def run_agent(arguments: list[str]) -> dict[int, int]:
     """Be the agent of `torch.distributed.run` that starts this node's ranks and waits for them.
 
-    Returns:
-        The exit codes of ranks that failed, in the order in which they did; a signal's number below 0.
+    Return the exit codes of ranks that failed, in the order in which they did; a signal's number below 0.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main

@@ -9,11 +9,7 @@ from vitseg.errors import DataError
 
 
 def parse_json(data: bytes) -> Any:
-    """Parse JSON.
-
-    Raises:
-        DataError: it is no JSON, no UTF-8, or nested too deep.
-    """
+    """Parse JSON; DataError: it is no JSON, no UTF-8, or nested too deep."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:

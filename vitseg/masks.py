@@ -30,14 +30,9 @@ _JPEG_SIDE = 65_500  # libjpeg writes no longer ones
 
 
 def mask_ids(classes: tuple[Label, ...], ids: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ids that a model's classes have in mask files, and their palette.
+    """Return the id in mask files of each train id, uint8 (K,), and the color of each id there, uint8 (256, 3).
 
-    Args:
-        classes: the model's classes in train id order.
-        ids: `train` writes train ids 0 … K-1; `label` writes the ids of the data set's label files.
-
-    Returns:
-        The id in the file of each train id, uint8 (K,), and the color of each id in the file, uint8 (256, 3).
+    `ids` are `train`, train ids 0 … K-1, or `label`, the ids of the data set's label files.
 
     Raises:
         UsageError: `label` with classes whose label ids don't fit into 8 bits, or are not unique.

@@ -128,11 +128,7 @@ class Outcome:
     """Chunks that were lost since the last success."""
 
     def add(self, index: int, counts: ChunkCounts) -> None:
-        """Take the result of a chunk.
-
-        Raises:
-            DataError: more than `max_failures` objects have failed.
-        """
+        """Take the result of a chunk; DataError: more than `max_failures` objects have failed."""
         for key, reason in counts.failures[: max(0, _SHOWN_FAILURES - self.failed)]:
             note(f"failed: {key}: {reason}")
         self.counts[index] = counts
@@ -145,11 +141,7 @@ class Outcome:
             )
 
     def lose(self, index: int, error: Exception) -> None:
-        """Go on without a chunk.
-
-        Raises:
-            Exception: the error itself, where other chunks would fail, too.
-        """
+        """Go on without a chunk, or raise its error where other chunks would fail, too."""
         for_all = isinstance(error, VitsegError) and not isinstance(error, StorageError)
         self.in_a_row += 1
         if for_all or isinstance(error, StoreFullError) or self.in_a_row == _MAX_IN_A_ROW:

@@ -33,7 +33,7 @@ def augment(
     step: int,
     rows: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """Change a batch at random; a recipe without augmentation returns the same tensors.
+    """Change a batch at random, but not its shapes, types and device; without augmentation return the same tensors.
 
     Args:
         images: photographs uint8 (B, 3, H, W).
@@ -44,9 +44,6 @@ def augment(
         seed: of the run.
         step: optimizer steps before this one.
         rows: of the global batch, one for each of these samples.
-
-    Returns:
-        Images and labels of the same shapes, types and device.
     """
     moved = recipe.scale != (1.0, 1.0)
     if not moved and not recipe.color:

@@ -112,11 +112,7 @@ class Manifest:
     @staticmethod
     @malformed_as_data_error()
     def from_json(values: Any) -> "Manifest":
-        """Read and check what `to_json` gave.
-
-        Raises:
-            DataError: another schema, a missing key, or numbers that contradict each other.
-        """
+        """Read what `to_json` gave; DataError: another schema, a missing key, or numbers that contradict each other."""
         if not isinstance(values, Mapping):
             raise DataError("the manifest is not a JSON object")
         if values.get("schema") != SCHEMA:

@@ -64,11 +64,7 @@ def rank_rows(rows: np.ndarray, step: int, *, batch_size: int, rank: int, world_
 
 
 def check_batch(batch_size: int, rank: int, world_size: int) -> None:
-    """Check that a global batch can be divided equally among the ranks.
-
-    Raises:
-        UsageError: it can't.
-    """
+    """Raise a UsageError where a global batch can't be divided equally among the ranks."""
     if not 0 <= rank < world_size:
         raise UsageError(f"rank {rank} is not one of {world_size}: ranks count from 0")
     if batch_size < 1 or batch_size % world_size:

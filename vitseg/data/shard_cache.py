@@ -33,11 +33,7 @@ class ShardCache:
     """Opens the shards of one data set; safe to use from several threads and processes."""
 
     def __init__(self, shards: str, folder: Path | None = None) -> None:
-        """Prepare to read; downloads are kept in `folder`, by default `cache/shards` under `VITSEG_HOME`.
-
-        Raises:
-            UsageError: `VITSEG_CACHE_GB` is not a number.
-        """
+        """Prepare to read; downloads are kept in `folder`, by default `cache/shards` under `VITSEG_HOME`."""
         self._store = open_store(shards)
         self._folder = folder or home() / "cache" / "shards"
         self._limit = _limit_bytes()

@@ -33,11 +33,7 @@ def unpacked(data: bytes) -> str:
 
 @contextlib.contextmanager
 def on_disk() -> Iterator[None]:
-    """Turn the errors of a full disk into one that tells what to do.
-
-    Raises:
-        StoreFullError: the block met a full disk, or a temporary folder that can't be written.
-    """
+    """Turn the errors of a full disk, or of a temporary folder that can't be written, into a StoreFullError."""
     try:
         yield
     except sqlite3.OperationalError as error:

@@ -124,11 +124,7 @@ class FsspecStore(Store):
                 raise
 
     def write(self, *_: Any, **__: Any) -> bool:
-        """Refuse: results go to a folder or to s3://.
-
-        Raises:
-            UsageError: always.
-        """
+        """Refuse, with a UsageError: results go to a folder or to s3://."""
         raise UsageError(f"{self.root} can only be read: write to a folder or to s3://")
 
     def delete(self, key: str) -> None:

@@ -73,12 +73,7 @@ class LocalStore(Store):
         return self._info(key, status) if stat.S_ISREG(status.st_mode) else None
 
     def read_tagged(self, key: str) -> tuple[bytes, str]:
-        """See `Store.read_tagged`: a file that is written in the meantime is read again.
-
-        Raises:
-            NotFoundError: there is no such file.
-            StorageError: it can't be read, or keeps changing.
-        """
+        """See `Store.read_tagged`: a file that is written in the meantime is read again; StorageError: it keeps changing."""
         for pause in _PAUSES:
             with reading(self.uri(key)):
                 with self._path(key).open("rb") as file:

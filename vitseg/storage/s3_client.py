@@ -36,11 +36,7 @@ def client() -> Any:
 
 
 def start_reading(bucket: str, key: str) -> Future[tuple[bytes, str]]:
-    """Begin to read an object and return at once. The future gives its content and etag, or fails without a retry.
-
-    Raises:
-        UsageError: see `client`.
-    """
+    """Begin to read an object and return at once. The future gives its content and etag, or fails without a retry."""
     system, connection = _connection(_file_system_of)
 
     async def read() -> tuple[bytes, str]:

@@ -25,11 +25,7 @@ def check_size(size: tuple[int, int]) -> None:
 
 
 def draw_scene(seed: Seed, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one street: photo uint8 (H, W, 3) and label ids uint8 (H, W) for size (W, H) in pixels.
-
-    Raises:
-        UsageError: the size is out of range.
-    """
+    """Draw one street: photo uint8 (H, W, 3) and label ids uint8 (H, W) for size (W, H) in pixels; see `check_size`."""
     check_size(size)
     rng = np.random.default_rng(seed)
     fine = 3 if size[0] * size[1] <= 1024 * 512 else 1  # odd: the middle of a pixel is a pixel of the fine grid
