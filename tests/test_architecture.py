@@ -57,12 +57,10 @@ PRIVATE = {
 """Private names of other libraries that a file may use, and why nothing public does."""
 
 UNMIRRORED: dict[str, str] = {
-    "flows/cli/data.py": "test_app.py: what it refuses; tests/flows/test_preprocess.py: the command itself",
     "flows/cli/demo.py": "tests/flows/test_demo.py runs the flow, tests/flows/cli/test_killed.py the command",
     "flows/cli/registry.py": "tests/flows/test_retrain.py and tests/registry run its commands",
     "flows/cli/segment.py": "tests/flows/test_segment.py runs the command",
     "flows/cli/stack.py": "tests/flows/stack/test_stack.py runs its commands",
-    "flows/cli/training.py": "test_app.py: what it refuses; tests/flows/test_*.py: its commands themselves",
     "flows/tasks/register_version.py": "whole trainings: tests/flows/test_retrain.py and test_pretrain.py",
     "flows/train.py": "whole trainings: tests/flows/test_retrain.py and test_pretrain.py",
     "vitseg/errors.py": "classes without behavior",

@@ -14,15 +14,13 @@ import typer
 from typer import Option
 
 from flows.cli import options, process, validate
-from flows.cli.data import preprocess, synth
+from flows.cli.data import preprocess, synth, verify
 from flows.cli.demo import demo
-from flows.cli.model import model
 from flows.cli.output import answer
 from flows.cli.registry import registry_app
 from flows.cli.segment import segment
 from flows.cli.stack import stack_app
-from flows.cli.training import evaluate, pretrain, retrain, train, train_node
-from flows.cli.verify import verify
+from flows.cli.training import evaluate, model, pretrain, retrain, train, train_node
 from vitseg import __version__
 from vitseg.git_commit import code_commit
 

@@ -25,17 +25,7 @@ _NO_REASON = ("An exception occurred.", "For further information")  # how Prefec
 
 
 def deploy(file: Path) -> dict[str, Any]:
-    """Register everything with the server of PREFECT_API_URL.
-
-    Args:
-        file: the deployments; automations.yaml lies beside it.
-
-    Raises:
-        NotFoundError: a file does not exist.
-        UsageError: a file is malformed or incomplete.
-        AccessError: the server refuses these credentials.
-        VitsegError: the server refuses something else.
-    """
+    """Register the deployments of a file, and automations.yaml beside it, with the server of PREFECT_API_URL."""
     try:
         pools = {row["name"]: row["work_pool"]["name"] for row in _read(file, "deployments")}
         automations = [AutomationCore.model_validate(row) for row in _read(file.parent / _AUTOMATIONS, "automations")]

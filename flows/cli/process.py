@@ -183,11 +183,7 @@ def _quiet_libraries() -> None:
 
 
 def become(program: str, arguments: list[str]) -> NoReturn:
-    """Become another program, with standard output and the environment as this process found them.
-
-    Raises:
-        OSError: the program can't be run.
-    """
+    """Become another program, with standard output and the environment as this process found them."""
     stdout.release()
     for name, value in _QUIET.items():
         if os.environ.get(name) == value:

@@ -18,18 +18,13 @@ registry_app = typer.Typer(
     help="Review versions: list, show, compare, assess, promote, reject, roll back.",
 )
 
+_DATA = "Measure on this data set."
 VersionNumber = Annotated[str, Argument(metavar="VERSION", help="Name the version by its number.")]
 Reviewer = Annotated[str, Option(metavar="NAME", help="Record who decides.")]
 Reason = Annotated[str, Option(metavar="TEXT", help="Record why.")]
 Data = Annotated[
     str | None,
-    Option(
-        "--shards",
-        parser=canonical,
-        metavar="SHARDS",
-        show_default="the version's own",
-        help="Measure on this data set.",
-    ),
+    Option("--shards", parser=canonical, metavar="SHARDS", show_default="the version's own", help=_DATA),
 ]
 
 
@@ -45,10 +40,8 @@ def list_(name: options.Name = "vitseg", json: options.Json = False) -> None:
     from vitseg.registry.versions import list_versions
 
     versions = [_row(version) for version in list_versions(name)]
-    if json:
-        answer({"name": name, "versions": versions}, json)
-        return
-    answer({f"version {row['version']}": _line(row) for row in versions} or {name: "no versions yet"}, json)
+    lines = {f"version {row['version']}": _line(row) for row in versions}
+    answer({"name": name, "versions": versions} if json else lines or {name: "no versions yet"}, json)
 
 
 @registry_app.command()
@@ -95,17 +88,16 @@ def assess(
     from flows.assess import assess as flow
 
     result = flow(name, version, shards=shards, gate=gate, to=to)
-    if json:
-        answer(result, json)
-        return
-    rules = {
-        f"{'passed' if rule['passed'] else 'FAILED'}: {rule['rule']}": f"{rule['value']}, threshold {rule['threshold']}"
-        for rule in result["rules"]
+    first = result["compared_to"] == "none"
+    lines = {
+        "gate": result["gate"],
+        "compared with": "nothing: the first" if first else f"the champion, version {result['compared_to']}",
+        "holdout": result["holdout"],
     }
-    against = (
-        f"the champion, version {result['compared_to']}" if result["compared_to"] != "none" else "nothing: the first"
-    )
-    answer({"gate": result["gate"], "compared with": against, "holdout": result["holdout"], **rules}, json)
+    for rule in result["rules"]:
+        word = "passed" if rule["passed"] else "FAILED"
+        lines[f"{word}: {rule['rule']}"] = f"{rule['value']}, threshold {rule['threshold']}"
+    answer(result if json else lines, json)
 
 
 @registry_app.command()
@@ -178,11 +170,8 @@ def team(
     """Create two models and two MLflow users, so that trainers can't approve; again, to change passwords."""
     from vitseg.registry.team import User, make_team
 
-    users = (
-        User(trainer, os.environ.get("TRAINER_PASSWORD", "")),
-        User(reviewer, os.environ.get("REVIEWER_PASSWORD", "")),
-    )
-    make_team(candidates, approved, *users)
+    passwords = (os.environ.get("TRAINER_PASSWORD", ""), os.environ.get("REVIEWER_PASSWORD", ""))
+    make_team(candidates, approved, User(trainer, passwords[0]), User(reviewer, passwords[1]))
     answer({"candidates": candidates, "approved": approved, "trainer": trainer, "reviewer": reviewer}, json)
 
 
@@ -212,6 +201,5 @@ def _number(text: str | None) -> float | None:
 def _line(row: dict[str, Any]) -> str:
     aliases = " ".join(f"@{alias}" for alias in row["aliases"])
     quality = f"mIoU {row['miou']:.3f}" if row["miou"] is not None else ""
-    if row["psnr"] is not None:
-        quality = f"PSNR {row['psnr']:.2f} dB"
+    quality = f"PSNR {row['psnr']:.2f} dB" if row["psnr"] is not None else quality
     return "  ".join(text for text in (quality, row["review"], aliases) if text)

@@ -52,8 +52,6 @@ def stack_run(words: Annotated[list[str], typer.Argument(metavar="COMMAND...", h
 
 def _show(status: StackStatus, as_json: bool) -> None:
     """Print where the servers are, but not their credentials."""
-    if as_json:
-        answer(status.to_json(), as_json)
-        return
     rows = {server.name: f"{server.url or ''}  {'ready' if server.ready else 'down'}" for server in status.servers}
-    answer({**rows, "sign in with": f"users and passwords in {status.credentials}"}, as_json)
+    rows["sign in with"] = f"users and passwords in {status.credentials}"
+    answer(status.to_json() if as_json else rows, as_json)

@@ -1,6 +1,6 @@
 """What commands check of their arguments before any server is started: a mistake costs a line, not a minute.
 
-`parse_` functions turn the text of an option into what flows take; the others only refuse what can't be.
+`parse_` functions turn the text of an option into what flows take, or refuse it; the others only refuse what can't be.
 """
 
 import os
@@ -21,11 +21,7 @@ _MAX_SIDE = 16384
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Return WIDTHxHEIGHT, or N for a square, as (height, width).
-
-    Raises:
-        UsageError: it is something else, or too large.
-    """
+    """Return WIDTHxHEIGHT, or N for a square, as (height, width)."""
     match = _SIZE.fullmatch(text)
     width, height = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not (0 < width <= _MAX_SIDE and 0 < height <= _MAX_SIDE):
@@ -34,11 +30,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def parse_start(text: str) -> str:
-    """Return the start of a retraining; the old word for `scratch` is still read.
-
-    Raises:
-        UsageError: there is no such start.
-    """
+    """Return the start of a retraining; the old word for `scratch` is still read."""
     start = current_start(text)
     if start not in get_args(Start):
         raise UsageError(f"--start {text}: choose {' or '.join(get_args(Start))}")
@@ -46,11 +38,7 @@ def parse_start(text: str) -> str:
 
 
 def parse_pictures(text: str) -> list[str]:
-    """Return the pictures that a list with commas names.
-
-    Raises:
-        UsageError: there is no such picture.
-    """
+    """Return the pictures that a list with commas names."""
     names = [name for name in text.split(",") if name]
     if unknown := set(names) - PICTURES.keys():
         raise UsageError(f"--also {','.join(sorted(unknown))}: choose from {', '.join(PICTURES)}")
