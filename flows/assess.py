@@ -43,8 +43,9 @@ def assess(
     rules = gates.read_gate(Path(gate)) if gate else gates.recorded_rules(known) or gates.Gate()
     ours = evaluate_model(candidate.uri, data, split, keep_images=True)
     champions = evaluate_model(champion.uri, data, split, keep_images=True) if champion else None
+    theirs = champions.evaluation if champions else None
     changes = model_differences(champions, ours) if champions else {}
-    results = gates.apply_rules(rules, ours.evaluation, champions.evaluation if champions else None, changes)
+    results = gates.apply_rules(rules, ours.evaluation, theirs, changes)
     holdout = split_digest(read_manifest(data), split)
     page = review_page(
         Assessment(
@@ -53,7 +54,7 @@ def assess(
             rules=results,
             changes=changes,
             evaluation=ours.evaluation,
-            champion_evaluation=champions.evaluation if champions else None,
+            champion_evaluation=theirs,
             data=f"{split} of {data}",
             holdout=holdout,
             provenance=read_provenance(candidate.run_id),

@@ -69,7 +69,8 @@ def retrain(
         version = versions.find_trained(name, prepared["fingerprint"], recipe)
         trained = None
         if version is None:
-            weights = _initial_weights(start, to or name)
+            known = promotion.champion_of(to or name) if start == "champion" else None
+            weights = known.uri if known else ""
             trained = train(place, preset=preset, overrides=list(overrides), nproc=nproc, name=name, init=weights)
             version = versions.get_version(name, trained["version"])
         elif not _is_unfinished(version, auto_promote):
@@ -100,12 +101,6 @@ def _one_at_a_time(name: str) -> contextlib.AbstractContextManager[None]:
     file = home() / "locks" / f"retrain-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     message = f"another retraining of {name} runs here: waiting for its end"
     return locked(file, patience=math.inf, on_wait=lambda: note(message))
-
-
-def _initial_weights(start: str, name: str) -> str:
-    """Return the address of the weights to start from; "": from scratch."""
-    champion = promotion.champion_of(name) if start == "champion" else None
-    return champion.uri if champion else ""
 
 
 def _is_unfinished(version: versions.Version, auto_promote: bool) -> bool:

@@ -104,12 +104,9 @@ def promote(
 def _candidate(name: str, version: str) -> Version:
     if version:
         return get_version(name, version)
-    challenger = alias_version(name, promotion.CHALLENGER)
-    if challenger is None:
-        raise NotFoundError(
-            f"{name} has no version up for review: name one, or see `vitseg registry list --name {name}`"
-        )
-    return challenger
+    if challenger := alias_version(name, promotion.CHALLENGER):
+        return challenger
+    raise NotFoundError(f"{name} has no version up for review: name one, or see `vitseg registry list --name {name}`")
 
 
 def _was_suspended() -> bool:

@@ -2,16 +2,13 @@
 
 import io
 import json
-import os
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from flows.display.report_page import ClassScore, Picture, PictureRow, Report, write_report
@@ -23,6 +20,7 @@ from vitseg.pictures.charts import confusion_chart, learning_curves
 from vitseg.pictures.panels import panel, panel_sheet
 from vitseg.recipe import Recipe
 from vitseg.registry import versions
+from vitseg.registry.provenance import environment_fields
 from vitseg.storage import open_store
 from vitseg.training.job import job_folder, read_job
 
@@ -129,7 +127,5 @@ def _open(folder: str, key: str) -> Image.Image:
 
 
 def _environment() -> dict[str, str]:
-    packages = ("vitseg", "torch", "prefect", "mlflow", "webdataset")
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {"machine": machine, "GPU": gpu, **{name: version(name) for name in packages}}
+    known = environment_fields()
+    return {"machine": f"{platform.system()} {platform.machine()}", "device": known["device"], **known["versions"]}

@@ -34,12 +34,9 @@ class TrainingState:
     """Finished epochs of all attempts; those of this one with images_per_second and data_wait."""
     earlier: int = 0
     """How many of the rows are of earlier attempts."""
-
-    def __post_init__(self) -> None:
-        """Begin without a speed."""
-        self._progress: deque[tuple[float, int]] = deque()
-        self._speeds: list[dict[str, float]] = []
-        self._matrix_tflops = 0.0
+    _progress: deque[tuple[float, int]] = field(default_factory=deque)
+    _speeds: list[dict[str, float]] = field(default_factory=list)
+    _matrix_tflops: float = 0.0
 
     def on_event(self, event: dict[str, Any]) -> None:
         """Update the state by an event of rank 0."""

@@ -109,10 +109,8 @@ class _LiveTable:
 
     def __exit__(self, *error: Any) -> None:
         self._live.__exit__(*error)
-        if len(self.state.rows) > self.state.earlier:
-            console.print(
-                epoch_table(self.state, self.state.rows[self.state.earlier :], running=False, width=console.width)
-            )
+        if rows := self.state.rows[self.state.earlier :]:
+            console.print(epoch_table(self.state, rows, running=False, width=console.width))
 
     def on_event(self, event: dict[str, Any]) -> None:
         if event["event"] == "epoch":
@@ -122,13 +120,12 @@ class _LiveTable:
         width = console.width
         rows = max(1, min(_ROWS, console.height - 8))
         running = len(self.state.rows) < self.state.epochs
-        parts = (
+        return Group(
             epoch_table(self.state, self.state.rows[-rows:], running=running, width=width),
             Text(),
             progress_bar(self.state, time.monotonic() - self._began, width),
             Text(f" {status_text(self.state)}", style="dim", no_wrap=True, overflow="ellipsis"),
         )
-        return Group(*parts)
 
 
 def epoch_table(state: TrainingState, rows: list[dict[str, Any]], *, running: bool, width: int = 80) -> Table:

@@ -110,11 +110,7 @@ def _tags(job: Job, evaluation: Evaluation) -> dict[str, str]:
 
 
 def _check_version(version: versions.Version, bundle: Bundle, images: torch.Tensor, cache: Path) -> None:
-    """Load the version as any user would, and compare what it predicts.
-
-    Raises:
-        RegistryError: it does not predict the same.
-    """
+    """Load the version as any user would, and refuse it if it does not predict the same."""
     returned = load_bundle(versions.fetch(version, cache))
     if not torch.equal(returned.segment(images), bundle.segment(images)):
         raise RegistryError(f"{version.uri} does not predict what the trained model predicts: don't use it")

@@ -1,6 +1,8 @@
 """The gate: rules from a file, applied to measurements."""
 
+import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -18,13 +20,17 @@ from vitseg.registry.gate import (
     all_passed,
     apply_rules,
     read_gate,
-    rules_from_json,
-    rules_to_json,
+    recorded_rules,
 )
+from vitseg.registry.versions import Version
 
 
 def measured(matrices: torch.Tensor, speed: float = 10.0) -> Evaluation:
     return evaluated(matrices, CLASSES, images_per_second=speed)
+
+
+def tagged(rules: str) -> Version:
+    return Version("streets", "1", "", tags={"rules": rules})
 
 
 def passed(gate: Gate, candidate: Evaluation, champion: Evaluation | None = None) -> dict[str, bool]:
@@ -143,7 +149,8 @@ def test_values_that_cannot_be_are_refused(tmp_path: Path, text: str, hint: str)
 def test_rules_travel_as_a_tag(tmp_path: Path) -> None:
     (tmp_path / "gate.toml").write_text('[always]\nmiou = 0.5\n[champion]\nmiou = "better"')
     strict = read_gate(tmp_path / "gate.toml")
-    assert rules_from_json(rules_to_json(strict)) == strict != Gate()
-    for damaged in ("", "{", '{"always": {"miou": 7}}', '{"never": {}}'):
+    assert recorded_rules(tagged(json.dumps(asdict(strict)))) == strict != Gate()
+    assert recorded_rules(tagged("")) is None
+    for damaged in ("{", '{"always": {"miou": 7}}', '{"never": {}}'):
         with pytest.raises(DataError, match="name a file"):
-            rules_from_json(damaged)
+            recorded_rules(tagged(damaged))

@@ -116,7 +116,7 @@ def test_weights_that_changed_never_become_the_champion(register: Register) -> N
     assert get_version("vitseg", "2").tags["review"] == "pending"
 
 
-@pytest.mark.parametrize("step", ["get_model_version_by_alias", "set_model_version_tag", "set_registered_model_alias"])
+@pytest.mark.parametrize("step", ["get_registered_model", "set_model_version_tag", "set_registered_model_alias"])
 def test_the_champion_moves_last(register: Register, step: str) -> None:
     propose(register(0))
     promote("vitseg", "1", *WHY)

@@ -157,7 +157,7 @@ def test_a_registry_that_can_not_answer_is_not_one_without_a_champion(
     def fail(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr(versions.MlflowClient, "get_model_version_by_alias", fail)
+    monkeypatch.setattr(versions.MlflowClient, "get_registered_model", fail)
     monkeypatch.setattr(versions.MlflowClient, "get_model_version", fail)
     for ask in (
         lambda: alias_version("vitseg", "champion"),
@@ -174,14 +174,18 @@ def test_only_an_alias_that_the_model_does_not_have_is_missing(
 ) -> None:
     register(0)
     MlflowClient().set_registered_model_alias("vitseg", "champion", "1")
+    champion = alias_version("vitseg", "champion")
+    assert champion is not None
+    assert (champion.version, champion.aliases) == ("1", ("champion",))
+    assert alias_version("vitseg", "challenger") is None
+    assert alias_version("nobody", "champion") is None
 
     def refuse(*arguments: object) -> None:
         raise MlflowException("no parameter of this name", error_code=INVALID_PARAMETER_VALUE)
 
-    monkeypatch.setattr(versions.MlflowClient, "get_model_version_by_alias", refuse)
+    monkeypatch.setattr(versions.MlflowClient, "get_registered_model", refuse)
     with pytest.raises(RegistryError, match="no parameter"):
         alias_version("vitseg", "champion")
-    assert alias_version("vitseg", "challenger") is None
 
 
 def test_a_version_is_found_by_what_it_was_trained_on(register: Register) -> None:

@@ -91,23 +91,6 @@ def read_gate(file: Path | None) -> Gate:
     return build(Gate, read_toml(file, "gate") if file else {}, "gate")
 
 
-def rules_to_json(gate: Gate) -> str:
-    """Return rules as JSON, for a tag of the version that they were applied to."""
-    return json.dumps(asdict(gate), separators=(",", ":"))
-
-
-def rules_from_json(text: str) -> Gate:
-    """Return the rules that `rules_to_json` wrote.
-
-    Raises:
-        DataError: the text is something else.
-    """
-    try:
-        return build(Gate, json.loads(text), "gate")
-    except (ValueError, UsageError) as error:
-        raise DataError(f"the rules of the last assessment can't be read ({error}): name a file of rules") from error
-
-
 def apply_rules(
     gate: Gate, candidate: Evaluation, champion: Evaluation | None, changes: Mapping[str, Difference]
 ) -> tuple[RuleResult, ...]:
@@ -189,7 +172,7 @@ def record_verdict(
     The old verdict is removed first and the new one is written last: after a crash in between there is none.
     """
     tags = {"compared_to": champion_tag(champion, version), "holdout": holdout, "assessed_at": timestamp()}
-    set_tags(version, {"gate": _UNKNOWN, **tags, _RULES: rules_to_json(rules)})
+    set_tags(version, {"gate": _UNKNOWN, **tags, _RULES: json.dumps(asdict(rules), separators=(",", ":"))})
     with mlflow_request(f"writing the page of {version.uri}"):
         MlflowClient().update_model_version(version.name, version.version, page)
     set_tags(version, {"gate": PASSED if passed else FAILED})
@@ -202,9 +185,16 @@ def verdict_of(version: Version) -> str | None:
 
 
 def recorded_rules(version: Version | None) -> Gate | None:
-    """Return the rules that were last applied to a version; None: it was never assessed."""
+    """Return the rules that were last applied to a version; None: it was never assessed.
+
+    Raises:
+        DataError: the tag holds something else.
+    """
     text = version.tags.get(_RULES) if version else None
-    return rules_from_json(text) if text else None
+    try:
+        return build(Gate, json.loads(text), "gate") if text else None
+    except (ValueError, UsageError) as error:
+        raise DataError(f"the rules of the last assessment can't be read ({error}): name a file of rules") from error
 
 
 def is_stale(version: Version, champion: Version | None) -> bool:

@@ -6,19 +6,10 @@ Inference reads nothing but the alias `champion`. So this alias moves last, afte
 from mlflow import MlflowClient
 
 from vitseg.errors import NotFoundError, RegistryError, UsageError
+from vitseg.registry import versions
 from vitseg.registry.gate import NO_CHAMPION, PASSED, champion_tag, is_stale, verdict_of
 from vitseg.registry.mlflow_request import mlflow_request
-from vitseg.registry.versions import (
-    Version,
-    alias_version,
-    fetch,
-    get_version,
-    is_same,
-    list_versions,
-    resolve,
-    set_tags,
-    timestamp,
-)
+from vitseg.registry.versions import Version, get_version, set_tags, timestamp
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 PENDING, APPROVED, REJECTED = "pending", "approved", "rejected"
@@ -27,7 +18,7 @@ _PROMOTED_TO = "promoted_to"  # tag of a version whose copy in another model was
 
 def champion_of(name: str) -> Version | None:
     """Return the champion of a registered model; None: it has none."""
-    return alias_version(name, CHAMPION)
+    return versions.alias_version(name, CHAMPION)
 
 
 def check_target(to: str) -> None:
@@ -70,10 +61,10 @@ def promote(name: str, version: str, reviewer: str, reason: str, to: str = "") -
             f"{candidate.uri} was rejected by {candidate.tags.get('reviewer')}: train a new version instead"
         )
     check_target(to)
-    fetch(candidate)
+    versions.fetch(candidate)
     previous = champion_of(to or name)
     promoted = previous
-    if previous is None or not is_same(previous, candidate):
+    if previous is None or not versions.is_same(previous, candidate):
         _check_verdict(candidate, previous, to)
         promoted = _copy(candidate, to) if to and to != name else candidate
         before = previous.version if previous else NO_CHAMPION
@@ -125,7 +116,7 @@ def rollback(name: str, reviewer: str, reason: str) -> Version:
         raise UsageError(
             f"{target.uri} was the champion before, but {target.tags.get('reviewer')} rejected it: promote another one"
         )
-    fetch(target)
+    versions.fetch(target)
     set_tags(current, {"rolled_back_by": reviewer, "rolled_back_reason": reason, "rolled_back_at": timestamp()})
     _move_champion(target)
     return get_version(name, before)
@@ -160,7 +151,7 @@ def _check_verdict(candidate: Version, champion: Version | None, to: str) -> Non
 
 def _copy(candidate: Version, to: str) -> Version:
     """Return the candidate's copy in another model; a copy that was made before a crash is used."""
-    known = next((version for version in list_versions(to) if is_same(version, candidate)), None)
+    known = next((copy for copy in versions.list_versions(to) if versions.is_same(copy, candidate)), None)
     if known and known.tags.get("review") == REJECTED:
         raise UsageError(f"{known.uri}, a copy of {candidate.uri}, was rejected by {known.tags.get('reviewer')}")
     if known is None:
@@ -169,14 +160,14 @@ def _copy(candidate: Version, to: str) -> Version:
                 to, candidate.uri, candidate.run_id, tags=dict(candidate.tags), description=candidate.description
             )
         known = get_version(to, str(copied.version))
-    fetch(known)
+    versions.fetch(known)
     return known
 
 
 def _copy_of(candidate: Version) -> Version | None:
     """Return the candidate's copy that was promoted in another model, or None."""
     try:
-        return resolve(candidate.tags[_PROMOTED_TO])
+        return versions.resolve(candidate.tags[_PROMOTED_TO])
     except (KeyError, NotFoundError, UsageError):  # never promoted elsewhere, or the copy is gone
         return None
 

@@ -111,11 +111,11 @@ def read_provenance(run_id: str) -> Provenance | None:
     Raises:
         DataError: it can't be read.
     """
-    try:
-        text = tracking.read_text(run_id, _NAME) if run_id else ""
-    except NotFoundError:
+    if not run_id:
         return None
-    if not text:
+    try:
+        text = tracking.read_text(run_id, _NAME)
+    except NotFoundError:
         return None
     try:
         return build(Provenance, json.loads(text), "record")

@@ -14,7 +14,6 @@ from pathlib import Path
 import mlflow
 import numpy as np
 from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
@@ -100,9 +99,19 @@ def get_version(name: str, version: str) -> Version:
         raise UsageError(f"version {version!r} is no number: see `vitseg registry list --name {name}`")
     try:
         with mlflow_request(f"reading {name} version {version}"):
-            return _version(MlflowClient().get_model_version(name, version))
+            found = MlflowClient().get_model_version(name, version)
     except NotFoundError as error:
         raise NotFoundError(f"models:/{name}/{version} does not exist: see `vitseg registry list`") from error
+    return Version(
+        name=found.name,
+        version=str(found.version),
+        sha256=found.tags.get("sha256", ""),
+        run_id=found.run_id or "",
+        description=found.description or "",
+        created=int(found.creation_timestamp or 0),
+        aliases=tuple(found.aliases or ()),
+        tags=dict(found.tags),
+    )
 
 
 def list_versions(name: str) -> list[Version]:
@@ -151,19 +160,10 @@ def alias_version(name: str, alias: str) -> Version | None:
     """
     try:
         with mlflow_request(f"reading {name}@{alias}"):
-            client = MlflowClient()
-            try:
-                found = client.get_model_version_by_alias(name, alias)
-            except MlflowException as error:  # a missing alias has no error code of its own
-                if (
-                    error.error_code == "INVALID_PARAMETER_VALUE"
-                    and alias not in client.get_registered_model(name).aliases
-                ):
-                    return None
-                raise
+            number = MlflowClient().get_registered_model(name).aliases.get(alias)
     except NotFoundError:
         return None
-    return get_version(name, str(found.version))  # the answer above has no other aliases
+    return get_version(name, str(number)) if number else None
 
 
 def resolve(model: str) -> Version:
@@ -246,17 +246,3 @@ def set_tags(version: Version, tags: Mapping[str, str]) -> None:
 def timestamp() -> str:
     """Return the time of now for a tag: ISO 8601, UTC, in seconds."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _version(found: MlflowVersion) -> Version:
-    tags = dict(found.tags)
-    return Version(
-        name=found.name,
-        version=str(found.version),
-        sha256=tags.get("sha256", ""),
-        run_id=found.run_id or "",
-        description=found.description or "",
-        created=int(found.creation_timestamp or 0),
-        aliases=tuple(found.aliases or ()),
-        tags=tags,
-    )
