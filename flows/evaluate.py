@@ -7,7 +7,8 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows.display.console import note, progress
-from vitseg.evaluation import Evaluation, evaluate_bundle
+from vitseg.evaluation import evaluate_bundle
+from vitseg.metrics.result import Evaluation
 from vitseg.model.bundle import Bundle, load_bundle
 from vitseg.registry import versions
 

@@ -49,6 +49,13 @@ def test_a_process_that_ignores_sigterm_is_killed() -> None:
     assert process.wait(10) == -9
 
 
+def test_servers_of_the_version_before_are_known() -> None:
+    environment = {**os.environ, "VITSEG_SERVER": "/home/stack:s3"}
+    with subprocess.Popen(["sleep", "60"], env=environment, start_new_session=True) as process:
+        assert child_processes.is_alive(process.pid, "/home/stack:s3")
+        assert child_processes.stop("/home/stack:s3") == [process.pid]
+
+
 def test_a_terminals_ctrl_c_does_not_reach_them() -> None:
     process = child_processes.start(["sleep", "60"], "apart", dict(os.environ))
     assert os.getpgid(process.pid) != os.getpgid(0)

@@ -18,12 +18,13 @@ from vitseg.architecture import Architecture
 from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import read_manifest
 from vitseg.errors import UsageError
-from vitseg.evaluation import Criterion, Evaluation, evaluate_batches, evaluate_bundle, patch_sides
+from vitseg.evaluation import Criterion, evaluate_batches, evaluate_bundle, patch_sides
 from vitseg.labels import Label, train_classes
+from vitseg.metrics.result import Evaluation
+from vitseg.metrics.seams import seam_counts, seam_ratios
 from vitseg.model.bundle import Bundle, load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
 from vitseg.recipe import LossRecipe
-from vitseg.seams import seam_counts, seam_ratios
 
 
 def make_bundle(

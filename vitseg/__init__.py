@@ -7,12 +7,12 @@ Read the modules in the order of the data:
     1  data       sources → plan → shards → exact batches
        model      patches → encoder → decoder → pixels; bundle
        synth      generated street scenes
-       losses, metrics, seams, masks, pictures                      siblings of data and model
+       losses, metrics, masks, pictures                             siblings of data and model
     2  evaluation, checkpoint
-    3  registry   MLflow: runs and versions
-    4  training   a job, its ranks and its loop
+       registry   MLflow: runs and versions
+    3  training   a job, its ranks and its loop
        inference  a bucket of photographs → masks and a ledger
-    5  flows/     Prefect flows, the command line and the embedded servers: not part of this package
+    4  flows/     Prefect flows, the command line and the embedded servers: not part of this package
 
 A module imports lower floors only; `tests/test_architecture.py` holds everyone to it.
 """

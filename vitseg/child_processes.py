@@ -22,6 +22,9 @@ from vitseg.errors import VitsegError
 
 MARK = "VITSEG_MARK"
 """Environment variable: `A/B` is what the process with children `A` has started under the name `B`."""
+_OLD_MARK = (
+    "VITSEG_SERVER"  # on servers that the version before this one started: unknown, they would start a second time
+)
 _SECONDS = 8.0
 
 _watchers: list[subprocess.Popen[bytes]] = []  # keeps the pipe open for as long as this process lives
@@ -90,7 +93,8 @@ def is_alive(pid: int | None, mark: str) -> bool:
 def _carries(process: psutil.Process, mark: str) -> bool:
     with contextlib.suppress(psutil.Error, OSError):  # it has ended, or is another user's
         if process.status() != psutil.STATUS_ZOMBIE:
-            return f"{process.environ().get(MARK, '')}/".startswith(f"{mark}/")
+            variables = process.environ()
+            return f"{variables.get(MARK) or variables.get(_OLD_MARK, '')}/".startswith(f"{mark}/")
     return False
 
 

@@ -5,9 +5,8 @@ Sums of ranks add up to exactly what one process counts, so validation may be sp
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,83 +18,14 @@ from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.errors import UsageError
 from vitseg.labels import Label, palette
 from vitseg.losses import loss_count, segmentation_loss, target_colors, valid_mask
-from vitseg.metrics import Scores, confusion_matrix, strongest_channel_agrees
+from vitseg.metrics.result import Evaluation
+from vitseg.metrics.scores import confusion_matrix, strongest_channel_agrees
+from vitseg.metrics.seams import seam_counts
 from vitseg.model.bundle import Bundle
 from vitseg.model.segmenter import class_scores
 from vitseg.recipe import LossRecipe
-from vitseg.seams import seam_counts, seam_ratios
 
 _TIMED = 4  # batches, each run once more to see how long it takes
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How a model does on labeled images: confusion matrix int64 (K, K), rows = ground truth; and means over valid pixels.
-
-    Color errors are those of the images that a person sees, 0–1. `strongest_channel_accuracy`, 0–1, is the paper's
-    accuracy of color images. Of image pairs there is nothing else: K is 0. `seams` and `target_seams` count the
-    predictions' and the labels' neighboring pixels, by the side of the patches.
-    """
-
-    confusion: torch.Tensor
-    loss: float
-    mean_absolute_error: float
-    strongest_channel_accuracy: float
-    samples: int
-    classes: tuple[str, ...] = ()
-    seams: Mapping[int, torch.Tensor] = field(default_factory=dict)
-    target_seams: Mapping[int, torch.Tensor] = field(default_factory=dict)
-    mean_squared_error: float = math.nan
-    images: torch.Tensor | None = None
-    """Confusion matrices, one an image, int64 (N, K, K), where they were asked for: of this rank's images."""
-    images_per_second: float = math.nan
-    """Of the quickest batch's forward pass, without reading and counting: what else a machine does slows others down."""
-
-    @property
-    def scores(self) -> Scores:
-        """mIoU, per-class IoU and pixel accuracy."""
-        return Scores.from_confusion(self.confusion)
-
-    @property
-    def psnr(self) -> float:
-        """Peak signal-to-noise ratio, decibels: that of the mean squared error of all pixels together."""
-        return -10 * math.log10(self.mean_squared_error) if self.mean_squared_error else math.inf
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the keys that `vitseg evaluate --json` promises, the means, seam ratios and the confusion matrix.
-
-        What isn't a number is None: mIoU and accuracy of image pairs, PSNR of images that are equal.
-        """
-        scores = self.scores.to_json()
-        names = self.classes or range(len(scores["per_class_iou"]))
-        return {
-            **scores,
-            "per_class_iou": dict(zip(map(str, names), scores["per_class_iou"], strict=True)),
-            "samples": self.samples,
-            "loss": self.loss,
-            "mean_absolute_error": self.mean_absolute_error,
-            "strongest_channel_accuracy": self.strongest_channel_accuracy,
-            "mean_squared_error": self.mean_squared_error if math.isfinite(self.mean_squared_error) else None,
-            "psnr": self.psnr if math.isfinite(self.psnr) else None,
-            "seam_ratio": seam_ratios(self.seams),
-            "seam_ratio_truth": seam_ratios(self.target_seams),
-            "confusion": self.confusion.tolist(),
-        }
-
-    def flat(self, prefix: str = "") -> dict[str, float]:
-        """Return single numbers alone, by name: what a tracking server takes.
-
-        What image pairs lack is left out, as are seam ratios that don't exist.
-        """
-        values = {"loss": self.loss, "mean_absolute_error": self.mean_absolute_error}
-        values |= {"mean_squared_error": self.mean_squared_error, "psnr": self.psnr}
-        if len(self.confusion):
-            values |= {"miou": self.scores.miou, "pixel_accuracy": self.scores.pixel_accuracy}
-            values["strongest_channel_accuracy"] = self.strongest_channel_accuracy
-        for name, counts in (("seam_ratio", self.seams), ("seam_ratio_truth", self.target_seams)):
-            for patch, ratios in seam_ratios(counts).items():
-                values |= {f"{name}_{patch}_{side}": ratio for side, ratio in ratios.items() if ratio is not None}
-        return {prefix + name: float(value) for name, value in values.items()}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from flows.display.console import note, progress
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.errors import AccessError, RegistryError
-from vitseg.evaluation import Evaluation, evaluate_bundle
+from vitseg.evaluation import evaluate_bundle
+from vitseg.metrics.result import Evaluation
 from vitseg.model.bundle import Bundle, load_bundle
 from vitseg.registry import provenance, tracking, versions
 from vitseg.registry.training_summary import draw_training, training_summary

@@ -17,7 +17,7 @@ from PIL import Image
 from tests.bench.measure import Figure, log
 from vitseg.data.color_labels import nearest_colors
 from vitseg.labels import CITYSCAPES, IGNORE_INDEX, palette, train_classes
-from vitseg.metrics import Scores, confusion_matrix
+from vitseg.metrics.scores import Scores, confusion_matrix
 
 _GOOD = 0.5  # well-trained convolutional networks reach it at this size: below it, labels would be the limit
 _ENLARGED = 4  # the published photographs are 1024 pixels high, the pairs 256

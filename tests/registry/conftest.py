@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.training.conftest import small_recipe
-from vitseg.evaluation import Evaluation
 from vitseg.labels import train_classes
+from vitseg.metrics.result import Evaluation
 from vitseg.model.bundle import save_bundle
 from vitseg.model.segmenter import build_model
 from vitseg.registry import tracking, versions

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vitseg.errors import DataError
-from vitseg.metrics import Scores
+from vitseg.metrics.scores import Scores
 from vitseg.registry.comparison import differences
 
 CLASSES = ("road", "car", "pole")

@@ -11,7 +11,7 @@ import torch
 from tests.registry.conftest import evaluated
 from tests.registry.test_comparison import CLASSES, images
 from vitseg.errors import DataError, NotFoundError, UsageError
-from vitseg.evaluation import Evaluation
+from vitseg.metrics.result import Evaluation
 from vitseg.registry.comparison import differences
 from vitseg.registry.gate import (
     AlwaysRules,

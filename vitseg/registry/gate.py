@@ -30,7 +30,7 @@ from pydantic.dataclasses import dataclass
 from vitseg.architecture import STRICT
 from vitseg.config import build, read_toml
 from vitseg.errors import DataError, UsageError
-from vitseg.evaluation import Evaluation
+from vitseg.metrics.result import Evaluation
 from vitseg.recipe import NotNegative, Positive
 from vitseg.registry.comparison import Difference
 from vitseg.registry.mlflow_request import mlflow_request

@@ -7,14 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vitseg.evaluation import Evaluation
+from vitseg.metrics.result import Evaluation
+from vitseg.metrics.seams import seam_ratios, worst_seam
 from vitseg.registry.comparison import Difference
 from vitseg.registry.gate import RuleResult, all_passed
 from vitseg.registry.promotion import command
 from vitseg.registry.provenance import Provenance
 from vitseg.registry.training_summary import MAX_PAGE
 from vitseg.registry.versions import Version
-from vitseg.seams import seam_ratios, worst_seam
 
 _SUMMARY = "\n\n# Training summary\n\n"
 _OLD_SUMMARY = "\n\n# As trained\n\n"  # in pages of earlier versions of vitseg

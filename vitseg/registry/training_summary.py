@@ -10,12 +10,12 @@ from PIL import Image
 
 from vitseg.data.loader import Batch
 from vitseg.data.manifest import Manifest
-from vitseg.evaluation import Evaluation
+from vitseg.metrics.result import Evaluation
+from vitseg.metrics.seams import seam_ratios, seam_text
 from vitseg.model.bundle import Bundle
 from vitseg.pictures.charts import confusion_chart, iou_bars, learning_curves
 from vitseg.pictures.panels import panel, panel_sheet
 from vitseg.recipe import Recipe
-from vitseg.seams import seam_ratios, seam_text
 
 MAX_PAGE = 5000
 """Characters of a description that MLflow's database keeps."""

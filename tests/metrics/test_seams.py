@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitseg.errors import DataError
-from vitseg.seams import seam_counts, seam_ratios, seam_text, worst_seam
+from vitseg.metrics.seams import seam_counts, seam_ratios, seam_text, worst_seam
 
 
 def random_ids(images: int, height: int, width: int, seed: int = 0) -> torch.Tensor:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vitseg.errors import DataError
 from vitseg.labels import CITYSCAPES, id_table, train_classes
-from vitseg.metrics import Scores, confusion_matrix, strongest_channel_agrees
+from vitseg.metrics.scores import Scores, confusion_matrix, strongest_channel_agrees
 
 CLASSES = 4
 IDS = st.integers(0, CLASSES - 1)
