@@ -20,7 +20,7 @@ from vitseg.config import load_recipe
 from vitseg.data.manifest import read_manifest
 from vitseg.home import home
 from vitseg.old_keys import current_start
-from vitseg.recipes import Preset, Start
+from vitseg.recipes import Preset, Start, StartOrOld
 from vitseg.registry import promotion, versions
 from vitseg.registry.gate import PASSED, read_gate, verdict_of
 from vitseg.storage import canonical
@@ -40,7 +40,7 @@ def retrain(
     overrides: Sequence[str] = (),
     nproc: int | None = None,
     name: str = "vitseg",
-    start: Annotated[Start, BeforeValidator(current_start)] = "scratch",
+    start: Annotated[Start, BeforeValidator(current_start, json_schema_input_type=StartOrOld)] = "scratch",
     gate: str | None = None,
     to: str = "",
     auto_promote: bool = False,

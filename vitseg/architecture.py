@@ -70,7 +70,7 @@ class Architecture:
     """`patch`: the paper's, each patch independently; `overlap`: ours, without seams; `spiral`: patch after patch."""
     fine_patch: Annotated[int, Field(ge=0, le=2**16)] = 0
     """Decoder `overlap`: side of its finer patches, pixels, a divisor of `patch_size`; 0: `patch_size`."""
-    fine_width: Width = 64
+    fine_width: Annotated[int, Field(ge=1, le=2**15)] = 64
     """Decoder `overlap`: width of the tokens of finer patches."""
     fine_blocks: Annotated[int, Field(ge=0, le=512)] = 0
     """Decoder `overlap`: blocks of neighborhood attention."""

@@ -105,7 +105,8 @@ def read_wait(folder: Path, rank: int) -> str:
 def lost_a_peer(error: BaseException) -> bool:
     """Return whether an error came while this rank waited for others: it only echoes the failure of one of them."""
     waits = dist.is_initialized() and any(_note()[:])
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and waits)
+    of_device = isinstance(error, torch.AcceleratorError)  # of this rank's own GPU, which is waited for as well
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and waits and not of_device)
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
@@ -169,7 +170,8 @@ def replicate(model: nn.Module, world: World) -> nn.Module:
     if world.world_size == 1:
         return model
     devices = [world.device.index] if world.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    with waiting_for("the model of all ranks"):
+        return nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 
 
 def gradients_stay_local(model: nn.Module, enabled: bool) -> contextlib.AbstractContextManager[None]:

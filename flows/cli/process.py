@@ -73,7 +73,8 @@ def _run(app: typer.Typer) -> tuple[int, str]:
         if (
             isinstance(stop, SystemExit) and stop.code != STOPPED
         ):  # with which typer ends at a Ctrl-C, and prints nothing
-            return (stop.code if isinstance(stop.code, int) else bool(stop.code)), _USAGE_TEXT
+            wrong = getattr(stop.__context__, "format_message", None)  # of click's error, which typer has shown
+            return (stop.code if isinstance(stop.code, int) else bool(stop.code)), wrong() if wrong else _USAGE_TEXT
         sys.stderr.write(f"{_STOPPED_TEXT}\n")
         return STOPPED, _STOPPED_TEXT
     except Exception as error:  # noqa: BLE001 - a bug of ours still ends with an answer, below its traceback

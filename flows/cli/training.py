@@ -95,7 +95,7 @@ def train_node(
     """
     overrides = _overrides(set_, epochs)
     validate.recipe(preset, recipe, overrides)
-    validate.nodes(nproc, nnodes, rendezvous)
+    validate.nodes(nproc, nnodes, rendezvous, first=False)
     validate.shards(shards)
     init = validate.init(init)
     process.prepare_flow()

@@ -76,9 +76,9 @@ def recipe(preset: str, file: str | None, overrides: Sequence[str], image_size: 
         patch_grid(image_size, patch_size)
 
 
-def nodes(nproc: int | None, nnodes: int, rendezvous: str) -> None:
-    """Refuse several nodes without a place to meet."""
-    Nodes(nproc or 1, nnodes, rendezvous)
+def nodes(nproc: int | None, nnodes: int, rendezvous: str, first: bool = True) -> None:
+    """Refuse several nodes without a place to meet, and one more node where there is no other."""
+    Nodes(nproc or 1, nnodes, rendezvous, first)
 
 
 def init(address: str) -> str:

@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> None:
 
     listener = socket.create_server((_HOST, options.port)) if options.port else socket.socket(fileno=options.socket)
     app = create_app(ephemeral=options.temporary, final=True)
-    uvicorn.Server(uvicorn.Config(app, log_level="error" if options.temporary else "info")).run([listener])
+    uvicorn.Server(uvicorn.Config(app, log_level="error" if options.temporary else "warning")).run([listener])
 
 
 if __name__ == "__main__":

@@ -82,10 +82,10 @@ def _target(
         mask = decode_stored(label, MAX_PIXELS)
     if (mask.height, mask.width) != source_size:
         raise SampleError(f"the photo is {_text(source_size)}, but its {what} {_text((mask.height, mask.width))}")
-    with _named(what):
-        if not options.classes:
-            return resize(np.asarray(_rgb(mask)), size)
+    if options.classes:
         return decode_label(mask, options, colors=str(planned.label).endswith("_gtFine_color.png"))
+    with _named(what):
+        return resize(np.asarray(_rgb(mask)), size)
 
 
 @contextmanager

@@ -133,7 +133,9 @@ class ShardCache:
                 status = path.stat()
                 if path.suffix == ".tar":
                     files.append((status.st_mtime, status.st_size, path))
-                elif path.name.startswith(PART) and time.time() - status.st_mtime > _STALE_S:
+                elif (
+                    path.name.startswith(PART) or path.suffix == ".part"
+                ) and time.time() - status.st_mtime > _STALE_S:
                     path.unlink()
         excess = sum(length for _, length, _ in files) + size - self._limit
         for _, length, path in sorted(files):

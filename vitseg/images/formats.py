@@ -11,10 +11,18 @@ from PIL import Image, ImageFile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 """JPEG includes MPO, the stereo files of some cameras."""
-EXTENSIONS = frozenset(name for name, kind in Image.registered_extensions().items() if kind in (*FORMATS, "MPO"))
-"""Extensions of these formats: lower case, with their dot."""
+_EXTENSIONS = """
+.jpg .jpeg .jpe .jfif .mpo .png .apng .webp .tif .tiff .bmp .gif .pbm .pgm .pnm .ppm .pfm .avif .avifs
+.jp2 .j2c .j2k .jpc .jpf .jpx
+"""
+EXTENSIONS = frozenset(_EXTENSIONS.split())
+"""Extensions of these formats, however Pillow was built: what a source holds must not depend on it."""
 SNIFFED_BYTES = 64
 """Bytes at the start of an object that tell most others from images."""
+
+# Pillow's own limit is one number for the whole process, and half of what we allow. TIFF and WebP check it even where
+# `Image.open` is not used, so it is lifted here, once, for everything that decodes: each call below has its limit.
+Image.MAX_IMAGE_PIXELS = None
 
 _UNREADABLE = frozenset({".heic", ".heif", ".tga", ".psd", ".dng"})  # images, too, which can only fail
 _LARGEST_UNNAMED = 64 * 2**20  # bytes; larger objects without an image's name are not read
@@ -45,8 +53,6 @@ def is_image(data: bytes) -> bool:
 
 def read_header(data: bytes, formats: tuple[str, ...] = FORMATS) -> ImageFile.ImageFile | None:
     """Return an image whose header is read and whose pixels are not; None where no format fits.
-
-    `Image.open` would also compare its size with a limit that is one number for the whole process.
 
     Raises:
         Exception: on damaged headers, decoders raise anything.

@@ -8,3 +8,5 @@ PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 Start = Literal["scratch", "champion"]
 """`champion` is the registry's champion; where there is none yet, it means `scratch`, which is random weights."""
+StartOrOld = Literal["scratch", "champion", "chance"]
+"""Deployments may hold the old name of `scratch`, and a Prefect server refuses what is not in a flow's schema."""

@@ -26,6 +26,7 @@ UNDELIVERED = "metrics-undelivered.jsonl"
 CLOSE_SECONDS = 20.0
 """How long the end of a training waits for the tracking server."""
 _FLUSH_SECONDS = 2.0
+_BATCH = 1000  # metrics a request: the most that MLflow takes
 _MAX_PICTURES = 16  # that wait; a megabyte or two each
 
 Row = tuple[str, float, int, int]
@@ -120,10 +121,10 @@ class MetricStream:
                 return
 
     def _send(self, logged: dict[str, set[int]]) -> None:
-        waiting = list(self._waiting)
-        _log_new(self._run_id, waiting, logged)
-        with self._lock:
-            del self._waiting[: len(waiting)]
+        while batch := self._waiting[:_BATCH]:  # not all at once: what has arrived is not sent again
+            _log_new(self._run_id, batch, logged)
+            with self._lock:
+                del self._waiting[: len(batch)]
         for name, picture in list(self._pictures.items()):
             log_picture(self._run_id, picture, name)
             with self._lock:

@@ -18,8 +18,8 @@ from botocore.exceptions import BotoCoreError
 
 from vitseg.errors import UsageError
 
-AHEAD = 16
-"""Objects that are read at once."""
+AHEAD = 8
+"""Objects that are read at once, for each task: their contents lie in memory together."""
 
 _SETTINGS = {"signature_version": "s3v4", "connect_timeout": 10, "read_timeout": 60, "max_pool_connections": 32}
 _LOCK = threading.Lock()

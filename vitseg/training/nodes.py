@@ -28,6 +28,8 @@ class Nodes:
     def __post_init__(self) -> None:
         if self.nproc < 1 or self.nnodes < 1:
             raise UsageError("--nproc and --nnodes are at least 1")
+        if self.nnodes < 2 and not self.first:
+            raise UsageError("one more node makes at least two: --nnodes is the number of all of them")
         if self.nnodes > 1 and not self.rendezvous:
             raise UsageError("--nnodes needs --rendezvous HOST:PORT: one address that every node reaches")
         if self.nnodes > 1:
