@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from vitseg.errors import AccessError, StorageError
-from vitseg.inference import chunk, read
+from vitseg.inference import chunk
 from vitseg.inference.chunk import segment_chunk
 from vitseg.inference.commit import commit_job
 from vitseg.inference.plan import plan_job
@@ -84,56 +84,6 @@ def test_every_object_has_one_row(folders, rule):
     assert 0 < row["seconds"] < 60
     made = {path.relative_to(dest).as_posix() for path in dest.rglob("*.png")}
     assert made == {"a/good.png.png", "a/good.jpg.png"}
-
-
-def test_only_what_changed_is_made_again(folders, rule):
-    source, dest = folders
-    for number in range(6):
-        put(source, f"{number}.png", encode(plain(RED)))
-    run(source, dest)
-    put(source, "2.png", encode(plain(GREEN)))
-    (dest / "3.png.png").unlink()
-    (dest / "4.png.png").write_bytes((dest / "4.png.png").read_bytes()[:-30])
-    (dest / "5.png.png").write_bytes(b"no mask")
-    job, summary = run(source, dest)
-    assert {row["key"] for row in rows(job) if row["status"] == "ok"} == {"2.png", "3.png", "4.png", "5.png"}
-    assert summary.skipped == 2
-    assert read_ids(dest / "2.png.png").tolist() == [[1] * 21] * 13
-    assert not read_ids(dest / "4.png.png").any()
-
-
-def test_a_new_model_or_new_options_make_all_again(folders, rule):
-    source, dest = folders
-    put(source, "x.png", encode(plain(BLUE)))
-    run(source, dest)
-    assert run(source, dest, ids="label")[1].ok == 1
-    assert read_ids(dest / "x.png.png")[0, 0] == 26
-    rule.sha256 = OTHER
-    assert run(source, dest, sha256=OTHER, ids="label")[1].ok == 1
-    assert read_mask_metadata((dest / "x.png.png").read_bytes())["model-sha256"] == OTHER
-
-
-def test_masks_that_cannot_be_there_are_not_asked_for(folders, rule, monkeypatch):
-    source, dest = folders
-    for number in range(4):
-        put(source, f"{number}.png", encode(plain(RED)))
-    put(dest, "1.png.png", b"something lay here before the job")
-    asked = []
-    find = read.find_reusable_mask
-    monkeypatch.setattr(
-        read, "find_reusable_mask", lambda store, info, *rest: (asked.append(info.key), find(store, info, *rest))[1]
-    )
-    job = plan_job(str(source), str(dest), model=model())
-    assert segment_chunk(job, 0).written == 4
-    assert asked == ["1.png"]
-    # Killed before its rows were written: now any of them may be there, and all are.
-    Path(job.dest, job.part_key(0)).unlink()
-    LocalStore(dest).write(job.begun_key(0), b"")
-    asked.clear()
-    again = segment_chunk(job, 0)
-    assert (again.ok, again.written) == (4, 0)
-    assert sorted(asked) == ["0.png", "1.png", "2.png", "3.png"]
-    assert not Path(job.dest, job.begun_key(0)).exists()  # nothing is left behind
 
 
 def test_an_object_that_vanished_is_a_row(folders, rule):

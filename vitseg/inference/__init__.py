@@ -6,7 +6,8 @@
     plan.py           freeze the listing of the source into chunks; resume an unfinished job
     chunk.py          segment one chunk: read ahead, predict in batches, write behind
       context.py        what all objects of a chunk share, and seconds by stage
-      read.py           an object → a task for the model, unless its finished mask is reused
+      reusable_mask.py  whether an object's mask is there already and still holds
+      read.py           an object → a task for the model
       predict.py        a batch of tasks → predictions
         model.py          the bundle, loaded once a process, on its GPU
         upsample.py       scores at the model's size → class ids at the image's own

@@ -16,7 +16,7 @@ from vitseg.inference.job import Job, ModelRef, Options, key_problem
 from vitseg.inference.ledger import Listed, Row
 from vitseg.inference.model import load_once
 from vitseg.inference.plan import MaskIndex, list_source
-from vitseg.inference.read import find_reusable_mask
+from vitseg.inference.reusable_mask import find_reusable_mask
 from vitseg.storage import LocalStore, ObjectInfo, canonical, open_store
 
 SAMPLED = 32

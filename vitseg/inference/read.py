@@ -1,20 +1,19 @@
 """Read one object: a task for the model, or the row of an object that needs no prediction."""
 
-import sys
 import time
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vitseg.errors import AccessError, DataError, NotFoundError, SampleError, StorageError
-from vitseg.images.decode import one_large, open_image
+from vitseg.errors import AccessError, NotFoundError, SampleError, StorageError
+from vitseg.images.decode import open_image
 from vitseg.images.formats import SNIFFED_BYTES, has_image_name, is_image, may_be_image, may_be_read
 from vitseg.images.resize import model_input
 from vitseg.inference.context import ChunkContext
-from vitseg.inference.job import Options, mask_key
-from vitseg.inference.ledger import Listed, Row, mask_row, row_without_mask
-from vitseg.masks import decode_mask, is_mask, read_mask_metadata
-from vitseg.storage import ObjectInfo, Store
+from vitseg.inference.ledger import Listed, Row, row_without_mask
+from vitseg.inference.reusable_mask import find_reusable_mask, row_of_mask
+from vitseg.masks import is_mask
+from vitseg.storage import ObjectInfo
 
 NOT_AN_IMAGE = "not an image"
 A_MASK = "a mask of an earlier job"
@@ -45,7 +44,7 @@ def read_object(context: ChunkContext, item: Listed) -> Row | Task:
     if item.made or not context.fresh:
         with stopwatch.measure("check"):
             existing = find_reusable_mask(context.dest, info, job.model.sha256, job.options)
-            row = existing and _row_of_existing(context, info, *existing)
+            row = existing and row_of_mask(context, info, *existing)
         if row:
             return row
     named = has_image_name(info.key)
@@ -71,33 +70,6 @@ def read_object(context: ChunkContext, item: Listed) -> Row | Task:
         return row_without_mask(info, "failed", str(error))
     except SampleError as error:
         return row_without_mask(info, "failed", str(error))
-
-
-def find_reusable_mask(
-    dest: Store, info: ObjectInfo, model_sha256: str, options: Options
-) -> tuple[bytes, dict[str, str]] | None:
-    """Return the mask of an object and its metadata, if it was made of this content by this model with these options.
-
-    The PNG's own metadata decides: they are the same in every store, and one request fetches all.
-    """
-    try:
-        data = dest.read(mask_key(info.key))
-        metadata = read_mask_metadata(data)
-    except (NotFoundError, DataError):  # a file that is no mask is overwritten
-        return None
-    needed = {"source-etag": info.etag, "model-sha256": model_sha256, "options": options.signature()}
-    return (data, metadata) if needed.items() <= metadata.items() else None
-
-
-def _row_of_existing(context: ChunkContext, info: ObjectInfo, data: bytes, metadata: dict[str, str]) -> Row | None:
-    """Return the row of a mask that is reused; None where it is damaged and must be made again."""
-    try:
-        header = open_image(data, sys.maxsize)
-        with one_large(header.width * header.height):
-            pixels, _ = decode_mask(data, colors=not context.bundle.classes)
-            return mask_row(context.job, info, pixels, metadata, context.numbers)
-    except (DataError, KeyError, ValueError):
-        return None
 
 
 def _task(context: ChunkContext, info: ObjectInfo, data: bytes, started: float) -> Task:
