@@ -26,6 +26,7 @@ from typing import Any
 import yaml
 
 from flows.stack import processes
+from vitseg import child_processes
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "infra" / "compose.yaml"
@@ -155,7 +156,7 @@ class Services:
         )  # fmt: skip
 
     def is_up(self, name: str) -> bool:
-        return bool(processes._marked(self.mark(name)))
+        return bool(child_processes.marked(self.mark(name)))
 
     def up(self, name: str) -> None:
         """Start a service, or start it anew where its command or environment has changed; wait until it is healthy."""
@@ -218,7 +219,7 @@ class Services:
             subprocess.Popen(
                 [programs / "postgres", "-D", folder / "data", "-p", str(self.ports["postgres"]), "-h", "127.0.0.1",
                  "-k", folder, "-c", "fsync=off"],
-                cwd="/", env={**os.environ, processes.MARK: self.mark("postgres")},
+                cwd="/", env={**os.environ, child_processes.MARK: self.mark("postgres")},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, **group,
             )  # fmt: skip
         wait = ["pg_isready", "-h", str(folder), "-p", str(self.ports["postgres"]), "-q"]
@@ -248,7 +249,7 @@ class Services:
             deadline = time.monotonic() + 20
             while self.is_up(name) and time.monotonic() < deadline:
                 time.sleep(0.1)
-        processes.stop(self.mark(name))
+        child_processes.stop(self.mark(name))
 
     def stop_all(self) -> None:
         with ThreadPoolExecutor(8) as pool:

@@ -19,6 +19,7 @@ import pytest
 
 from flows.stack import processes
 from tests.infra.compose import ROOT, Services, postgres_programs
+from vitseg import child_processes
 
 RUNBOOK = (ROOT / "infra/README.md").read_text()
 BLOCKS = dict(re.findall(r"<!-- run: (\w+) -->\n```bash\n(.*?)```", RUNBOOK, re.DOTALL))
@@ -99,7 +100,7 @@ def team() -> Iterator[Team]:
     folder.chmod(0o755)
     marks = [f"{folder}/services:{name}" for name in PARTS]
     # Ends the services when we end, even if we are killed: then its standard input closes.
-    code = f"import sys; from flows import processes; sys.stdin.read(); [processes.stop(mark) for mark in {marks!r}]"
+    code = f"import sys; from vitseg import child_processes; sys.stdin.read(); [child_processes.stop(mark) for mark in {marks!r}]"
     guard = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, start_new_session=True)
     try:
         team = Team(folder)
@@ -153,7 +154,7 @@ def test_three_databases_hold_what_the_servers_know(team: Team) -> None:
 def test_no_password_stands_on_a_command_line(team: Team) -> None:
     services = team.services()
     secrets = {line.split("=", 1)[1] for line in (team.checkout / "infra/.env").read_text().splitlines()}
-    lines = [" ".join(process.cmdline()) for name in PARTS for process in processes._marked(services.mark(name))]
+    lines = [" ".join(process.cmdline()) for name in PARTS for process in child_processes.marked(services.mark(name))]
     assert len(lines) >= len(PARTS)
     assert not [line for line in lines if any(secret in line for secret in secrets)]
 
@@ -177,7 +178,7 @@ def test_a_check_notices_wrong_credentials(team: Team, name: str, variables: dic
 
 def test_without_postgres_the_servers_are_unhealthy_and_come_back_by_themselves(team: Team) -> None:
     services = team.services()
-    before = {process.pid for process in processes._marked(services.mark("mlflow"))}
+    before = {process.pid for process in child_processes.marked(services.mark("mlflow"))}
     services.stop("postgres")
     for name in ("postgres", "mlflow", "prefect", "cpu-worker"):
         assert services.healthy(name).returncode != 0, name
@@ -188,7 +189,7 @@ def test_without_postgres_the_servers_are_unhealthy_and_come_back_by_themselves(
         assert connection.getresponse().status == 200  # what an easy check would have believed
     services.up("postgres")
     wait_until_healthy(services, PARTS)
-    assert before & {process.pid for process in processes._marked(services.mark("mlflow"))}
+    assert before & {process.pid for process in child_processes.marked(services.mark("mlflow"))}
 
 
 def test_backed_up_destroyed_restored_and_upgraded(deployed: Team, scenes: Path) -> None:
