@@ -60,9 +60,8 @@ def cracks(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def train(shards: str, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Bundle:
     """Train in this process, without a tracking server, and load what comes out."""
-    from vitseg.training import tracking_logger
 
-    monkeypatch.setattr(tracking_logger, "TrackingLogger", lambda *settings: TrainingLogger())
+    monkeypatch.setattr(worker, "TrackingLogger", lambda *settings: TrainingLogger())
     recipe = small_recipe("optimizer.learning_rate=0.01", "run.epochs=10", *overrides)
     fingerprint = read_manifest(shards).fingerprint
     job = Job(job_folder(shards, fingerprint, recipe), shards, fingerprint, recipe)
