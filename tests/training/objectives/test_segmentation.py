@@ -60,7 +60,6 @@ def cracks(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def train(shards: str, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Bundle:
     """Train in this process, without a tracking server, and load what comes out."""
-
     monkeypatch.setattr(worker, "TrackingLogger", lambda *settings: TrainingLogger())
     recipe = small_recipe("optimizer.learning_rate=0.01", "run.epochs=10", *overrides)
     fingerprint = read_manifest(shards).fingerprint
