@@ -8,7 +8,7 @@ from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.tasks import exponential_backoff
 
-from flows.display.console import note, progress
+from flows.display.console import note, pluralize, progress
 from flows.tasks.runners import CLUSTER_AHEAD, as_they_end, make_runner, may_pass
 from vitseg.data import Layout
 from vitseg.data.commit import commit, finished
@@ -49,6 +49,7 @@ def preprocess(
                 f"nothing to do: {dest} already holds these {manifest.samples} samples "
                 f"(fingerprint {plan.fingerprint[:12]})"
             )
+            _note_skipped(manifest)
             return _result(manifest, dest, start)
         manifest = commit(plan, _make_shards(plan, dest), dest, before)
     _show(manifest)
@@ -86,5 +87,10 @@ def _show(manifest: Manifest) -> None:
     if manifest.skipped:
         skipped = [{"source": row.source, "reason": row.reason} for row in manifest.skipped[:500]]
         create_table_artifact(skipped, key="skipped", description=f"{len(manifest.skipped)} sources were left out")
-        first = manifest.skipped[0]
-        note(f"{len(manifest.skipped)} sources left out, as {first.source}: {first.reason} (all in manifest.json)")
+    _note_skipped(manifest)
+
+
+def _note_skipped(manifest: Manifest) -> None:
+    if manifest.skipped:
+        first, count = manifest.skipped[0], pluralize(len(manifest.skipped), "source")
+        note(f"{count} left out, for example {first.source}: {first.reason} (all in manifest.json)")

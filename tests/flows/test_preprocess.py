@@ -91,6 +91,10 @@ def test_sources_that_can_not_be_used_are_rows_and_exit_code_4(tmp_path: Path) -
         assert hint is None or hint in reasons[key]
     assert "Traceback" not in done.err
     assert "4 sources left out" in done.err
+    again = vitseg("preprocess", str(source), str(dest), "--size", "64x32", "--json")
+    assert (again.code, again.json["skipped"]) == (4, 4)
+    assert "nothing to do" in again.err
+    assert "4 sources left out, for example" in again.err
 
 
 def test_a_runner_that_is_not_installed_or_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
