@@ -50,7 +50,8 @@ def test_a_process_that_ignores_sigterm_is_killed() -> None:
 
 
 def test_servers_of_the_version_before_are_known() -> None:
-    environment = {**os.environ, "VITSEG_SERVER": "/home/stack:s3"}
+    environment = {name: value for name, value in os.environ.items() if name != child_processes.MARK}
+    environment["VITSEG_SERVER"] = "/home/stack:s3"
     command = ["sh", "-c", "echo; sleep 60"]
     with subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
