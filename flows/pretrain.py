@@ -42,8 +42,7 @@ def pretrain(
     """Train an encoder on photographs; an interrupted job goes on, a finished one is not done twice.
 
     Args:
-        source: a folder or bucket of photographs, where labels are told by their folders and left out; or a folder of
-            shards, whose labels are ignored.
+        source: a folder or bucket of photographs, or a folder of shards; labels among them are ignored.
         shards: where the shards of photographs go; by default under VITSEG_HOME.
         preset: architecture and recipe; `paper` has another encoder.
         recipe: a TOML file laid over the preset.

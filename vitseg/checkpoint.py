@@ -92,7 +92,7 @@ def write_checkpoint(store: Store, checkpoint: Checkpoint, keep: int) -> str:
     """Write a checkpoint, then remove all but the newest `keep`; return its key."""
     header = {"step": str(checkpoint.step), "state": json.dumps(checkpoint.state)}
     # By a file: what safetensors makes in memory it makes holding the interpreter, and training would wait for it.
-    scratch = os.environ.get(SCRATCH)  # whoever starts the ranks clears it: one that is killed can't
+    scratch = os.environ.get(SCRATCH)  # the launcher clears it: a rank that is killed can't
     try:
         with tempfile.TemporaryDirectory(prefix="vitseg-checkpoint-", dir=scratch) as folder:
             path = Path(folder) / "checkpoint"

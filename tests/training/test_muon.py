@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.optim import Muon
 
-from vitseg.training.muon import StackedMuon, orthogonalised
+from vitseg.training.muon import StackedMuon, orthogonalized
 
 SHAPES = [(8, 24), (24, 8), (8, 24), (16, 16), (24, 8), (5, 7)]
 
@@ -37,6 +37,6 @@ def test_it_steps_as_torchs_own() -> None:
 @pytest.mark.parametrize("shape", [(3, 6, 6), (1, 4, 20)])
 def test_all_directions_of_what_comes_out_are_about_as_long(shape: tuple[int, ...]) -> None:
     torch.manual_seed(1)
-    turned = orthogonalised(torch.randn(shape), (3.4445, -4.7750, 2.0315), 5, 1e-7)
+    turned = orthogonalized(torch.randn(shape), (3.4445, -4.7750, 2.0315), 5, 1e-7)
     lengths = torch.linalg.svdvals(turned.float())
     assert 0.5 < lengths.min() < lengths.max() < 1.5

@@ -99,7 +99,7 @@ def _source_key(root: str) -> str:
 def list_source(source: str, dest: str) -> tuple[str, Iterator[ObjectInfo]]:
     """Return the root that keys are relative to, and the objects to segment, page by page.
 
-    What lies under DEST or in a folder named `_vitseg` is left out.
+    What lies under DEST or in a folder named `_vitseg` is excluded.
 
     Raises:
         NotFoundError: there is nothing.
@@ -110,10 +110,10 @@ def list_source(source: str, dest: str) -> tuple[str, Iterator[ObjectInfo]]:
     inside = f"{source.rstrip('/')}/"
     masks = f"{dest.removeprefix(inside)}/" if dest.startswith(inside) else None
 
-    def left_out(info: ObjectInfo) -> bool:
+    def excluded(info: ObjectInfo) -> bool:
         return (masks is not None and info.key.startswith(masks)) or RESERVED in info.key.split("/")[:-1]
 
-    objects = (info for info in open_store(source).list() if not left_out(info))
+    objects = (info for info in open_store(source).list() if not excluded(info))
     first = next(objects, None)
     if first is not None:
         return source, chain([first], objects)

@@ -30,6 +30,7 @@ class StackedMuon(Muon):
                 if "momentum_buffer" not in self.state[matrix]:
                     self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
             means = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
+            # torch's optimizers are built on these private functions: a few kernels for all matrices. Nothing public does it.
             torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
             updates = torch._foreach_lerp(gradients, means, group["momentum"])
             torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
@@ -46,7 +47,7 @@ def _share_out(updates: Sequence[torch.Tensor], group: dict[str, Any]) -> list[t
     for which in _by_shape([updates[number] for number in shares[rank]]):
         numbers = [shares[rank][index] for index in which]
         stack = torch.stack([_on_its_side(updates[number]) for number in numbers])
-        parts = orthogonalised(stack, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        parts = orthogonalized(stack, group["ns_coefficients"], group["ns_steps"], group["eps"])
         own |= dict(zip(numbers, parts, strict=True))
     mine = torch.cat(
         [own[number].flatten() for number in shares[rank]] or [updates[0].new_zeros(0, dtype=torch.bfloat16)]
@@ -76,7 +77,7 @@ def _by_shape(matrices: Sequence[torch.Tensor]) -> list[list[int]]:
     return list(found.values())
 
 
-def orthogonalised(
+def orthogonalized(
     matrices: torch.Tensor, coefficients: tuple[float, float, float], steps: int, epsilon: float
 ) -> torch.Tensor:
     """Return matrices with the singular vectors of the given ones, (N, rows, columns), and values near 1; bfloat16.
