@@ -34,8 +34,7 @@ def evaluate(model: str, shards: str, *, split: str = "val") -> dict[str, Any]:
     evaluated = evaluate_model(model, shards, split)
     result = {**evaluated.evaluation.to_json(), "model": evaluated.uri, "split": split}
     rows = [{"class": name, "IoU": iou} for name, iou in result["per_class_iou"].items() if iou is not None]
-    quality = f"mIoU {result['miou']}" if evaluated.bundle.classes else f"PSNR {evaluated.evaluation.psnr:.2f} dB"
-    create_table_artifact(rows, key="per-class-iou", description=f"{evaluated.uri}: {quality}")
+    create_table_artifact(rows, key="per-class-iou", description=f"{evaluated.uri}: {evaluated.evaluation.headline}")
     return result
 
 

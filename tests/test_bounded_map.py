@@ -39,3 +39,25 @@ def test_an_error_is_that_of_its_item():
         with pytest.raises(ZeroDivisionError):
             future.result()
         assert next(results)[1].result() == (1, 0)
+
+
+def test_what_is_under_way_costs_no_more_than_the_budget_but_for_one_that_costs_more_by_itself():
+    under_way = set()
+
+    def submit(cost: int) -> Future[int]:
+        under_way.add(cost)
+        assert sum(under_way) <= 10 or under_way == {cost}
+        future: Future[int] = Future()
+        future.set_result(cost)
+        return future
+
+    costs = [4, 5, 3, 7, 20, 1, 2, 6]
+    results = bounded_map(submit, costs, 3, cost=lambda cost: cost, budget=10)
+    assert next(results)[0] == 4
+    assert under_way == {4, 5}
+    found = [4]
+    under_way.remove(4)
+    for cost, future in results:
+        found.append(future.result())
+        under_way.remove(cost)
+    assert found == costs

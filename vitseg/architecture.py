@@ -35,7 +35,7 @@ class Architecture:
     spatial_embedding: Width = 8
     """Width of the learned embedding of a patch's position, with `position` = `concat`."""
     position: Literal["concat", "add"] = "concat"
-    """How it is combined with the projection: `concat` as in the paper, `add` as in the original ViT."""
+    """How the embedding of a position is combined with the projection: `concat` as in the paper, `add` as in the original ViT."""
     encoder_projection: Width = 128
     """Width to which a flattened patch is projected."""
     blocks: Depth = 4

@@ -22,9 +22,8 @@ from vitseg.errors import VitsegError
 
 MARK = "VITSEG_MARK"
 """Environment variable: `A/B` is what the process with children `A` has started under the name `B`."""
-_OLD_MARK = (
-    "VITSEG_SERVER"  # on servers that the version before this one started: unknown, they would start a second time
-)
+# On servers that the version before this one started; unrecognized, they would be started a second time.
+_OLD_MARK = "VITSEG_SERVER"
 _SECONDS = 8.0
 
 _watchers: list[subprocess.Popen[bytes]] = []  # keeps the pipe open for as long as this process lives

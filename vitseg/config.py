@@ -45,7 +45,7 @@ def load_recipe(preset: str = "tiny", file: str | Path | None = None, overrides:
 
 
 def recipe_from(values: Mapping[str, Any]) -> Recipe:
-    """Return the recipe that `Recipe.to_json`, of this or an earlier version, made plain data of.
+    """Return the recipe that `Recipe.to_json`, of this or an earlier version, wrote.
 
     Raises:
         UsageError: an unknown key, or a value of the wrong type or range.

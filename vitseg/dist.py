@@ -72,7 +72,7 @@ def stop() -> None:
 
 @contextlib.contextmanager
 def waiting_for(what: str) -> Iterator[None]:
-    """Note that this rank waits for others within the block; the note stays where an error ends that.
+    """Note that this rank waits for others within the block; if an error ends the block, the note stays.
 
     The launcher reads the note of a rank that hangs. It is in shared memory: to write it costs next to nothing, and it can be
     read whatever has become of this process.

@@ -24,7 +24,6 @@ from vitseg.labels import palette as train_palette
 _RUN_LENGTHS = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 # Of pictures: half the bytes of level 1 for 15 % more time.
 _PICTURE_LEVEL = 4
-_PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG_QUALITY = 90
 _JPEG_SIDE = 65_500  # libjpeg writes no longer ones
 
@@ -95,10 +94,10 @@ def read_mask_metadata(data: bytes) -> dict[str, str]:
 def is_mask(data: bytes) -> bool:
     """Return whether these bytes are a mask that a job wrote, and so no photograph."""
     try:
-        image = _open(data) if data.startswith(_PNG) else None
+        image = _open(data)
     except DataError:
         return False
-    return image is not None and image.mode == "P" and _metadata(image).keys() >= {"source-etag", "model-sha256"}
+    return image.mode == "P" and _metadata(image).keys() >= {"source-etag", "model-sha256"}
 
 
 def decode_mask(data: bytes, *, colors: bool = False) -> tuple[np.ndarray, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""What a training job computes: frozen dataclasses, checked when they are made. `config` reads them from TOML."""
+"""What a training job computes: frozen dataclasses, checked when they are created. `config` reads them from TOML."""
 
 import dataclasses
 import hashlib

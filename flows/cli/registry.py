@@ -86,9 +86,10 @@ def assess(
     validate.gate(gate)
     prepare_flow()
     from flows.assess import assess as flow
+    from vitseg.registry.gate import NO_CHAMPION
 
     result = flow(name, version, shards=shards, gate=gate, to=to)
-    first = result["compared_to"] == "none"
+    first = result["compared_to"] == NO_CHAMPION
     lines = {
         "gate": result["gate"],
         "compared with": "nothing: the first" if first else f"the champion, version {result['compared_to']}",

@@ -22,7 +22,7 @@ from vitseg.recipe import Recipe
 from vitseg.registry import versions
 from vitseg.registry.provenance import environment_fields
 from vitseg.storage import open_store
-from vitseg.training.job import job_folder, read_job
+from vitseg.training.job import HISTORY, job_folder, read_job
 
 _SHOWN = 4
 _IN_README = 3
@@ -47,7 +47,7 @@ def write_demo_report(
     manifest = read_manifest(shards)
     bundle = versions.load(results["train"]["model_uri"])
     job = read_job(job_folder(shards, manifest.fingerprint, recipe))
-    history = json.loads(open_store(job.folder).read("history.json")) if job else []
+    history = json.loads(open_store(job.folder).read(HISTORY)) if job else []
     batch = next(iter(Batches(shards, manifest, "val", batch_size=_SHOWN, shuffle=False, drop_last=False).epoch(0)))
     shown = dict(zip(batch.keys, batch.pictures(bundle.segment(batch.images)), strict=True))
     masks = _copy_masks(addresses["masks"], folder / "masks")

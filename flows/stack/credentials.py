@@ -7,6 +7,7 @@ import secrets
 from pathlib import Path
 
 from vitseg.errors import AccessError
+from vitseg.storage.atomic import part_of
 
 _FILE = "credentials.json"
 
@@ -49,13 +50,10 @@ def read_or_make(folder: Path) -> dict[str, str]:
 
 def write_private(path: Path, data: bytes) -> None:
     """Write a file atomically that only its owner may read."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
+    with part_of(path) as part:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(data)
         part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_certificate(certificate: Path, key: Path) -> None:

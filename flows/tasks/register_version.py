@@ -18,8 +18,8 @@ from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.errors import AccessError, RegistryError
 from vitseg.evaluation import evaluate_bundle
 from vitseg.metrics.result import Evaluation
-from vitseg.model.bundle import Bundle, load_bundle
-from vitseg.registry import provenance, tracking, versions
+from vitseg.model.bundle import FILES, Bundle, load_bundle
+from vitseg.registry import promotion, provenance, tracking, versions
 from vitseg.registry.training_summary import draw_training, training_summary
 from vitseg.storage import open_store
 from vitseg.training.job import HISTORY, Job, finish_job
@@ -43,7 +43,7 @@ def register(job: Job, name: str, seconds: float, world_size: int) -> dict[str, 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "bundle")
         folder.mkdir()
-        for file in ("model.safetensors", "config.json"):
+        for file in FILES:
             (folder / file).write_bytes(open_store(job.folder).read(f"bundle/{file}"))
         bundle = load_bundle(folder)
         history = json.loads(open_store(job.folder).read(HISTORY))
@@ -65,8 +65,7 @@ def register(job: Job, name: str, seconds: float, world_size: int) -> dict[str, 
         note("registering")
         version = versions.register(folder, name=name, run_id=job.run_id, tags=_tags(job, evaluation), description=page)
         _check_version(version, bundle, first.images, Path(temporary) / "cache")
-    quality = f"mIoU {evaluation.scores.miou:.3f}" if bundle.classes else f"PSNR {evaluation.psnr:.2f} dB"
-    note(f"registered {version.uri}: {quality}; loaded back and checked")
+    note(f"registered {version.uri}: {evaluation.headline}; loaded back and checked")
     create_markdown_artifact(page, key="version", description=version.uri)
     result = {
         "run_id": job.run_id,
@@ -106,7 +105,7 @@ def _tags(job: Job, evaluation: Evaluation) -> dict[str, str]:
         "data_fingerprint": job.fingerprint,
         "shards": job.shards,
         "recipe": job.recipe.digest(),
-        "review": "pending",
+        "review": promotion.PENDING,
     }
 
 

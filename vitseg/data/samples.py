@@ -31,7 +31,7 @@ def make_sample(
     """Return the tar members of one sample and its labeled pixels.
 
     The pixels that are encoded as the sample's photo are exactly those that `segment` feeds a model of this size for the
-    same file (`images.model_input`), or for the left half of a pair; JPEG then changes them a little.
+    same file (`vitseg.images.resize.model_input`), or for the left half of a pair; JPEG then changes them a little.
 
     Args:
         planned: names and hashes of the source.
@@ -110,7 +110,7 @@ def decode_label(mask: Image.Image, options: PlanOptions, *, colors: bool) -> np
 
     Label files of `cityscapes` hold ids, or `colors`. Those of `folders` hold either: images with one
     channel are ids, images with several are colors, and a palette image holds whichever its values fit. In a
-    binary data set all values fit: there it holds colors only if the thing's color occurs and its id does not.
+    binary data set all values fit: there it holds colors only if the foreground's color occurs and its id does not.
 
     Raises:
         SampleError: ids or colors are not in the list of classes.
@@ -120,8 +120,8 @@ def decode_label(mask: Image.Image, options: PlanOptions, *, colors: bool) -> np
         raise SampleError(f"the label is no id image: its mode is {mask.mode}")
     if one_channel and not colors:
         ids = nearest(np.asarray(mask), options.image_size).astype(np.int64)
-        if thing := foreground_class(options.labels):
-            if mask.mode != "P" or (ids == thing.id).any() or not _has_color(mask, thing):
+        if foreground := foreground_class(options.labels):
+            if mask.mode != "P" or (ids == foreground.id).any() or not _has_color(mask, foreground):
                 return np.where((ids >= 0) & (ids <= 255), id_table(options.labels)[ids.clip(0, 255)], np.uint8(1))
         elif not (unknown := unknown_ids(ids, options.labels)):
             return id_table(options.labels)[ids]

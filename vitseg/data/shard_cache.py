@@ -131,11 +131,10 @@ class ShardCache:
         for path in self._folder.iterdir():
             with contextlib.suppress(FileNotFoundError):  # another process has removed it
                 status = path.stat()
+                partial = path.name.startswith(PART) or path.suffix == ".part"  # the latter of an earlier version
                 if path.suffix == ".tar":
                     files.append((status.st_mtime, status.st_size, path))
-                elif (
-                    path.name.startswith(PART) or path.suffix == ".part"
-                ) and time.time() - status.st_mtime > _STALE_S:
+                elif partial and time.time() - status.st_mtime > _STALE_S:
                     path.unlink()
         excess = sum(length for _, length, _ in files) + size - self._limit
         for _, length, path in sorted(files):

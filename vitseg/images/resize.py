@@ -17,7 +17,7 @@ from vitseg.images.rows import DecodedPhoto, Photo, bands
 def model_input(data: bytes, size: tuple[int, int], max_pixels: int) -> tuple[np.ndarray, tuple[int, int]]:
     """Decode a photograph and resize all of it to what the model takes: uint8 (*size, 3), and the photograph's (H, W).
 
-    A decoded image takes up to 4 bytes a pixel: see `one_large`. Raises what `images.decode_stored` raises.
+    A decoded image takes up to 4 bytes a pixel: see `one_large`. Raises what `vitseg.images.decode.decode_stored` raises.
     """
     image = open_image(data, max_pixels)
     stored = (image.height, image.width)

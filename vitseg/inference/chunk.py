@@ -8,14 +8,14 @@ Between them at most so many objects, bytes and pixels wait that memory stays bo
 keep its model busy while one of them begins or ends.
 """
 
-import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
 import torch
 
+from vitseg.bounded_map import bounded_map
 from vitseg.errors import AccessError, StorageError
 from vitseg.inference.context import ChunkContext, chunk_context
 from vitseg.inference.job import Job
@@ -113,7 +113,12 @@ def segment_objects(
         writers = ThreadPoolExecutor(_WRITERS, "vitseg-write")
         stack.callback(writers.shutdown, cancel_futures=True)
         count = max(2 * _READERS, 2 * batch_size)
-        for place, found in _ahead(readers, functools.partial(read_object, context), objects.items(), count):
+        reading = bounded_map(
+            lambda pair: readers.submit(read_object, context, pair[1]), objects.items(), count,
+            cost=lambda pair: pair[1].info.size, budget=_BYTES_AHEAD,
+        )  # fmt: skip
+        for (place, _), future in reading:
+            found = future.result()
             if isinstance(found, Row):
                 rows[place] = found
                 progress(1)
@@ -124,21 +129,3 @@ def segment_objects(
         flush()
         settle(most=0)
     return rows, written
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, work: Callable[[Listed], Row | Task], objects: Iterable[tuple[int, Listed]], count: int
-) -> Iterator[tuple[int, Row | Task]]:
-    """Yield `work` of each object in order, with up to `count` of them, or so many bytes, under way."""
-    waiting: deque[tuple[int, int, Future[Row | Task]]] = deque()
-    size = 0
-    for place, item in objects:
-        while waiting and (len(waiting) == count or size + item.info.size > _BYTES_AHEAD):
-            first, done, future = waiting.popleft()
-            yield first, future.result()
-            size -= done
-        waiting.append((place, item.info.size, pool.submit(work, item)))
-        size += item.info.size
-    while waiting:
-        first, _, future = waiting.popleft()
-        yield first, future.result()

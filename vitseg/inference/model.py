@@ -5,8 +5,8 @@ import functools
 import os
 import threading
 from collections.abc import Iterable
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from vitseg.errors import DataError
 from vitseg.inference.job import ModelRef
 from vitseg.model.bundle import Bundle, load_bundle
+from vitseg.storage.atomic import lock
 
 BATCH = {"cpu": 2, "cuda": 16}
 """Images a forward pass by default, by device: more don't fit a processor's cache, fewer don't fill a GPU."""
@@ -22,7 +23,7 @@ Moments = tuple[float, float] | None
 """Mean and standard deviation of the photograph that a window is cut from; None for whole photographs."""
 
 _load_lock = threading.Lock()
-_held_locks: list[IO[str]] = []  # the system gives them up when the process ends, however it ends
+_held_locks: list[FileIO] = []  # the system gives them up when the process ends, however it ends
 
 
 def load_once(model: ModelRef) -> Bundle:
@@ -66,12 +67,10 @@ def _lock_gpu(name: str) -> bool:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitseg" / "gpus"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / name).open("a")
+        file = (folder / name).open("ab", buffering=0)
     except OSError:
         return False  # nothing can be written there: processes then share GPUs by their ids
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if not lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
         file.close()
         return False
     _held_locks.append(file)

@@ -44,6 +44,11 @@ class Evaluation:
         """Peak signal-to-noise ratio, decibels: that of the mean squared error of all pixels together."""
         return -10 * math.log10(self.mean_squared_error) if self.mean_squared_error else math.inf
 
+    @property
+    def headline(self) -> str:
+        """The main score as text: mIoU, or PSNR where there are no classes."""
+        return f"mIoU {self.scores.miou:.3f}" if len(self.confusion) else f"PSNR {self.psnr:.2f} dB"
+
     def to_json(self) -> dict[str, Any]:
         """Return the keys that `vitseg evaluate --json` promises, the means, seam ratios and the confusion matrix.
 

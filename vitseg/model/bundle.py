@@ -32,6 +32,8 @@ from vitseg.storage import LocalStore
 SCHEMA = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+FILES = (WEIGHTS, CONFIG)
+"""In the order in which they are written: config.json makes the bundle exist."""
 
 _KEYS = {"schema", "architecture", "classes", "image_size", "target", "normalization", "sha256"}
 _CONFIG_BYTES = 1 << 20

@@ -3,6 +3,9 @@
 Shapes: B images of H×W pixels, P side of a patch, N patches.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -77,3 +80,11 @@ def initialize_linear(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Make the random weights of the block a function of the seed; global random state is untouched."""
+    with torch.random.fork_rng(devices=[]):  # not torch.manual_seed, which sets the GPUs' generators too
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -19,7 +19,7 @@ from vitseg.architecture import Architecture
 from vitseg.model.blocks import TransformerBlock
 from vitseg.model.encoder import VisionTransformer
 from vitseg.model.encoder_bundle import EncoderBundle
-from vitseg.model.image_model import ImageModel, initialize_linear
+from vitseg.model.image_model import ImageModel, initialize_linear, seeded
 from vitseg.recipe import MaskedRecipe
 
 _HEAD_WIDTH = 32
@@ -82,8 +82,7 @@ class MaskedAutoencoder(ImageModel):
 
 def build_masked(arch: Architecture, image_size: tuple[int, int], masked: MaskedRecipe, seed: int) -> MaskedAutoencoder:
     """Create an untrained autoencoder, as `segmenter.build_model` does."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         return MaskedAutoencoder(arch, image_size, masked)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vitseg.architecture import Architecture
 from vitseg.errors import UsageError
 from vitseg.model.encoder import VisionTransformer
-from vitseg.model.image_model import ImageModel, initialize_linear
+from vitseg.model.image_model import ImageModel, initialize_linear, seeded
 from vitseg.model.overlap_decoder import OverlapDecoder
 from vitseg.model.patch_decoder import PatchDecoder
 from vitseg.model.spiral_decoder import SpiralDecoder
@@ -70,8 +70,7 @@ class Segmenter(ImageModel):
 
 def build_model(arch: Architecture, image_size: tuple[int, int], classes: int, seed: int) -> Segmenter:
     """Create an untrained network on the CPU: equal arguments give equal weights; global random state is untouched."""
-    with torch.random.fork_rng(devices=[]):  # not torch.manual_seed, which sets the GPUs' generators too
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         return Segmenter(arch, image_size, classes)
 
 

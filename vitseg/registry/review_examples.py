@@ -11,7 +11,7 @@ from vitseg.labels import IGNORE_INDEX
 from vitseg.masks import colorize
 from vitseg.model.bundle import Bundle
 from vitseg.pictures.panels import contact_sheet
-from vitseg.registry.tracking import log_picture
+from vitseg.registry.tracking import log_picture, picture_link
 
 _WIDTH = 184  # pixels of a picture: four side by side fit MLflow's page
 _NAME = "review/examples.png"
@@ -33,7 +33,7 @@ def select_examples(ours: Tensor, champions: Tensor | None, count: int = 3) -> l
 def log_examples(run_id: str, shards: str, split: str, selected: Sequence[int], models: Mapping[str, Bundle]) -> str:
     """Store a picture of the selected images in a run, and return its address on MLflow's page."""
     log_picture(run_id, draw_examples(shards, split, selected, models), _NAME)
-    return f"get-artifact?run_uuid={run_id}&path={_NAME}"
+    return picture_link(run_id, _NAME)
 
 
 def draw_examples(shards: str, split: str, selected: Sequence[int], models: Mapping[str, Bundle]) -> Image.Image:
@@ -50,6 +50,8 @@ def draw_examples(shards: str, split: str, selected: Sequence[int], models: Mapp
                 ids = bundle.segment(batch.images)[0].cpu().numpy()
                 accuracy = (ids == labels).sum() / max(1, (labels != IGNORE_INDEX).sum())
                 rows[index].append((f"{name}: {accuracy:.0%}", Image.fromarray(colorize(ids, colors))))
+            if len(rows) == len(selected):
+                break
     cells = [cell for index in selected for cell in rows[index]]
     return contact_sheet(cells, columns=2 + len(models), width=_WIDTH)
 

@@ -127,6 +127,11 @@ def log_picture(run_id: str, picture: Image.Image, name: str) -> None:
         MlflowClient().log_image(run_id, picture, artifact_file=name)
 
 
+def picture_link(run_id: str, name: str) -> str:
+    """Return a picture's address for the description of a version on the same server."""
+    return f"get-artifact?run_uuid={run_id}&path={name}"
+
+
 def to_metrics(values: Mapping[str, float], step: int) -> list[Metric]:
     """Return values as MLflow's metrics of a step, with the time of now."""
     now = int(time.time() * 1000)

@@ -16,6 +16,7 @@ from vitseg.model.bundle import Bundle
 from vitseg.pictures.charts import confusion_chart, iou_bars, learning_curves
 from vitseg.pictures.panels import panel, panel_sheet
 from vitseg.recipe import Recipe
+from vitseg.registry.tracking import picture_link
 
 MAX_PAGE = 5000
 """Characters of a description that MLflow's database keeps."""
@@ -54,12 +55,10 @@ def training_summary(
         for label, iou in zip(bundle.classes, scores.per_class_iou, strict=True)
     ]
     seams = seam_text(seam_ratios(evaluation.seams), seam_ratios(evaluation.target_seams))
-    if bundle.classes:
-        quality = f"**mIoU {scores.miou:.3f}**, pixel accuracy {scores.pixel_accuracy:.3f}"
-    else:
-        quality = f"**PSNR {evaluation.psnr:.2f} dB**, mean absolute error {evaluation.mean_absolute_error:.4f}"
+    error = f"mean absolute error {evaluation.mean_absolute_error:.4f}"
+    quality = f"**{evaluation.headline}**, " + (f"pixel accuracy {scores.pixel_accuracy:.3f}" if rows else error)
     counts = ", ".join(f"{split.samples} {name}" for name, split in manifest.splits.items())
-    picture = f"get-artifact?run_uuid={run_id}&path=pictures"
+    picture = picture_link(run_id, "pictures")
     lines = [
         f"{quality} on {evaluation.samples} validation images, after {epochs} {'epoch' if epochs == 1 else 'epochs'}.",
         "",

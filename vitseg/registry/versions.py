@@ -7,13 +7,14 @@ import datetime
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlflow
 import numpy as np
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
@@ -102,6 +103,10 @@ def get_version(name: str, version: str) -> Version:
             found = MlflowClient().get_model_version(name, version)
     except NotFoundError as error:
         raise NotFoundError(f"models:/{name}/{version} does not exist: see `vitseg registry list`") from error
+    return _version(found, found.aliases)
+
+
+def _version(found: ModelVersion, aliases: Iterable[str]) -> Version:
     return Version(
         name=found.name,
         version=str(found.version),
@@ -109,7 +114,7 @@ def get_version(name: str, version: str) -> Version:
         run_id=found.run_id or "",
         description=found.description or "",
         created=int(found.creation_timestamp or 0),
-        aliases=tuple(found.aliases or ()),
+        aliases=tuple(aliases),
         tags=dict(found.tags),
     )
 
@@ -117,8 +122,11 @@ def get_version(name: str, version: str) -> Version:
 def list_versions(name: str) -> list[Version]:
     """Return all versions of a model, newest first."""
     with mlflow_request(f"listing versions of {name}"):
-        found = MlflowClient().search_model_versions(f"name = '{name.replace(chr(39), '')}'")
-    versions = [get_version(name, str(version.version)) for version in found]  # a search returns no aliases
+        client = MlflowClient()
+        found = client.search_model_versions(f"name = '{name.replace(chr(39), '')}'")
+        aliases = client.get_registered_model(name).aliases if found else {}  # a search returns none
+    named = [(one, [alias for alias, number in aliases.items() if str(number) == str(one.version)]) for one in found]
+    versions = [_version(one, sorted(own)) for one, own in named]
     return sorted(versions, key=lambda version: int(version.version), reverse=True)
 
 

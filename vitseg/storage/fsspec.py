@@ -29,7 +29,7 @@ class FsspecStore(Store):
         return str(row["name"]).removeprefix(self._path).lstrip("/")
 
     def _info(self, row: dict[str, Any]) -> ObjectInfo:
-        names = ("ETag", "etag", "mtime", "updated", "Last-Modified", "size")
+        names = ("ETag", "etag", "mtime", "updated", "Last-Modified")
         tag = next((row[name] for name in names if row.get(name)), row.get("size"))
         return ObjectInfo(self._key(row), int(row.get("size") or 0), str(tag).strip('"'))
 

@@ -183,15 +183,15 @@ class _Target:
         if activation != "gelu":
             raise UsageError(f"its activation is {activation!r}, this encoder's is gelu: choose another one")
         heads = config.get("num_attention_heads")
-        told = _pixels(config, preprocessor)
-        pixels = told or PixelStats()
+        stated = _pixels(config, preprocessor)
+        pixels = stated or PixelStats()
         grid = patch_grid(self.image_size, self.arch.patch_size)
         tensors = encoder_from_published(
             state, self.arch, grid, theirs=pixels, ours=PixelStats(PIXEL_MEAN, PIXEL_STD),
             heads=heads if isinstance(heads, int) and heads > 0 else None,
         )  # fmt: skip
         words = f"the encoder, for pixels of mean {pixels.mean[0]:g} and std {pixels.std[0]:g} …"
-        words += "" if told else f" (ViT's own; a {_PREPROCESSOR} beside the weights would say)"
+        words += "" if stated else f" (ViT's own: there is no {_PREPROCESSOR} beside the weights)"
         epsilon = config.get("layer_norm_eps")
         if epsilon not in (None, self.arch.norm_epsilon):
             words += f"; its LayerNorms have epsilon {epsilon}: --set model.norm_epsilon={epsilon}"

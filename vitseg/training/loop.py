@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Trainer:
-    """One rank's view of a training job; `run` is the story.
+    """One rank's view of a training job; start reading at `run`.
 
     Batches are this rank's. `alive` is called after each step and each validated batch, so that a rank that hangs is
     noticed. When `max_minutes` are up, training ends; the learning rate has fallen by then as at the last epoch.

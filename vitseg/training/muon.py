@@ -40,7 +40,7 @@ class StackedMuon(Muon):
 
 
 def _share_out(updates: Sequence[torch.Tensor], group: dict[str, Any]) -> list[torch.Tensor]:
-    """Return updates with all directions about equally long; each rank turns its share of them, and hears the others'."""
+    """Return updates with all directions about equally long; each rank orthogonalizes its share and receives the others'."""
     rank, ranks = dist.place()
     shares = [[number for which in _by_shape(updates) for number in which][first::ranks] for first in range(ranks)]
     own: dict[int, torch.Tensor] = {}

@@ -12,7 +12,7 @@ import psutil
 
 from vitseg.errors import UsageError
 
-_ELSEWHERE = "192.0.2.1"  # an address for documentation: the way there is the way to everywhere
+_ELSEWHERE = "192.0.2.1"  # for documentation (RFC 5737): reached by the interface that leads outside; nothing is sent
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Nodes:
     nnodes: int = 1
     rendezvous: str = ""
     first: bool = True
-    """Whether this machine is the one where they meet: rank 0, which tells how training goes, is there."""
+    """Whether they meet on this machine: rank 0, which reports progress, runs there."""
 
     def __post_init__(self) -> None:
         if self.nproc < 1 or self.nnodes < 1:
@@ -96,7 +96,7 @@ def interface_towards(host: str) -> str | None:
     try:
         address = address_towards(host)
         if ipaddress.ip_address(address).is_loopback and not _is_loopback(host):
-            # The host is this machine, whose name is 127.0.1.1 to itself on many systems: others come another way.
+            # The host is this machine, which many systems call 127.0.1.1; other machines reach it by another address.
             address = address_towards(_ELSEWHERE)
     except OSError:
         return None

@@ -42,12 +42,10 @@ def describe_error(error: Exception, rank: int, recipe: Recipe | None) -> dict[s
         kind, message = RankLostError, f"rank {rank} failed: {short}"
         if _is_memory(error):
             now = f" (now {recipe.optimizer.accumulate} and {recipe.data.batch_size})" if recipe else ""
-            kind, message = (
-                TrainingError,
-                (
-                    f"rank {rank} ran out of memory: raise optimizer.accumulate, the parts in which a batch is computed, or "
-                    f"lower data.batch_size{now}; {short}"
-                ),
+            kind = TrainingError
+            message = (
+                f"rank {rank} ran out of memory: raise optimizer.accumulate, the parts in which a batch is computed, or "
+                f"lower data.batch_size{now}; {short}"
             )
     text = "".join(traceback.format_exception(error))
     return {

@@ -1,4 +1,4 @@
-"""Objectives: everything in which trainings differ. Here, in this one place, a job gets its own.
+"""Objectives: everything in which trainings differ. Only `objective_for` chooses one for a job.
 
 base.py            the interface: inputs, loss, counts, validation, panels, export
 segmentation.py    labels, as classes or as colors (`model.target`)

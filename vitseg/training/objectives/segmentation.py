@@ -16,7 +16,7 @@ from vitseg.errors import UsageError
 from vitseg.evaluation import criterion_for, evaluate_batches
 from vitseg.labels import logit_count
 from vitseg.losses import balanced_weights, valid_mask
-from vitseg.model.bundle import save_bundle
+from vitseg.model.bundle import FILES, save_bundle
 from vitseg.model.segmenter import Segmenter, build_model
 from vitseg.pictures.panels import panel, panel_sheet
 from vitseg.recipe import Recipe
@@ -102,9 +102,9 @@ class Segmentation(Objective):
         return panel_sheet([panel(*pictures, self.manifest.classes) for pictures in rows])
 
     def export(self, job: Job, history: Sequence[Mapping[str, Any]]) -> None:
-        """Write the bundle; config.json last, for it makes the bundle exist."""
+        """Write the bundle."""
         store = open_store(job.folder)
         with tempfile.TemporaryDirectory() as temporary:
             save_bundle(Path(temporary), self.model, self.manifest.classes)
-            for name in ("model.safetensors", "config.json"):
+            for name in FILES:
                 store.write(f"bundle/{name}", (Path(temporary) / name).read_bytes())
