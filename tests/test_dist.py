@@ -1,5 +1,6 @@
 """Two processes that talk over gloo, and one that has nobody to talk to."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -82,3 +83,19 @@ def test_one_process_needs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         model(torch.ones(1, 1)).sum().backward()
     assert model.weight.grad is not None
     dist.stop()
+
+
+def test_what_fails_while_others_are_waited_for_is_an_echo_but_not_this_ranks_own_gpu(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        lost, own = RuntimeError("Connection closed by peer"), torch.AcceleratorError("CUDA error: device-side assert")
+        assert not dist.lost_a_peer(lost)  # nobody was waited for
+        with contextlib.suppress(RuntimeError), dist.waiting_for("a sum over all ranks"):
+            raise lost
+        assert dist.lost_a_peer(lost)
+        assert not dist.lost_a_peer(own)
+        with dist.waiting_for("all ranks"):
+            pass
+        assert not dist.lost_a_peer(lost)  # what it waited for has come
+    finally:
+        dist.stop()

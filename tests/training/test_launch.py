@@ -170,6 +170,29 @@ def test_an_interruption_leaves_no_process(shards: str, tmp_path: Path, lines: l
     assert not alive
 
 
+LAUNCHER = """
+import sys
+from vitseg.training.launch import run_ranks
+from vitseg.training.nodes import Nodes
+run_ranks(sys.argv[1], Nodes(nproc=2), on_event=lambda event: print("event", flush=True), on_line=lambda line: None)
+"""
+
+
+def test_a_launcher_that_is_killed_leaves_no_process_not_even_with_its_watcher(shards: str, tmp_path: Path) -> None:
+    job = make_job(tmp_path / "job", shards, "run.epochs=1000")
+    command = [sys.executable, "-c", LAUNCHER, job.folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as launcher:
+        assert launcher.stdout is not None
+        assert launcher.stdout.readline() == "event\n"
+        children = psutil.Process(launcher.pid).children(recursive=True)
+        working = [child for child in children if "vitseg.training.worker" in child.cmdline()]
+        assert len(working) >= 3  # the agent and two ranks
+        for child in set(children) - set(working):
+            child.kill()
+        launcher.kill()
+    assert not psutil.wait_procs(working, timeout=40)[1]
+
+
 def test_a_rank_leaves_without_closing_the_interpreter(tmp_path: Path) -> None:
     """Threads of torch that are still there would meet it, and abort a rank that is done: rarely, so look at the way out."""
     code = (

@@ -11,6 +11,8 @@ def test_several_nodes_need_a_place_to_meet() -> None:
         Nodes(nnodes=2)
     with pytest.raises(UsageError, match="at least 1"):
         Nodes(nproc=0)
+    with pytest.raises(UsageError, match="at least two"):  # alone, it would train beside the first node
+        Nodes(nnodes=1, rendezvous="node-0:29400", first=False)
     options = Nodes(nproc=4, nnodes=2, rendezvous="node-0:29400").arguments("job-7", "unused")
     assert {"--nnodes=2", "--nproc-per-node=4", "node-0:29400", "job-7"} <= set(options)
 

@@ -113,9 +113,15 @@ def test_wrong_credentials_are_named_but_not_shown(stack: StackStatus) -> None:
 
 def test_wrong_usage_is_code_2_and_one_json_object_if_asked_for() -> None:
     assert vitseg("segment").code == 2
-    done = vitseg("no-such-command", "--json")
-    assert done.code == 2
-    assert done.json["exit_code"] == 2
+    for words in (
+        ["no-such-command"],
+        ["preprocess", ".", "out", "--runner", "no-such-runner"],
+        ["segment", "--no-such-option"],
+    ):
+        done = vitseg(*words, "--json")
+        assert done.code == 2
+        assert done.json["exit_code"] == 2
+        assert "no-such-" in done.json["error"], "the answer says what is wrong, as standard error does"
 
 
 def test_json_is_the_only_thing_on_standard_output(tmp_path: Path) -> None:
