@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import pickle
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from vitseg.architecture import Architecture
 from vitseg.errors import DataError, NotFoundError
 from vitseg.labels import Label, train_classes
-from vitseg.model.bundle import load_bundle, save_bundle
+from vitseg.model.bundle import FILES, load_bundle, read_identity, save_bundle
 from vitseg.model.segmenter import build_model
 
 CLASSES = train_classes()[:4]
@@ -58,7 +59,9 @@ def test_what_comes_back_predicts_the_same(tmp_path):
     sha256 = save_bundle(tmp_path / "a/b", model, CLASSES, extra={"fingerprint": "abc", "step": 7})
     bundle = load_bundle(tmp_path / "a/b")
     assert sorted(path.name for path in (tmp_path / "a/b").iterdir()) == ["config.json", "model.safetensors"]
-    assert bundle.sha256 == sha256 == hashlib.sha256((tmp_path / "a/b/model.safetensors").read_bytes()).hexdigest()
+    hashes = [hashlib.sha256((tmp_path / "a/b" / name).read_bytes()).hexdigest() for name in FILES]
+    assert [bundle.weights_sha256, bundle.sha256] == hashes  # anybody can compute them
+    assert sha256 == bundle.sha256 == read_identity(tmp_path / "a/b")
     assert (bundle.architecture, bundle.classes, bundle.image_size) == (model.architecture, CLASSES, SIZE)
     assert bundle.extra == {"fingerprint": "abc", "step": 7}
     assert bundle.palette[1].tolist() == [244, 35, 232]
@@ -89,7 +92,7 @@ def test_a_bundle_with_the_keys_of_older_versions_is_the_same(folder):
     config["architecture"] |= {old: config["architecture"].pop(new) for old, new in OLD_KEYS.items()}
     (folder / "config.json").write_text(json.dumps(config))
     old = load_bundle(folder)
-    assert (old.architecture, old.sha256, old.extra) == (now.architecture, now.sha256, now.extra)
+    assert (old.architecture, old.weights_sha256, old.extra) == (now.architecture, now.weights_sha256, now.extra)
     assert torch.equal(old.predict(photos()), now.predict(photos()))
     edit(folder, normalization=config["normalisation"])
     refused(folder, "normalisation is the old name of normalization")
@@ -105,10 +108,32 @@ def test_config_holds_what_the_format_says(folder):
     assert config["architecture"]["heads"] == 2
 
 
-def test_equal_weights_give_equal_files(folder, tmp_path):
+def test_equal_networks_of_equal_classes_give_equal_files(folder, tmp_path):
     again = save_bundle(tmp_path / "again", build_model(architecture(), SIZE, 4, seed=0), CLASSES)
-    assert (tmp_path / "again/model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    for name in FILES:
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+    assert again == load_bundle(folder).sha256
     assert save_bundle(tmp_path / "other", build_model(architecture(), SIZE, 4, seed=1), CLASSES) != again
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "label"),
+    [
+        ({}, SIZE, {"name": "street"}),
+        ({}, SIZE, {"color": (1, 2, 3)}),
+        ({}, SIZE, {"id": 99}),
+        ({"heads": 4, "head_width": 4}, SIZE, {}),
+        ({}, SIZE[::-1], {}),
+    ],
+)
+def test_equal_weights_are_not_yet_the_same_model(folder, tmp_path, arch, size, label):
+    model = build_model(dataclasses.replace(architecture(), **arch), size, 4, seed=0)
+    model.load_state_dict(load_bundle(folder).model.state_dict())
+    classes = (dataclasses.replace(CLASSES[0], **label), *CLASSES[1:])
+    sha256 = save_bundle(tmp_path / "other", model, classes)
+    known, other = load_bundle(folder), load_bundle(tmp_path / "other")
+    assert other.weights_sha256 == known.weights_sha256
+    assert other.sha256 == sha256 != known.sha256
 
 
 def test_a_network_is_only_saved_with_its_own_classes(tmp_path):

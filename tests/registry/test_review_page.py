@@ -89,7 +89,7 @@ def test_the_provenance_is_complete() -> None:
         "- Trained by 8 ranks on NVIDIA H100 in 2 h 03 min, in 2 attempts: "
         "[flow run](https://prefect.example/runs/flow-run/1), MLflow run `f00d`",
         "- Code: commit `c0ffeec0ffee+`; python 3.11.7, torch 2.13.0",
-        "- Weights: sha256 `0000000000000000`",
+        "- Model: sha256 `0000000000000000`",
     ):
         assert text in page
     again = dataclasses.replace(

@@ -1,5 +1,6 @@
 """Versions: what goes in comes back as it was, or not at all."""
 
+import dataclasses
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +14,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND, INVALID_PARAMETER_VALUE, UNAUTHENTICATED
 
-from tests.registry.conftest import ARTIFACTS, SIZE, Register, write_bundle
+from tests.registry.conftest import ARTIFACTS, CLASSES, SIZE, Register, write_bundle
 from vitseg.errors import AccessError, NotFoundError, RegistryError, UsageError
-from vitseg.model.bundle import load_bundle
-from vitseg.registry import versions
+from vitseg.model.bundle import load_bundle, save_bundle
+from vitseg.registry import tracking, versions
 from vitseg.registry.versions import alias_version, fetch, get_version, is_version_of, load, open_model, resolve
 
 
@@ -77,6 +78,39 @@ def test_fetch_downloads_once(register: Register, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [version.sha256]
 
 
+def test_two_models_of_equal_weights_are_two(register: Register, tmp_path: Path) -> None:
+    first = register(0)
+    named = tuple(dataclasses.replace(label, name=f"new {label.name}", id=label.id + 100) for label in CLASSES)
+    save_bundle(tmp_path / "renamed", load_bundle(tmp_path / "bundle-0").model, named)
+    run_id = tracking.start_run("test", {}, {})
+    second = versions.register(tmp_path / "renamed", name="vitseg", run_id=run_id, tags={}, description="")
+    assert first.sha256 != second.sha256
+    assert not versions.is_same(first, second)
+    assert load(first.uri).classes == CLASSES  # and is in the cache from now on
+    assert load(second.uri).classes == named
+
+
+def test_a_version_that_an_earlier_vitseg_registered_by_its_weights_alone_is_read(
+    register: Register, tmp_path: Path
+) -> None:
+    version, cache = register(0), tmp_path / "home/cache/models"
+    identity, weights = version.sha256, load_bundle(tmp_path / "bundle-0").weights_sha256
+    MlflowClient().set_model_version_tag("vitseg", "1", "sha256", weights)
+    write_bundle(cache / weights, seed=7)  # what another model left there under that name
+    for _ in range(2):
+        found, folder = open_model("models:/vitseg/1")
+        assert (found.sha256, folder) == (identity, cache / identity)
+        assert load_bundle(folder).weights_sha256 == weights
+
+
+def test_a_damaged_bundle_in_the_cache_is_told(register: Register, tmp_path: Path) -> None:
+    version = register(0)
+    folder = fetch(version, tmp_path / "cache")
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(RegistryError, match="is damaged, or can't be written: delete it"):
+        fetch(version, tmp_path / "cache")
+
+
 def change_weights(files: dict[str, Path], other: Path) -> None:
     content = bytearray(files["model.safetensors"].read_bytes())
     content[-1] ^= 1
@@ -91,6 +125,10 @@ def change_bundle(files: dict[str, Path], other: Path) -> None:
 def change_config(files: dict[str, Path], other: Path) -> None:
     values = json.loads(files["config.json"].read_text())
     files["config.json"].write_text(json.dumps({**values, "sha256": "0" * 64}))
+
+
+def change_classes(files: dict[str, Path], other: Path) -> None:
+    files["config.json"].write_text(files["config.json"].read_text().replace('"road"', '"street"'))
 
 
 def change_tag(files: dict[str, Path], other: Path) -> None:
@@ -115,7 +153,7 @@ def test_what_was_tampered_with_is_refused(register: Register, tmp_path: Path) -
     shutil.copytree(ARTIFACTS, copy)
     tag = get_version("vitseg", "1").sha256
     for tamper in (
-        change_weights, change_bundle, change_config, change_tag, point_tag_elsewhere, remove_tag, remove_weights,
+        change_weights, change_bundle, change_config, change_classes, change_tag, point_tag_elsewhere, remove_tag, remove_weights,
     ):  # fmt: skip
         tamper(stored(), other)
         with pytest.raises(RegistryError, match="models:/vitseg/1"):

@@ -39,7 +39,7 @@ class ModelRef:
     name: str
     version: str
     sha256: str
-    """Of model.safetensors."""
+    """Its identity, `Bundle.sha256`."""
     folder: str
 
 

@@ -56,7 +56,10 @@ class Bundle:
     palette: np.ndarray
     """Colors of train ids, uint8 (256, 3)."""
     sha256: str
-    """Of the weights file: the identity of the model, whatever its name."""
+    """Identity of the model, whatever its name: of `config.json`, which holds the hash of the weights. So it covers all that
+    a mask depends on: weights, classes with their names, ids and colors, architecture and image size."""
+    weights_sha256: str
+    """Of `model.safetensors` alone."""
     extra: dict[str, Any]
     """Further keys of `config.json`, such as the fingerprint of the data set."""
 
@@ -97,7 +100,7 @@ def save_bundle(
     """Write a bare network (not wrapped by DDP or `torch.compile`) to a folder: each file atomically, `config.json` last.
 
     Classes are labels in the order of train ids, none if the output is an image; `extra` are further keys of
-    `config.json`. Returns the SHA-256 of `model.safetensors`, hex; equal weights have an equal one.
+    `config.json`. Returns the model's identity, as in `Bundle.sha256`; equal networks of equal classes have an equal one.
 
     Raises:
         DataError: the classes are not those of the network.
@@ -105,7 +108,6 @@ def save_bundle(
     """
     _check_classes(classes, model.classes)
     weights = save({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
-    digest = hashlib.sha256(weights).hexdigest()
     config = {
         "schema": SCHEMA,
         "architecture": dataclasses.asdict(model.architecture),
@@ -113,13 +115,14 @@ def save_bundle(
         "image_size": list(model.image_size),
         "target": model.architecture.target,
         "normalization": _normalization(model),
-        "sha256": digest,
+        "sha256": hashlib.sha256(weights).hexdigest(),
     }
     assert not config.keys() & (extra or {}).keys(), "extra keys must not replace those of the format"
+    content = json.dumps({**config, **(extra or {})}, indent=2).encode()
     store = LocalStore(Path(folder))
     store.write(WEIGHTS, weights)
-    store.write(CONFIG, json.dumps({**config, **(extra or {})}, indent=2).encode())
-    return digest
+    store.write(CONFIG, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -130,7 +133,8 @@ def load_bundle(folder: Path) -> Bundle:
         DataError: the files are damaged, don't belong together, or have another format.
     """
     folder = Path(folder)
-    config = _read_config(folder)
+    content = _read(folder / CONFIG, _CONFIG_BYTES)
+    config = _parse_config(folder / CONFIG, content)
     try:
         arch = architecture_from(config["architecture"])
         classes = tuple(Label.from_json(row) for row in config["classes"])
@@ -151,14 +155,21 @@ def load_bundle(folder: Path) -> Bundle:
         classes=classes,
         image_size=image_size,
         palette=palette(classes),
-        sha256=config["sha256"],
+        sha256=hashlib.sha256(content).hexdigest(),
+        weights_sha256=str(config["sha256"]),
         extra={key: value for key, value in config.items() if key not in _KEYS},
     )
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    content = _read(path, _CONFIG_BYTES)
+def read_identity(folder: Path) -> str | None:
+    """Return the identity that a folder's `config.json` gives its bundle, without a look at the weights; None: no file."""
+    try:
+        return hashlib.sha256(_read(Path(folder) / CONFIG, _CONFIG_BYTES)).hexdigest()
+    except NotFoundError:
+        return None
+
+
+def _parse_config(path: Path, content: bytes) -> dict[str, Any]:
     try:
         config = rename_keys(parse_json(content))
     except (DataError, UsageError) as error:

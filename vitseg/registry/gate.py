@@ -39,6 +39,7 @@ from vitseg.registry.versions import Version, set_tags, timestamp
 PASSED, FAILED = "passed", "failed"
 NO_CHAMPION = "none"
 _UNKNOWN = "unknown"
+_CHAMPION_SHA256 = "compared_to_sha256"  # tag: the champion's identity; verdicts of earlier versions of vitseg lack it
 _RULES = "rules"  # tag: the gate's rules, as JSON
 
 Iou = Annotated[float, Field(ge=0, le=1)]
@@ -171,7 +172,11 @@ def record_verdict(
 
     The old verdict is removed first and the new one is written last: after a crash in between there is none.
     """
-    tags = {"compared_to": champion_tag(champion, version), "holdout": holdout, "assessed_at": timestamp()}
+    tags = {
+        "compared_to": champion_tag(champion, version),
+        _CHAMPION_SHA256: champion.sha256 if champion else NO_CHAMPION,
+    }
+    tags |= {"holdout": holdout, "assessed_at": timestamp()}
     set_tags(version, {"gate": _UNKNOWN, **tags, _RULES: json.dumps(asdict(rules), separators=(",", ":"))})
     with mlflow_request(f"writing the page of {version.uri}"):
         MlflowClient().update_model_version(version.name, version.version, page)
@@ -199,6 +204,8 @@ def recorded_rules(version: Version | None) -> Gate | None:
 
 def is_stale(version: Version, champion: Version | None) -> bool:
     """Return whether a version was compared with another champion than this one."""
+    if champion and version.tags.get(_CHAMPION_SHA256, champion.sha256) != champion.sha256:
+        return True  # MLflow gives the number of a deleted version to the next one
     return version.tags.get("compared_to") != champion_tag(champion, version)
 
 

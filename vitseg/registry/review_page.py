@@ -211,7 +211,7 @@ def _provenance(ours: Provenance, candidate: Version) -> list[str]:
         f"- Trained by {ranks} on {ours.device} in {duration(ours.seconds)}{attempts}: "
         f"{flow_run}, MLflow run `{candidate.run_id}`",
         f"- Code: {commit}; {packages}",
-        f"- Weights: sha256 `{candidate.sha256[:16]}`",
+        f"- Model: sha256 `{candidate.sha256[:16]}`",
         "",
     ]
 

@@ -70,7 +70,7 @@ def training_summary(
         *([f"![confusion matrix]({picture}/confusion.png)"] if rows else []),
         "",
         f"Data: {counts} images of {manifest.image_size[1]}×{manifest.image_size[0]}, "
-        f"fingerprint `{manifest.fingerprint[:16]}`. Weights: sha256 `{bundle.sha256[:16]}`. "
+        f"fingerprint `{manifest.fingerprint[:16]}`. Model: sha256 `{bundle.sha256[:16]}`. "
         f"Recipe: `{recipe.digest()}`, seed {recipe.run.seed}, target `{recipe.model.target}`.",
     ]
     return "\n".join(lines)[:MAX_PAGE]

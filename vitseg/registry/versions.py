@@ -1,5 +1,8 @@
 """Registered versions: a bundle goes in, and the same bytes come back, checked against the hash in the version's tags.
 
+The tag `sha256` is `Bundle.sha256`, the identity of the whole bundle. Earlier versions of vitseg wrote the hash of the weights
+alone, which two models with other classes may share. Such a version is still read, but no cached bundle stands for it.
+
 A version's address is `models:/NAME/VERSION` or `models:/NAME@alias`.
 """
 
@@ -8,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import mlflow
@@ -21,7 +24,7 @@ from mlflow.types import Schema, TensorSpec
 
 from vitseg.errors import DataError, NotFoundError, RegistryError, UsageError
 from vitseg.home import home
-from vitseg.model.bundle import Bundle, load_bundle
+from vitseg.model.bundle import Bundle, load_bundle, read_identity
 from vitseg.registry.mlflow_request import mlflow_request
 
 _ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
@@ -35,6 +38,7 @@ class Version:
     name: str
     version: str
     sha256: str
+    """As in its tag; of what `open_model` returns, always `Bundle.sha256`."""
     run_id: str = ""
     description: str = ""
     created: int = 0
@@ -61,7 +65,7 @@ def register(bundle_folder: Path, *, name: str, run_id: str, tags: Mapping[str, 
     with mlflow_request("registering the model"):
         client = MlflowClient()
         for known in client.search_model_versions(f"run_id = '{run_id}'"):
-            if known.name == name and known.tags.get("sha256") == bundle.sha256:
+            if known.name == name and known.tags.get("sha256") in _hashes(bundle):
                 return get_version(name, str(known.version))
     with mlflow_request("registering the model"), mlflow.start_run(run_id=run_id):
         model = mlflow.pyfunc.log_model(
@@ -202,41 +206,53 @@ def resolve(model: str) -> Version:
 def fetch(version: Version, cache: Path | None = None) -> Path:
     """Return a local folder with the version's bundle, downloaded once and checked against its hash.
 
+    The folder's name is the bundle's identity.
+
     Raises:
         RegistryError: the download is not the bundle that was registered.
     """
     if not _SHA256.fullmatch(version.sha256):  # it becomes the name of a folder
         raise RegistryError(f"{version.uri} has no sha256 among its tags: it was not registered by vitseg")
-    folder = (cache or home() / "cache" / "models") / version.sha256
-    if (folder / "config.json").exists():
+    root = cache or home() / "cache" / "models"
+    folder = root / version.sha256
+    if read_identity(folder) == version.sha256:
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root) as temporary:
         with mlflow_request(f"downloading {version.uri}"):
-            root = Path(mlflow.artifacts.download_artifacts(version.uri, dst_path=temporary))
-        weights = next(root.rglob("model.safetensors"), None)
+            files = Path(mlflow.artifacts.download_artifacts(version.uri, dst_path=temporary))
+        weights = next(files.rglob("model.safetensors"), None)
         if weights is None:
             raise RegistryError(f"{version.uri} holds no bundle: it was not registered by vitseg")
         try:
-            sha256 = load_bundle(weights.parent).sha256
+            bundle = load_bundle(weights.parent)
         except (DataError, NotFoundError) as error:
             raise RegistryError(f"{version.uri} holds a bundle that can't be used: {error}") from error
-        if sha256 != version.sha256:
-            raise RegistryError(f"{version.uri}: the weights don't match the sha256 of the version: don't use them")
+        if version.sha256 not in _hashes(bundle):
+            raise RegistryError(f"{version.uri}: the bundle doesn't match the sha256 of the version: don't use it")
         ready = Path(temporary) / "ready"
         shutil.copytree(weights.parent, ready)
+        folder = root / bundle.sha256
         try:
             ready.rename(folder)
-        except OSError:
-            if not (folder / "config.json").exists():  # otherwise another process was first, with the same bytes
-                raise
+        except OSError as error:  # another process was first, with the same bytes
+            if read_identity(folder) != bundle.sha256:
+                raise RegistryError(f"{folder} is damaged, or can't be written: delete it") from error
     return folder
+
+
+def _hashes(bundle: Bundle) -> tuple[str, str]:
+    """Return what the tag `sha256` of a bundle's version may be: the second one in those of earlier versions of vitseg."""
+    return bundle.sha256, bundle.weights_sha256
 
 
 def open_model(model: str) -> tuple[Version, Path]:
     """Resolve an address once, and return its version with a local bundle folder."""
     version = resolve(model)
-    return version, (Path(model) if version.version == "local" else fetch(version))
+    if version.version == "local":
+        return version, Path(model)
+    folder = fetch(version)
+    return replace(version, sha256=folder.name), folder
 
 
 def load(model: str) -> Bundle:
