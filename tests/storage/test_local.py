@@ -1,5 +1,6 @@
 import errno
 import os
+import socket
 from pathlib import Path
 
 import fsspec
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitseg.errors import NotFoundError, StorageError
-from vitseg.storage import LocalStore, content_md5, local, open_store
+from vitseg.storage import LocalStore, ObjectInfo, content_md5, local, open_store
 
 KEYS = ["a b.png", "plain", "sub/deep/雪.jpg", "sub/x%20y"]
 
@@ -148,32 +149,65 @@ def test_one_file_that_can_not_be_read_is_no_matter_of_access(
         store.read("key")
 
 
-def test_links_are_followed_once(store: LocalStore, tmp_path: Path) -> None:
+def test_a_link_is_a_folder_with_names_of_its_own(store: LocalStore, tmp_path: Path) -> None:
     store.write("real/file", b"x")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "photo").write_bytes(b"y")
     (store.folder / "linked").symlink_to(tmp_path / "elsewhere")
-    (store.folder / "real" / "loop").symlink_to(store.folder)
-    (store.folder / "dangling").symlink_to(tmp_path / "nowhere")
-    assert keys(store) == ["linked/photo", "real/file"]
+    (store.folder / "again").symlink_to(tmp_path / "elsewhere")
+    (store.folder / "sibling").symlink_to("real")
+    (store.folder / "single").symlink_to("real/file")
+    assert keys(store) == ["again/photo", "linked/photo", "real/file", "sibling/file", "single"]
+    assert keys(store, "sib") == ["sibling/file"]
+    assert store.read("sibling/file") == b"x"
 
 
-def test_what_is_no_file_is_left_out_and_what_nobody_may_see_is_not(
-    store: LocalStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for key in ("file", "hidden"):
-        store.write(key, b"x")
+def test_a_link_to_a_folder_that_it_lies_in_is_not_followed(store: LocalStore, tmp_path: Path) -> None:
+    store.write("a/file", b"x")
+    store.write("b/file", b"y")
+    (store.folder / "a" / "self").symlink_to(store.folder / "a")
+    (store.folder / "a" / "up").symlink_to("..")
+    (store.folder / "above").symlink_to(tmp_path)
+    (store.folder / "a" / "to-b").symlink_to("../b")
+    (store.folder / "b" / "to-a").symlink_to("../a")
+    (store.folder / "top").symlink_to("/")
+    assert keys(store) == ["a/file", "a/to-b/file", "b/file", "b/to-a/file"]
+    assert keys(LocalStore(store.folder / "a" / "to-b"), "to-a/") == ["to-a/file"]
+
+
+def test_what_can_not_be_read_is_listed_and_tells_why(store: LocalStore, tmp_path: Path) -> None:
+    store.write("file", b"x")
     os.mkfifo(store.folder / "pipe")  # whoever opens it waits for ever
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(store.folder / "socket"))
     (store.folder / "itself").symlink_to("itself")
-    real = Path.stat
+    (store.folder / "dangling").symlink_to(tmp_path / "nowhere")
+    assert keys(store) == ["dangling", "file", "itself", "pipe", "socket"]
+    reasons = {
+        "dangling": "a link to .*nowhere, which is missing",
+        "hidden": "Permission denied",
+        "itself": "symbolic links",
+    }
+    for key in ("dangling", "itself", "pipe", "socket"):
+        for call in (
+            store.read,
+            lambda name: store.read_start(name, 4),
+            lambda name: store.md5(ObjectInfo(name, 0, "")),
+        ):
+            with pytest.raises(StorageError, match=reasons.get(key, "no file but a pipe, socket or device")):
+                call(key)
 
-    def refuse(path: Path, **options: bool) -> os.stat_result:  # root may see everything
-        if path.name == "hidden":
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return real(path, **options)
 
-    monkeypatch.setattr(Path, "stat", refuse)
-    assert keys(store) == ["file", "hidden"]
+@given(st.lists(st.binary(min_size=1, max_size=12), min_size=1, max_size=8, unique=True))
+def test_every_name_is_an_object(tmp_path_factory: pytest.TempPathFactory, names: list[bytes]) -> None:
+    names = [name.replace(b"/", b"\\").replace(b"\0", b"\n") for name in [*names, b".a", b" #?%20", b"\xff"]]
+    folder = tmp_path_factory.mktemp("names")
+    written = {os.fsdecode(name) for name in names if name not in (b".", b"..")}
+    for name in written:
+        (folder / name).write_bytes(os.fsencode(name))
+    store = LocalStore(folder)
+    assert {info.key for info in store.list()} == written
+    assert all(store.read(name) == os.fsencode(name) for name in written)
 
 
 @given(st.binary(max_size=100))

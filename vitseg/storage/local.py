@@ -7,6 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -17,10 +18,43 @@ from vitseg.storage.base import ObjectInfo, Store, reading
 _PAUSES = (0.05, 0.2, 0.0)  # seconds to wait after each reading of a file that was written meanwhile
 
 
-def _refuse(error: OSError) -> None:
-    # os.walk would silently leave out what it can't open. A folder that does not exist holds nothing.
-    if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise StorageError(f"can't list {error.filename}: {error.strerror}") from error
+def _walk(start: Path, wanted: str) -> Iterator[os.DirEntry[str]]:
+    """Yield all that is no folder below `start`: first what is in the folder itself, by name, then each folder in it.
+
+    A link to a folder is a folder with names of its own, unless it leads to one that it lies in: that would never end.
+    Folders under which no path can begin with `wanted` are not opened. StorageError: one can't be opened.
+    """
+    # A path, and where the folders above it and it itself really are.
+    waiting = [(str(start), tuple(os.path.realpath(path) for path in (*reversed(start.parents), start)))]
+    while waiting:
+        path, real = waiting.pop()
+        folders = []
+        for entry in sorted(_scan(path), key=lambda entry: entry.name):
+            if not _is_folder(entry):
+                yield entry
+                continue
+            target = os.path.realpath(entry.path) if entry.is_symlink() else f"{real[-1].rstrip('/')}/{entry.name}"
+            loops = entry.is_symlink() and any(f"{above}/".startswith(f"{target.rstrip('/')}/") for above in real)
+            if not loops and (wanted.startswith(inside := f"{entry.path}/") or inside.startswith(wanted)):
+                folders.append((entry.path, (*real, target)))
+        waiting += reversed(folders)
+
+
+def _scan(path: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []  # a folder that does not exist holds nothing
+    except OSError as error:
+        raise StorageError(f"can't list {path}: {error.strerror}") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to what nobody may see: to read it will tell
+        return False
 
 
 class LocalStore(Store):
@@ -35,33 +69,42 @@ class LocalStore(Store):
             raise StorageError(f"key {key!r} would leave {self.root}")
         return self.folder / key
 
+    def _open(self, key: str) -> BufferedReader:
+        """Open a file to be read; StorageError: it is a pipe or the like, of which to open one may wait for ever."""
+        path = self._path(key)
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError:
+            if path.is_symlink():
+                raise StorageError(
+                    f"can't read {self.uri(key)}: it is a link to {path.readlink()}, which is missing"
+                ) from None
+            raise
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise StorageError(f"can't read {self.uri(key)}: it is no file but a pipe, socket or device")
+        return path.open("rb")
+
     def _info(self, key: str, status: os.stat_result) -> ObjectInfo:
         return ObjectInfo(key, status.st_size, tag_of(status))
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """See `Store.list`; symbolic links are followed once; part files, pipes and devices are left out."""
-        start = self.folder / prefix.rpartition("/")[0]
-        seen: set[str] = set()
-        for folder, folders, names in os.walk(start, onerror=_refuse, followlinks=True):
-            real = os.path.realpath(folder)
-            if real in seen:
-                folders.clear()
+        """See `Store.list`; part files are left out.
+
+        What can't be read as a file is listed with size 0 and without a tag: reading it tells what it is, and never waits.
+        """
+        root = f"{str(self.folder).rstrip('/')}/"
+        wanted = root + prefix
+        for entry in _walk(Path(wanted.rpartition("/")[0] or "/"), wanted):
+            if not entry.path.startswith(wanted) or entry.name.startswith(PART):
                 continue
-            seen.add(real)
-            folders.sort()
-            for name in sorted(names):
-                path = Path(folder, name)
-                key = path.relative_to(self.folder).as_posix()
-                if not key.startswith(prefix) or name.startswith(PART):
-                    continue
-                try:
-                    status = path.stat()
-                except OSError as error:
-                    if error.errno not in (errno.ENOENT, errno.ELOOP):  # it vanished, or is a link to nowhere
-                        yield ObjectInfo(key, 0, "")  # to read it will tell what is wrong
-                    continue
-                if stat.S_ISREG(status.st_mode):  # to read a pipe could block forever
-                    yield self._info(key, status)
+            key = entry.path[len(root) :]
+            try:
+                status = entry.stat()
+            except OSError:
+                if os.path.lexists(entry.path):  # else it vanished meanwhile
+                    yield ObjectInfo(key, 0, "")
+                continue
+            yield self._info(key, status) if stat.S_ISREG(status.st_mode) else ObjectInfo(key, 0, "")
 
     def stat(self, key: str) -> ObjectInfo | None:
         """See `Store.stat`."""
@@ -76,7 +119,7 @@ class LocalStore(Store):
         """See `Store.read_tagged`: a file that is written in the meantime is read again; StorageError: it keeps changing."""
         for pause in _PAUSES:
             with reading(self.uri(key)):
-                with self._path(key).open("rb") as file:
+                with self._open(key) as file:
                     before = self._info(key, os.fstat(file.fileno()))
                     data = file.read()
                     after = self._info(key, os.fstat(file.fileno()))
@@ -87,7 +130,7 @@ class LocalStore(Store):
 
     def read_start(self, key: str, size: int) -> bytes:
         """See `Store.read_start`."""
-        with reading(self.uri(key)), self._path(key).open("rb") as file:
+        with reading(self.uri(key)), self._open(key) as file:
             return file.read(size)
 
     def write(
@@ -124,7 +167,7 @@ class LocalStore(Store):
     def md5(self, info: ObjectInfo) -> str:
         """See `Store.md5`: read in blocks, so that the size does not matter."""
         try:
-            with self._path(info.key).open("rb") as file:
+            with self._open(info.key) as file:
                 return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         except OSError as error:
             raise StorageError(f"can't read {self.uri(info.key)}: {error.strerror or error}") from error
