@@ -13,6 +13,7 @@ from vitseg.data.manifest import read_manifest
 from vitseg.errors import UsageError
 from vitseg.registry import gate as gates
 from vitseg.registry import promotion
+from vitseg.registry.names import check_name
 from vitseg.registry.provenance import read_provenance, split_digest
 from vitseg.registry.review_examples import log_examples, select_examples
 from vitseg.registry.review_page import Assessment, review_page, review_without_pictures
@@ -34,6 +35,8 @@ def assess(
         split: split of the data set.
         to: registered model that the version may be promoted to, if not `name`: it is compared with the champion there.
     """
+    check_name(name)
+    promotion.check_target(to)
     candidate = get_version(name, version)
     champion = promotion.champion_of(to or name)
     if champion and is_same(champion, candidate):

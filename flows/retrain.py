@@ -23,6 +23,7 @@ from vitseg.old_keys import current_start
 from vitseg.recipes import Preset, Start, StartOrOld
 from vitseg.registry import promotion, versions
 from vitseg.registry.gate import PASSED, read_gate, verdict_of
+from vitseg.registry.names import check_name
 from vitseg.storage import canonical
 from vitseg.training.objectives.segmentation import Segmentation
 
@@ -60,6 +61,7 @@ def retrain(
         to: registered model that versions are promoted to, if that is not `name`.
         auto_promote: make a version that passes the gate the champion, without asking a person.
     """
+    check_name(name)
     read_gate(Path(gate) if gate else None)  # so that a mistake in it fails now, not after the training
     promotion.check_target(to)
     with _one_at_a_time(name):

@@ -16,6 +16,7 @@ from flows.display.console import note
 from vitseg.errors import NotFoundError, UsageError
 from vitseg.registry import promotion
 from vitseg.registry.gate import FAILED, verdict_of
+from vitseg.registry.names import check_name
 from vitseg.registry.review_page import review_without_pictures
 from vitseg.registry.versions import Version, alias_version, get_version, is_same
 from vitseg.storage import without_secrets
@@ -50,6 +51,8 @@ def review(
     """
     if not runtime.deployment.id:
         raise UsageError("the flow review runs as a deployment only: `vitseg deploy` registers it")
+    check_name(name)
+    promotion.check_target(to)
     form = Decision  # a run that goes on after its suspension keeps the form that it showed
     if not _was_suspended():
         candidate = _candidate(name, version)
@@ -91,6 +94,8 @@ def promote(
     them. So the version is measured again, by the rules given here or those of the champion there. Only a failed
     verdict is believed.
     """
+    check_name(name)
+    promotion.check_decision(reviewer, reason)
     promotion.check_target(to)
     candidate = get_version(name, version)
     champion = promotion.champion_of(to or name)

@@ -14,6 +14,7 @@ from flows.tasks.register_version import register
 from flows.tasks.run_training import fail_run_on_error, run_on_nodes, run_training
 from vitseg.config import load_recipe
 from vitseg.recipes import Preset
+from vitseg.registry.names import check_name
 from vitseg.storage import canonical
 from vitseg.training.nodes import Nodes
 
@@ -51,6 +52,7 @@ def train(
             more the next time, it goes on.
         wait_minutes: so long a deployment waits for workers for its other nodes.
     """
+    check_name(name)
     shards = canonical(shards)
     resume = resume or (runtime.flow_run.run_count or 1) > 1  # its process was killed, and its server starts it again
     starts_nodes = nnodes > 1 and not rendezvous and bool(runtime.deployment.id)

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from flows.display.console import note
 from vitseg.errors import AccessError, NotFoundError, UsageError, VitsegError
+from vitseg.registry.names import check_name, check_optional_name, parse_address
 
 _AUTOMATIONS = "automations.yaml"
 _SECONDS = 300
@@ -28,6 +29,8 @@ def deploy(file: Path) -> dict[str, Any]:
     """Register the deployments of a file, and automations.yaml beside it, with the server of PREFECT_API_URL."""
     try:
         pools = {row["name"]: row["work_pool"]["name"] for row in _read(file, "deployments")}
+        for row in _read(file, "deployments"):
+            _check_names(row.get("parameters"))
         automations = [AutomationCore.model_validate(row) for row in _read(file.parent / _AUTOMATIONS, "automations")]
     except (KeyError, TypeError, ValidationError) as error:
         raise UsageError(f"{file.parent}: a deployment or automation is not complete ({_one_line(error)})") from error
@@ -66,6 +69,18 @@ def _read(file: Path, key: str) -> list[dict[str, Any]]:
     if not isinstance(found, dict) or not isinstance(found.get(key), list):
         raise UsageError(f"{file} holds no {key}")
     return found[key]
+
+
+def _check_names(parameters: Any) -> None:
+    """Refuse names of models that every run would refuse; what stands in double braces is filled in by Prefect."""
+    values = parameters if isinstance(parameters, dict) else {}
+    texts = {key: value for key, value in values.items() if isinstance(value, str) and "{{" not in value}
+    if "name" in texts:
+        check_name(texts["name"])
+    check_optional_name(texts.get("to", ""))
+    for key in ("model", "init"):
+        if texts.get(key, "").startswith("models:"):
+            parse_address(texts[key])
 
 
 def _create_pool(client: SyncPrefectClient, name: str) -> bool:

@@ -11,6 +11,7 @@ from typer import Argument, Option
 from flows.cli import validate
 from flows.tasks import Runner as RunnerName
 from vitseg.recipes import Preset as PresetName
+from vitseg.registry.names import check_name, check_optional_name
 from vitseg.storage import canonical
 
 # Options that help pages list in groups of their own.
@@ -67,9 +68,10 @@ Resume = Annotated[bool, Option(help="Continue an unfinished job, or start over.
 _MAX_MINUTES = "End training after this time, counted over all its starts, and register the result."
 MaxMinutes = Annotated[float | None, Option(min=0.01, metavar="MINUTES", show_default="no limit", help=_MAX_MINUTES)]
 
-Name = Annotated[str, RegistryOption("--name", metavar="NAME", help="Use the registered model of this name.")]
+_NAME = "Use the registered model of this name."
+Name = Annotated[str, RegistryOption("--name", parser=check_name, metavar="NAME", help=_NAME)]
 _TO = "Promote to this registered model."
-To = Annotated[str, RegistryOption(metavar="NAME", show_default="that of --name", help=_TO)]
+To = Annotated[str, RegistryOption(parser=check_optional_name, metavar="NAME", show_default="that of --name", help=_TO)]
 _RULES = "the version's own rules, or the built-in ones"
 Gate = Annotated[
     str | None, RegistryOption(metavar="FILE", show_default=_RULES, help="Judge by the rules of a TOML file.")

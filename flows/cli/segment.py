@@ -62,8 +62,8 @@ def segment(
     """
     from vitseg.inference.plan import list_source
 
-    list_source(source, dest)
     validate.model(model)
+    list_source(source, dest)
     process.prepare_tracking()
     process.prepare_flow()
     from flows.segment import segment as flow

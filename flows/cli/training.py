@@ -136,8 +136,8 @@ def evaluate(
     json: options.Json = False,
 ) -> None:
     """Measure any model on any split of a data set."""
-    validate.shards(shards)
     validate.model(model)
+    validate.shards(shards)
     process.prepare_tracking()
     process.prepare_flow()
     from flows.evaluate import evaluate as flow

@@ -13,6 +13,7 @@ from vitseg.errors import NotFoundError, UsageError
 from vitseg.inference.job import PICTURES
 from vitseg.old_keys import current_start
 from vitseg.recipes import Start
+from vitseg.registry.names import parse_address
 from vitseg.storage import open_store
 from vitseg.training.nodes import Nodes
 
@@ -60,8 +61,10 @@ def shards(address: str) -> None:
 
 
 def model(address: str) -> None:
-    """Refuse a folder that is not there, and an address of no known form; the registry is not asked yet."""
-    if not address.startswith("models:") and not Path(address).is_dir():
+    """Refuse a folder that is not there, and an address that can't exist; the registry is not asked yet."""
+    if address.startswith("models:"):
+        parse_address(address)
+    elif not Path(address).is_dir():
         raise NotFoundError(f"{address} is no folder: name a bundle folder, models:/NAME@alias or models:/NAME/VERSION")
 
 

@@ -1,6 +1,7 @@
 """Decisions: who decided what and why is recorded, and the champion moves last."""
 
 import datetime
+import shlex
 
 import pytest
 from mlflow import MlflowClient
@@ -91,7 +92,7 @@ def test_promote_reject_and_rollback_in_turn(register: Register) -> None:
 
 def test_a_decision_needs_a_name_a_reason_and_a_version(register: Register) -> None:
     version = register(0)
-    for reviewer, reason in (("", "good"), ("ada", " ")):
+    for reviewer, reason in (("", "good"), ("ada", " "), ("ada", "x" * 5001)):
         with pytest.raises(UsageError, match="--reviewer"):
             promotion.promote("vitseg", "1", reviewer, reason)
         with pytest.raises(UsageError, match="--reviewer"):
@@ -234,3 +235,9 @@ def test_an_approval_is_said_when_it_is_true(register: Register, monkeypatch: py
             promotion.promote("vitseg", "1", *WHY)
     assert get_version("vitseg", "1").tags["review"] == "pending"  # so that who promotes by itself goes on
     assert promotion.promote("vitseg", "1", *WHY).tags["review"] == "approved"
+
+
+def test_commands_on_pages_can_be_pasted_into_a_shell() -> None:
+    version = Version("it's a test", "3", "0" * 64)
+    words = ["vitseg", "registry", "promote", "3", "--name", "it's a test", "--to", "in use"]
+    assert shlex.split(promotion.command("promote", version, "in use")) == words

@@ -5,6 +5,7 @@ metric_upload      a training's metrics, uploaded in the background
 system_metrics     CPU, memory, disk, network and GPUs of the machine that trains
 mlflow_request     how often requests are tried, and what is raised when they fail
 
+names              what a registered model, an alias and an address may be called
 versions           bundles become registered versions and come back, checked by their hash
 flavor             the former name of inference/pyfunc, by which MLflow loads older versions
 provenance         how a version came to be

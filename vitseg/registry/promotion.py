@@ -3,16 +3,20 @@
 Inference reads nothing but the alias `champion`. So this alias moves last, after everything that could fail.
 """
 
+from shlex import quote
+
 from mlflow import MlflowClient
 
 from vitseg.errors import NotFoundError, RegistryError, UsageError
 from vitseg.registry import versions
 from vitseg.registry.gate import NO_CHAMPION, PASSED, champion_tag, is_stale, verdict_of
 from vitseg.registry.mlflow_request import mlflow_request
+from vitseg.registry.names import check_optional_name
 from vitseg.registry.versions import Version, get_version, set_tags, timestamp
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 PENDING, APPROVED, REJECTED = "pending", "approved", "rejected"
+_MAX_TEXT = 5000  # characters of a tag that MLflow's database keeps
 _PROMOTED_TO = "promoted_to"  # tag of a version whose copy in another model was promoted: the copy's address
 
 
@@ -25,9 +29,9 @@ def check_target(to: str) -> None:
     """Refuse to promote to a model that does not exist: a typing error must not create a second champion.
 
     Raises:
-        UsageError: there is no such registered model.
+        UsageError: there is no such registered model, or none can have this name.
     """
-    if not to:
+    if not check_optional_name(to):
         return
     try:
         with mlflow_request(f"reading {to}"):
@@ -54,7 +58,7 @@ def promote(name: str, version: str, reviewer: str, reason: str, to: str = "") -
             champion is no longer the one it was compared with.
         RegistryError: the weights don't match their hash, or the alias did not move.
     """
-    _check_decision(reviewer, reason)
+    check_decision(reviewer, reason)
     candidate = get_version(name, version)
     if candidate.tags.get("review") == REJECTED:
         raise UsageError(
@@ -86,7 +90,7 @@ def reject(name: str, version: str, reviewer: str, reason: str) -> Version:
     Raises:
         UsageError: reviewer or reason is missing, or the version is the champion.
     """
-    _check_decision(reviewer, reason)
+    check_decision(reviewer, reason)
     candidate = get_version(name, version)
     for one in (candidate, _copy_of(candidate)):
         if one and CHAMPION in one.aliases:
@@ -104,7 +108,7 @@ def rollback(name: str, reviewer: str, reason: str) -> Version:
     Raises:
         UsageError: reviewer or reason is missing, there is no previous champion, or it was rejected since.
     """
-    _check_decision(reviewer, reason)
+    check_decision(reviewer, reason)
     current = champion_of(name)
     if current is None:
         raise UsageError(f"{name} has no champion to roll back from")
@@ -124,12 +128,17 @@ def rollback(name: str, reviewer: str, reason: str) -> Version:
 
 def command(verb: str, version: Version, to: str = "") -> str:
     """Return the command that does something with a version: `vitseg registry VERB …`."""
-    return f"vitseg registry {verb} {version.version} --name {version.name}" + (f" --to {to}" if to else "")
+    return " ".join(
+        ("vitseg registry", verb, version.version, "--name", quote(version.name), *(("--to", quote(to)) if to else ()))
+    )
 
 
-def _check_decision(reviewer: str, reason: str) -> None:
+def check_decision(reviewer: str, reason: str) -> None:
+    """Refuse a decision that nobody would answer for, with a UsageError."""
     if not reviewer.strip() or not reason.strip():
         raise UsageError("a decision needs --reviewer NAME and --reason TEXT")
+    if max(len(reviewer), len(reason)) > _MAX_TEXT:
+        raise UsageError(f"--reviewer and --reason take {_MAX_TEXT} characters: leave something out")
 
 
 def _check_verdict(candidate: Version, champion: Version | None, to: str) -> None:

@@ -6,6 +6,7 @@ It is the description of a version, which is all that MLflow's page of a version
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from shlex import quote
 
 from vitseg.metrics.result import Evaluation
 from vitseg.metrics.seams import seam_ratios, worst_seam
@@ -163,7 +164,7 @@ def _decision(page: Assessment) -> list[str]:
     commands = [
         f"{command('promote', page.candidate, page.target)} {who}",
         f"{command('reject', page.candidate)} {who}",
-        *([f"vitseg registry rollback --name {page.champion.name} {who}"] if page.champion else []),
+        *([f"vitseg registry rollback --name {quote(page.champion.name)} {who}"] if page.champion else []),
     ]
     return ["To decide:", "", *(f"    {line}" for line in commands), ""]
 

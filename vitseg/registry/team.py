@@ -14,6 +14,7 @@ from mlflow.server.auth.client import AuthServiceClient
 
 from vitseg.errors import UsageError
 from vitseg.registry.mlflow_request import mlflow_request
+from vitseg.registry.names import check_name
 from vitseg.registry.tracking import ensure_experiment
 from vitseg.registry.versions import ensure_model
 
@@ -36,9 +37,11 @@ def make_team(candidates: str, approved: str, trainer: User, reviewer: User) -> 
     The user that the environment names has to be an administrator, and owns both models.
 
     Raises:
-        UsageError: both models or both users are the same, or a password is too short.
+        UsageError: both models or both users are the same, a model can't have its name, or a password is too short.
         AccessError: the signed-in user is no administrator.
     """
+    for name in (candidates, approved):
+        check_name(name)
     if candidates == approved or trainer.name == reviewer.name:
         raise UsageError("trainers must not approve: name two models and two users")
     for who, user in (("TRAINER", trainer), ("REVIEWER", reviewer)):

@@ -26,8 +26,8 @@ from vitseg.errors import DataError, NotFoundError, RegistryError, UsageError
 from vitseg.home import home
 from vitseg.model.bundle import Bundle, load_bundle, read_identity
 from vitseg.registry.mlflow_request import mlflow_request
+from vitseg.registry.names import check_name, check_version, parse_address
 
-_ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -100,8 +100,7 @@ def get_version(name: str, version: str) -> Version:
         NotFoundError: there is none.
         UsageError: the version is no number.
     """
-    if not version.isdecimal():
-        raise UsageError(f"version {version!r} is no number: see `vitseg registry list --name {name}`")
+    check_version(version, name)
     try:
         with mlflow_request(f"reading {name} version {version}"):
             found = MlflowClient().get_model_version(name, version)
@@ -127,7 +126,7 @@ def list_versions(name: str) -> list[Version]:
     """Return all versions of a model, newest first."""
     with mlflow_request(f"listing versions of {name}"):
         client = MlflowClient()
-        found = client.search_model_versions(f"name = '{name.replace(chr(39), '')}'")
+        found = client.search_model_versions(f'name = "{check_name(name)}"')
         aliases = client.get_registered_model(name).aliases if found else {}  # a search returns none
     named = [(one, [alias for alias, number in aliases.items() if str(number) == str(one.version)]) for one in found]
     versions = [_version(one, sorted(own)) for one, own in named]
@@ -182,7 +181,7 @@ def resolve(model: str) -> Version:
     """Return the version of an address: `models:/NAME@alias`, `models:/NAME/VERSION` or a bundle folder.
 
     Raises:
-        UsageError: the address has none of these forms.
+        UsageError: the address has none of these forms, or a name that can't exist.
         NotFoundError: there is no such version or folder.
     """
     if not model.startswith("models:"):
@@ -192,12 +191,10 @@ def resolve(model: str) -> Version:
                 f"model {model}: no such folder; name models:/NAME@alias, models:/NAME/VERSION or a bundle folder"
             )
         return Version(folder.resolve().name, "local", load_bundle(folder).sha256)
-    match = _ADDRESS.match(model)
-    if match is None:
-        raise UsageError(f"model {model}: write models:/NAME@alias, models:/NAME/VERSION or a bundle folder")
-    if match["version"]:
-        return get_version(match["name"], match["version"])
-    found = alias_version(match["name"], match["alias"])
+    address = parse_address(model)
+    if address.version:
+        return get_version(address.name, address.version)
+    found = alias_version(address.name, address.alias)
     if found is None:
         raise NotFoundError(f"{model}: no such alias; `vitseg registry list` shows all versions")
     return found

@@ -32,6 +32,7 @@ from vitseg.model.patches import patch_grid
 from vitseg.model.published_weights import PixelStats, encoder_from_published
 from vitseg.model.segmenter import Segmenter
 from vitseg.model.transfer import Transfer, transfer_weights
+from vitseg.registry.names import parse_address
 from vitseg.storage import Store, canonical, open_store
 from vitseg.training import hugging_face
 
@@ -67,6 +68,8 @@ def check_address(address: str) -> str:
         hugging_face.check_hub_address(address)
     elif address.endswith(_PICKLES):
         raise UsageError(f"{address}: such a file can run code and is not read; save the weights as .safetensors")
+    elif address.startswith("models:"):
+        parse_address(address)
     if address.startswith((hugging_face.SCHEME, "models:", "runs:")):
         return address
     return canonical(address)

@@ -142,10 +142,13 @@ def test_a_worker_runs_preprocess_to_its_end(deployments: Deployments, scenes: P
 
 def test_what_cannot_be_deployed_is_told_in_one_line(deployments: Deployments, tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("name: nothing")
+    text = (ROOT / "infra" / "prefect.yaml").read_text()
+    (tmp_path / "name.yaml").write_text(text.replace('shards: "s3://vitseg/shards"', "name: a/b"))
     for arguments, env, hint in (
         ([], {"PREFECT_API_AUTH_STRING": "vitseg:wrong"}, "refuses these credentials"),
         (["--file", str(tmp_path / "empty.yaml")], {}, "holds no deployments"),
         (["--file", str(tmp_path / "none.yaml")], {}, "does not exist"),
+        (["--file", str(tmp_path / "name.yaml")], {}, "'a/b' can't be the name of a registered model"),
     ):
         done = vitseg("deploy", *arguments, env=env)
         assert (done.code != 0, done.err.count("\n")) == (True, 1), done.err

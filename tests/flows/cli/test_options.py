@@ -7,6 +7,7 @@ import pytest
 import typer
 
 from flows.cli.app import app
+from vitseg.errors import UsageError
 
 
 def commands(command: Any, *words: str) -> Iterator[tuple[list[str], Any]]:
@@ -44,3 +45,29 @@ def test_an_option_has_one_help_text_in_all_commands() -> None:
         texts.setdefault(parameter.opts[0], set()).add(parameter.help)
     several = {name for name, found in texts.items() if len(found) > 1}
     assert several == {"--shards", "--reviewer"}  # written or read; a user of the registry, or who decides
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "nowhere", "--name", "a/b"],
+        ["train", "nowhere", "--name", ""],
+        ["train", "nowhere", "--name", "x?y#z"],
+        ["train-node", "nowhere", "--nnodes", "2", "--rendezvous", "a:1", "--name", "a:b"],
+        ["retrain", "nowhere", "--name", "a%b"],
+        ["retrain", "nowhere", "--to", "a/b"],
+        ["registry", "assess", "1", "--to", "a/b"],
+        ["registry", "promote", "1", "--reviewer", "ada", "--reason", "good", "--name", " a"],
+        ["registry", "list", "--name", "a@b"],
+        ["registry", "show", "1st"],
+        ["registry", "team", "--approved", "a/b"],
+        ["segment", "nowhere", "masks", "--model", "models:/a?b/1"],
+        ["segment", "nowhere", "masks", "--model", "models:/vitseg@latest"],
+        ["evaluate", "models:/vitseg@v1", "nowhere"],
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_no_model_can_have_is_refused_before_anything_is_read(sqlite: str, words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        app(words)
+    assert len(str(caught.value).splitlines()) == 1
