@@ -13,7 +13,7 @@ READY_DEV := $(VENV)/.ready-dev
 CITYSCAPES := cityscapesscripts==2.3.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow lint format bench constraints clean
+.PHONY: help install demo test slow odd lint format bench constraints clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -66,6 +66,9 @@ test: $(READY_DEV) ## the whole test suite, with real servers and real processes
 
 slow: $(READY_DEV) ## the few tests that `make test` leaves out because they take longest
 	@$(BIN)/pytest -m slow
+
+odd: $(READY_DEV) ## odd data sets and photographs, thousands of them: MINUTES=60 SEED=0
+	@$(BIN)/python -m tests.odd --minutes $(or $(MINUTES),60) --seed $(or $(SEED),0)
 
 lint: $(READY_DEV) ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -82,6 +82,7 @@ ACROSS = {
     "tests/inference/test_large.py": "a photograph of 100 million pixels, from bytes to mask",
     "tests/training/test_ranks.py": "trainings of several ranks, by the launcher and the loop",
     "tests/infra/": "files of infra/, which are no modules",
+    "tests/odd/": "odd input under all that reads it",
     "tests/looks/": "pages as a browser shows them",
     "tests/test_architecture.py": "all sources",
     "tests/test_cuda.py": "all that a GPU changes",

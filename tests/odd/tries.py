@@ -1,0 +1,218 @@
+"""One try of each kind: make odd inputs, run the product on them, judge."""
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tests.odd.class_lists import ClassList, draw_classes, draw_labels
+from tests.odd.damage import damaged
+from tests.odd.folders import FOLDERS, OddFolder, plain
+from tests.odd.judge import (
+    FAULT,
+    READ,
+    REFUSED,
+    TOLD,
+    UNNOTICED,
+    WRONG,
+    Judgment,
+    judge_repetition,
+    looks_like,
+    pick_name,
+    write_files,
+)  # fmt: skip
+from tests.odd.masks import OddMask, draw_mask
+from tests.odd.photographs import OddPhoto, draw_picture, saved, whole_photo
+from tests.odd.product import Prepared, Segmented, preprocess, segment
+
+NO_IMAGE = "not an image"
+
+
+def try_photographs(r: random.Random, work: Path, count: int = 24, damage: float = 0.5) -> Judgment:
+    """Segment a folder of odd photographs of one size, whole and damaged, and prepare the same ones as samples."""
+    judgment = Judgment()
+    size = (r.randrange(5, 40), r.randrange(5, 40))
+    photos: dict[str, OddPhoto] = {}
+    for number in range(count):
+        photo = whole_photo(r, *size)
+        if r.random() < damage:
+            photo = damaged(photo, r)
+        extension = r.choice([photo.extension, photo.extension, photo.extension.upper(), "jpg", ""])
+        photos[pick_name(r, number, extension).rstrip(".")] = photo
+    write_files(work / "photos", {name: photo.data for name, photo in photos.items()})
+    tile = r.random() < 0.25
+    made = segment(work / "photos", work / "masks", size, tile=tile)
+    judge_photographs(judgment, photos, made)
+    judge_repetition(judgment, "photographs", made, segment(work / "photos", work / "masks", size, tile=tile))
+    judge_same_refusals(judgment, photos, made, preprocess(work / "photos", work / "shards", size, layout="photos"))
+    return judgment
+
+
+def judge_photographs(judgment: Judgment, photos: dict[str, OddPhoto], made: Segmented) -> None:
+    judgment.faults("photographs", made.faults)
+    rows = {row["key"]: row for row in made.rows}
+    if len(rows) != len(made.rows) or made.listed != len(photos) or made.error:
+        judgment.add(
+            "photographs", FAULT, f"{len(photos)} files, {made.listed} listed, {len(made.rows)} rows; {made.error}"
+        )
+    for key, photo in photos.items():
+        row = rows.get(key)
+        if row is None:
+            judgment.add(photo.what, FAULT, f"{key!r} has no row")
+        elif key in made.pixels:
+            judge_pixels(judgment, photo, made.pixels[key])
+        elif row["status"] == "skipped" and row["error"] == NO_IMAGE and _begins_as_image(photo):
+            judgment.add(photo.what, WRONG, f"{key!r}: bytes that begin as an image are {row['error']!r}")
+        elif not row["error"] or "\n" in row["error"]:
+            judgment.add(photo.what, FAULT, f"a row without one line of reason: {row}")
+        else:
+            judgment.add(photo.what, REFUSED if photo.clear else TOLD, row["error"])
+
+
+def _begins_as_image(photo: OddPhoto) -> bool:
+    return (
+        bool(photo.signature)
+        and photo.extension in ("png", "jpg", "webp", "tif")
+        and photo.data.startswith(photo.signature)
+    )
+
+
+def judge_pixels(judgment: Judgment, photo: OddPhoto, pixels: np.ndarray) -> None:
+    if any(looks_like(pixels, truth, photo.off) for truth in photo.truths):
+        judgment.add(photo.what, READ)
+    elif not photo.checked:
+        judgment.add(photo.what, UNNOTICED)
+    else:
+        off = [
+            np.abs(pixels.astype(int) - truth).mean().round(1) if pixels.shape == truth.shape else pixels.shape
+            for truth in photo.truths
+        ]
+        judgment.add(photo.what, WRONG, f"pixels differ from the truth by {off} on average")
+
+
+def judge_same_refusals(judgment: Judgment, photos: dict[str, OddPhoto], made: Segmented, prepared: Prepared) -> None:
+    """Training takes a photograph exactly where segmenting does."""
+    judgment.faults("photographs as samples", prepared.faults)
+    if prepared.error:
+        if made.pixels and not all(Path(key).suffix == "" for key in made.pixels):
+            judgment.add("photographs as samples", FAULT, f"{prepared.error}, but {len(made.pixels)} were segmented")
+        return
+    for key in prepared.samples.keys() | prepared.skipped.keys():
+        if (key in prepared.samples) != (key in made.pixels):
+            judgment.add(
+                photos[key].what,
+                FAULT,
+                f"{key!r}: {'skipped' if key in prepared.skipped else 'a sample'} of preprocess, else of segment",
+            )
+
+
+def try_masks(r: random.Random, work: Path, scheme: str | None = None) -> Judgment:
+    """Prepare a small data set whose masks are odd in one way, or some of them."""
+    judgment = Judgment()
+    classes = draw_classes(r)
+    height, width = r.randrange(12, 40), r.randrange(12, 40)
+    masks: dict[str, tuple[str, OddMask]] = {}
+    files: dict[str, bytes] = {"classes.json": json.dumps(list(classes.rows)).encode()}
+    photos: dict[str, np.ndarray] = {}
+    mixed, count = r.random() < 0.5, r.randrange(1, 4)
+    for number in range(count):
+        mask = None
+        while mask is None:
+            tried = "ids" if mixed and number == 0 and not classes.what.startswith("large") else scheme
+            mask = draw_mask(r, classes, draw_labels(r, classes, height, width), tried)
+            scheme = scheme if mask or tried != scheme else None
+        scheme = scheme or (mask.what if mask.what != "ids" else None)
+        split = r.choice(["train", "train", "val"]) if number else "train"
+        photo = draw_picture(r, height, width, smooth=True)
+        key = f"{split}/images/{number}.png"
+        files |= {key: saved(photo, "PNG"), f"{split}/masks/{number}.{mask.extension}": mask.data}
+        masks[key], photos[key] = (f"{split}/masks/{number}.{mask.extension}", mask), photo
+    write_files(work / "source", files)
+    made = preprocess(work / "source", work / "shards", (height, width))
+    judge_masks(judgment, classes, masks, made)
+    judge_repetition(judgment, "masks", made, preprocess(work / "source", work / "again", (height, width)))
+    for key, sample in made.samples.items():
+        if not looks_like(sample.photo, photos[key], 20):
+            judgment.add("masks", WRONG, f"{key}: another photograph")
+    return judgment
+
+
+def judge_masks(judgment: Judgment, classes: ClassList, masks: dict[str, tuple[str, OddMask]], made: Prepared) -> None:
+    judgment.faults(f"masks, {classes.what}", made.faults)
+    for key, (label, mask) in masks.items():
+        what = f"{mask.what}, {classes.what}"
+        clear = mask.clear and classes.clear
+        if key in made.samples:
+            judge_target(judgment, what, replace(mask, clear=clear), made.samples[key].target, bool(made.told))
+        elif made.error or key in made.skipped or label in made.skipped:
+            why = made.error or made.skipped.get(key) or made.skipped[label]
+            judgment.add(what, REFUSED if clear else TOLD, why)
+        else:
+            judgment.add(what, FAULT, f"{key} is neither a sample nor a row")
+
+
+def judge_target(judgment: Judgment, what: str, mask: OddMask, target: np.ndarray, told: bool) -> None:
+    different = target != mask.target
+    if mask.loose is not None:
+        different &= ~mask.loose
+    if not different.any():
+        judgment.add(what, READ)
+    elif told and (target[different] == 255).all():
+        judgment.add(what, REFUSED if mask.clear else TOLD, "its pixels count for nothing")
+    else:
+        pairs = sorted({(int(a), int(b)) for a, b in zip(mask.target[different], target[different], strict=True)})
+        shown = ", ".join(f"{a} read as {b}" for a, b in pairs[:6])
+        judgment.add(
+            what, WRONG, f"{different.mean():.0%} of the pixels: train ids {shown}; told: {told}; .{mask.extension}"
+        )
+
+
+def try_folders(r: random.Random, work: Path) -> Judgment:
+    """Prepare a source whose files lie and are called in some odd way, at an address that is odd, too."""
+    judgment = Judgment()
+    odd = r.choice(FOLDERS)(r)
+    name, decoys = r.choice(ROOTS)
+    odd.write(work / name)
+    for decoy in decoys:  # where an address would lead that is not taken as it is written
+        other = plain(r)
+        other.write(work / decoy)
+    made = preprocess(work / name, work / "shards", odd.size)
+    judge_folder(judgment, odd, made)
+    judge_repetition(judgment, odd.what, made, preprocess(work / name, work / "again", odd.size))
+    return judgment
+
+
+ROOTS = (
+    ("source", ()), ("source", ()), ("a b", ("a%20b",)), ("a%20b", ("a b",)), ("x#y", ("x",)), ("x?y=1", ("x",)), ("ä",
+    ("a\u0308",)), ("c:", ()),
+    ("~", ()), ("$HOME", ()), ("s3:", ()), (" x ", ("x",)), ("*", ("b",)), ("[a]", ("a",)), ("x.", ("x",)), ("new\nline",
+    ()), ("a\\b", ("a",)),
+)  # fmt: skip
+"""Names of sources, and what they could be taken for."""
+
+
+def judge_folder(judgment: Judgment, odd: OddFolder, made: Prepared) -> None:
+    judgment.faults(odd.what, made.faults)
+    if made.error:
+        judgment.add(odd.what, REFUSED if odd.clear else TOLD, made.error)
+        return
+    for key, sample in made.samples.items():
+        if odd.rows_only or key not in odd.targets:
+            judgment.add(odd.what, WRONG, f"{key!r} became a sample")
+        elif (sample.target != odd.targets[key]).any():
+            judgment.add(odd.what, WRONG, f"{key!r} has another label, {sample.label!r}")
+        else:
+            judgment.add(odd.what, READ)
+    for key in (odd.targets.keys() | odd.lost) - made.samples.keys():
+        why = made.skipped.get(key) or made.skipped.get(odd.labels.get(key, ""))
+        if why is None:
+            judgment.add(odd.what, WRONG, f"{key!r} has no row")
+        else:
+            judgment.add(odd.what, REFUSED if odd.clear and key in odd.targets else TOLD, f"{key!r}: {why}")
+
+
+Try = Callable[[random.Random, Path], Judgment]
+TRIES: dict[str, Try] = {"photographs": try_photographs, "masks": try_masks, "folders": try_folders}
