@@ -3,6 +3,7 @@ import pytest
 from vitseg.errors import UsageError
 from vitseg.inference.job import Options, job_digest, key_problem, mask_key, picture_key
 from vitseg.storage import LocalStore
+from vitseg.storage.s3 import S3Store
 
 from .color_rule import model
 
@@ -32,3 +33,9 @@ def test_wrong_options_are_refused(options, message):
 def test_keys_that_no_folder_can_hold_have_a_reason(tmp_path, key):
     assert key_problem(key, LocalStore(tmp_path))
     assert key_problem("a/b c/\u65e5.png", LocalStore(tmp_path)) is None
+
+
+@pytest.mark.parametrize("key", ["a/../b.png", "../b.png", "./b.png", "a/./b.png"])
+def test_a_key_that_many_buckets_would_read_as_another_place_has_a_reason(key):
+    assert "elsewhere" in key_problem(key, S3Store("bucket", "masks"))
+    assert all(key_problem(key, S3Store("bucket", "masks")) is None for key in ("/b.png", "a//b.png", "..b/.c.png"))

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.memory_s3 import memory_s3
 from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.inference.ledger import read_listing
-from vitseg.inference.plan import MaskIndex, _chunk_size, another_source, plan_job
+from vitseg.inference.plan import MaskIndex, _chunk_size, another_source, list_source, plan_job
 from vitseg.inference.read import A_MASK
-from vitseg.storage import LocalStore, ObjectInfo, open_store
+from vitseg.storage import LocalStore, ObjectInfo, canonical, open_store
 
 from .color_rule import model
 from .conftest import RED, encode, gather_options, plain, put, rows, run
@@ -145,6 +146,46 @@ def test_a_single_file_is_a_source(five, rule):
     assert (summary.listed, summary.ok) == (1, 1)
     assert summary.source == str(source / "city/3.png")
     assert (dest / "3.png.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("source", "root", "listed"),
+    [
+        ("s3://bucket//photos", "s3://bucket//photos", ["a.jpg"]),
+        ("s3://bucket/photos/", "s3://bucket/photos", ["b.jpg", "/c.jpg"]),
+        ("s3://bucket/photos//", "s3://bucket/photos//", ["c.jpg"]),
+        ("s3://bucket//", "s3://bucket//", ["photos/a.jpg"]),
+        ("s3://bucket//photos/a.jpg", "s3://bucket//photos", ["a.jpg"]),
+        ("s3://bucket/photos/b.jpg", "s3://bucket/photos", ["b.jpg"]),
+        ("s3://bucket/photos//c.jpg", "s3://bucket/photos//", ["c.jpg"]),
+        ("s3://bucket/d.jpg", "s3://bucket", ["d.jpg"]),
+    ],
+)
+def test_slashes_of_an_address_lead_to_the_photographs_that_are_meant(source, root, listed):
+    with memory_s3() as server:
+        for key in ("/photos/a.jpg", "photos/b.jpg", "photos//c.jpg", "d.jpg"):
+            server.put(key, key.encode())
+        found, objects = list_source(canonical(source), "/masks")
+        keys = [info.key for info in objects]
+        assert (found, sorted(keys)) == (root, sorted(listed))
+        full = root.removeprefix("s3://bucket/") if root != "s3://bucket" else ""
+        prefix = full if not full or full.endswith("/") else f"{full}/"
+        assert [open_store(found).read(key).decode() for key in keys] == [prefix + key for key in keys]
+        for missing in ("s3://bucket/a.jpg", "s3://bucket//b.jpg", "s3://bucket//d.jpg", "s3://bucket/photos/c.jpg"):
+            with pytest.raises(NotFoundError):
+                list_source(canonical(missing), "/masks")
+
+
+def test_masks_under_an_odd_prefix_are_not_listed_with_the_photographs():
+    with memory_s3() as server:
+        for key in ("a.jpg", "/masks/a.jpg.png", "masks/b.jpg", "//c.jpg"):
+            server.put(key, b"x")
+        for dest, listed in {
+            "s3://bucket//masks": ["//c.jpg", "a.jpg", "masks/b.jpg"],
+            "s3://bucket//": ["a.jpg", "masks/b.jpg"],
+        }.items():
+            _, objects = list_source("s3://bucket", canonical(dest))
+            assert [info.key for info in objects] == listed
 
 
 def test_nothing_there(folders):

@@ -12,6 +12,7 @@ import fsspec
 import pytest
 
 from vitseg.errors import NotFoundError, StorageError, UsageError
+from vitseg.inference.plan import list_source
 from vitseg.storage import open_store
 from vitseg.storage.fsspec import FsspecStore
 
@@ -98,6 +99,25 @@ def test_a_web_server_that_lists_names_alone(web: str, tmp_path: Path) -> None:
     assert (changed.size, changed.etag != listed[0].etag) == (3, True)
 
 
+def test_links_to_other_places_are_no_objects(web: str, tmp_path: Path) -> None:
+    (tmp_path / "set" / "sub").mkdir(parents=True)
+    links = [
+        "/",
+        "?C=N;O=D",
+        "/set/a.jpg",
+        "/set/a.jpg#x",
+        "/set/sub/",
+        "../",
+        "/other.jpg",
+        "/settings/x.jpg",
+        "http://127.0.0.1:9/set/far.jpg",
+    ]
+    (tmp_path / "set" / "index.html").write_text("".join(f"<a href='{link}'>x</a>" for link in links))
+    for name in ("set/a.jpg", "set/sub/b.jpg", "other.jpg", "settings-x.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    assert keys(open_store(f"{web}/set")) == ["a.jpg", "sub/b.jpg"]
+
+
 def test_what_a_web_server_refuses_is_a_storage_error(web: str, tmp_path: Path) -> None:
     (tmp_path / "shut").mkdir()
     (tmp_path / "shut" / "a").write_bytes(b"x")
@@ -111,10 +131,13 @@ def test_what_a_web_server_refuses_is_a_storage_error(web: str, tmp_path: Path) 
 def test_one_file_and_an_empty_folder_as_source(web: str, tmp_path: Path, memory: FsspecStore) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "one.txt").write_bytes(b"one")
+    for folder, name, size in ((web, "one.txt", 3), (memory.root, "plain", 5)):
+        assert list(open_store(f"{folder}/{name}").list()) == []
+        root, objects = list_source(f"{folder}/{name}", "/masks")
+        assert (root, [(info.key, info.size) for info in objects]) == (folder, [(name, size)])
     assert list(open_store(f"{web}/empty").list()) == []
-    assert [(info.key, info.size) for info in open_store(f"{web}/one.txt").list()] == [("", 3)]
-    assert [(info.key, info.size) for info in open_store(f"{memory.root}/plain").list()] == [("", 5)]
-    assert keys(memory, "plain/") == []
+    with pytest.raises(NotFoundError, match="empty does not exist"):
+        list_source(f"{web}/empty", "/masks")
 
 
 def test_a_listing_asks_for_few_objects_before_it_gives_the_first(

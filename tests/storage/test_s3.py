@@ -105,7 +105,7 @@ def test_an_empty_object_has_no_range(store: S3Store, code: str) -> None:
 @pytest.mark.parametrize(("code", "status"), [("NotImplemented", 501), ("501", 501), ("NotImplemented", 400)])
 @pytest.mark.parametrize("taken", [False, True])
 def test_creation_where_there_are_no_conditional_writes(store: S3Store, code: str, status: int, taken: bool) -> None:
-    place = {"Bucket": store.bucket, "Key": f"{store.prefix}/key"}
+    place = {"Bucket": store.bucket, "Key": f"{store.prefix}key"}
     plain = {"Body": b"data", "ContentType": "image/png", "Metadata": {"model": "a"}}
     with Stubber(s3_client.client()) as stub:
         stub.add_client_error("put_object", service_error_code=code, http_status_code=status)
@@ -121,7 +121,7 @@ def test_creation_where_there_are_no_conditional_writes(store: S3Store, code: st
 
 @pytest.mark.parametrize("there", ["tag", "other", None])
 def test_replacement_where_there_are_no_conditional_writes(store: S3Store, there: str | None) -> None:
-    place = {"Bucket": store.bucket, "Key": f"{store.prefix}/key"}
+    place = {"Bucket": store.bucket, "Key": f"{store.prefix}key"}
     file = io.BytesIO(b"data")
     plain = {"Body": file, "ContentType": "application/octet-stream", "Metadata": {}}
     with Stubber(s3_client.client()) as stub:
@@ -160,7 +160,7 @@ def test_neighbors_with_a_longer_name_are_not_in_the_store(s3: str, store: S3Sto
 
 
 def test_folder_markers_are_not_objects(store: S3Store) -> None:
-    s3_client.client().put_object(Bucket=store.bucket, Key=f"{store.prefix}/folder/", Body=b"")
+    s3_client.client().put_object(Bucket=store.bucket, Key=f"{store.prefix}folder/", Body=b"")
     store.write("folder/file", b"x")
     assert [info.key for info in store.list()] == ["folder/file"]
 
@@ -173,7 +173,7 @@ def test_metadata_comes_back_as_it_went_in(store: S3Store) -> None:
 
 def test_md5_is_of_the_content_however_it_was_uploaded(store: S3Store) -> None:
     store.write("plain", b"some content")
-    client, place = s3_client.client(), {"Bucket": store.bucket, "Key": f"{store.prefix}/parts"}
+    client, place = s3_client.client(), {"Bucket": store.bucket, "Key": f"{store.prefix}parts"}
     upload = client.create_multipart_upload(**place)["UploadId"]
     part = client.upload_part(**place, UploadId=upload, PartNumber=1, Body=b"some content")
     parts = {"Parts": [{"ETag": part["ETag"], "PartNumber": 1}]}

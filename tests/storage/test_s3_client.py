@@ -14,7 +14,7 @@ def test_a_process_has_one_client_until_it_forgets_it(fresh_client: pytest.Monke
 
 def test_an_object_is_read_in_the_background(store: S3Store) -> None:
     store.write("straße 1", b"content")
-    reading = s3_client.start_reading(store.bucket, f"{store.prefix}/straße 1")
+    reading = s3_client.start_reading(store.bucket, f"{store.prefix}straße 1")
     assert reading.result(timeout=30) == (b"content", content_md5(b"content"))
     assert s3_client.start_reading(store.bucket, "nothing").exception(timeout=30) is not None
 

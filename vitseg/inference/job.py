@@ -153,8 +153,10 @@ def key_problem(key: str, dest: Store) -> str | None:
     if longest > (_PATH_BYTES if isinstance(dest, LocalStore) else _KEY_BYTES):
         return "the key is too long for a mask under DEST"
     parts = encoded.split(b"/")
-    if isinstance(dest, LocalStore) and (b"\0" in encoded or any(part in (b"", b".", b"..") for part in parts)):
-        return "the key can't be a path in a folder: it has an empty, . or .. part"
+    if isinstance(dest, LocalStore) and (b"\0" in encoded or b"" in parts):
+        return "the key can't be a path in a folder: it has an empty part or a NUL"
+    if b"." in parts or b".." in parts:
+        return "the key has a . or .. part, with which a folder, and many a bucket, would put the mask elsewhere"
     if max(len(part) for part in parts) > _NAME_BYTES:
         return "the name is too long for a mask under DEST"
     return None

@@ -18,7 +18,7 @@ import numpy as np
 from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.inference.job import RESERVED, Job, ModelRef, Options, job_digest, key_problem, mask_key
 from vitseg.inference.ledger import Listed, write_listing
-from vitseg.storage import ObjectInfo, Store, canonical, open_store
+from vitseg.storage import ObjectInfo, Store, as_prefix, canonical, open_store, split_address
 
 _FEWEST, _MOST = 16, 256  # objects a chunk, by default
 _SOURCES = f"{RESERVED}/sources"
@@ -107,8 +107,8 @@ def list_source(source: str, dest: str) -> tuple[str, Iterator[ObjectInfo]]:
     """
     if source == dest:
         raise UsageError(f"{dest} is the source: masks need a place of their own, for example {dest}/masks")
-    inside = f"{source.rstrip('/')}/"
-    masks = f"{dest.removeprefix(inside)}/" if dest.startswith(inside) else None
+    inside = as_prefix(source)
+    masks = as_prefix(dest.removeprefix(inside)) if dest.startswith(inside) else None
 
     def excluded(info: ObjectInfo) -> bool:
         return (masks is not None and info.key.startswith(masks)) or RESERVED in info.key.split("/")[:-1]
@@ -117,11 +117,9 @@ def list_source(source: str, dest: str) -> tuple[str, Iterator[ObjectInfo]]:
     first = next(objects, None)
     if first is not None:
         return source, chain([first], objects)
-    parent, _, name = source.rpartition("/")
-    if name and not parent.endswith(":/"):  # "s3://bucket" has no parent
-        single = open_store(parent or "/").stat(name)
-        if single is not None:
-            return parent or "/", iter([single])
+    parent, name = split_address(source)
+    if name and (single := open_store(parent).stat(name)):
+        return canonical(parent), iter([single])
     raise NotFoundError(f"{source} does not exist or holds no objects: check the address")
 
 

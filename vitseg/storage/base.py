@@ -6,13 +6,15 @@ forward slashes. Every write is atomic: a reader sees the old object or the new 
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
-from urllib.parse import urlsplit, urlunsplit
 
 from vitseg.errors import NotFoundError, StorageError
+
+_WITH_HOST = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^/?#]*@)?([^?#]*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,12 @@ class Store(Protocol):
         """Remove an object; one that is not there is no error."""
 
     def md5(self, info: ObjectInfo) -> str:
-        """Return the MD5 of an object's content (hex): equal content gives an equal digest in any store."""
+        """Return the MD5 of an object's content (hex), which is read: equal content gives an equal digest in any store."""
+        return content_md5(self.read(info.key))
+
+    def claimed_md5(self, info: ObjectInfo) -> str | None:
+        """Return what may be the MD5 of an object's content by its etag, unread; None where etags never are."""
+        return None
 
     def uri(self, key: str) -> str:
         """Return the full address of a key."""
@@ -103,15 +110,28 @@ def reason(error: Exception) -> str:
 
 def without_secrets(address: str) -> str:
     """Return an address without user, password and query, so that it can be shown."""
-    parts = urlsplit(address)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")) if parts.netloc else address
+    match = _WITH_HOST.match(address)
+    return match[1] + match[2] if match else address
+
+
+def as_prefix(address: str) -> str:
+    """Return an address, or the start of keys, with the slash after which keys begin."""
+    return address if not address or address.endswith("/") else f"{address}/"
 
 
 def join(address: str | Path, *parts: str) -> str:
-    """Join keys to a root address with single slashes."""
+    """Append keys to a root address, with a slash between them where there is none yet."""
     text = str(address)
-    stripped = text.rstrip("/") or "/"
-    return "/".join([stripped.rstrip("/"), *(part.strip("/") for part in parts if part)])
+    for part in filter(None, parts):
+        text = as_prefix(text) + part
+    return text
+
+
+def split_address(address: str) -> tuple[str, str]:
+    """Return folder and name of a single object's canonical address; the name is empty where there is no folder."""
+    scheme = "" if address.startswith("/") else address[: address.find("://") + 3]
+    folder, slash, name = address.removeprefix(scheme).rpartition("/")
+    return scheme + folder + slash, name if slash else ""
 
 
 def content_md5(data: bytes) -> str:

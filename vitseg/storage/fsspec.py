@@ -1,5 +1,6 @@
 """Any address that fsspec can read (`gs://`, `az://`, `https://` …), as a store of sources."""
 
+import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,24 +10,31 @@ import fsspec
 
 from vitseg.bounded_map import bounded_map
 from vitseg.errors import StorageError, UsageError
-from vitseg.storage.base import ObjectInfo, Store, content_md5, reading, reason, without_secrets
+from vitseg.storage.base import ObjectInfo, Store, as_prefix, reading, reason, without_secrets
 
 _AHEAD = 16  # objects that are asked for at once
 _ERRORS = (OSError, aiohttp.ClientError)  # aiohttp's, for a web server's 403 or 500, are no OSErrors
+_NOT_IN_PATH = re.compile("[?#]")  # of a web address
 
 
 class FsspecStore(Store):
     """Reads and lists; it does not write."""
 
     def __init__(self, address: str) -> None:
-        self.root = address.rstrip("/")
+        self.root = address.removesuffix("/")
+        self._web = self.root.startswith(("http://", "https://"))
+        if self.root.endswith("/") or "::" in self.root or (self._web and _NOT_IN_PATH.search(self.root)):
+            why = "write %3F and %23 for ? and # in names" if self._web else "no name may be empty or have ::"
+            raise UsageError(f"{address} can't be read as it is written: {why}")
         try:
             self._fs, self._path = fsspec.core.url_to_fs(self.root)
-        except (ImportError, ValueError) as error:
-            raise UsageError(f"{address}: {error}") from error
+        except (ImportError, ValueError, TypeError, *_ERRORS) as error:  # some file systems connect at once
+            raise UsageError(f"{address}: {reason(error)}") from error
+        if not self.root.endswith(self._path.lstrip("/")):
+            raise UsageError(f"{address} can't be read as it is written: fsspec takes it for {self._path}")
 
     def _key(self, row: dict[str, Any]) -> str:
-        return str(row["name"]).removeprefix(self._path).lstrip("/")
+        return str(row["name"]).removeprefix(self._path).removeprefix("/")
 
     def _info(self, row: dict[str, Any]) -> ObjectInfo:
         names = ("ETag", "etag", "mtime", "updated", "Last-Modified")
@@ -42,11 +50,10 @@ class FsspecStore(Store):
     def _rows(self, prefix: str) -> Iterator[dict[str, Any]]:
         # Neither fsspec's `find`, which holds all names before it returns the first, nor its `walk`: both silently
         # leave out what can't be listed.
-        waiting, empty = [self._path], True
+        waiting = [self._path]
         while waiting:
             folder = waiting.pop()
             rows = self._ls(folder)
-            empty = empty and not rows
             folders = []
             for name, row in sorted(rows.items()):
                 key = self._key(row)
@@ -57,8 +64,6 @@ class FsspecStore(Store):
                 elif name != folder.rstrip("/") and inside.startswith(prefix[: len(inside)]):
                     folders.append(name)
             waiting += reversed(folders)
-        if empty and not prefix and (single := self._single()):
-            yield single
 
     def _ls(self, folder: str) -> dict[str, dict[str, Any]]:
         try:
@@ -68,16 +73,11 @@ class FsspecStore(Store):
             return {}  # what does not exist holds nothing
         except _ERRORS as error:
             raise StorageError(f"can't list {without_secrets(folder)}: {reason(error)}") from error
+        # Pages of web servers link to other places, too: above all to the folder above, or to themselves, sorted.
+        rows = [row for row in rows if str(row["name"]).startswith(as_prefix(self._path))]
+        rows = [row for row in rows if not (self._web and _NOT_IN_PATH.search(row["name"]))]
         rows = sorted(rows, key=lambda row: row["type"] == "directory")  # of one name, the folder counts
         return {str(row["name"]).rstrip("/"): row for row in rows}
-
-    def _single(self) -> dict[str, Any] | None:
-        # A web server lists nothing for a file, nor for an empty folder, for which it sends a page.
-        try:
-            row = self._fs.info(self._path)
-        except _ERRORS:
-            return None
-        return row if row["type"] == "file" and row.get("mimetype") != "text/html" else None
 
     def _complete(self, row: dict[str, Any]) -> dict[str, Any]:
         # A web server lists names alone; size and etag have to be those of `stat` and `read_tagged`.
@@ -89,9 +89,10 @@ class FsspecStore(Store):
             return row
 
     def stat(self, key: str) -> ObjectInfo | None:
-        """See `Store.stat`."""
+        """See `Store.stat`; a page of a web server is none, for it sends one for each folder."""
         try:
-            return self._info(self._fs.info(f"{self._path}/{key}"))
+            row = self._fs.info(f"{self._path}/{key}")
+            return self._info(row) if row["type"] == "file" and row.get("mimetype") != "text/html" else None
         except FileNotFoundError:
             return None
         except _ERRORS as error:
@@ -130,7 +131,3 @@ class FsspecStore(Store):
     def delete(self, key: str) -> None:
         """Refuse, like `write`."""
         raise UsageError(f"{self.root} can only be read")
-
-    def md5(self, info: ObjectInfo) -> str:
-        """See `Store.md5`."""
-        return content_md5(self.read(info.key))

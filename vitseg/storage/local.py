@@ -65,8 +65,8 @@ class LocalStore(Store):
         self.root = str(folder)
 
     def _path(self, key: str) -> Path:
-        if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
-            raise StorageError(f"key {key!r} would leave {self.root}")
+        if "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")):  # as a path it would name another place
+            raise StorageError(f"key {key!r} can't be a path in {self.root}: it has an empty, . or .. part")
         return self.folder / key
 
     def _open(self, key: str) -> BufferedReader:

@@ -1,6 +1,5 @@
 """A bucket as a store: retries, conditional puts, and errors that say what to do."""
 
-import os
 import random
 import secrets
 import time
@@ -8,109 +7,76 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, NoReturn
 from urllib.parse import quote, unquote
 
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    EndpointConnectionError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-)
-from botocore.parsers import ResponseParserError
+from botocore.exceptions import ClientError
 from urllib3.exceptions import HTTPError
 
 from vitseg.bounded_map import bounded_map
-from vitseg.errors import AccessError, NotFoundError, StorageError, StoreFullError, UsageError
-from vitseg.storage.base import ObjectInfo, Store, content_md5, without_secrets
-from vitseg.storage.s3_client import AHEAD, client, start_reading
+from vitseg.errors import StorageError
+from vitseg.storage.base import ObjectInfo, Store, as_prefix
+from vitseg.storage.s3_client import AHEAD, client, renewed_client, start_reading
+from vitseg.storage.s3_errors import S3_ERRORS, code_of, is_error, may_be_expired, s3_error
 
-_DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "ExpiredToken", "InvalidToken"}
-_MISSING = {"NoSuchKey", "404", "NotFound", "NoSuchBucket"}
-# MinIO's full disk and quota, Ceph's quota; others send the status 507, and SeaweedFS InternalError, as for all else.
-_FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"}
-_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
 _PAUSES = (0.1, 0.4, 1.6)  # seconds to wait before a body that broke off is requested again
 _WRITER = "vitseg-writer"  # metadata of conditional writes: which write it was
-
-
-def _code(error: Exception) -> str:
-    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
-
-
-def _is(error: Exception, status: int, code: str) -> bool:
-    # Servers differ in which of the two they send.
-    sent = error.response.get("ResponseMetadata", {}) if isinstance(error, ClientError) else {}
-    return _code(error) in (code, str(status)) or sent.get("HTTPStatusCode") == status
+_MD5_DIGITS = 32
 
 
 class S3Store(Store):
-    """A prefix of a bucket. The etag is the store's own."""
+    """A prefix of a bucket, as it is written: `s3://bucket//photos` holds the keys `/photos/…`. The etag is the store's own."""
 
     def __init__(self, bucket: str, prefix: str = "") -> None:
         self.bucket = bucket
-        self.prefix = prefix.strip("/")
-        self.root = f"s3://{bucket}/{self.prefix}".rstrip("/")
-
-    def _key(self, key: str) -> str:
-        return f"{self.prefix}/{key}" if self.prefix else key
+        self.prefix = as_prefix(prefix)  # what precedes all keys, with its slash
+        self._address = f"s3://{bucket}/{self.prefix}"
+        short = self._address.removesuffix("/")
+        self.root = self._address if short.endswith("/") else short  # without the slash it would be another prefix
 
     def _fail(self, error: Exception, key: str) -> NoReturn:
-        where = self.uri(key)
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
-        endpoint = without_secrets(endpoint)
-        if isinstance(error, NoCredentialsError | PartialCredentialsError):
-            raise AccessError(
-                f"no S3 credentials for {where}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-                "or start the embedded store with `vitseg stack up`"
-            ) from error
-        if isinstance(error, EndpointConnectionError):
-            raise StorageError(
-                f"no S3 server answers at {endpoint}: start it (`vitseg stack up`), or check AWS_ENDPOINT_URL_S3"
-            ) from error
-        if isinstance(error, ParamValidationError):
-            raise UsageError(f"{where}: S3 allows no such name of a bucket or object") from error
-        if isinstance(error, ClientError):
-            code = _code(error)
-            if code == "NoSuchBucket":
-                raise NotFoundError(
-                    f"bucket {self.bucket!r} does not exist at {endpoint}: create it, or check its name"
-                ) from error
-            if code in _MISSING:
-                raise NotFoundError(f"{where} does not exist") from error
-            if code in _DENIED:
-                raise AccessError(
-                    f"{endpoint} refuses access to {where} ({code}): check AWS_ACCESS_KEY_ID, "
-                    "AWS_SECRET_ACCESS_KEY and the bucket's permissions"
-                ) from error
-            if code in _FULL or _is(error, 507, "507"):
-                raise StoreFullError(
-                    f"{endpoint} has no room left for {where} ({code}): make room there or raise the quota, "
-                    "then start again"
-                ) from error
-            text = f"{where}: {code} {error.response.get('Error', {}).get('Message', '')}".strip()
-            if code == "InternalError" and error.operation_name == "PutObject":
-                text += " (SeaweedFS says this when its disk is full, too)"
-            raise StorageError(text) from error
-        raise StorageError(f"{where}: {' '.join(str(error).split())[:300]}") from error
+        raise s3_error(error, self.uri(key), self.bucket) from error
+
+    def _request(self, operation: str, **parameters: Any) -> Any:
+        """Send a request; where the credentials have ended, a file or role may hold newer ones: read them and send it again."""
+        connection = client()
+        for last in (False, True):
+            if (body := parameters.get("Body")) and not isinstance(body, bytes):
+                body.seek(0)
+            try:
+                return getattr(connection, operation)(Bucket=self.bucket, **parameters)
+            except ClientError as error:
+                if last or not may_be_expired(error):
+                    raise
+            connection = renewed_client(connection)
+        raise AssertionError
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """See `Store.list`: ListObjectsV2, 1,000 keys a page; folder markers are left out."""
-        base = f"{self.prefix}/" if self.prefix else ""
-        pages = client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=base + prefix)
-        try:
-            for page in pages:
-                for row in page.get("Contents", []):
-                    key = row["Key"].removeprefix(base)
-                    if key and not (key.endswith("/") and row["Size"] == 0):
-                        yield ObjectInfo(key, row["Size"], row["ETag"].strip('"'))
-        except _ERRORS as error:
-            self._fail(error, prefix)
+        start = self.prefix + prefix
+        position: dict[str, str] = {}
+        while True:
+            try:
+                page = self._request("list_objects_v2", Prefix=start, **position)
+            except S3_ERRORS as error:
+                self._fail(error, prefix)
+            for row in page.get("Contents", []):
+                if not row["Key"].startswith(start):
+                    raise StorageError(
+                        f"{self.uri(prefix)}: the server lists {row['Key']!r} there, which is another place: "
+                        "it joins slashes, or reads .. as a folder: write the address as the server does"
+                    )
+                if not (row["Key"].endswith("/") and row["Size"] == 0):
+                    yield ObjectInfo(row["Key"].removeprefix(self.prefix), row["Size"], row["ETag"].strip('"'))
+            if not page.get("IsTruncated"):
+                return
+            token = page.get("NextContinuationToken")
+            if token in (None, position.get("ContinuationToken")):
+                raise StorageError(f"{self.uri(prefix)}: the server's listing breaks off: try again, or tell its owner")
+            position = {"ContinuationToken": token}
 
     def _head(self, key: str) -> dict[str, Any] | None:
         try:
-            return client().head_object(Bucket=self.bucket, Key=self._key(key))
-        except _ERRORS as error:
-            if _code(error) in {"404", "NotFound", "NoSuchKey"}:
+            return self._request("head_object", Key=self.prefix + key)
+        except S3_ERRORS as error:
+            if code_of(error) in {"404", "NotFound", "NoSuchKey"}:
                 return None
             self._fail(error, key)
 
@@ -133,7 +99,7 @@ class S3Store(Store):
 
     def read_many(self, keys: Iterable[str]) -> Iterator[tuple[bytes, str]]:
         """See `Store.read_many`: what fails is read again singly, with all retries, which tells why."""
-        for key, reading in bounded_map(lambda key: start_reading(self.bucket, self._key(key)), keys, AHEAD):
+        for key, reading in bounded_map(lambda key: start_reading(self.bucket, self.prefix + key), keys, AHEAD):
             try:
                 yield reading.result()
             except Exception:  # noqa: BLE001 - `read_tagged` raises what is wrong
@@ -147,10 +113,10 @@ class S3Store(Store):
         for pause in (*_PAUSES, None):
             response = None
             try:
-                response = client().get_object(Bucket=self.bucket, Key=self._key(key), **options)
+                response = self._request("get_object", Key=self.prefix + key, **options)
                 return response["Body"].read(), response["ETag"].strip('"')
-            except (*_ERRORS, HTTPError) as error:
-                if options and _is(error, 416, "InvalidRange"):
+            except (*S3_ERRORS, HTTPError) as error:
+                if options and is_error(error, 416, "InvalidRange"):
                     return b"", ""  # an empty object has no first byte
                 # botocore retries requests, but not a body that breaks off, be it content or an error.
                 begun = response is not None or isinstance(error, HTTPError)
@@ -176,21 +142,19 @@ class S3Store(Store):
         if conditional:
             options |= {"IfNoneMatch": "*"} if if_absent else {"IfMatch": f'"{if_match}"'}
             options["Metadata"][_WRITER] = writer = secrets.token_hex(8)
-        if not isinstance(data, bytes):
-            data.seek(0)
         try:
-            client().put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **options)
-        except _ERRORS as error:
-            if conditional and _is(error, 501, "NotImplemented"):
+            self._request("put_object", Key=self.prefix + key, Body=data, **options)
+        except S3_ERRORS as error:
+            if conditional and is_error(error, 501, "NotImplemented"):
                 # A server without conditional writes: of two writers in the same instant, both may win.
                 there = self.stat(key)
                 holds = there is None if if_absent else there is not None and there.etag == if_match
                 return holds and self.write(key, data, metadata=metadata, content_type=content_type)
-            if conditional and _is(error, 412, "PreconditionFailed"):
+            if conditional and is_error(error, 412, "PreconditionFailed"):
                 # If the response to a first try was lost, the object that is now in the way is our own.
                 retried = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
                 return retried and self._metadata(key).get(_WRITER) == writer
-            if if_match is not None and _code(error) == "NoSuchKey":
+            if if_match is not None and code_of(error) == "NoSuchKey":
                 return False  # S3's response where there is nothing to match
             self._fail(error, key)
         return True
@@ -198,18 +162,17 @@ class S3Store(Store):
     def delete(self, key: str) -> None:
         """See `Store.delete`."""
         try:
-            client().delete_object(Bucket=self.bucket, Key=self._key(key))
-        except _ERRORS as error:
+            self._request("delete_object", Key=self.prefix + key)
+        except S3_ERRORS as error:
             self._fail(error, key)
 
-    def md5(self, info: ObjectInfo) -> str:
-        """See `Store.md5`: a plain etag is the MD5 already; a multipart one is not, so the object is read."""
-        plain = len(info.etag) == 32 and "-" not in info.etag
-        return info.etag if plain else content_md5(self.read(info.key))
+    def claimed_md5(self, info: ObjectInfo) -> str | None:
+        """See `Store.claimed_md5`: not of uploads in parts; of objects under a KMS or customer's key it is something else."""
+        return info.etag if len(info.etag) == _MD5_DIGITS else None
 
     def uri(self, key: str) -> str:
         """See `Store.uri`."""
-        return f"{self.root}/{key}" if key else self.root
+        return self._address + key if key else self.root
 
 
 def create_bucket(name: str) -> None:
@@ -217,5 +180,5 @@ def create_bucket(name: str) -> None:
     try:
         client().create_bucket(Bucket=name)
     except ClientError as error:
-        if _code(error) not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
-            S3Store(name)._fail(error, "")
+        if code_of(error) not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+            raise s3_error(error, f"s3://{name}", name) from error

@@ -1,7 +1,8 @@
 """Connections to S3: boto3 for one request at a time, s3fs for reading many objects at once.
 
 Credentials and endpoint come from the environment alone (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
-AWS_ENDPOINT_URL_S3 …), as for every AWS tool.
+AWS_ENDPOINT_URL_S3 …), as for every AWS tool. As for GDAL, AWS_REQUEST_PAYER=requester pays for what is read, and
+AWS_NO_SIGN_REQUEST=yes reads public buckets without credentials.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import boto3
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
@@ -21,7 +23,8 @@ from vitseg.errors import UsageError
 AHEAD = 8
 """Objects that are read at once, for each task: their contents lie in memory together."""
 
-_SETTINGS = {"signature_version": "s3v4", "connect_timeout": 10, "read_timeout": 60, "max_pool_connections": 32}
+_SETTINGS = {"connect_timeout": 10, "read_timeout": 60, "max_pool_connections": 32}
+_CHECKSUMS = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
 _LOCK = threading.Lock()
 T = TypeVar("T")
 
@@ -47,6 +50,13 @@ def start_reading(bucket: str, key: str) -> Future[tuple[bytes, str]]:
     return asyncio.run_coroutine_threadsafe(read(), system.loop)
 
 
+def renewed_client(old: Any) -> Any:
+    """Return a client that has read the credentials anew, unless another thread has made one since `old`."""
+    if client() is old:
+        forget_connections()
+    return client()
+
+
 def forget_connections() -> None:
     """Make the next request read the environment anew."""
     _client_of.cache_clear()
@@ -66,8 +76,9 @@ def _connection(make: Callable[[int], T]) -> T:
 def _client_of(process: int) -> Any:
     retries = {"mode": "standard", "total_max_attempts": 6}
     connection = boto3.session.Session().client(
-        "s3", region_name=_region(), config=Config(**_SETTINGS, retries=retries)
+        "s3", region_name=_region(), config=Config(**_settings(), retries=retries)
     )
+    connection.meta.events.register("before-call.s3", _pay)
     for operation in ("ListObjectsV2", "HeadObject", "GetObject"):
         connection.meta.events.register(f"before-parse.s3.{operation}", _distrust)
     connection.meta.events.register("before-parse.s3.PutObject", _send_again)
@@ -85,11 +96,30 @@ def _file_system_of(process: int) -> tuple[Any, Any]:
 
     once = {"retries": {"mode": "standard", "total_max_attempts": 1}}
     system = S3FileSystem(
-        client_kwargs={"region_name": _region()}, config_kwargs={**_SETTINGS, **once}, skip_instance_cache=True
+        client_kwargs={"region_name": _region()}, config_kwargs={**_settings(), **once}, skip_instance_cache=True
     )
     connection = sync(system.loop, system.set_session)
+    connection.meta.events.register("before-call.s3", _pay)
     connection.meta.events.register("before-parse.s3.GetObject", _distrust)
     return system, connection
+
+
+def _settings() -> dict[str, Any]:
+    """Return what both connections have in common."""
+    unsigned = os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("1", "true", "yes")
+    settings = {**_SETTINGS, "signature_version": UNSIGNED if unsigned else "s3v4"}
+    if os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+        # Not AWS, and many other stores refuse its newer headers. A signed request has its SHA-256 all the same.
+        settings |= {
+            name.removeprefix("AWS_").lower(): "when_required" for name in _CHECKSUMS if name not in os.environ
+        }
+    return settings
+
+
+def _pay(params: dict[str, Any], **_: Any) -> None:
+    """Accept to pay for a request to a bucket whose requesters pay."""
+    if payer := os.environ.get("AWS_REQUEST_PAYER"):
+        params["headers"]["x-amz-request-payer"] = payer
 
 
 def _region() -> str:

@@ -33,7 +33,7 @@ from vitseg.model.published_weights import PixelStats, encoder_from_published
 from vitseg.model.segmenter import Segmenter
 from vitseg.model.transfer import Transfer, transfer_weights
 from vitseg.registry.names import parse_address
-from vitseg.storage import Store, canonical, open_store
+from vitseg.storage import Store, canonical, join, open_store, split_address
 from vitseg.training import hugging_face
 
 FILE = "init.safetensors"
@@ -133,8 +133,8 @@ class _Target:
         if address.startswith("runs:"):
             return self._folder(_run_folder(address))
         if address.endswith(".safetensors"):
-            parent, _, name = address.rpartition("/")
-            store = open_store(parent or ".")
+            parent, name = split_address(address)
+            store = open_store(parent)
             if store.stat(name) is None:
                 raise NotFoundError(f"--init {address} does not exist: check the address")
             return self._published(store, name)
@@ -210,7 +210,7 @@ def _run_folder(address: str) -> str:
         raise NotFoundError(f"--init {address}: that run is no training of vitseg")
     for name in ("encoder", "bundle"):
         if open_store(job).stat(f"{name}/{CONFIG}"):
-            return f"{job}/{name}"
+            return join(job, name)
     raise NotFoundError(f"--init {address}: its job {job} is not finished, or was removed")
 
 
