@@ -15,6 +15,7 @@ from vitseg.data.commit import commit, finished
 from vitseg.data.manifest import Manifest, manifest_tag
 from vitseg.data.plan import Plan, PlanOptions, ShardPlan, make_plan
 from vitseg.data.shards import ShardRecord, write_shard
+from vitseg.errors import EtagError
 from vitseg.storage import canonical, join
 
 
@@ -41,8 +42,19 @@ def preprocess(
     start = time.monotonic()
     source, dest = canonical(source), canonical(dest)  # workers may run in other folders
     before = manifest_tag(dest)
+    options: dict[str, Any] = {"layout": layout, "size": size, "shard_samples": shard_samples}
+    try:
+        manifest = _prepare(source, dest, before, options)
+    except EtagError as error:
+        note(f"{error}: hashing every source")
+        manifest = _prepare(source, dest, before, {**options, "trust_etags": False})
+    return _result(manifest, dest, start)
+
+
+def _prepare(source: str, dest: str, before: str | None, options: dict[str, Any]) -> Manifest:
+    """Plan, write the shards that are missing, and commit them; `before` is the tag of the manifest to replace."""
     with progress("reading sources", unit="objects") as show:
-        plan = make_plan(source, layout=layout, size=size, shard_samples=shard_samples, progress=show)
+        plan = make_plan(source, **options, progress=show)
     with closing(plan):
         if manifest := finished(plan, dest):
             note(
@@ -50,10 +62,10 @@ def preprocess(
                 f"(fingerprint {plan.fingerprint[:12]})"
             )
             _note_skipped(manifest)
-            return _result(manifest, dest, start)
+            return manifest
         manifest = commit(plan, _make_shards(plan, dest), dest, before)
     _show(manifest)
-    return _result(manifest, dest, start)
+    return manifest
 
 
 def _make_shards(plan: Plan, dest: str) -> list[ShardRecord]:

@@ -8,7 +8,8 @@
     │   ├── StoreFullError a store has no space left: another try would not help
     │   └── NameTakenError a folder lies where a file should, or a file where a folder should
     ├── DataError          a corrupt or contradictory data set, bundle or checkpoint
-    │   └── SampleError    an unusable image or label: a row with a reason, the job continues
+    │   ├── SampleError    an unusable image or label: a row with a reason, the job continues
+    │   └── EtagError      an etag that was taken for an MD5 is none: contents have to be hashed
     ├── TrainingError      a rank failed, or the loss is not finite
     │   └── RankLostError  a rank died or hung: another try continues from the last checkpoint
     └── RegistryError      the registry refused, or returned something else than it was given
@@ -58,6 +59,10 @@ class DataError(VitsegError):
 
 class SampleError(DataError):
     """One image or label can't be used; the job continues without it."""
+
+
+class EtagError(DataError):
+    """An object's etag was taken for the MD5 of its content and is not: the plan has to be made anew, from contents."""
 
 
 class TrainingError(VitsegError):

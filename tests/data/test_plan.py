@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.memory_s3 import memory_s3
 from vitseg.data import plan as plan_module
 from vitseg.data.plan import make_plan
 from vitseg.data.temporary_database import TemporaryDatabase
@@ -129,6 +130,19 @@ def test_a_copy_elsewhere_has_the_same_fingerprint(cityscapes, tmp_path):
     copy = make_plan((tmp_path / "copy").as_uri(), layout="cityscapes")
     assert copy.fingerprint == plan.fingerprint
     assert copy.shards == plan.shards
+
+
+def test_a_bucket_has_the_fingerprint_of_a_folder_whatever_its_etags_are(folders):
+    expected = make_plan(str(folders))
+    for odd in ((), ("etags",)):
+        with memory_s3(*odd) as server:
+            for path in folders.rglob("*.*"):
+                server.put(f"set/{path.relative_to(folders)}", path.read_bytes())
+            plan = make_plan("s3://bucket/set")
+            assert plan.fingerprint == expected.fingerprint
+            assert plan.shards == expected.shards
+            reads = server.requests["GET"]
+            assert reads == (1 + min(8, 2 * plan.sources) if not odd else 2 + 2 * plan.sources)
 
 
 def test_times_don_t_change_the_fingerprint_but_one_byte_does(cityscapes):

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import resource
 import secrets
 import shutil
@@ -17,6 +18,7 @@ import webdataset as wds
 from PIL import Image
 
 from tests.data.generated_shards import prepare, tar_names, write_folders
+from tests.memory_s3 import memory_s3
 from vitseg.data import shards as shards_module
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import read_manifest
@@ -24,7 +26,7 @@ from vitseg.data.plan import make_plan
 from vitseg.data.samples import make_sample
 from vitseg.data.shards import done_shard, write_shard
 from vitseg.data.verify import verify
-from vitseg.errors import AccessError, DataError, StoreFullError
+from vitseg.errors import AccessError, DataError, EtagError, StoreFullError
 from vitseg.storage import LocalStore, content_md5
 
 
@@ -217,12 +219,21 @@ def test_a_source_that_changed_after_planning_stops_the_run(pairs, tmp_path):
         write_shard(plan.shards[0], plan.options, str(tmp_path / "out"))
 
 
-def test_an_etag_that_is_no_md5_is_accepted_as_long_as_it_stays(pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr(LocalStore, "md5", lambda self, info: f"{len(info.key):032x}")
-    plan = make_plan(str(pairs(train=3, val=0)))
-    samples = tuple(replace(sample, image_tag=None, label_tag=None) for sample in plan.shards[0].samples)
-    record = write_shard(replace(plan.shards[0], samples=samples), plan.options, str(tmp_path / "out"))
-    assert record.samples == 3
+def test_an_etag_that_is_no_md5_is_found_where_its_content_is_read(pairs, tmp_path):
+    source = pairs(train=9, val=0)
+    with memory_s3() as server:
+        server.random_etags = re.compile("train/[13]")  # those that the plan doesn't compare
+        for path in source.rglob("*.jpg"):
+            server.put(f"set/{path.relative_to(source)}", path.read_bytes())
+        plan = make_plan("s3://bucket/set")
+        with pytest.raises(EtagError, match="not the MD5"):
+            write_shard(plan.shards[0], plan.options, str(tmp_path / "out"))
+        plan = make_plan("s3://bucket/set", trust_etags=False)
+        assert plan.fingerprint == make_plan(str(source)).fingerprint
+        assert write_shard(plan.shards[0], plan.options, str(tmp_path / "out")).samples == 9
+        server.put("set/train/1.jpg", b"another")
+        with pytest.raises(DataError, match=r"train/1\.jpg changed since"):
+            write_shard(plan.shards[0], plan.options, str(tmp_path / "other"))
 
 
 def test_a_file_is_hashed_again_only_if_it_was_touched(cityscapes, tmp_path, monkeypatch):

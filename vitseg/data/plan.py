@@ -30,6 +30,7 @@ MAX_SOURCE_BYTES = 256 * 2**20
 MAX_SIDE = 8192
 """Longest side of prepared images, pixels."""
 _HASH_THREADS = 8
+_CHECKED = 4  # samples whose etags are checked, spread over the source
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,13 @@ def make_plan(
     size: tuple[int, int] = (256, 256),
     shard_samples: int = 256,
     progress: Callable[[int, int], None] | None = None,
+    trust_etags: bool = True,
 ) -> Plan:
     """List a source, pair photos with labels, hash both, and cut the samples into shards.
+
+    In a bucket most etags are the MD5 of the content, which need not be read then; under a KMS or customer's key, and in
+    some stores, they are not, and no listing says so. So some contents are compared here; in all others `write_shard`
+    finds the difference.
 
     Args:
         source: folder, `s3://` prefix or other fsspec URL.
@@ -161,6 +167,7 @@ def make_plan(
         size: (height, width) that images will have, pixels.
         shard_samples: most samples a shard; shards of a split differ by at most one sample.
         progress: called with (sources hashed, all).
+        trust_etags: take etags that may be an MD5 for one, unless some that are compared are not.
 
     Raises:
         UsageError: an option is out of range, or the layout is unknown.
@@ -185,7 +192,8 @@ def make_plan(
             why = f": {skipped[0].source}: {skipped[0].reason}" if skipped else ""
             what = "photo" if layout == PHOTOS else "labeled photo"
             raise NotFoundError(f"{store.root} has no {what} in layout {layout}{why}")
-        _hash(table, store, lambda done: progress(done, count) if progress else None)
+        trust_etags = trust_etags and _etags_are_md5(table, store, count)
+        _hash(table, store, lambda done: progress(done, count) if progress else None, trust_etags)
         options = replace(options, fingerprint=_fingerprint(settings, table))
         _shuffle(table)
         return Plan(options, PlannedShards(table, shard_samples), tuple(skipped))
@@ -215,14 +223,28 @@ def _row(sample: Sample) -> tuple[object, ...]:
     return sample.split, sample.key, packed(image.key), image.size, image.etag, *columns
 
 
-def _hash(table: TemporaryDatabase, store: Store, progress: Callable[[int], None]) -> None:
+def _etags_are_md5(table: TemporaryDatabase, store: Store, count: int) -> bool:
+    """Return whether all etags that may be the MD5 of their content are it, in a few samples of the source."""
+    places = sorted({1 + number * (count - 1) // (_CHECKED - 1) for number in range(_CHECKED)})
+    marks = ", ".join("?" for _ in places)
+    rows = table.execute(f"SELECT * FROM found WHERE rowid IN ({marks})", places)  # noqa: S608
+    files = [ObjectInfo(unpacked(key), *rest) for row in rows for key, *rest in (row[2:5], row[5:8]) if key]
+    claims = {info: claim for info in files if (claim := store.claimed_md5(info))}
+    return all(store.md5(info) == claim for info, claim in claims.items())
+
+
+def _hash(table: TemporaryDatabase, store: Store, progress: Callable[[int], None], trust_etags: bool) -> None:
     """Turn the table `found` into `hashed`."""
+
+    def md5_of(key: bytes, size: int, etag: str) -> str:
+        info = ObjectInfo(unpacked(key), size, etag)
+        return (trust_etags and store.claimed_md5(info)) or store.md5(info)
 
     def one(row: Any) -> tuple[object, ...]:
         split, key, image, size, etag, label, label_size, label_etag = row
-        label_md5 = store.md5(ObjectInfo(unpacked(label), label_size, label_etag)) if label else None
-        md5, tags = store.md5(ObjectInfo(unpacked(image), size, etag)), (etag, label_etag) if tagged else (None, None)
-        return split, key, image, md5, label, label_md5, *tags
+        label_md5 = md5_of(label, label_size, label_etag) if label else None
+        tags = (etag, label_etag) if tagged else (None, None)
+        return split, key, image, md5_of(image, size, etag), label, label_md5, *tags
 
     tagged = isinstance(store, LocalStore)  # elsewhere a tag may be the size alone
     table.execute("CREATE TABLE hashed (split, key, image, image_md5, label, label_md5, image_tag, label_tag)")

@@ -20,7 +20,7 @@ from webdataset import TarWriter
 from vitseg.data.manifest import ShardInfo, SkippedSource
 from vitseg.data.plan import PlanOptions, ShardPlan
 from vitseg.data.samples import make_sample
-from vitseg.errors import DataError, NotFoundError, SampleError, StoreFullError
+from vitseg.errors import DataError, EtagError, NotFoundError, SampleError, StoreFullError
 from vitseg.json_input import malformed_as_data_error, parse_json
 from vitseg.storage import Store, content_md5, open_store
 
@@ -62,6 +62,7 @@ def write_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecor
 
     Raises:
         DataError: a source changed since it was planned.
+        EtagError: the plan took an etag for the MD5 of a source, and it is not: plan without trust in etags.
         AccessError, StorageError: a store refused or failed; the shard is not done and can be tried again.
         StoreFullError: there is no room for the tar, here or there.
     """
@@ -143,9 +144,8 @@ def _read_sources(store: Store, shard: ShardPlan) -> Iterator[bytes]:
             data, now = next(contents)
         except NotFoundError as error:
             raise DataError(f"{store.uri(key)} vanished since it was planned: run `vitseg preprocess` again") from error
-        # A folder's tag has not changed, a bucket's is the MD5. An encrypted bucket's is neither, but has not changed.
-        if now not in (tag, md5) and content_md5(data) != md5:
-            there = store.stat(key)
-            if there is None or store.md5(there) != md5:
-                raise DataError(f"{store.uri(key)} changed since it was planned: run `vitseg preprocess` again")
+        if now != tag and content_md5(data) != md5:
+            if now == md5:
+                raise EtagError(f"{store.uri(key)} is planned by its etag, which is not the MD5 of its content")
+            raise DataError(f"{store.uri(key)} changed since it was planned: run `vitseg preprocess` again")
         yield data
