@@ -3,7 +3,7 @@
 Results go to standard output: a short table, or with `--json` exactly one JSON object at the end. Everything else
 (notes, progress, logs) goes to standard error.
 
-Exit codes: 0 done, 1 failed, 2 usage, 4 done but some inputs failed, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 failed, 2 usage, 4 done but some inputs failed, 130 stopped by Ctrl-C or SIGTERM.
 """
 
 from collections.abc import Callable
