@@ -8,9 +8,10 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.compare import differences_to_json, model_differences
 from flows.display.console import note
-from flows.evaluate import EvaluatedModel, evaluate_model
+from flows.evaluate import EvaluatedModel, evaluate_model, over_shared_classes
+from vitseg.class_change import class_change
 from vitseg.data.manifest import read_manifest
-from vitseg.errors import UsageError
+from vitseg.errors import UnrelatedClassesError, UsageError
 from vitseg.registry import gate as gates
 from vitseg.registry import promotion
 from vitseg.registry.names import check_name
@@ -45,9 +46,9 @@ def assess(
     known = champion if to and to != name else candidate
     rules = gates.read_gate(Path(gate)) if gate else gates.recorded_rules(known) or gates.Gate()
     ours = evaluate_model(candidate.uri, data, split, keep_images=True)
-    champions = evaluate_model(champion.uri, data, split, keep_images=True) if champion else None
-    theirs = champions.evaluation if champions else None
-    changes = model_differences(champions, ours) if champions else {}
+    pair = _beside_champion(champion, ours, data, split) if champion else None
+    theirs = pair[0].evaluation if pair else None
+    changes = model_differences(*pair) if pair else {}
     results = gates.apply_rules(rules, ours.evaluation, theirs, changes)
     holdout = split_digest(read_manifest(data), split)
     page = review_page(
@@ -62,8 +63,10 @@ def assess(
             holdout=holdout,
             provenance=read_provenance(candidate.run_id),
             champion_provenance=read_provenance(champion.run_id) if champion else None,
-            picture=_log_examples(candidate, data, split, ours, champions),
+            picture=_log_examples(candidate, data, split, ours, pair[0] if pair else None),
             target=to,
+            class_change=class_change(pair[0].class_names, ours.class_names) if pair else None,
+            image_sizes=tuple(model.bundle.image_size for model in pair) if pair else (),
         )
     )
     passed = gates.all_passed(results)
@@ -93,6 +96,17 @@ def ensure_assessed(version: Version, gate: str | None = None, to: str = "") -> 
     if gates.verdict_of(version) is None or gates.is_stale(version, champion):
         assess(version.name, version.version, gate=gate, to=to)
     return get_version(version.name, version.version)
+
+
+def _beside_champion(
+    champion: Version, ours: EvaluatedModel, shards: str, split: str
+) -> tuple[EvaluatedModel, EvaluatedModel] | None:
+    """Return champion and version over the classes that both know; None: they can't be compared, as they share none."""
+    try:
+        return over_shared_classes(evaluate_model(champion.uri, shards, split, keep_images=True), ours)
+    except UnrelatedClassesError as error:
+        note(f"the champion {champion.uri} is not compared: {error}")
+        return None
 
 
 def _log_examples(

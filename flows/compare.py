@@ -5,7 +5,8 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
-from flows.evaluate import EvaluatedModel, evaluate_model
+from flows.evaluate import EvaluatedModel, evaluate_model, over_shared_classes
+from vitseg.class_change import class_change
 from vitseg.data.manifest import read_manifest
 from vitseg.registry.comparison import Difference, differences
 from vitseg.registry.provenance import split_digest
@@ -15,7 +16,7 @@ _MEANS = ("miou", "pixel_accuracy", "mean_absolute_error", "psnr")
 
 @flow(name="compare", flow_run_name="compare {a} and {b}")
 def compare(a: str, b: str, *, shards: str, split: str = "val") -> dict[str, Any]:
-    """Measure two models on the same images; with classes, differences have 95% intervals.
+    """Measure two models on the same images, over the classes that both know; with classes, differences have 95% intervals.
 
     Args:
         a: `models:/NAME@alias`, `models:/NAME/VERSION` or a bundle folder.
@@ -23,7 +24,9 @@ def compare(a: str, b: str, *, shards: str, split: str = "val") -> dict[str, Any
         shards: address of the folder that holds manifest.json.
         split: split of the data set.
     """
-    models = [evaluate_model(address, shards, split, keep_images=True) for address in (a, b)]
+    measured = [evaluate_model(address, shards, split, keep_images=True) for address in (a, b)]
+    change = class_change(*(model.class_names for model in measured))
+    models = over_shared_classes(*measured)
     before, after = (_metrics(model, split) for model in models)
     changes = model_differences(*models)
     if changes:
@@ -38,13 +41,15 @@ def compare(a: str, b: str, *, shards: str, split: str = "val") -> dict[str, Any
         "images": before["samples"],
         "a": before,
         "b": after,
+        "only_a_knows": list(change.removed),
+        "only_b_knows": list(change.added),
         "delta": {name: pair[1] - pair[0] if None not in pair else None for name, pair in pairs.items()},
         "differences": differences_to_json(changes),
     }
 
 
 def model_differences(a: EvaluatedModel, b: EvaluatedModel) -> dict[str, Difference]:
-    """Return the differences of two models that were evaluated on the same images; {} for models without classes."""
+    """Return the differences of two models over the same classes of the same images; {} for models without classes."""
     first, second = a.evaluation.images, b.evaluation.images
     return {} if first is None or second is None else differences(first, second, a.evaluation.classes)
 
@@ -67,6 +72,9 @@ def comparison_lines(result: dict[str, Any]) -> dict[str, str]:
         "b": b["model"],
         "on": f"{result['images']} images, {result['split']} of {result['shards']} (holdout {result['holdout']})",
     }
+    for key in ("only_a_knows", "only_b_knows"):
+        if result[key]:
+            lines[f"{key.replace('_', ' ')}, so not compared"] = ", ".join(result[key])
     for name, row in result["differences"].items():
         lines[name] = _arrow(row["a"], row["b"], ".3f")
         if row["delta"] is not None:

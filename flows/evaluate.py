@@ -1,12 +1,15 @@
 """Flow: any model on any split → metrics."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows.display.console import note, progress
+from vitseg.class_change import class_change
+from vitseg.data.manifest import read_manifest
+from vitseg.errors import UnrelatedClassesError
 from vitseg.evaluation import evaluate_bundle
 from vitseg.metrics.result import Evaluation
 from vitseg.model.bundle import Bundle, load_bundle
@@ -21,10 +24,17 @@ class EvaluatedModel:
     bundle: Bundle
     evaluation: Evaluation
 
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes that the model knows, measured or not."""
+        return [label.name for label in self.bundle.classes]
+
 
 @flow(name="evaluate", flow_run_name="evaluate {model}")
 def evaluate(model: str, shards: str, *, split: str = "val") -> dict[str, Any]:
     """Measure a model: mIoU, per-class IoU, pixel accuracy, color errors, PSNR and seam ratios, as far as there are classes.
+
+    Classes are matched by name; those that only the model or only the data has are told, and not measured.
 
     Args:
         model: `models:/NAME@alias`, `models:/NAME/VERSION` or a bundle folder.
@@ -42,7 +52,28 @@ def evaluate_model(model: str, shards: str, split: str, keep_images: bool = Fals
     """Evaluate a model, with progress; `keep_images` keeps a confusion matrix per image."""
     version, folder = versions.open_model(model)
     bundle = load_bundle(folder)
+    manifest = read_manifest(shards)
     note(f"evaluating {version.uri} on {split} of {shards}")
+    if tuple(manifest.image_size) != tuple(bundle.image_size):
+        sizes = [f"{width}×{height}" for height, width in (manifest.image_size, bundle.image_size)]
+        note(f"photographs of {sizes[0]} are resized to the model's {sizes[1]}, and its scores back")
     with progress("evaluating", unit="images") as show:
-        evaluation = evaluate_bundle(bundle, shards, split, progress=show, keep_images=keep_images)
+        evaluation = evaluate_bundle(bundle, shards, split, progress=show, keep_images=keep_images, manifest=manifest)
+    if evaluation.only_in_data:
+        note(f"{version.uri} does not know, so not measured: {', '.join(evaluation.only_in_data)}")
+    if evaluation.only_in_model:
+        note(f"not among the classes of {shards}, so not measured: {', '.join(evaluation.only_in_model)}")
     return EvaluatedModel(version.uri, bundle, evaluation)
+
+
+def over_shared_classes(a: EvaluatedModel, b: EvaluatedModel) -> tuple[EvaluatedModel, EvaluatedModel]:
+    """Return two models as measured on the same images, over the classes that both know and the images have.
+
+    Raises:
+        UnrelatedClassesError: there is none.
+    """
+    names = class_change(a.evaluation.classes, b.evaluation.classes).shared
+    if not names and (a.evaluation.classes or b.evaluation.classes):
+        raise UnrelatedClassesError(f"{a.uri} and {b.uri} share no class that these images have")
+    first, second = (replace(model, evaluation=model.evaluation.over(names)) for model in (a, b))
+    return first, second

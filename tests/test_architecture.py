@@ -26,7 +26,18 @@ from vitseg.recipes import PRESETS
 
 FLOORS = {
     0: {
-        *("errors", "labels", "json_input", "bounded_map", "recipe", "recipes", "architecture", "old_keys", "config"),
+        *(
+            "errors",
+            "labels",
+            "class_change",
+            "json_input",
+            "bounded_map",
+            "recipe",
+            "recipes",
+            "architecture",
+            "old_keys",
+            "config",
+        ),
         *("storage", "images", "dist", "home", "child_processes", "git_commit"),
     },
     1: {"data", "synth", "model", "losses", "metrics", "masks", "pictures"},

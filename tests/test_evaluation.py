@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
@@ -17,13 +19,15 @@ from tests.training.conftest import small_recipe
 from vitseg.architecture import Architecture
 from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import read_manifest
-from vitseg.errors import UsageError
+from vitseg.errors import UnrelatedClassesError, UsageError
 from vitseg.evaluation import Criterion, evaluate_batches, evaluate_bundle, patch_sides
-from vitseg.labels import Label, train_classes
+from vitseg.images.resize import resize
+from vitseg.labels import Label, background_of, train_classes
 from vitseg.metrics.result import Evaluation
+from vitseg.metrics.scores import confusion_matrix
 from vitseg.metrics.seams import seam_counts, seam_ratios
 from vitseg.model.bundle import Bundle, load_bundle, save_bundle
-from vitseg.model.segmenter import build_model
+from vitseg.model.segmenter import build_model, class_scores
 from vitseg.recipe import LossRecipe
 
 
@@ -208,14 +212,87 @@ def test_progress_and_the_mode_of_the_model(bundles: dict[str, Bundle], shards: 
 def test_models_and_data_that_do_not_belong_together(bundles: dict[str, Bundle], shards: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no split 'test': choose train, val"):
         evaluate_bundle(bundles["classes"], shards, "test")
-    with pytest.raises(UsageError, match=r"\(32, 32\).*\(32, 64\)"):
-        evaluate_bundle(make_bundle(tmp_path / "square", size=(32, 32)), shards)
-    with pytest.raises(UsageError, match="classes"):
-        evaluate_bundle(make_bundle(tmp_path / "few", classes=train_classes()[:5]), shards)
-    swapped = [dataclasses.replace(label, train_id=(label.train_id + 1) % 19) for label in train_classes()]
-    classes = tuple(sorted(swapped, key=lambda label: label.train_id))
-    with pytest.raises(UsageError, match="classes"):
-        evaluate_bundle(make_bundle(tmp_path / "swapped", classes=classes), shards)
+    other = (Label("crack", (9, 9, 9), 1, 0), Label("joint", (8, 8, 8), 2, 1))
+    with pytest.raises(
+        UnrelatedClassesError, match=r"the model knows crack, joint; .* has road, .* …: they share no class"
+    ):
+        evaluate_bundle(make_bundle(tmp_path / "cracks", classes=other), shards)
+    with pytest.raises(UnrelatedClassesError, match="has no classes"):
+        pairs = dataclasses.replace(read_manifest(shards), classes=(), targets="images")
+        evaluate_bundle(bundles["classes"], shards, manifest=pairs)
+
+
+def counted_by_name(
+    shards: str, predictions: list[np.ndarray], known: list[str], names: list[str]
+) -> dict[str, float | None]:
+    """Return the IoU of each class that both lists have, over all labeled pixels; predictions are ids of the first list."""
+    ious = {}
+    for name in [name for name in names if name in known]:
+        hits = union = 0
+        for (_, truth), ids in zip(samples(shards, "val"), predictions, strict=True):
+            is_there, is_found = truth == names.index(name), (ids == known.index(name)) & (truth != 255)
+            hits += int((is_there & is_found).sum())
+            union += int((is_there | is_found).sum())
+        ious[name] = hits / union if union else None
+    return ious
+
+
+@given(st.permutations(range(19)), st.sets(st.integers(0, 18)))
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_classes_are_matched_by_name_and_those_of_both_are_measured_on_all_pixels(
+    bundles: dict[str, Bundle], shards: str, order: list[int], renamed: set[int]
+) -> None:
+    bundle, manifest = bundles["classes"], read_manifest(shards)
+    known = [label.name for label in bundle.classes]
+    classes = tuple(
+        Label(f"new {known[old]}" if old in renamed else known[old], (new, 0, 9), 99 - new, new)
+        for new, old in enumerate(order)
+    )
+    if len(renamed) == 19:
+        return
+    found = evaluate_bundle(bundle, shards, manifest=dataclasses.replace(manifest, classes=classes), keep_images=True)
+    batch = next(iter(Batches(shards, manifest, "val", batch_size=6, shuffle=False).epoch(0)))
+    wanted = counted_by_name(
+        shards, list(bundle.segment(batch.images).numpy()), known, [label.name for label in classes]
+    )
+    answer = found.to_json()
+    assert answer["per_class_iou"] == pytest.approx(wanted)
+    assert answer["miou"] == pytest.approx(np.mean([iou for iou in wanted.values() if iou is not None]))
+    assert set(answer["only_in_model"]) == {known[old] for old in renamed}
+    assert set(answer["only_in_data"]) == {f"new {known[old]}" for old in renamed}
+    assert found.images is not None
+    assert torch.equal(found.images.sum(0), found.confusion)
+    assert math.isfinite(found.loss)
+    json.dumps(answer, allow_nan=False)
+
+
+def test_a_binary_model_is_measured_by_its_foreground_on_several_classes(shards: str, tmp_path: Path) -> None:
+    road = train_classes()[0]
+    classes = (road, background_of(road))
+    model = build_model(small_recipe().model, (32, 64), 1, seed=0)
+    save_bundle(tmp_path, model, classes)
+    bundle, manifest = load_bundle(tmp_path), read_manifest(shards)
+    batch = next(iter(Batches(shards, manifest, "val", batch_size=6, shuffle=False).epoch(0)))
+    wanted = counted_by_name(
+        shards, list(bundle.segment(batch.images).numpy()), ["road", "background"], [x.name for x in manifest.classes]
+    )
+    assert evaluate_bundle(bundle, shards).to_json()["per_class_iou"] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("target", ["classes", "rgb"])
+def test_a_model_sees_photographs_at_its_own_size(shards: str, tmp_path: Path, target: str) -> None:
+    bundle = make_bundle(tmp_path, target, size=(48, 32))
+    manifest = read_manifest(shards)
+    batch = next(iter(Batches(shards, manifest, "val", batch_size=6, shuffle=False).epoch(0)))
+    fitted = np.stack([resize(photo, (48, 32)) for photo in batch.images.permute(0, 2, 3, 1).numpy()])
+    with torch.no_grad():
+        output = bundle.model(torch.from_numpy(fitted).permute(0, 3, 1, 2))
+    output = F.interpolate(output, (32, 64), mode="bilinear")
+    ids = class_scores(output, torch.from_numpy(bundle.palette[:19]), target).argmax(1)
+    found = evaluate_bundle(bundle, shards)
+    assert torch.equal(found.confusion, confusion_matrix(batch.labels, ids, 19))
+    assert found.seams == {}
+    assert target == "rgb" or torch.equal(bundle.segment(batch.images).long(), ids)
 
 
 @pytest.mark.parametrize("target", ["classes", "rgb"])

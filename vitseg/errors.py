@@ -2,6 +2,7 @@
 
     VitsegError            its message is one clear line; the command exits with `exit_code`
     ├── UsageError         a wrong option, recipe, layout or address (exit code 2)
+    │   └── UnrelatedClassesError  a model and a data set without a class in common
     ├── NotFoundError      a path, bucket, data set, model or job that does not exist
     ├── AccessError        missing, wrong or insufficient credentials
     ├── StorageError       a store failed after its retries
@@ -31,6 +32,10 @@ class UsageError(VitsegError):
     """The command, recipe or address is wrong; nothing was started."""
 
     exit_code = 2
+
+
+class UnrelatedClassesError(UsageError):
+    """A model and a data set have no class in common: there is nothing to measure."""
 
 
 class NotFoundError(VitsegError):

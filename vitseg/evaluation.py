@@ -13,18 +13,21 @@ from torch import nn
 
 from vitseg import dist
 from vitseg.architecture import Architecture
+from vitseg.class_change import class_change, match_names
 from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import Manifest, read_manifest
-from vitseg.errors import UsageError
-from vitseg.labels import Label, palette
+from vitseg.errors import UnrelatedClassesError, UsageError
+from vitseg.images.resize import resize_planes
+from vitseg.labels import IGNORE_INDEX, Label, palette
 from vitseg.losses import loss_count, segmentation_loss, target_colors, valid_mask
 from vitseg.metrics.result import Evaluation
 from vitseg.metrics.scores import confusion_matrix, strongest_channel_agrees
 from vitseg.metrics.seams import seam_counts
 from vitseg.model.bundle import Bundle
-from vitseg.model.segmenter import class_scores
+from vitseg.model.segmenter import class_scores, scaled_to
 from vitseg.recipe import LossRecipe
 
+_NAMED = 10  # classes in a message
 _TIMED = 4  # batches, each run once more to see how long it takes
 
 
@@ -90,8 +93,11 @@ def evaluate_batches(
     progress: Callable[[int], None] | None = None,
     patches: Sequence[int] = (),
     keep_images: bool = False,
+    foreign: bool = False,
 ) -> Evaluation:
     """Run a model over this rank's batches and add up over all ranks.
+
+    Outputs of another size than the labels are scaled to it.
 
     Args:
         model: gives class scores (B, K, H, W) or a color image (B, 3, H, W); put into evaluation mode meanwhile.
@@ -100,9 +106,12 @@ def evaluate_batches(
         progress: called with the number of images after each batch.
         patches: sides of patches, pixels, whose seams are counted.
         keep_images: keep the confusion matrix of each image, too.
+        foreign: the label K of K classes stands for classes that the model does not know: it counts in the confusion matrix,
+            then (K + 1, K + 1), alone.
     """
     device = criterion.palette.device
-    confusion = torch.zeros(criterion.classes, criterion.classes, dtype=torch.int64, device=device)
+    count = criterion.classes + foreign
+    confusion = torch.zeros(count, count, dtype=torch.int64, device=device)
     seams = torch.zeros(2, len(patches), 2, 2, 2, dtype=torch.int64, device=device)  # of predictions, of labels
     # loss, what divides it, valid pixels, two errors, strongest channels that agree, samples
     sums = torch.zeros(7, dtype=torch.float64, device=device)
@@ -115,22 +124,23 @@ def evaluate_batches(
         output = model(images)
         if keep_images and number < _TIMED:
             fastest = max(_images_per_second(model, images), fastest)
-        loss, count = criterion.loss(output, labels)
+        output = scaled_to(output, labels)
         if criterion.classes:
             predictions = criterion.predict(output)
-            confusion += confusion_matrix(labels, predictions, criterion.classes)
+            confusion += confusion_matrix(labels, predictions, count)
             if keep_images:
-                kept += [
-                    confusion_matrix(*pair, criterion.classes).cpu() for pair in zip(labels, predictions, strict=True)
-                ]
+                kept += [confusion_matrix(*pair, count).cpu() for pair in zip(labels, predictions, strict=True)]
             for i, patch in enumerate(patches):
                 seams[:, i] += torch.stack([seam_counts(ids, patch) for ids in (predictions, labels)])
+        if foreign:
+            labels = labels.masked_fill(labels == criterion.classes, IGNORE_INDEX)
+        loss, divisor = criterion.loss(output, labels)
         colors = output.float() if criterion.target == "rgb" else criterion.colors_of(predictions)
         targets, valid = criterion.colors_of(labels), valid_mask(labels)
         differences = colors - targets
         errors = [each.mean(1).where(valid, 0).sum() for each in (differences.abs(), differences.square())]
         channels = (strongest_channel_agrees(colors, targets) & valid).sum()
-        values = [loss, count, valid.sum(), *errors, channels, sums.new_tensor(len(images))]
+        values = [loss, divisor, valid.sum(), *errors, channels, sums.new_tensor(len(images))]
         sums += torch.stack([value.double() for value in values])
         if progress:
             progress(len(images))
@@ -183,36 +193,64 @@ def evaluate_bundle(
 ) -> Evaluation:
     """Evaluate a bundle on a split of a data set, whose manifest may be known; the loss is that of no recipe.
 
+    Classes are matched by name, and those that both have are measured, on all labeled pixels. The model sees photographs at
+    its own image size; its scores are scaled to that of the labels.
+
     Raises:
-        UsageError: the split does not exist, or model and data don't belong together.
+        UsageError: the split does not exist, or it has no labels.
+        UnrelatedClassesError: model and data share no class.
     """
     manifest = manifest or read_manifest(shards)
     if split not in manifest.splits:
         raise UsageError(f"{shards} has no split {split!r}: choose {', '.join(manifest.splits)}")
-    if tuple(manifest.image_size) != tuple(bundle.image_size):
-        raise UsageError(
-            f"the model takes images of {bundle.image_size}, the shards hold {manifest.image_size} (height, width)"
-        )
     if manifest.targets == "none":
         raise UsageError(f"{shards} holds photographs without labels: there is nothing to measure a model by")
-    if [label.name for label in manifest.classes] != [label.name for label in bundle.classes]:
-        raise UsageError("the model's classes are not the shards' classes")
-    batches = Batches(shards, manifest, split, batch_size=batch_size, shuffle=False, drop_last=False)
+    model_names, names = ([label.name for label in labels] for labels in (bundle.classes, manifest.classes))
+    change = class_change(model_names, names)
+    if not change.shared and (names or model_names):
+        raise UnrelatedClassesError(
+            f"the model knows {_listed(model_names)}; {shards} has {_listed(names)}: they share no class to measure"
+        )
+    same = model_names == names
+    loader = Batches(shards, manifest, split, batch_size=batch_size, shuffle=False, drop_last=False)
+    batches = (_as_model_sees(batch, bundle, None if same else names) for batch in loader.epoch(0))
     done = 0
 
     def count(images: int) -> None:
         nonlocal done
         done += images
         if progress:
-            progress(done, batches.samples)
+            progress(done, loader.samples)
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     criterion = criterion_for(bundle.architecture.target, bundle.classes, device)
+    own_size = tuple(manifest.image_size) == tuple(bundle.image_size)
     try:
-        sides = patch_sides(bundle.architecture)
+        sides = patch_sides(bundle.architecture) if own_size else ()  # scaled, patches have no side in whole pixels
         found = evaluate_batches(
-            bundle.model.to(device), batches.epoch(0), criterion, progress=count, patches=sides, keep_images=keep_images
+            bundle.model.to(device), batches, criterion, count, sides, keep_images=keep_images, foreign=not same
         )
     finally:
         bundle.model.to("cpu")
-    return replace(found, classes=tuple(label.name for label in bundle.classes))
+    found = replace(found, classes=tuple(model_names), only_in_data=change.added, only_in_model=change.removed)
+    return found if same else found.over(change.shared)
+
+
+def _as_model_sees(batch: Batch, bundle: Bundle, names: Sequence[str] | None) -> Batch:
+    """Return photographs at the model's size, and labels of the classes `names` in the model's train ids (None: they are).
+
+    The model's K-th class, one more than it has, are those that it does not know.
+    """
+    images, labels = batch.images, batch.labels
+    if tuple(images.shape[-2:]) != bundle.image_size:
+        images = resize_planes(images, bundle.image_size)
+    if names is not None:
+        places = match_names(names, [label.name for label in bundle.classes])
+        table = torch.full((256,), IGNORE_INDEX, dtype=torch.uint8)
+        table[: len(names)] = torch.tensor([len(bundle.classes) if place is None else place for place in places])
+        labels = table[labels.long()]
+    return replace(batch, images=images, labels=labels)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (" …" if len(names) > _NAMED else "") if names else "no classes"

@@ -47,7 +47,7 @@ def list_(name: options.Name = "vitseg", json: options.Json = False) -> None:
 @registry_app.command()
 def show(version: VersionNumber, name: options.Name = "vitseg", json: options.Json = False) -> None:
     """Show a version's page."""
-    from vitseg.registry.review_page import CELL_PADDING
+    from vitseg.registry.markdown import CELL_PADDING
     from vitseg.registry.versions import get_version
 
     found = get_version(name, version)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from vitseg.labels import Label
 from vitseg.metrics.seams import seam_text
-from vitseg.registry.review_page import duration
+from vitseg.registry.markdown import duration
 from vitseg.storage import LocalStore
 
 _OUR_PICTURES = re.compile(r"pictures/(chart|(validation|segmented)-\d+)-\d+(-[a-z0-9-]+)?\.png")

@@ -15,7 +15,7 @@ from prefect.artifacts import create_markdown_artifact
 from flows.display.console import note, progress
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest, read_manifest
-from vitseg.errors import AccessError, RegistryError
+from vitseg.errors import AccessError, DataError, RegistryError
 from vitseg.evaluation import evaluate_bundle
 from vitseg.metrics.result import Evaluation
 from vitseg.model.bundle import FILES, Bundle, load_bundle
@@ -40,6 +40,8 @@ def after_training() -> Iterator[None]:
 def register(job: Job, name: str, seconds: float, world_size: int) -> dict[str, Any]:
     """Evaluate the trained bundle, register it, and check what the registry gives back."""
     manifest = read_manifest(job.shards)
+    if manifest.fingerprint != job.fingerprint:
+        raise DataError(f"{job.shards} changed while {job.folder} was trained: start `vitseg train` again")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "bundle")
         folder.mkdir()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vitseg.errors import DataError
 from vitseg.labels import CITYSCAPES, id_table, train_classes
-from vitseg.metrics.scores import Scores, confusion_matrix, strongest_channel_agrees
+from vitseg.metrics.scores import Scores, confusion_matrix, select_classes, strongest_channel_agrees
 
 CLASSES = 4
 IDS = st.integers(0, CLASSES - 1)
@@ -173,3 +173,15 @@ def test_the_strongest_channel_agrees_and_ties_take_the_first():
     assert strongest_channel_agrees(colors, truth).flatten().tolist() == [row[2] for row in pixels]
     with pytest.raises(DataError, match="differ in shape"):
         strongest_channel_agrees(colors, truth[..., :2])
+
+
+def test_other_classes_are_merged_and_never_right() -> None:
+    matrix = torch.tensor([[5, 1, 2], [3, 7, 4], [6, 8, 9]])
+    merged = select_classes(matrix, [1, None, 0], 2)
+    assert merged.tolist() == [[9, 6, 0, 8], [2, 5, 0, 1], [4, 3, 0, 7], [0, 0, 0, 0]]
+    assert merged.sum() == matrix.sum()
+    scores = Scores.from_confusion(merged, 2)
+    assert scores.per_class_iou == pytest.approx((9 / (9 + 14 + 6), 5 / (5 + 3 + 9)))  # as in the whole matrix
+    assert Scores.from_confusion(matrix).per_class_iou == pytest.approx((5 / 17, 7 / 23, 9 / 29))
+    assert scores.pixel_accuracy == pytest.approx(14 / (23 + 8))  # of the pixels of these classes
+    assert torch.equal(select_classes(torch.stack([matrix, matrix]), [1, None, 0], 2)[1], merged)

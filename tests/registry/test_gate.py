@@ -87,6 +87,31 @@ def test_no_class_may_pay_for_the_others() -> None:
     ]
 
 
+def test_new_classes_are_held_to_the_floors_alone() -> None:
+    champion, candidate = images(30, 0.8, 1, spread=0.02), images(30, 0.8, 2, spread=0.02)
+    candidate[:, 2, 0] += candidate[:, 2, 2]
+    candidate[:, 2, 2] = 0  # the third class, which only the candidate knows, is never found
+    ours, theirs = measured(candidate), measured(champion).over(CLASSES[:2])
+    changes = differences(theirs.images, ours.over(CLASSES[:2]).images, CLASSES[:2])
+    assert list(changes) == ["miou", "pixel_accuracy", "iou/road", "iou/car"]
+    results = apply_rules(Gate(), ours, theirs, changes)
+    assert [result.rule for result in results][1:3] == [
+        "IoU of the worst class (pole)",
+        "mIoU against the champion (2 shared classes)",
+    ]
+    assert results[3].value.startswith(("road: ", "car: "))
+    assert not all_passed(apply_rules(Gate(always=AlwaysRules(worst_class=0.1)), ours, theirs, changes))
+
+
+def test_where_no_shared_class_is_in_the_holdout_nothing_is_worse() -> None:
+    champion, candidate = images(10, 0.8, 1), images(10, 0.8, 2)
+    for matrices in (champion, candidate):
+        matrices[:, 1] = matrices[:, :, 1] = 0
+    changes = differences(*(measured(side).over(CLASSES[1:2]).images for side in (champion, candidate)), CLASSES[1:2])
+    assert changes["miou"].delta is None
+    assert all_passed(apply_rules(Gate(), measured(candidate), measured(champion), changes))
+
+
 def test_slower_than_allowed() -> None:
     slow = measured(GOOD.images, speed=4.0)
     rule = "time per image, relative to the champion"

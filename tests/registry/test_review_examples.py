@@ -1,5 +1,6 @@
 """Which images a reviewer is shown."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,10 @@ import torch
 
 from tests.training.conftest import small_recipe
 from vitseg.data.manifest import read_manifest
+from vitseg.labels import Label
 from vitseg.model.bundle import load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
-from vitseg.registry.review_examples import draw_examples, select_examples
+from vitseg.registry.review_examples import draw_examples, ids_in_data, select_examples
 
 
 def confusions(*shares: float) -> torch.Tensor:
@@ -38,3 +40,24 @@ def test_a_row_holds_photo_ground_truth_and_each_model(shards: str, tmp_path: Pa
         columns = np.flatnonzero(painted.sum(0) > 0.6 * painted.sum(0).max())
         assert columns.min() > (2 + seed) * sheet.shape[1] / 4 - 5  # its own column, the third or fourth
         assert painted.any(1).sum() > 100  # two rows of images
+
+
+def test_classes_are_matched_by_name_and_have_the_colors_of_the_data_set(shards: str, tmp_path: Path) -> None:
+    manifest = read_manifest(shards)
+    classes = tuple(  # road is the last class of this model, in another color, and its images are larger
+        dataclasses.replace(label, color=(1, 2, place), train_id=place)
+        for place, label in enumerate((*manifest.classes[1:3], Label("kerb", (0, 0, 0), 9), manifest.classes[0]))
+    )
+    model = build_model(small_recipe().model, (64, 128), 4, seed=0)
+    model.decoder.head.bias.data[3::4] += 100.0  # road everywhere
+    save_bundle(tmp_path, model, classes)
+    bundle = load_bundle(tmp_path)
+    numbers, colors = ids_in_data(bundle, manifest.classes)
+    assert numbers[:4].tolist() == [1, 2, -1, 0]
+    assert colors[:4].tolist() == [list(manifest.classes[k].color) for k in (1, 2)] + [
+        [1, 2, 2],
+        list(manifest.classes[0].color),
+    ]
+    sheet = np.asarray(draw_examples(shards, "val", [0], {"champion": bundle}))
+    painted = (sheet == manifest.classes[0].color).all(-1)
+    assert painted[:, -sheet.shape[1] // 3 + 10 :].mean() > 0.5

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.registry.conftest import evaluated
+from vitseg.class_change import ClassChange
 from vitseg.registry.comparison import Difference
 from vitseg.registry.gate import RuleResult
 from vitseg.registry.provenance import Provenance, SplitProvenance
@@ -42,7 +43,10 @@ ROW = Difference(0.5, 0.516, 0.016, 0.004, 0.03)
 def page_of(champion: Version | None, *rules: RuleResult, **more: object) -> str:
     changes = {"miou": ROW, "iou/wall": Difference(None, None, None, None, None)} if champion else {}
     slower = dataclasses.replace(FOUND, images_per_second=8.0) if champion else None
-    page = Assessment(CANDIDATE, champion, rules, changes, FOUND, slower, "val of s3://b/shards", "ab12" * 4)
+    same = ClassChange(shared=NAMES) if champion else None
+    page = Assessment(
+        CANDIDATE, champion, rules, changes, FOUND, slower, "val of s3://b/shards", "ab12" * 4, class_change=same
+    )
     return review_page(dataclasses.replace(page, **more))
 
 
@@ -136,6 +140,31 @@ def test_a_new_review_replaces_that_of_an_earlier_version_of_vitseg() -> None:
     assert page.count("# Gate") == 1
     assert "# Making" not in page
     assert review_without_pictures(old, "models:/streets/4", "") == old.partition("\n\n# As trained")[0]
+
+
+def test_another_list_of_classes_is_told_with_what_it_means() -> None:
+    change = ClassChange(shared=("road", "wall"), added=("kerb",), removed=("bus", "tram"))
+    rows = {"miou": ROW, "iou/road": ROW, "iou/wall": ROW}
+    found = dataclasses.replace(FOUND.over(("road", "wall")), only_in_model=("kerb",), only_in_data=("pole",))
+    page = page_of(
+        CHAMPION, FLOOR, changes=rows, evaluation=found, class_change=change, image_sizes=((64, 128), (256, 512))
+    )
+    gate, _, rest = page.partition("# Comparison")
+    for text in (
+        "Unknown to this version, so not measured: pole.",
+        "The classes changed: it is compared with the champion on the 2 that both know.",
+        "New, so held to the floors alone: kerb.",
+        "**Removed, so no mask will show them any more: bus, tram.**",
+    ):
+        assert text in gate
+    assert "- Not in the holdout, so not measured: kerb." in rest
+    assert "The champion sees images of 128×64, this version of 512×256: each was measured at its own size." in rest
+    same = page_of(CHAMPION, FLOOR, class_change=ClassChange(shared=NAMES), image_sizes=((64, 128), (64, 128)))
+    assert "classes changed" not in same
+    assert "own size" not in same
+    alone = page_of(CHAMPION, FLOOR, changes={}, champion_evaluation=None, class_change=None)
+    assert "The champion was not compared, as they share no class of these images: only floors apply." in alone
+    assert "# Comparison" not in alone
 
 
 def test_a_promotion_to_another_model_names_it() -> None:

@@ -5,6 +5,8 @@ gives the same but for 1 of 255 in one value of some thousands. Its result does 
 memory or is cut into bands, and a mirror image gives the mirrored result; tests hold it to that.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from PIL import Image
 
@@ -12,6 +14,9 @@ from vitseg.images.decode import ON_ITS_SIDE, TURNS, broken_images, one_large, o
 from vitseg.images.jpeg import decode_jpeg
 from vitseg.images.png import decode_png
 from vitseg.images.rows import DecodedPhoto, Photo, bands
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def model_input(data: bytes, size: tuple[int, int], max_pixels: int) -> tuple[np.ndarray, tuple[int, int]]:
@@ -34,10 +39,16 @@ def model_input(data: bytes, size: tuple[int, int], max_pixels: int) -> tuple[np
 def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize a whole image, uint8 (H, W, 3), to `size` (h, w): uint8 (h, w, 3)."""
     import torch  # takes a second, and much that imports this module resizes nothing
-    import torch.nn.functional as F
 
     planes = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]
-    return F.interpolate(planes, size, mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
+    return resize_planes(planes, size)[0].permute(1, 2, 0).numpy()
+
+
+def resize_planes(images: "Tensor", size: tuple[int, int]) -> "Tensor":
+    """Do what `resize` does for a batch on the processor, uint8 (B, 3, H, W): uint8 (B, 3, h, w)."""
+    import torch.nn.functional as F
+
+    return F.interpolate(images, size, mode="bicubic", antialias=True)
 
 
 def resize_rows(photo: Photo, size: tuple[int, int]) -> np.ndarray:

@@ -1,19 +1,23 @@
 """All that one evaluation of a model found, as plain values."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from vitseg.metrics.scores import Scores
+from vitseg.class_change import match_names
+from vitseg.metrics.scores import Scores, select_classes
 from vitseg.metrics.seams import seam_ratios
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """How a model does on labeled images: confusion matrix int64 (K, K), rows = ground truth; and means over valid pixels.
+
+    Where model and data have different classes, K of them are those that both have, and the matrix is (K + 2, K + 2): its last
+    row are pixels of other classes, its last column predictions of other classes (see `select_classes`).
 
     Color errors are those of the images that a person sees, 0–1. `strongest_channel_accuracy`, 0–1, is the paper's
     accuracy of color images. Of image pairs there is nothing else: K is 0. `seams` and `target_seams` count the
@@ -26,6 +30,10 @@ class Evaluation:
     strongest_channel_accuracy: float
     samples: int
     classes: tuple[str, ...] = ()
+    """Names of the classes that are measured; () as long as nobody has named them."""
+    only_in_data: tuple[str, ...] = ()
+    """Names of the labels' classes that the model does not know."""
+    only_in_model: tuple[str, ...] = ()
     seams: Mapping[int, torch.Tensor] = field(default_factory=dict)
     target_seams: Mapping[int, torch.Tensor] = field(default_factory=dict)
     mean_squared_error: float = math.nan
@@ -37,7 +45,19 @@ class Evaluation:
     @property
     def scores(self) -> Scores:
         """mIoU, per-class IoU and pixel accuracy."""
-        return Scores.from_confusion(self.confusion)
+        return Scores.from_confusion(self.confusion, len(self.classes) or None)
+
+    def over(self, names: Sequence[str]) -> "Evaluation":
+        """Return the confusion matrices and scores of these of its classes alone, in this order; means stay as they are."""
+        if tuple(names) == self.classes:
+            return self
+        places = match_names(self.classes, names)
+        whole, images = (
+            None if found is None else select_classes(found, places, len(names))
+            for found in (self.confusion, self.images)
+        )
+        assert whole is not None
+        return replace(self, classes=tuple(names), confusion=whole, images=images)
 
     @property
     def psnr(self) -> float:
@@ -68,6 +88,8 @@ class Evaluation:
             "seam_ratio": seam_ratios(self.seams),
             "seam_ratio_truth": seam_ratios(self.target_seams),
             "confusion": self.confusion.tolist(),
+            "only_in_data": list(self.only_in_data),
+            "only_in_model": list(self.only_in_model),
         }
 
     def flat(self, prefix: str = "") -> dict[str, float]:

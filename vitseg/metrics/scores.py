@@ -10,6 +10,7 @@ Definitions: https://www.cityscapes-dataset.com/benchmarks/ (pixel-level semanti
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,22 @@ def confusion_matrix(labels: Tensor, predictions: Tensor, classes: int) -> Tenso
     return torch.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
+def select_classes(matrices: Tensor, places: Sequence[int | None], count: int) -> Tensor:
+    """Return confusion matrices (…, C, C) as (…, count + 2, count + 2): class k of them is class `places[k]` by now.
+
+    All others, whose place is None or missing, are merged: their pixels as row `count`, as predictions column `count` + 1. So
+    none of them is ever right.
+    """
+    padded = [*places, *[None] * (matrices.shape[-1] - len(places))]
+    rows, columns = (
+        torch.tensor([other if place is None else place for place in padded], device=matrices.device)
+        for other in (count, count + 1)
+    )
+    shape = matrices.shape[:-2]
+    merged = matrices.new_zeros(*shape, count + 2, matrices.shape[-1]).index_add_(-2, rows, matrices)
+    return matrices.new_zeros(*shape, count + 2, count + 2).index_add_(-1, columns, merged)
+
+
 @dataclass(frozen=True)
 class Scores:
     """The scores of a confusion matrix, all 0–1; NaN if no pixel is labeled."""
@@ -51,16 +68,20 @@ class Scores:
     """IoU = TP / (TP + FP + FN) of each class; None for a class that occurs nowhere."""
 
     @staticmethod
-    def from_confusion(matrix: Tensor) -> "Scores":
-        """Compute the scores of a confusion matrix (K, K), or of a sum of several."""
+    def from_confusion(matrix: Tensor, classes: int | None = None) -> "Scores":
+        """Compute the scores of the first `classes` of a confusion matrix, or of a sum of several; None: of all.
+
+        What is predicted for other classes' pixels, or is another class, counts as wrong; pixel accuracy leaves out other
+        classes' pixels.
+        """
         counts = matrix.cpu().double()
-        hits = counts.diagonal()
-        unions = counts.sum(0) + counts.sum(1) - hits
+        hits, rows, columns = (part[:classes] for part in (counts.diagonal(), counts.sum(1), counts.sum(0)))
+        unions = rows + columns - hits
         ious = tuple(hit / union if union else None for hit, union in zip(hits.tolist(), unions.tolist(), strict=True))
         found = [iou for iou in ious if iou is not None]
         return Scores(
             miou=sum(found) / len(found) if found else math.nan,
-            pixel_accuracy=float(hits.sum() / counts.sum()),
+            pixel_accuracy=float(hits.sum() / rows.sum()),
             per_class_iou=ious,
         )
 

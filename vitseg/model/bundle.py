@@ -23,9 +23,10 @@ from torch import Tensor
 from vitseg.architecture import Architecture
 from vitseg.config import build
 from vitseg.errors import DataError, NotFoundError, UsageError
+from vitseg.images.resize import resize_planes
 from vitseg.json_input import parse_json
 from vitseg.labels import Label, logit_count, palette, train_classes
-from vitseg.model.segmenter import Segmenter, class_scores
+from vitseg.model.segmenter import Segmenter, class_scores, scaled_to
 from vitseg.old_keys import rename_keys
 from vitseg.storage import LocalStore
 
@@ -85,13 +86,14 @@ class Bundle:
             return self.model(images.to(self.model.mean.device), moments=moments).float()
 
     def segment(self, images: Tensor) -> Tensor:
-        """Return the train ids uint8 (B, H, W) of photographs uint8 (B, 3, H, W).
+        """Return the train ids uint8 (B, H, W) of photographs uint8 (B, 3, H, W), as the model sees them at its own size.
 
         A model without classes returns its images, uint8 (B, 3, H, W).
         """
+        fitted = images if tuple(images.shape[-2:]) == self.image_size else resize_planes(images, self.image_size)
         if self.classes:
-            return self.predict(images).argmax(1).to(torch.uint8)
-        return (self.colors(images).clamp(0, 1) * 255).round().to(torch.uint8)
+            return scaled_to(self.predict(fitted), images).argmax(1).to(torch.uint8)
+        return (scaled_to(self.colors(fitted), images).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def save_bundle(

@@ -5,6 +5,7 @@ Shapes: B images of H×W pixels, K classes.
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vitseg.architecture import Architecture
 from vitseg.errors import UsageError
@@ -86,3 +87,9 @@ def class_scores(output: Tensor, palette: Tensor, target: str) -> Tensor:
     colors = palette.to(output.device, torch.float32) / 255
     distances = [torch.linalg.vector_norm(output.float() - color[:, None, None], dim=1) for color in colors]
     return -torch.stack(distances, dim=1)
+
+
+def scaled_to(output: Tensor, like: Tensor) -> Tensor:
+    """Return scores or colors (B, C, h, w) scaled bilinearly to the height and width of labels or images (…, H, W)."""
+    size = like.shape[-2:]
+    return output if output.shape[-2:] == size else F.interpolate(output.float(), size, mode="bilinear")

@@ -13,7 +13,7 @@ training_summary   how its training went: a version's first description
 
 comparison         two models on the same images: differences with intervals
 gate               the rules that a version must satisfy, and its verdict in the version's tags
-review_page        what a reviewer reads; review_examples: the images that a reviewer looks at
+review_page        what a reviewer reads; markdown: its tables; review_examples: the images that a reviewer looks at
 promotion          what a reviewer decides: promote, reject, roll back; moves the alias `champion`
 team               who may train and who may promote
 """

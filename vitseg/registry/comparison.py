@@ -36,23 +36,25 @@ class Difference:
 
 
 def differences(a: Tensor, b: Tensor, classes: tuple[str, ...]) -> dict[str, Difference]:
-    """Compare two models by their confusion matrices, int64 (N, K, K), rows = ground truth, of the same N images in order.
+    """Compare two models by their confusion matrices, int64 (N, C, C), rows = ground truth, of the same N images in order.
 
-    The result has `miou`, `pixel_accuracy`, and `iou/CLASS` for each class.
+    `classes` are the names of the first of the C classes; the others are not compared (see `Evaluation.over`). The result
+    has `miou`, `pixel_accuracy`, and `iou/CLASS` for each class.
 
     Raises:
         DataError: there are no images, or they are not the same.
     """
-    if a.shape != b.shape or not len(a):
+    if len(a) != len(b) or not len(a):
         raise DataError(f"two models can't be compared on {len(a)} and {len(b)} images")
-    if not torch.equal(a.sum(2), b.sum(2)):
+    pixels_a, pixels_b = (matrices.sum(2)[:, : len(classes)] for matrices in (a, b))
+    if not torch.equal(pixels_a, pixels_b):
         raise DataError("two models can't be compared on images with different labels")
     counts = np.random.default_rng(_SEED).multinomial(len(a), [1 / len(a)] * len(a), size=_DRAWS)
     draws = torch.from_numpy(counts).double()
     names = ["miou", "pixel_accuracy", *(f"iou/{name}" for name in classes)]
     every_image = torch.ones(1, len(a), dtype=torch.float64)
-    scores_a, scores_b = (_scores(every_image, matrices)[0].tolist() for matrices in (a, b))
-    deltas = _scores(draws, b) - _scores(draws, a)
+    scores_a, scores_b = (_scores(every_image, matrices, len(classes))[0].tolist() for matrices in (a, b))
+    deltas = _scores(draws, b, len(classes)) - _scores(draws, a, len(classes))
     result = {}
     for name, score_a, score_b, drawn in zip(names, scores_a, scores_b, deltas.unbind(1), strict=True):
         finite = drawn[drawn.isfinite()]
@@ -63,11 +65,15 @@ def differences(a: Tensor, b: Tensor, classes: tuple[str, ...]) -> dict[str, Dif
     return result
 
 
-def _scores(draws: Tensor, matrices: Tensor) -> Tensor:
-    """Return mIoU, pixel accuracy and IoUs, float64 (D, 2 + K), of sums of matrices (N, K, K) by counts (D, N)."""
+def _scores(draws: Tensor, matrices: Tensor, classes: int) -> Tensor:
+    """Return mIoU, pixel accuracy and IoUs, float64 (D, 2 + K), of sums of matrices (N, C, C) by counts (D, N).
+
+    K are the first `classes` of C; see `Scores.from_confusion`.
+    """
     summed = (draws @ matrices.double().flatten(1)).view(len(draws), *matrices.shape[1:])
-    hits = summed.diagonal(dim1=1, dim2=2)
-    unions = summed.sum(1) + summed.sum(2) - hits
+    parts = (summed.diagonal(dim1=1, dim2=2), summed.sum(2), summed.sum(1))
+    hits, rows, columns = (part[:, :classes] for part in parts)
+    unions = rows + columns - hits
     ious = hits / unions.where(unions > 0, math.nan)
-    accuracy = hits.sum(1) / summed.sum((1, 2))
+    accuracy = hits.sum(1) / rows.sum(1)
     return torch.cat([ious.nanmean(1, keepdim=True), accuracy[:, None], ious], dim=1)

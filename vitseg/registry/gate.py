@@ -13,6 +13,9 @@ Its rules are in a TOML file:
     psnr_drop = 0.5            # most PSNR, decibels, that a model without classes may lose
     slower = 1.5               # most times as long that an image may take
 
+Floors hold for all classes of a version that its holdout has, rules against the champion for those that both know. Where
+they share none, floors are all that is left.
+
 Rules that a file leaves out keep their defaults, which ask for little: the floors are yours to set.
 """
 
@@ -97,7 +100,8 @@ def apply_rules(
 ) -> tuple[RuleResult, ...]:
     """Apply the rules to a version and the champion on the same images; without a champion, only the floors.
 
-    `changes` are the differences of champion (A) and candidate (B), by metric; there are none without classes.
+    `changes` are the differences of champion (A) and candidate (B), by metric; there are none without classes. They are
+    about the classes that both know: only the floors hold for classes that are new.
     """
     if not candidate.classes:
         results = [_floor("PSNR", gate.always.psnr, candidate.psnr)]
@@ -105,7 +109,7 @@ def apply_rules(
             results.append(_psnr_loss(gate.champion.psnr_drop, candidate, champion))
     else:
         scores = candidate.scores
-        pixels = candidate.confusion.sum(1).tolist()
+        pixels = candidate.confusion.sum(1)[: len(candidate.classes)].tolist()
         ious = dict(zip(candidate.classes, (iou or 0.0 for iou in scores.per_class_iou), strict=True))
         labeled = [name for name, count in zip(candidate.classes, pixels, strict=True) if count]
         worst = min(labeled, key=lambda name: ious[name], default="")
@@ -114,7 +118,9 @@ def apply_rules(
             _floor(f"IoU of the worst class ({worst})", gate.always.worst_class, ious.get(worst, math.nan)),
         ]
         if champion is not None:
-            results.append(_miou_change(gate.champion.miou, changes["miou"]))
+            shared = sum(name.startswith("iou/") for name in changes)
+            of = f" ({shared} shared classes)" if shared < len(candidate.classes) else ""
+            results.append(_miou_change(gate.champion.miou, changes["miou"], of))
             results.append(_class_change(gate.champion.class_drop, changes))
     if champion is not None:
         results.append(_slowdown(gate.champion.slower, candidate, champion))
@@ -135,12 +141,12 @@ def _psnr_loss(most: float, candidate: Evaluation, champion: Evaluation) -> Rule
     return RuleResult("PSNR loss against the champion", f"≤ {most:g} dB", f"{loss:.2f} dB", loss <= most)
 
 
-def _miou_change(rule: str, change: Difference) -> RuleResult:
+def _miou_change(rule: str, change: Difference, of: str) -> RuleResult:
     if rule == "better":
         threshold, passed = "better: lower bound > 0", change.low is not None and change.low > 0
     else:
-        threshold, passed = "not worse: upper bound ≥ 0", change.high is not None and change.high >= 0
-    return RuleResult("mIoU against the champion", threshold, _interval(change), passed)
+        threshold, passed = "not worse: upper bound ≥ 0", change.high is None or change.high >= 0
+    return RuleResult(f"mIoU against the champion{of}", threshold, _interval(change), passed)
 
 
 def _class_change(most: float, changes: Mapping[str, Difference]) -> RuleResult:

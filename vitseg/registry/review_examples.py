@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from vitseg.class_change import match_names
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import read_manifest
-from vitseg.labels import IGNORE_INDEX
+from vitseg.labels import IGNORE_INDEX, Label, palette
 from vitseg.masks import colorize
 from vitseg.model.bundle import Bundle
 from vitseg.pictures.panels import contact_sheet
@@ -37,23 +39,38 @@ def log_examples(run_id: str, shards: str, split: str, selected: Sequence[int], 
 
 
 def draw_examples(shards: str, split: str, selected: Sequence[int], models: Mapping[str, Bundle]) -> Image.Image:
-    """Draw a row for each selected image: photo, ground truth, and each model's prediction with its pixel accuracy."""
-    batches = Batches(shards, read_manifest(shards), split, batch_size=1, shuffle=False, drop_last=False)
-    colors = next(iter(models.values())).palette
+    """Draw a row for each selected image: photo, ground truth, and each model's prediction with its pixel accuracy.
+
+    Classes are matched by name and have the colors of the data set; each model sees the photo at its own size.
+    """
+    manifest = read_manifest(shards)
+    batches = Batches(shards, manifest, split, batch_size=1, shuffle=False, drop_last=False)
+    in_data = {name: ids_in_data(bundle, manifest.classes) for name, bundle in models.items()}
     rows: dict[int, list[tuple[str, Image.Image]]] = {}
     for index, batch in enumerate(batches.epoch(0)):
         if index in selected:
             labels = batch.labels[0].numpy()
             photo = Image.fromarray(batch.images[0].permute(1, 2, 0).numpy())
-            rows[index] = [(batch.keys[0], photo), ("ground truth", Image.fromarray(colorize(labels, colors)))]
+            truth = Image.fromarray(colorize(labels, palette(manifest.classes)))
+            rows[index] = [(batch.keys[0], photo), ("ground truth", truth)]
             for name, bundle in models.items():
                 ids = bundle.segment(batch.images)[0].cpu().numpy()
-                accuracy = (ids == labels).sum() / max(1, (labels != IGNORE_INDEX).sum())
+                numbers, colors = in_data[name]
+                accuracy = (numbers[ids] == labels).sum() / max(1, (labels != IGNORE_INDEX).sum())
                 rows[index].append((f"{name}: {accuracy:.0%}", Image.fromarray(colorize(ids, colors))))
             if len(rows) == len(selected):
                 break
     cells = [cell for index in selected for cell in rows[index]]
     return contact_sheet(cells, columns=2 + len(models), width=_WIDTH)
+
+
+def ids_in_data(bundle: Bundle, classes: tuple[Label, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return a model's train ids in a data set, int64 (256,), -1 for classes that it lacks, and their colors there."""
+    numbers, colors = np.full(256, -1), bundle.palette.copy()
+    for own, place in enumerate(match_names(*([label.name for label in side] for side in (bundle.classes, classes)))):
+        if place is not None:
+            numbers[own], colors[own] = place, classes[place].color
+    return numbers, colors
 
 
 def _pixel_accuracy(matrices: Tensor) -> Tensor:

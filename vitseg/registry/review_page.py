@@ -3,15 +3,18 @@
 It is the description of a version, which is all that MLflow's page of a version shows.
 """
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from shlex import quote
 
+from vitseg.class_change import ClassChange
 from vitseg.metrics.result import Evaluation
 from vitseg.metrics.seams import seam_ratios, worst_seam
 from vitseg.registry.comparison import Difference
 from vitseg.registry.gate import RuleResult, all_passed
+from vitseg.registry.markdown import CELL_PADDING, duration, listed, table_head, table_row
 from vitseg.registry.promotion import command
 from vitseg.registry.provenance import Provenance
 from vitseg.registry.training_summary import MAX_PAGE
@@ -20,11 +23,8 @@ from vitseg.registry.versions import Version
 _SUMMARY = "\n\n# Training summary\n\n"
 _OLD_SUMMARY = "\n\n# As trained\n\n"  # in pages of earlier versions of vitseg
 _PICTURE = re.compile(r"!\[[^\]]*\]\([^)]*\)\n*")
-CELL_PADDING = "&ensp;"
-"""After the text of each cell, and between a table and a heading: MLflow leaves no space there."""
 _TITLES = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
 _FEW_IMAGES = 10
-_MAX_LISTED = 20
 _SUMMARY_ROOM = 300  # characters of the training summary that always fit
 _LINE_ROOM = 80
 _WIDE = 0.02  # half of an interval of mIoU that is worth a warning
@@ -52,6 +52,10 @@ class Assessment:
     """Address of the examples; "": there are none."""
     target: str = ""
     """Registered model that the version is promoted to, if it is not its own."""
+    class_change: ClassChange | None = None
+    """Between the classes that the champion knows and the version's; None: the champion was not measured."""
+    image_sizes: tuple[tuple[int, int], ...] = ()
+    """(H, W) of the champion's and this version's images, pixels."""
 
 
 def review_page(page: Assessment) -> str:
@@ -101,14 +105,32 @@ def _gate(page: Assessment) -> list[str]:
     return [
         f"# Gate: {'passed' if all_passed(page.rules) else 'FAILED'}",
         f"Measured on {page.evaluation.samples} images, {page.data} (holdout `{page.holdout}`). {champion}",
+        *_class_changes(page),
         "",
-        *_table(["rule", "threshold", "value", "result"]),
+        *table_head(["rule", "threshold", "value", "result"]),
         *(
-            _row([rule.rule, rule.threshold, rule.value, "passed" if rule.passed else "**failed**"])
+            table_row([rule.rule, rule.threshold, rule.value, "passed" if rule.passed else "**failed**"])
             for rule in page.rules
         ),
         "",
     ]
+
+
+def _class_changes(page: Assessment) -> list[str]:
+    """Return what another list of classes means for the comparison and for masks."""
+    found = []
+    if page.evaluation.only_in_data:
+        found.append(f"Unknown to this version, so not measured: {listed(page.evaluation.only_in_data)}.")
+    if page.champion and page.class_change is None:
+        found.append("The champion was not compared, as they share no class of these images: only floors apply.")
+    if page.class_change and not page.class_change.is_none:
+        shared = sum(name.startswith("iou/") for name in page.changes)
+        found.append(f"The classes changed: it is compared with the champion on the {shared} that both know.")
+        if page.class_change.added:
+            found.append(f"New, so held to the floors alone: {listed(page.class_change.added)}.")
+        if page.class_change.removed:
+            found.append(f"**Removed, so no mask will show them any more: {listed(page.class_change.removed)}.**")
+    return ["", *found] if found else []
 
 
 def _comparison(page: Assessment, room: int) -> list[str]:
@@ -116,7 +138,7 @@ def _comparison(page: Assessment, room: int) -> list[str]:
     if not page.changes or page.champion_evaluation is None:
         return []
     lines = [CELL_PADDING, "# Comparison", "IoU of each class, on the same images. Bold: significant at 95%.", ""]
-    lines += _table(["", "champion", "this version", "difference", "95% interval"])
+    lines += table_head(["", "champion", "this version", "difference", "95% interval"])
     lines += [
         _change(title, page.changes[name]) for name, title in _TITLES.items() if _is_known(page.changes.get(name))
     ]
@@ -125,7 +147,8 @@ def _comparison(page: Assessment, room: int) -> list[str]:
         ("worst seam ratio", [worst_seam(seam_ratios(side.seams)) for side in sides]),
         ("images/s", [side.images_per_second for side in sides]),
     ):
-        lines.append(_row([title, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}", ""]))
+        if math.isfinite(after - before):
+            lines.append(table_row([title, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}", ""]))
     classes = {name: row for name, row in page.changes.items() if name not in _TITLES and _is_known(row)}
     rows = {name: _change(name.removeprefix("iou/"), row) for name, row in classes.items()}
     room -= len("\n".join(lines)) + 2 * _LINE_ROOM
@@ -146,7 +169,7 @@ def _is_known(row: Difference | None) -> bool:
 
 def _change(title: str, row: Difference) -> str:
     mark = "**" if row.is_significant else ""
-    return _row(
+    return table_row(
         [title, f"{row.a:.3f}", f"{row.b:.3f}", f"{mark}{row.delta:+.3f}{mark}", f"{row.low:+.3f} to {row.high:+.3f}"]
     )
 
@@ -173,14 +196,14 @@ def _data(ours: Provenance, champions: Provenance | None) -> list[str]:
     known = champions.splits if champions else {}
     same = champions is not None and champions.fingerprint == ours.fingerprint
     lines = ["# Data", f"Fingerprint `{ours.fingerprint[:16]}`{', as the champion' if same else ''}.", ""]
-    lines += _table(["split", "images", "champion's", "digest", ""])
+    lines += table_head(["split", "images", "champion's", "digest", ""])
     for name in [*ours.splits, *(gone for gone in known if gone not in ours.splits)]:
         split, other = ours.splits.get(name), known.get(name)
         change = (
             "" if champions is None else ("same" if split and other and split.digest == other.digest else "changed")
         )
         counts = [f"{one.samples:,}" if one else "–" for one in (split, other)]
-        lines.append(_row([name, *counts, f"`{split.digest if split else '–'}`", change]))
+        lines.append(table_row([name, *counts, f"`{split.digest if split else '–'}`", change]))
     return [*lines, "", *_class_shares(ours, None if same else champions)]
 
 
@@ -197,7 +220,7 @@ def _class_shares(ours: Provenance, champions: Provenance | None) -> list[str]:
             change = f" ({100 * (share - before):+.1f})" if abs(share - before) >= 0.0005 else ""
             words.append(f"{name} {share:.1%}{change}")
     note = " (difference from the champion's, in percentage points)" if other else ""
-    return [f"Share of labeled pixels in train{note}: {_listed(words)}.", ""]
+    return [f"Share of labeled pixels in train{note}: {listed(words)}.", ""]
 
 
 def _provenance(ours: Provenance, candidate: Version) -> list[str]:
@@ -222,20 +245,25 @@ def _limitations(page: Assessment) -> list[str]:
     found = []
     measured = page.evaluation
     if measured.images is not None:
-        images = (measured.images.sum(2) > 0).sum(0).tolist()
+        images = (measured.images.sum(2) > 0).sum(0)[: len(measured.classes)].tolist()
         counts = dict(zip(measured.classes, images, strict=True))
-        absent = [name for name, count in counts.items() if not count]
+        absent = [*(name for name, count in counts.items() if not count), *measured.only_in_model]
         few = [f"{name} ({count})" for name, count in counts.items() if 0 < count < _FEW_IMAGES]
         if absent:
-            found.append(f"Not in the holdout, so not measured: {_listed(absent)}.")
+            found.append(f"Not in the holdout, so not measured: {listed(absent)}.")
         if measured.samples < _FEW_IMAGES:
             found.append(f"The holdout has only {measured.samples} images: all values are uncertain.")
         elif few:
-            found.append(f"In few images of the holdout (number), so uncertain: {_listed(few)}.")
+            found.append(f"In few images of the holdout (number), so uncertain: {listed(few)}.")
     miou = page.changes.get("miou")
     if miou and miou.low is not None and miou.high is not None and miou.high - miou.low > 2 * _WIDE:
         error = (miou.high - miou.low) / 2
         found.append(f"With {measured.samples} images, mIoU is uncertain by ±{error:.3f}: a larger holdout helps.")
+    if len(set(page.image_sizes)) > 1:
+        sizes = [f"{width}×{height}" for height, width in page.image_sizes]
+        found.append(
+            f"The champion sees images of {sizes[0]}, this version of {sizes[1]}: each was measured at its own size."
+        )
     if page.provenance:
         height, width = page.provenance.image_size
         found.append(f"Trained at {width}×{height}: other photographs are resized, or segmented in tiles.")
@@ -245,28 +273,3 @@ def _limitations(page: Assessment) -> list[str]:
         if record and page.holdout not in {split.digest for name, split in record.splits.items() if name != "train"}:
             found.append(f"{who} may have been trained on images of this holdout: its own was another.")
     return ["# Known limitations", *(f"- {limit}" for limit in found), ""] if found else []
-
-
-def _listed(words: Sequence[str]) -> str:
-    more = f" and {len(words) - _MAX_LISTED} more" if len(words) > _MAX_LISTED else ""
-    return ", ".join(words[:_MAX_LISTED]) + more
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as text: `0.4 s`, `42 s`, `2 min 05 s`, `1 h 03 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def _table(titles: Sequence[str]) -> list[str]:
-    return [_row(titles), "|---" * len(titles) + "|"]
-
-
-def _row(cells: Sequence[str]) -> str:
-    """Return a row of a Markdown table."""
-    clean = (re.sub(r"\s+", " ", cell.replace("|", "/")) for cell in cells)
-    return "| " + " | ".join(f"{cell}{CELL_PADDING}" if cell else "" for cell in clean) + " |"

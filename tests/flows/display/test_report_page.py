@@ -16,7 +16,6 @@ from flows.display.report_page import (
     Picture,
     PictureRow,
     Report,
-    duration,
     write_report,
 )
 from vitseg.errors import StorageError
@@ -210,18 +209,3 @@ def test_a_folder_in_the_way_of_a_file_is_one_clear_error(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="can't write"):
         write_report(tmp_path / "file", sample())
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0.0 s"),
-        (9.94, "9.9 s"),
-        (9.96, "10 s"),
-        (59.7, "1 min 00 s"),
-        (125.2, "2 min 05 s"),
-        (3780, "1 h 03 min"),
-    ],
-)
-def test_durations_read_well(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
