@@ -13,30 +13,22 @@ except ImportError:
 _ENDS = {"jpg": b"\xff\xd9", "png": b"\0\0\0\0IEND\xaeB`\x82"}
 
 
+ACCIDENTS = (
+    "cut", "cut late", "zeros", "zeros to the end", "gap", "flipped", "swapped", "after", "before", "empty", "doubled",
+)  # fmt: skip
+
+
 def damaged(photo: OddPhoto, r: random.Random) -> OddPhoto:
     """Return a photograph after some accident: what is read of it now is its picture, or nothing."""
-    name = r.choice(
-        [
-            "cut",
-            "cut late",
-            "zeros",
-            "zeros to the end",
-            "gap",
-            "flipped",
-            "swapped",
-            "after",
-            "before",
-            "empty",
-            "doubled",
-        ]
-    )
-    data = _changed(photo.data, name, photo.extension, r)
-    noticed = _noticed(photo, data, name)
+    name = r.choice(ACCIDENTS)
+    data = changed_by(photo.data, name, photo.extension, r)
+    noticed = may_be_noticed(photo.what, photo.extension, data, name)
     clear = photo.clear and name in ("after",)
     return replace(photo, what=f"{photo.what} | {name}", data=data, clear=clear, checked=noticed)
 
 
-def _changed(data: bytes, name: str, extension: str, r: random.Random) -> bytes:
+def changed_by(data: bytes, name: str, extension: str, r: random.Random) -> bytes:
+    """Return the bytes of a file after an accident, which is one of `ACCIDENTS`."""
     size = len(data)
     a, b = sorted((r.randrange(size), r.randrange(size)))
     if name == "cut":
@@ -66,15 +58,15 @@ def _changed(data: bytes, name: str, extension: str, r: random.Random) -> bytes:
     return b"" if name == "empty" else data + data
 
 
-def _noticed(photo: OddPhoto, data: bytes, name: str) -> bool:
+def may_be_noticed(what: str, extension: str, data: bytes, name: str) -> bool:
     """Return whether a reader can tell a file that shows another picture now: by checksums, or as pixels are missing."""
-    if photo.extension == "png":
+    if extension == "png":
         return True
-    if photo.extension == "jpg":  # what its decoder says; a wrong turn in the metadata has no checksum
-        return name not in ("flipped", "swapped", "zeros") and (name == "cut" or _libjpeg_warns(data))
-    if "deflate" in photo.what:
+    if extension == "jpg":  # what its decoder says; a wrong turn in the metadata has no checksum
+        return name == "cut" or _libjpeg_warns(data)
+    if "deflate" in what:
         return name == "cut"
-    return name in ("cut", "cut late", "after") and not photo.extension.startswith("j")
+    return name in ("cut", "cut late", "after") and not extension.startswith("j")
 
 
 def _libjpeg_warns(data: bytes) -> bool:

@@ -57,7 +57,7 @@ class OddFolder:
         self.files[photo] = saved(
             draw_picture(r, *self.size), "JPEG" if photo.lower().endswith(("jpg", "jpeg")) else "PNG"
         )
-        if label is None:
+        if label is None or photo.rpartition("/")[2].startswith("."):  # hidden files have a row that says so
             self.lost.add(photo)
             return
         self.files[label] = saved(target_of(picture, CLASSES), "PNG")
@@ -226,9 +226,9 @@ def linked(r: random.Random) -> OddFolder:
         made.links |= {"train/images/link.jpg": "own.jpg", "train/masks/link.png": "own.png"}
         _same(made, "train/images/link.jpg", "train/images/own.jpg", "train/masks/link.png")
     elif kind == "folder":
-        made.links["test"] = "train"
+        made.links["also"] = "train"
         for key in [key for key in made.targets if key.startswith("train/")]:
-            _same(made, key.replace("train/", "test/", 1), key, made.labels[key].replace("train/", "test/", 1))
+            _same(made, key.replace("train/", "also/", 1), key, made.labels[key].replace("train/", "also/", 1))
     elif kind == "two names":
         made.add(r, "val/images/sub/n.jpg", "val/masks/sub/n.png")
         made.links |= {"val/images/also": "sub", "val/masks/also": "sub"}

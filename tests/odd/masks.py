@@ -2,16 +2,14 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
 from tests.odd.class_lists import ClassList, target_of
-from tests.odd.containers import GRAY, PALETTE, RGB, RGBA, png, tiff
-from tests.odd.photographs import saved
-
-BGR_OF_ITSELF = 3
+from tests.odd.containers import GRAY, PALETTE, RGB, RGBA, chunk, png, tiff
+from tests.odd.photographs import exif, saved, stored
 
 
 @dataclass(frozen=True)
@@ -23,6 +21,8 @@ class OddMask:
     data: bytes
     target: np.ndarray
     clear: bool = True
+    checked: bool = True
+    """Whether a wrong pixel is a fault: no reader can notice some damage."""
     loose: np.ndarray | None = None
 
 
@@ -36,7 +36,21 @@ def draw_mask(r: random.Random, classes: ClassList, picture: np.ndarray, scheme:
     if made is None:
         return None
     extension, data, clear, loose = made
-    return OddMask(scheme, extension, data, target, clear, loose)
+    return OddMask(scheme, extension, data, target, clear, loose=loose)
+
+
+def draw_turned(
+    r: random.Random, classes: ClassList, picture: np.ndarray, scheme: str | None, turn: int
+) -> OddMask | None:
+    """Make a mask whose pixels lie as a camera with EXIF orientation `turn` stores them, and which says so where it can."""
+    mask = draw_mask(r, classes, stored(picture, turn), scheme)
+    if mask is None or mask.extension != "png":
+        return None
+    said = r.random() < 0.5
+    data = mask.data[:33] + chunk(b"eXIf", exif(turn, r)) + mask.data[33:] if said else mask.data
+    back = {6: 8, 8: 6}.get(turn, turn)
+    loose = None if mask.loose is None else stored(mask.loose, back)
+    return replace(mask, data=data, target=stored(mask.target, back), loose=loose, clear=mask.clear and said)
 
 
 Made = tuple[str, bytes, bool, np.ndarray | None] | None
@@ -141,8 +155,8 @@ def _gif(indices: np.ndarray, palette: np.ndarray) -> bytes:
 def _colors(r: random.Random, classes: ClassList, ids: np.ndarray, colors: np.ndarray, target: np.ndarray) -> Made:
     if r.random() < 0.7:
         return (*_lossless(r, colors), classes.colors_clear, None)
-    alpha = np.where(target == 255, r.choice([0, 255]), r.choice([255, 255, 128, 0])).astype(np.uint8)
-    return "png", png(np.concatenate([colors, alpha[..., None]], 2), RGBA), classes.colors_clear, None
+    alpha = np.where(target == 255, r.choice([0, 255]), seen := r.choice([255, 255, 128, 0])).astype(np.uint8)
+    return "png", png(np.concatenate([colors, alpha[..., None]], 2), RGBA), classes.colors_clear and seen > 0, None
 
 
 def _quantized(r: random.Random, classes: ClassList, ids: np.ndarray, colors: np.ndarray, target: np.ndarray) -> Made:
@@ -271,9 +285,73 @@ def _two_values(r: random.Random, classes: ClassList, ids: np.ndarray, colors: n
     return (*_lossless(r, shown.astype(np.uint8)), False, None)
 
 
+def _few_bits(r: random.Random, classes: ClassList, ids: np.ndarray, colors: np.ndarray, target: np.ndarray) -> Made:
+    """Ids as gray of 2 or 4 bits, which most decoders stretch to 0 – 255; or such values, packed by a program that saves bytes."""
+    bits = r.choice([bits for bits in (2, 4, 8) if int(ids.max()) < 1 << bits] or [8])
+    step = 255 // ((1 << bits) - 1)
+    if bits == 8 or other_reading(ids * step, classes, target):
+        return None
+    if r.random() < 0.5:
+        return "png", png(ids, GRAY, bits), False, None
+    return ("tif", tiff(ids.astype(np.uint8), 4), False, None) if bits == 4 else None
+
+
+def _one_channel(r: random.Random, classes: ClassList, ids: np.ndarray, colors: np.ndarray, target: np.ndarray) -> Made:
+    """Ids in the red channel, as simulators write them, or spread over red and green, as panoptic labels are."""
+    made = np.zeros((*ids.shape, 3), np.uint8)
+    made[..., 0], made[..., 1] = ids % 256, ids // 256
+    if r.random() < 0.3:
+        made = made[..., ::-1].copy()
+    return None if other_reading(made, classes, target) else (*_lossless(r, made), False, None)
+
+
+def _shifted(r: random.Random, classes: ClassList, ids: np.ndarray, colors: np.ndarray, target: np.ndarray) -> Made:
+    """Ids that count from another start."""
+    by = r.choice([1, -1, 100])
+    moved = ids + by
+    if moved.min() < 0 or moved.max() > 254 or classes.binary or other_reading(moved, classes, target):
+        return None
+    return (*_lossless(r, moved.astype(np.uint8)), False, None)
+
+
+def _one_of_two(r: random.Random, classes: ClassList, ids: np.ndarray, colors: np.ndarray, target: np.ndarray) -> Made:
+    """The second of two listed classes as 255, white or one bit."""
+    if classes.what != "two" or {classes.id(row) for row in range(2)} == {0, 255}:
+        return None
+    second = ids != 0
+    kind = r.choice(["255", "1 bit", "65535", "fax"])
+    if kind == "255":
+        return (*_lossless(r, np.where(second, 255, 0).astype(np.uint8)), False, None)
+    if kind == "1 bit":
+        return "png", saved(Image.fromarray(second), "PNG"), False, None
+    if kind == "fax":
+        return "tif", tiff((~second).astype(np.uint8), 1, photometric=0), False, None
+    return "png", png(second * 65_535, GRAY, 16), False, None
+
+
+def _ignored_edge(
+    r: random.Random, classes: ClassList, ids: np.ndarray, colors: np.ndarray, target: np.ndarray
+) -> Made:
+    """A frame of 255, which never counts, listed or not: the truth changes with it."""
+    if not _fits(ids) or 255 in {classes.id(row) for row in range(len(classes.rows))}:
+        return None
+    framed = ids.astype(np.uint8)
+    for side in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
+        framed[side], target[side] = 255, 255
+    return (*_lossless(r, framed), True, None)
+
+
+def _pages(r: random.Random, classes: ClassList, ids: np.ndarray, colors: np.ndarray, target: np.ndarray) -> Made:
+    """A page for each class, white where it is: the first page alone says nothing."""
+    first, *rest = [Image.fromarray(np.where(ids == number, 255, 0).astype(np.uint8)) for number in np.unique(ids)]
+    return ("tif", saved(first, "TIFF", save_all=True, append_images=rest), False, None) if rest else None
+
+
 Scheme = Callable[[random.Random, ClassList, np.ndarray, np.ndarray, np.ndarray], Made]
 SCHEMES: dict[str, Scheme] = {
     "ids": _ids, "wide ids": _wide_ids, "ids in channels": _ids_in_channels, "ids with palette": _ids_with_palette,
     "colors": _colors, "quantized": _quantized, "bgr": _bgr, "off by one": _off_by_one, "smeared": _smeared, "jpeg": _jpeg,
     "train ids": _train_ids, "foreign": _foreign, "instances": _instances, "two values": _two_values,
+    "few bits": _few_bits, "one channel": _one_channel, "shifted": _shifted,
+    "one of two": _one_of_two, "ignored edge": _ignored_edge, "pages": _pages,
 }  # fmt: skip

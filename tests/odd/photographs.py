@@ -396,7 +396,33 @@ def unsure_photo(r: random.Random, height: int, width: int) -> OddPhoto:
     return OddPhoto(kind, kind[:4].strip().replace("tiff", "tif"), data, truths, 1.5, clear=False)
 
 
+def foreign_file(r: random.Random, height: int, width: int) -> OddPhoto:
+    """Draw a file of a kind that is not read: never a picture, and images are told as what they are."""
+    rgb = draw_picture(r, height, width)
+    images: dict[str, Callable[[], bytes]] = {
+        "ico": lambda: saved(rgb, "ICO"), "tga": lambda: saved(rgb, "TGA"), "pcx": lambda: saved(rgb, "PCX"),
+        "dds": lambda: saved(rgb, "DDS"), "sgi": lambda: saved(rgb, "SGI"), "icns": lambda: b"icns" + bytes(60),
+        "psd": lambda: b"8BPS\0\1" + bytes(6) + b"\0\3\0\0\0\5\0\0\0\5\0\x08\0\3" + bytes(200),
+        "heic": lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + noise(r, 300), "jxl": lambda: b"\xff\x0a" + noise(r, 99),
+        "qoi": lambda: b"qoif\0\0\0\5\0\0\0\5\3\0" + noise(r, 40),
+    }  # fmt: skip
+    others: dict[str, bytes] = {
+        "txt": b"remember the milk", "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(touch odd) run\n",
+        "pdf": b"%PDF-1.7\n",
+        "svg": b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>", "html": b"<html><img src=x></html>",
+        "zip": b"PK\3\4" + noise(r, 99), "pkl": b"\x80\x04cos\nsystem\n(S'touch odd'\ntR.",
+        "mp4": b"\0\0\0\x18ftypisom" + noise(r, 99),
+        "npy": b"\x93NUMPY\1\0" + noise(r, 99), "xml": b"<?xml version='1.0'?><a/>", "gz": b"\x1f\x8b\x08" + noise(r, 99),
+    }  # fmt: skip
+    if r.random() < 0.5:
+        name = r.choice(sorted(images))
+        return OddPhoto(f"foreign image {name}", name, images[name](), (), clear=False)
+    name = r.choice(sorted(others))
+    return OddPhoto(f"foreign {name}", name, others[name], (), clear=False)
+
+
 MAKERS = (
+    foreign_file,
     png_photo,
     png_photo,
     png_photo,

@@ -17,10 +17,15 @@ KNOWN = {
         "bytes that begin as an image are 'not an image'",
         "(tiff|jpeg).*pixels differ",  # byte order of floats, planes of 16 bits, large integers; gaps in JPEG and TIFF
     ],
-    "masks": ["quantized|off by one|bgr|two values|foreign|smeared|channels|wide ids|jpeg|train ids"],
-    "folders": [r"panoramas|links|new\\nline|\.\.c|near: one split flat"],
+    "masks": [
+        "warned:|printed:",
+        "(quantized|off by one|bgr|two values|foreign|smeared|channels|channel|wide ids)( |,)",
+        "(jpeg|train ids|pages|shifted|one of two)( |,)",
+    ],
+    "folders": [r"\.\.c|panoramas|links|new\\nline|near: one split flat"],
+    "addresses": ["address file"],
 }
-EXAMPLES = {"photographs": 4, "masks": 12, "folders": 8}
+EXAMPLES = {"photographs": 4, "masks": 12, "folders": 8, "addresses": 5}
 
 
 @pytest.mark.parametrize("kind", TRIES)

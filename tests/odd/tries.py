@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 
 from tests.odd.class_lists import ClassList, draw_classes, draw_labels
-from tests.odd.damage import damaged
+from tests.odd.containers import chunk
+from tests.odd.damage import ACCIDENTS, changed_by, damaged, may_be_noticed
 from tests.odd.folders import FOLDERS, OddFolder, plain
 from tests.odd.judge import (
     FAULT,
@@ -24,8 +26,8 @@ from tests.odd.judge import (
     pick_name,
     write_files,
 )  # fmt: skip
-from tests.odd.masks import OddMask, draw_mask
-from tests.odd.photographs import OddPhoto, draw_picture, saved, whole_photo
+from tests.odd.masks import OddMask, draw_mask, draw_turned
+from tests.odd.photographs import OddPhoto, draw_picture, exif, saved, stored, whole_photo
 from tests.odd.product import Prepared, Segmented, preprocess, segment
 
 NO_IMAGE = "not an image"
@@ -64,7 +66,7 @@ def judge_photographs(judgment: Judgment, photos: dict[str, OddPhoto], made: Seg
             judgment.add(photo.what, FAULT, f"{key!r} has no row")
         elif key in made.pixels:
             judge_pixels(judgment, photo, made.pixels[key])
-        elif row["status"] == "skipped" and row["error"] == NO_IMAGE and _begins_as_image(photo):
+        elif row["error"] == NO_IMAGE and _begins_as_image(photo):
             judgment.add(photo.what, WRONG, f"{key!r}: bytes that begin as an image are {row['error']!r}")
         elif not row["error"] or "\n" in row["error"]:
             judgment.add(photo.what, FAULT, f"a row without one line of reason: {row}")
@@ -117,18 +119,20 @@ def try_masks(r: random.Random, work: Path, scheme: str | None = None) -> Judgme
     masks: dict[str, tuple[str, OddMask]] = {}
     files: dict[str, bytes] = {"classes.json": json.dumps(list(classes.rows)).encode()}
     photos: dict[str, np.ndarray] = {}
-    mixed, count = r.random() < 0.5, r.randrange(1, 4)
-    for number in range(count):
-        mask = None
-        while mask is None:
-            tried = "ids" if mixed and number == 0 and not classes.what.startswith("large") else scheme
-            mask = draw_mask(r, classes, draw_labels(r, classes, height, width), tried)
-            scheme = scheme if mask or tried != scheme else None
-        scheme = scheme or (mask.what if mask.what != "ids" else None)
+    turn = r.choice([1, 1, 1, 1, *range(5, 9)]) if height != width else 1
+    mixed, damage = r.random() < 0.5, r.random() < 0.2
+    for number in range(r.randrange(1, 4)):
+        plain_first = mixed and number == 0 and not classes.what.startswith("large")
+        mask = _draw_mask(r, classes, (height, width), "ids" if plain_first else scheme, 1 if plain_first else turn)
+        scheme = scheme or (None if plain_first else mask.what.split(" upright")[0].split(" as stored")[0])
+        if damage and not plain_first:
+            mask = _damaged_mask(r, mask)
         split = r.choice(["train", "train", "val"]) if number else "train"
         photo = draw_picture(r, height, width, smooth=True)
         key = f"{split}/images/{number}.png"
-        files |= {key: saved(photo, "PNG"), f"{split}/masks/{number}.{mask.extension}": mask.data}
+        block = chunk(b"eXIf", exif(1 if plain_first else turn, r))
+        data = saved(stored(photo, 1 if plain_first else turn), "PNG")
+        files |= {key: data[:33] + block + data[33:], f"{split}/masks/{number}.{mask.extension}": mask.data}
         masks[key], photos[key] = (f"{split}/masks/{number}.{mask.extension}", mask), photo
     write_files(work / "source", files)
     made = preprocess(work / "source", work / "shards", (height, width))
@@ -138,6 +142,25 @@ def try_masks(r: random.Random, work: Path, scheme: str | None = None) -> Judgme
         if not looks_like(sample.photo, photos[key], 20):
             judgment.add("masks", WRONG, f"{key}: another photograph")
     return judgment
+
+
+def _draw_mask(r: random.Random, classes: ClassList, size: tuple[int, int], scheme: str | None, turn: int) -> OddMask:
+    """Draw masks until one suits the classes; a turned photograph has an upright mask, or one turned as it is."""
+    for attempt in range(1000):
+        wanted = scheme if attempt < 100 else None
+        picture = draw_labels(r, classes, *size)
+        as_stored = turn > 1 and r.random() < 0.6
+        mask = draw_turned(r, classes, picture, wanted, turn) if as_stored else draw_mask(r, classes, picture, wanted)
+        if mask:
+            return replace(mask, what=f"{mask.what} {'as stored' if as_stored else 'upright'}") if turn > 1 else mask
+    raise AssertionError(f"no mask suits {classes}")
+
+
+def _damaged_mask(r: random.Random, mask: OddMask) -> OddMask:
+    name = r.choice(ACCIDENTS)
+    data = changed_by(mask.data, name, mask.extension, r)
+    noticed = may_be_noticed("", mask.extension, data, name)
+    return replace(mask, what=f"{mask.what} | {name}", data=data, clear=False, checked=noticed)
 
 
 def judge_masks(judgment: Judgment, classes: ClassList, masks: dict[str, tuple[str, OddMask]], made: Prepared) -> None:
@@ -160,6 +183,8 @@ def judge_target(judgment: Judgment, what: str, mask: OddMask, target: np.ndarra
         different &= ~mask.loose
     if not different.any():
         judgment.add(what, READ)
+    elif not mask.checked:
+        judgment.add(what, UNNOTICED)
     elif told and (target[different] == 255).all():
         judgment.add(what, REFUSED if mask.clear else TOLD, "its pixels count for nothing")
     else:
@@ -168,6 +193,61 @@ def judge_target(judgment: Judgment, what: str, mask: OddMask, target: np.ndarra
         judgment.add(
             what, WRONG, f"{different.mean():.0%} of the pixels: train ids {shown}; told: {told}; .{mask.extension}"
         )
+
+
+def try_addresses(r: random.Random, work: Path) -> Judgment:
+    """Segment photographs at an odd address into another one, beside places that they could be taken for."""
+    judgment = Judgment()
+    size = (6, 7)
+    (name, decoys), (place, _) = r.choice(ROOTS), r.choice(ROOTS)
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
+    keys = sorted(set(r.sample(KEYS, 4)))
+    own = {key: draw_picture(r, *size) for key in keys}
+    for folder in (f"in/{name}", *(f"in/{decoy}" for decoy in decoys), "in/other"):
+        made = own if folder == f"in/{name}" else {key: draw_picture(r, *size) for key in KEYS}
+        write_files(work / folder, files := {key: saved(pixels, "PNG") for key, pixels in made.items()})
+        memory.pipe({f"/{work.name}/{folder}/{key}": data for key, data in files.items()})
+    kind = r.choice(
+        ["plain", "plain", "slash", "slashes", "dot", "up", "quoted file", "file", "single", "memory", "memory"]
+    )
+    source, wanted = f"{work}/in/{name}", own
+    if kind == "single":
+        wanted = {keys[0].rpartition("/")[2]: own[keys[0]]}
+    source = {
+        "slash": f"{source}/", "slashes": f"{work}//in/{name}//", "dot": f"{work}/./in/{name}/.",
+        "up": f"{work}/in/other/../{name}",
+        "memory": f"memory://{work.name}/in/{name}", "quoted file": (work / "in" / name).as_uri(),
+        "file": f"file://{source}", "single": f"{source}/{keys[0]}",
+    }.get(kind, source)  # fmt: skip
+    what = f"address {kind}"
+    result = segment(source, work / "out" / place, size)
+    judgment.faults(what, result.faults)
+    if result.error:
+        judgment.add(what, TOLD if "file" in kind else REFUSED, f"{source.removeprefix(str(work))!r}: {result.error}")
+        return judgment
+    for key in wanted.keys() | result.pixels.keys():
+        if key not in wanted or key not in result.pixels:
+            verdict = TOLD if any(row["key"] == key and row["error"] for row in result.rows) else WRONG
+            judgment.add(
+                what,
+                verdict,
+                f"{source.removeprefix(str(work))!r}: {key!r} is {'missing' if key in wanted else 'of another place'}",
+            )
+        elif not looks_like(result.pixels[key], wanted[key], 1):
+            judgment.add(what, WRONG, f"{source.removeprefix(str(work))!r}: {key!r} is the photograph of another place")
+        else:
+            judgment.add(what, READ)
+    if strange := [path.name for path in (work / "out").iterdir() if path.name != place]:
+        judgment.add(what, WRONG, f"masks for {place!r} went to {strange}")
+    return judgment
+
+
+KEYS = ("a.png", "a b.png", "a%20b.png", "x#y.png", "x?y.png", "é.png", "e\u0301.png", "sub/a.png", "sub /a.png",
+"sub%2Fa.png", "A.png", "a.PNG", " a.png",
+        "a.png.png", "~.png", "$a.png", "*.png", "[a].png", "new\nline.png", "a\\b.png", "#.png", "?.png", "%.png",
+        "%00.png", "a&b=c.png", "a;b.png", "a+b.png")  # fmt: skip
+"""Names of photographs."""
 
 
 def try_folders(r: random.Random, work: Path) -> Judgment:
@@ -215,4 +295,9 @@ def judge_folder(judgment: Judgment, odd: OddFolder, made: Prepared) -> None:
 
 
 Try = Callable[[random.Random, Path], Judgment]
-TRIES: dict[str, Try] = {"photographs": try_photographs, "masks": try_masks, "folders": try_folders}
+TRIES: dict[str, Try] = {
+    "photographs": try_photographs,
+    "masks": try_masks,
+    "folders": try_folders,
+    "addresses": try_addresses,
+}
