@@ -18,7 +18,7 @@ from PIL import Image
 from tests.images.photographs import draw
 from tests.inference.conftest import RED, encode, plain
 from vitseg.errors import SampleError
-from vitseg.images.decode import decode_image, decode_stored, float_scale, one_large, to_rgb
+from vitseg.images.decode import decode_image, decode_stored, one_large, to_rgb
 from vitseg.images.formats import is_image
 from vitseg.images.resize import model_input
 
@@ -91,18 +91,6 @@ def test_cmyk():
         assert max(green, blue) < 60
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_16_bits_are_scaled_to_8(kind):
-    values = np.array([[0, 257, 128 * 257, 65_535]], np.uint16)
-    assert decoded(encode(values, kind))[0, :, 0].tolist() == [0, 1, 128, 255]
-
-
-def test_32_bit_integers_hold_16_bit_values_and_floats_0_to_1_or_255():
-    assert decoded(encode(np.array([[0, 65_535, 70_000]], np.int32), "TIFF"))[0, :, 0].tolist() == [0, 255, 255]
-    assert decoded(encode(np.array([[0, 0.5, 1]], np.float32), "TIFF"))[0, :, 0].tolist() == [0, 127, 255]
-    assert decoded(encode(np.array([[0, 9, 300]], np.float32), "TIFF"))[0, :, 0].tolist() == [0, 9, 255]
-
-
 # Row and column of the stored pixels that are the upper left corner of the upright image, by EXIF orientation.
 CORNERS = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0), 5: (0, 0), 6: (-1, 0), 7: (-1, -1), 8: (0, -1)}
 
@@ -121,7 +109,6 @@ def test_images_are_turned_upright(orientation, kind):
     assert np.abs(seen[-2, -2] - 128).max() < 40
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_a_broken_exif_block_costs_no_image():
     exif = b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\xff" * 40
     assert decoded(encode(plain(COLOR), "JPEG", exif=exif)).shape == (13, 21, 3)
@@ -139,7 +126,7 @@ def test_a_file_that_is_cut_off_is_refused(kind):
 
 @pytest.mark.parametrize(
     ("data", "reason"),
-    [(b"", "empty"), (b"hello, world", "not an image"), (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not an image")],
+    [(b"", "empty"), (b"hello, world", "not an image"), (b"%PDF-1.7\n", "not an image")],
 )
 def test_content_that_is_no_image_is_refused_with_its_reason(data, reason):
     assert not is_image(data)
@@ -158,7 +145,6 @@ def test_an_image_over_the_limit_is_refused_before_it_is_decoded():
     assert decode_image(encode(plain(COLOR)), 21 * 13).size == (21, 13)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM"]), st.integers(0, 2**32))
 def test_damaged_bytes_give_an_image_or_a_reason_nothing_else(kind, seed):
@@ -242,21 +228,3 @@ assert decode_image({data}, 21 * 13).size == (21, 13)
 def test_every_mode_becomes_rgb(mode):
     image = to_rgb(draw(9, 7, mode))
     assert (image.mode, image.size) == ("RGB", (9, 7))
-
-
-@pytest.mark.parametrize(
-    ("values", "scale"), [([0, 0.5, 1], 255), ([0, 2, 250], 1), ([np.nan, np.inf, 0.5], 255), ([], 255)]
-)
-def test_floats_are_0_to_1_or_0_to_255(values, scale):
-    assert float_scale(np.array([values], np.float32)) == scale
-
-
-def test_floats_of_a_part_are_scaled_as_the_whole():
-    part = Image.fromarray(np.array([[0.5, np.nan, 300]], np.float32))
-    assert np.asarray(to_rgb(part, scale=1.0))[0, :, 0].tolist() == [0, 0, 255]
-    assert np.asarray(to_rgb(Image.fromarray(np.array([[0.5]], np.float32))))[0, 0].tolist() == [127] * 3
-
-
-def test_16_bit_values_are_divided_by_257_and_rounded():
-    image = Image.fromarray(np.array([[0, 128, 129, 257, 65_535]], np.uint16))
-    assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [0, 0, 1, 1, 255]

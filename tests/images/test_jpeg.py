@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vitseg.images import jpeg
-from vitseg.images.jpeg import decode_jpeg
+from vitseg.errors import SampleError
+from vitseg.images.decode import decode_stored
+from vitseg.images.jpeg import check_jpeg, decode_jpeg
 
-pytest.importorskip("simplejpeg")
+MANY = 10**6
 
 
 def picture(height, width, seed=0):
@@ -36,22 +37,71 @@ def encode(pixels, mode="RGB", **options):
 def test_the_pixels_are_those_of_pillow(size, mode, quality, subsampling, progressive, seed):
     options = {"subsampling": subsampling} if mode == "RGB" else {}
     data = encode(picture(*size, seed), mode, quality=quality, progressive=progressive, **options)
-    pixels = decode_jpeg(data, size, gray=True)
+    pixels = decode_jpeg(data, size)
     assert pixels is not None
-    np.testing.assert_array_equal(pixels, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+    np.testing.assert_array_equal(pixels, np.asarray(Image.open(io.BytesIO(data))))
 
 
-@pytest.mark.parametrize("kept", [0.1, 0.5, 0.95])
-def test_what_is_cut_off_is_left_to_pillow(kept):
-    data = encode(picture(60, 80))
-    assert decode_jpeg(data[: int(kept * len(data))], (60, 80)) is None
+def spoiled(data, kind):
+    """Return a JPEG of which a part is lost, in ways that its end marker hides."""
+    half = len(data) // 2
+    if kind == "cut":
+        return data[:half]
+    gap = {"gap": b"", "zeros": bytes(len(data) - half - 2), "long": bytes(99_999), "noise": data[half + 40 : -2]}[kind]
+    return data[:half] + gap + data[-2:]
 
 
-def test_other_colors_sizes_and_formats_are_left_to_pillow(monkeypatch):
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}, {"mode": "CMYK"}, {"mode": "L"}]
+)
+@pytest.mark.parametrize("kind", ["cut", "gap", "zeros", "long", "noise"])
+def test_damage_that_libjpeg_notices_is_told_in_its_words(kind, options):
+    data = spoiled(encode(picture(96, 128), **options), kind)
+    for check in (lambda: decode_jpeg(data, (96, 128)), lambda: check_jpeg(data)):
+        with pytest.raises(SampleError, match=r"broken: (Corrupt JPEG data|Premature end of JPEG file)"):
+            check()
+
+
+def segment(marker, body):
+    return bytes([0xFF, marker]) + (len(body) + 2).to_bytes(2) + body
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"junk",  # between segments
+        b"\xff\xff\xff",  # fill bytes
+        segment(0xE1, b"Exif\0\0no TIFF"),
+        segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta"),
+        segment(0xE2, b"ICC_PROFILE\0\7\1no profile"),
+        segment(0xED, b"Photoshop 3.0\x008BIM\4\4\xff\xff\xff"),
+        segment(0xE0, b"JFIF\0\7\1\0\0\1\0\1\0\0"),  # a revision of its own
+        segment(0xFE, b"\xff\xd8\xff\xda"),
+    ],
+)
+def test_what_is_odd_before_the_first_scan_changes_no_pixel(odd):
+    pixels = picture(40, 56)
+    data = encode(pixels)
+    wanted = decode_jpeg(data, (40, 56))
+    for place in (data.index(b"\xff\xdb"), data.index(b"\xff\xc0")):
+        odder = data[:place] + odd + data[place:] + b"more after the end"
+        np.testing.assert_array_equal(decode_jpeg(odder, (40, 56)), wanted)
+        np.testing.assert_array_equal(np.asarray(decode_stored(odder, MANY)), wanted)
+
+
+def test_what_libjpeg_says_of_an_odd_file_that_is_damaged_too_is_told():
+    data = spoiled(encode(picture(96, 128)), "gap")
+    with pytest.raises(SampleError, match="premature end of data segment"):
+        decode_jpeg(data.replace(b"\xff\xdb", b"junk\xff\xdb", 1), (96, 128))
+
+
+def test_other_colors_sizes_and_formats_are_left_to_pillow():
     assert decode_jpeg(encode(picture(20, 30), "CMYK"), (20, 30)) is None
-    assert decode_jpeg(encode(picture(20, 30), "L"), (20, 30)) is None
     assert decode_jpeg(encode(picture(20, 30)), (30, 20)) is None
     assert decode_jpeg(b"", (20, 30)) is None
     assert decode_jpeg(b"\x89PNG\r\n\x1a\n", (20, 30)) is None
-    monkeypatch.setattr(jpeg, "simplejpeg", None)
-    assert decode_jpeg(encode(picture(20, 30)), (20, 30)) is None
+
+
+def test_colors_that_were_not_changed_to_luminance_are_those_of_pillow():
+    data = encode(picture(20, 30), keep_rgb=True)
+    np.testing.assert_array_equal(decode_jpeg(data, (20, 30)), np.asarray(Image.open(io.BytesIO(data))))

@@ -21,12 +21,12 @@ from vitseg.data.order import check_batch, epoch_flips, epoch_order, rank_rows, 
 from vitseg.data.prefetch import ShardPrefetcher
 from vitseg.data.shard_cache import ShardCache
 from vitseg.data.tar_index import OpenShard, ShardIndex, index_shard
-from vitseg.errors import DataError, UsageError
+from vitseg.errors import DataError, SampleError, UsageError
 from vitseg.images.jpeg import decode_jpeg
 from vitseg.images.png import decode_png
 
 _BATCHES_AHEAD = 3
-_NOT_AN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_NOT_AN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, SampleError)
 
 
 @dataclass(frozen=True)

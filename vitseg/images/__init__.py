@@ -2,7 +2,8 @@
 
 formats.py   which formats are read, and which objects may be images at all
 decode.py    bytes → one upright image, whatever camera or program wrote them
-             (jpeg.py and png.py: the fast decoders)
+             (jpeg.py, png.py, tiff.py: the decoders that tell what they notice)
+numbers.py   numbers of more than 8 bits → bytes
 rows.py      a photograph of any size as rows of pixels, in bounded memory
 resize.py    a photograph → the model's size: the only resize before the model
 """

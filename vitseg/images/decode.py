@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile
 
 from vitseg.errors import SampleError
-from vitseg.images.formats import FORMATS, read_header
-from vitseg.images.png import decode_png
+from vitseg.images import png, tiff
+from vitseg.images.formats import FORMATS, foreign_format, read_header
+from vitseg.images.jpeg import check_jpeg, decode_jpeg
+from vitseg.images.numbers import stored_bits, to_bytes, white_level
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -26,7 +28,6 @@ LARGE_PIXELS = 16_000_000
 """Images over that are held one at a time."""
 
 _ORIENTATION = 0x0112  # the EXIF tag, https://exiv2.org/tags.html
-_DNG_VERSION = 50706  # the TIFF tag
 _ONE_LARGE = threading.RLock()
 
 
@@ -52,25 +53,51 @@ def broken_images() -> Iterator[None]:
 
 
 def open_image(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
-    """Read the header of an image; SampleError if it is empty, of a foreign format or too large."""
+    """Read the header of an image; metadata that can't be read are no reason to refuse it.
+
+    Raises:
+        SampleError: it is empty, of a foreign format or too large, or its header is broken.
+    """
     if not data:
         raise SampleError("the object is empty")
-    try:
-        image = read_header(data)
-    except Exception:  # noqa: BLE001 - on hostile bytes decoders raise anything
-        image = None
+    if name := foreign_format(data):
+        raise SampleError(f"{name} images are not read: convert it to PNG or JPEG")
+    with broken_images():
+        image = read_header(png.keep_pixels(data, header_only=True) if data.startswith(png.START) else data)
     if image is None:
         raise SampleError(f"not an image in a format that is read ({', '.join(FORMATS)})")
-    if _DNG_VERSION in getattr(image, "tag_v2", {}):  # Pillow reads only its thumbnail
-        raise SampleError("a raw photograph (DNG) is not read: convert it to TIFF or JPEG")
     if image.width * image.height > max_pixels:
         raise SampleError(f"{image.width}x{image.height} pixels: over {max_pixels} are refused")
+    tiff.check_header(image)
     return image
 
 
-def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation of an image as stored: 1 (upright) – 8."""
-    found = image.getexif().get(_ORIENTATION, 1)
+def decode_pixels(header: ImageFile.ImageFile, data: bytes) -> tuple[np.ndarray | ImageFile.ImageFile, int]:
+    """Decode an opened image as it is stored, and return its EXIF orientation, too: 1 (upright) – 8.
+
+    The pixels are uint8 (H, W), (H, W, 3) or (H, W, 4); those of other kinds are Pillow's image.
+
+    Raises:
+        SampleError: a decoder noticed damage, whether or not another overlooks it.
+    """
+    with broken_images():
+        if (pixels := decode_jpeg(data, (header.height, header.width))) is not None:
+            return pixels, _orientation(header)
+        if (pixels := png.decode_png(data, header.width * header.height)) is not None:
+            return pixels, 1
+        png.check_png(data)
+        if (pixels := tiff.decode_tiff(data, header)) is not None:
+            return pixels, 1
+        tiff.mend_palette(header)
+        header.load()
+        return header, _orientation(header)  # only now: Pillow turns TIFF itself, and finds EXIF behind pixels of PNG
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # noqa: BLE001 - on damaged EXIF anything; viewers show such photographs as they are stored
+        return 1
     return found if found in TURNS else 1
 
 
@@ -80,54 +107,42 @@ def decode_stored(data: bytes, max_pixels: int) -> Image.Image:
     Raises:
         SampleError: it is empty, of a foreign format, too large, cut off or broken.
     """
-    pixels = decode_png(data, max_pixels)
-    if pixels is not None:
-        image = Image.fromarray(pixels)
-        image.format = "PNG"
-        return image
-    return _upright(open_image(data, max_pixels))
+    header = open_image(data, max_pixels)
+    return _upright(*decode_pixels(header, data), header.format)
 
 
 def decode_image(data: bytes, max_pixels: int, *, enough: tuple[int, int] | None = None) -> Image.Image:
     """Decode one image as people see it: RGB, upright.
 
-    Of animations and stacks the first picture counts. Alpha is dropped. 16-bit values are divided by 257; floats are
-    taken as 0–1 where none is over 1, else as 0–255. For previews, `enough` is the (width, height) down to which a JPEG
-    may be decoded at a half, quarter or eighth. Raises what `decode_stored` raises.
+    Of animations and stacks the first picture counts. Alpha is dropped. Numbers of more than 8 bits are scaled by the
+    rule of `vitseg.images.numbers`. For previews, `enough` is the (width, height) down to which a JPEG may be decoded
+    at a half, quarter or eighth. Raises what `decode_stored` raises, and where numbers can't be scaled.
     """
-    image: Image.Image
-    if enough:
-        header = open_image(data, max_pixels)
-        header.draft(None, enough)
-        image = _upright(header)
-    else:
-        image = decode_stored(data, max_pixels)
+    header = open_image(data, max_pixels)
+    bits = stored_bits(header)
+    stored: np.ndarray | Image.Image
     with broken_images():
-        return to_rgb(image)
+        if enough and header.draft(None, enough):
+            check_jpeg(data)
+            header.load()
+            stored, turn = header, _orientation(header)
+        else:
+            stored, turn = decode_pixels(header, data)
+        white = 255.0 if isinstance(stored, np.ndarray) else white_level(stored, bits)
+        return to_rgb(_upright(stored, turn, header.format), white)
 
 
-def _upright(image: ImageFile.ImageFile) -> Image.Image:
-    with broken_images():
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return image
+def _upright(stored: np.ndarray | Image.Image, turn: int, kind: str | None) -> Image.Image:
+    image = Image.fromarray(stored) if isinstance(stored, np.ndarray) else stored
+    upright = image.transpose(TURNS[turn]) if turn > 1 else image
+    upright.format = kind
+    return upright
 
 
-def to_rgb(image: Image.Image, scale: float | None = None) -> Image.Image:
-    """Turn an image of any mode into RGB; floats are multiplied by `scale`, by default by their `float_scale`."""
-    if image.mode.startswith("I"):  # I;16 and friends; I holds 16-bit values, too
-        values = np.clip(np.asarray(image).astype(np.int32), 0, 65_535)
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        floats = np.nan_to_num(np.asarray(image))
-        scale = scale or float_scale(image)
-        return Image.fromarray(np.clip(floats * scale, 0, 255).astype(np.uint8)).convert("RGB")
+def to_rgb(image: Image.Image, white: float | None = None) -> Image.Image:
+    """Turn an image of any mode into RGB; `white` becomes 255 of numbers of more than 8 bits, by default their own."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(to_bytes(np.asarray(image), white or white_level(image))).convert("RGB")
     if image.mode == "P":
         image = image.convert("RGBA")  # straight to RGB, Pillow warns about palettes with transparency
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def float_scale(image: Image.Image) -> float:
-    """Return the factor that makes bytes of floats: 255 where none is over 1, else 1."""
-    values = np.asarray(image)  # getextrema would take a NaN for the largest
-    return 255.0 if np.nanmax(values, initial=0.0, where=np.isfinite(values)) <= 1 else 1.0

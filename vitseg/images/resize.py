@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from vitseg.images.decode import ON_ITS_SIDE, TURNS, broken_images, one_large, open_image, orientation
-from vitseg.images.jpeg import decode_jpeg
-from vitseg.images.png import decode_png
+from vitseg.images.decode import (
+    ON_ITS_SIDE,
+    TURNS,
+    broken_images,
+    decode_pixels,
+    one_large,
+    open_image,
+)
+from vitseg.images.numbers import stored_bits
 from vitseg.images.rows import DecodedPhoto, Photo, bands
 
 if TYPE_CHECKING:
@@ -25,14 +31,12 @@ def model_input(data: bytes, size: tuple[int, int], max_pixels: int) -> tuple[np
     A decoded image takes up to 4 bytes a pixel: see `one_large`. Raises what `vitseg.images.decode.decode_stored` raises.
     """
     image = open_image(data, max_pixels)
-    stored = (image.height, image.width)
     with one_large(image.height * image.width), broken_images():
-        if (pixels := decode_jpeg(data, stored, gray=True)) is not None:
-            return _resize_stored(pixels, orientation(image), size)
-        if (pixels := decode_png(data, max_pixels)) is not None:
-            return _resize_stored(pixels, 1, size)
-        image.load()
-        photo = DecodedPhoto(image)
+        bits = stored_bits(image)
+        pixels, turn = decode_pixels(image, data)
+        if isinstance(pixels, np.ndarray):
+            return _resize_stored(pixels, turn, size)
+        photo = DecodedPhoto(pixels, turn, bits)
         return resize_rows(photo, size), photo.size
 
 
@@ -58,8 +62,7 @@ def resize_rows(photo: Photo, size: tuple[int, int]) -> np.ndarray:
 
 def _resize_stored(pixels: np.ndarray, turn: int, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
     """Resize pixels as a camera stored them; only what is left is turned upright, which is cheaper."""
-    if pixels.ndim == 2:  # gray
-        pixels = pixels[..., None].repeat(3, 2)
+    pixels = pixels[..., None].repeat(3, 2) if pixels.ndim == 2 else pixels[..., :3]  # gray; without alpha
     given = pixels.shape[:2]
     if turn >= ON_ITS_SIDE:
         given, size = given[::-1], size[::-1]

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from vitseg.errors import StoreFullError
-from vitseg.images.decode import ON_ITS_SIDE, TURNS, broken_images, float_scale, open_image, orientation, to_rgb
+from vitseg.images.decode import ON_ITS_SIDE, TURNS, broken_images, decode_pixels, open_image, to_rgb
+from vitseg.images.numbers import stored_bits, white_level
 
 SPILLED_PIXELS = 64_000_000
 """Larger images go to a temporary file."""
@@ -42,9 +43,10 @@ def open_photo(data: bytes, max_pixels: int) -> Iterator[Photo]:
         StoreFullError: the temporary file of a large one finds no room.
     """
     image = open_image(data, max_pixels)
+    bits = stored_bits(image)
     with broken_images():
-        image.load()
-        decoded = DecodedPhoto(image)
+        pixels, turn = decode_pixels(image, data)
+        decoded = DecodedPhoto(pixels, turn, bits)
     if image.width * image.height <= SPILLED_PIXELS:
         yield decoded
         return
@@ -59,23 +61,25 @@ def open_photo(data: bytes, max_pixels: int) -> Iterator[Photo]:
                 f"{tempfile.gettempdir()} has no room for {needed}: set TMPDIR to a disk that has"
             ) from error
         image.close()
-        del image, decoded
+        del image, pixels, decoded
         yield spilled
 
 
 class DecodedPhoto:
     """A decoded image, turned upright and made RGB row by row, without a second copy of the whole."""
 
-    def __init__(self, image: Image.Image) -> None:
-        """Take an image whose pixels are loaded."""
-        self._image = image
-        self._turn = orientation(image)
-        self._scale = float_scale(image) if image.mode == "F" else None
-        self.size = image.size if self._turn >= ON_ITS_SIDE else (image.height, image.width)
+    def __init__(self, stored: np.ndarray | Image.Image, turn: int = 1, bits: int = 8) -> None:
+        """Take the pixels from `decode_pixels`, and the orientation and bits of the header."""
+        self._stored = stored
+        self._turn = turn
+        self._white = white_level(stored, bits) if isinstance(stored, Image.Image) else None
+        width, height = stored.size if isinstance(stored, Image.Image) else stored.shape[1::-1]
+        self._given = (width, height)
+        self.size = (width, height) if turn >= ON_ITS_SIDE else (height, width)
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
         """See `Photo.rows`."""
-        width, height = self._image.size
+        width, height = self._given
         box = (0, top, width, bottom)
         if self._turn in (3, 4):  # upside down
             box = (0, height - bottom, width, height - top)
@@ -84,8 +88,14 @@ class DecodedPhoto:
         elif self._turn in (7, 8):
             box = (width - bottom, 0, width - top, height)
         with broken_images():
-            part = self._image.crop(box)
-            return np.asarray(to_rgb(part.transpose(TURNS[self._turn]) if self._turn > 1 else part, self._scale))
+            part = self._crop(box)
+            return np.asarray(to_rgb(part.transpose(TURNS[self._turn]) if self._turn > 1 else part, self._white))
+
+    def _crop(self, box: tuple[int, int, int, int]) -> Image.Image:
+        if isinstance(self._stored, Image.Image):
+            return self._stored.crop(box)
+        left, top, right, bottom = box
+        return Image.fromarray(np.ascontiguousarray(self._stored[top:bottom, left:right]))
 
 
 class SpilledPhoto:

@@ -7,7 +7,14 @@ import numpy as np
 
 from vitseg.errors import AccessError, NotFoundError, SampleError, StorageError
 from vitseg.images.decode import open_image
-from vitseg.images.formats import SNIFFED_BYTES, has_image_name, is_image, may_be_image, may_be_read
+from vitseg.images.formats import (
+    SNIFFED_BYTES,
+    begins_as_image,
+    has_image_name,
+    is_image,
+    may_be_image,
+    may_be_read,
+)
 from vitseg.images.resize import model_input
 from vitseg.inference.context import ChunkContext
 from vitseg.inference.ledger import Listed, Row, row_without_mask
@@ -49,12 +56,16 @@ def read_object(context: ChunkContext, item: Listed) -> Row | Task:
             return row
     named = has_image_name(info.key)
     no_image = row_without_mask(info, "skipped", NOT_AN_IMAGE)
-    if not may_be_read(info.key, info.size, job.options.max_pixels):
-        return row_without_mask(info, "failed", f"{info.size} bytes: too large") if named else no_image
     try:
         with stopwatch.measure("fetch"):
-            if not named and not may_be_image(context.source.read_start(info.key, SNIFFED_BYTES)):
-                return no_image  # without fetching all of it, again in each job
+            is_certain = named
+            if not named:
+                start = context.source.read_start(info.key, SNIFFED_BYTES)
+                if not may_be_image(start):
+                    return no_image  # without fetching all of it, again in each job
+                is_certain = begins_as_image(start)
+            if not may_be_read(info.size, job.options.max_pixels, is_certain=is_certain):
+                return row_without_mask(info, "failed", f"{info.size} bytes: too large") if is_certain else no_image
             data, etag = context.source.read_tagged(info.key)
         if not named and not is_image(data):
             return no_image
