@@ -177,11 +177,6 @@ def test_one_large_image_at_a_time_and_small_ones_beside_it():
     assert most[10] > 1
 
 
-def test_raw_photographs_are_refused_rather_than_their_thumbnail():
-    with pytest.raises(SampleError, match="DNG"):
-        decode_image(encode(plain(COLOR), "TIFF", tiffinfo={50706: b"\x01\x04\x00\x00"}), LIMIT)
-
-
 def test_a_jpeg_is_decoded_no_larger_than_a_preview_needs():
     photo = Image.fromarray(np.full((300, 400, 3), 90, np.uint8))
     buffer = io.BytesIO()

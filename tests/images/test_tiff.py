@@ -1,0 +1,116 @@
+import io
+import re
+import struct
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.images.photographs import draw
+from vitseg.errors import SampleError
+from vitseg.images.decode import decode_image, decode_stored, open_image
+from vitseg.images.tiff import decode_tiff
+
+from .tiffs import tiff
+
+LIMIT = 10**6
+COMPRESSIONS = ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "zstd", "group4")
+
+
+def encode(mode: str, compression: str, **options) -> bytes:
+    file = io.BytesIO()
+    draw(97, 61, mode).save(file, "TIFF", compression=compression, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_the_pixels_are_those_of_pillow(mode, compression):
+    if compression == ("group4" if mode != "1" else "jpeg") or (compression == "jpeg" and mode in ("P", "I;16", "LA")):
+        return  # there is none such
+    data = encode(mode, compression)
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_array_equal(np.asarray(decode_stored(data, LIMIT)), np.asarray(image))
+    is_plain = mode in ("L", "RGB")
+    assert (decode_tiff(data, open_image(data, LIMIT)) is not None) == is_plain
+
+
+DAMAGED = {
+    "tiff_lzw": "code not yet in table",
+    "tiff_adobe_deflate": "BAD_DATA|incorrect data check|ecoding error",
+    "packbits": "Not enough data|Discarding",
+    "jpeg": "Corrupt JPEG data|premature end",
+}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "I;16"])
+@pytest.mark.parametrize("compression", DAMAGED)
+def test_damage_is_told_in_the_decoder_s_words_and_nothing_is_printed(mode, compression, capfd):
+    if compression == "jpeg" and mode in ("I;16", "RGBA"):
+        return
+    data = encode(mode, compression)
+    with Image.open(io.BytesIO(data)) as image:
+        (start, *_), (length, *_) = image.tag_v2[273], image.tag_v2[279]
+    middle, end = start + length // 2, start + length
+    spoiled = data[:middle] + b"\x7f" * (end - middle - 2) + data[end - 2 :]
+    with ThreadPoolExecutor(2) as pool:
+        errors = list(pool.map(lambda _: refusal(spoiled), range(4)))
+    assert errors == errors[:1] * 4
+    assert re.search(DAMAGED[compression], errors[0]), errors[0]
+    assert capfd.readouterr() == ("", "")
+
+
+def refusal(data: bytes) -> str:
+    try:
+        decode_image(data, LIMIT)
+    except SampleError as error:
+        return str(error)
+    return "read"
+
+
+def test_the_checksum_of_a_zip_stream_must_fit():
+    values = np.asarray(draw(97, 61))
+    data = bytearray(tiff(values, compression=8))
+    np.testing.assert_array_equal(np.asarray(decode_stored(bytes(data), LIMIT)), values)
+    with Image.open(io.BytesIO(bytes(data))) as image:
+        data[image.tag_v2[273][0] + image.tag_v2[279][0] - 1] ^= 1
+    assert re.search("BAD_DATA|Decoding error", refusal(bytes(data)))
+
+
+@pytest.mark.parametrize("compression", [1, 8])
+def test_a_palette_of_8_bit_numbers_is_read_as_that(compression):
+    colors = tuple(range(0, 256)) + tuple(range(255, -1, -1)) + (7,) * 256
+    ids = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    wanted = [[[number, 255 - number, 7] for number in row] for row in ids.tolist()]
+    for factor in (1, 256, 257):
+        data = tiff(ids, photometric=3, compression=compression, more={320: tuple(factor * color for color in colors)})
+        assert np.asarray(decode_image(data, LIMIT)).tolist() == wanted
+        assert np.asarray(decode_stored(data, LIMIT)).tolist() == ids.tolist()
+
+
+def test_raw_photographs_are_refused_rather_than_their_preview():
+    for tag in ({50706: (1,)}, {254: (1,)}):  # DNG; a preview of what comes later in the file
+        assert "not read, only its preview" in refusal(tiff(np.full((9, 9, 3), 200, np.uint8), more=tag))
+    assert refusal(tiff(np.full((9, 9, 3), 200, np.uint8), more={254: (2,)})) == "read"  # one page of several
+
+
+def test_a_size_that_is_there_twice_is_refused():
+    data = bytearray(tiff(np.full((9, 9, 3), 200, np.uint8), compression=8))
+    place = data.index(struct.pack("<HHI", 262, 3, 1))
+    data[place : place + 12] = struct.pack("<HHII", 257, 4, 1, 9)
+    assert refusal(bytes(data)) != "read"
+    place = data.index(struct.pack("<HHI", 277, 3, 1))
+    data[place : place + 12] = struct.pack("<HHII", 256, 4, 1, 9)
+    assert refusal(bytes(data)) != "read"
+
+
+def test_big_tiff_is_read():
+    file = io.BytesIO()
+    draw(31, 17).save(file, "TIFF", compression="tiff_lzw", big_tiff=True)
+    np.testing.assert_array_equal(np.asarray(decode_stored(file.getvalue(), LIMIT)), np.asarray(draw(31, 17)))
+
+
+def test_kinds_that_are_not_read_are_told_as_that():
+    many = np.zeros((9, 9, 7), np.uint8)  # of seven bands
+    assert "TIFF of a kind that is not read" in refusal(tiff(many))
