@@ -13,6 +13,7 @@ from flows.tasks.runners import CLUSTER_AHEAD, as_they_end, make_runner, may_pas
 from vitseg.data import Layout
 from vitseg.data.commit import commit, finished
 from vitseg.data.manifest import Manifest, manifest_tag
+from vitseg.data.pairing import SPLITS
 from vitseg.data.plan import Plan, PlanOptions, ShardPlan, make_plan
 from vitseg.data.shards import ShardRecord, write_shard
 from vitseg.errors import EtagError
@@ -56,12 +57,14 @@ def _prepare(source: str, dest: str, before: str | None, options: dict[str, Any]
     with progress("reading sources", unit="objects") as show:
         plan = make_plan(source, **options, progress=show)
     with closing(plan):
+        for line in plan.notes:
+            note(line)
         if manifest := finished(plan, dest):
             note(
                 f"nothing to do: {dest} already holds these {manifest.samples} samples "
                 f"(fingerprint {plan.fingerprint[:12]})"
             )
-            _note_skipped(manifest)
+            _note_lacking(manifest)
             return manifest
         manifest = commit(plan, _make_shards(plan, dest), dest, before)
     _show(manifest)
@@ -99,10 +102,15 @@ def _show(manifest: Manifest) -> None:
     if manifest.skipped:
         skipped = [{"source": row.source, "reason": row.reason} for row in manifest.skipped[:500]]
         create_table_artifact(skipped, key="skipped", description=f"{len(manifest.skipped)} sources were left out")
-    _note_skipped(manifest)
+    _note_lacking(manifest)
 
 
-def _note_skipped(manifest: Manifest) -> None:
+def _note_lacking(manifest: Manifest) -> None:
+    """Say what was left out, and which split is missing for a training."""
+    for split in SPLITS:
+        if split not in manifest.splits and manifest.targets != "none":
+            found = ", ".join(manifest.splits)
+            note(f"no samples in split {split!r}, without which `vitseg train` can't start: found {found}")
     if manifest.skipped:
         first, count = manifest.skipped[0], pluralize(len(manifest.skipped), "source")
         note(f"{count} left out, for example {first.source}: {first.reason} (all in manifest.json)")

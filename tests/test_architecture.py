@@ -73,7 +73,6 @@ UNMIRRORED: dict[str, str] = {
     "flows/cli/stack.py": "tests/flows/stack/test_stack.py runs its commands",
     "flows/tasks/register_version.py": "whole trainings: tests/flows/test_retrain.py and test_pretrain.py",
     "flows/train.py": "whole trainings: tests/flows/test_retrain.py and test_pretrain.py",
-    "vitseg/errors.py": "classes without behavior",
     "vitseg/synth/canvas.py": "what it draws is seen in whole scenes: tests/synth/test_scene.py",
     "vitseg/synth/objects.py": "what it draws is seen in whole scenes: tests/synth/test_scene.py",
     "vitseg/training/agent.py": "tests/flows/cli/test_killed.py kills agents",

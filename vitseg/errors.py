@@ -27,6 +27,10 @@ class VitsegError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        """Return the message as one line that any log can store: names in it may hold line ends, and bytes that are no UTF-8."""
+        return printable(super().__str__())
+
 
 class UsageError(VitsegError):
     """The command, recipe or address is wrong; nothing was started."""
@@ -80,6 +84,11 @@ class RankLostError(TrainingError):
 
 class RegistryError(VitsegError):
     """The model registry refused, or a check of what it holds failed."""
+
+
+def printable(text: str) -> str:
+    r"""Return text with `\n` for line ends, and `\udc..` for bytes that are no UTF-8."""
+    return text.replace("\n", "\\n").encode("utf-8", "backslashreplace").decode()
 
 
 def write_error(error: OSError, uri: str) -> VitsegError:

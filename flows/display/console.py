@@ -23,6 +23,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from vitseg.errors import printable
+
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _LINE_SECONDS = 5.0
@@ -31,6 +33,7 @@ _SPEED_SECONDS = 30.0
 
 def note(text: str) -> None:
     """Write a line for people, and to the flow run's log if there is one."""
+    text = printable(text)
     console.print(f"[dim]·[/dim] {escape(text)}")
     log_note(text)
 

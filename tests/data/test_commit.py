@@ -32,7 +32,7 @@ def test_no_usable_source_at_all_makes_no_data_set(pairs, tmp_path):
     for path in source.rglob("*.jpg"):
         path.write_bytes(b"no image")
     with pytest.raises(DataError, match="no source could be used; the first, train/"):
-        prepare(source, tmp_path / "out")
+        prepare(source, tmp_path / "out", layout="pairs")
     assert not (tmp_path / "out/manifest.json").exists()
 
 

@@ -260,3 +260,20 @@ def test_the_plan_is_a_function_of_the_content(tmp_path_factory, names, shard_sa
     keys = keys_of(plans[0])
     assert len(set(keys)) == len(keys) == len(names)
     assert max(len(shard.samples) for shard in plans[0].shards) <= shard_samples
+
+
+def test_files_of_a_folder_that_can_not_be_read_are_rows(folders):
+    (folders / "train/images/street 0.jpg").unlink()
+    (folders / "train/images/street 0.jpg").symlink_to("nowhere")
+    (folders / "train/masks/street 1.png").unlink()
+    os.mkfifo(folders / "train/masks/street 1.png")
+    plan = make_plan(str(folders))
+    assert (plan.shards.samples, plan.sources) == (2, 4)
+    reasons = {row.source: row.reason for row in plan.skipped}
+    assert reasons["train/images/street 0.jpg"].endswith("it is a link to nowhere, which is missing")
+    assert reasons["train/images/street 1.jpg"].endswith("street 1.png: it is no file but a pipe, socket or device")
+
+
+def test_what_was_understood_of_names_is_noted(folders):
+    (folders / "train").rename(folders / "Train")
+    assert make_plan(str(folders)).notes == ("the split Train is taken as train",)

@@ -220,6 +220,14 @@ def test_pairs_must_be_twice_as_wide_as_high():
         sample(photo(8, 17), None, layout="pairs", labels=CITYSCAPES)
 
 
+def test_labels_that_cityscapes_withholds_are_told():
+    options = PlanOptions(fingerprint="f", source="s", layout="cityscapes", image_size=(8, 8), labels=CITYSCAPES)
+    planned = PlannedSample("a", "a_leftImg8bit.png", "m1", "a_gtFine_labelIds.png", "m2")
+    for split, reason in {"test": "^no labeled pixel: Cityscapes keeps", "val": "^no labeled pixel$"}.items():
+        with pytest.raises(SampleError, match=reason):
+            make_sample(planned, split, options, photo(), encoded(np.full((8, 8), 3, np.uint8)))
+
+
 def test_an_rgb_image_is_no_cityscapes_id_image():
     with pytest.raises(SampleError, match="no id image"):
         sample(photo(), photo(), layout="cityscapes", labels=CITYSCAPES, name="a_gtFine_labelIds.png")

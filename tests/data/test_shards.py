@@ -85,7 +85,9 @@ def test_broken_sources_become_rows_and_the_rest_goes_on(pairs, tmp_path):
     (source / "train/1.jpg").write_bytes(whole[: len(whole) // 2])
     (source / "train/2.jpg").write_bytes(b"")
     Image.new("RGB", (65, 32), (128, 64, 128)).save(source / "train/3.jpg")
-    Image.new("RGB", (64, 32)).save(source / "train/4.jpg")
+    unlabeled = Image.new("RGB", (64, 32))
+    unlabeled.paste((200, 200, 200), (0, 0, 32, 32))
+    unlabeled.save(source / "train/4.jpg")
     plan, manifest = prepare(source, tmp_path / "out")
     assert manifest.splits["train"].samples == 2
     reasons = {row.source: row.reason for row in manifest.skipped}

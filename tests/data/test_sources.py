@@ -1,14 +1,19 @@
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from vitseg.data.layouts import detect_layout
 from vitseg.data.manifest import SkippedSource
-from vitseg.data.sources import Sample, detect_layout, find_samples, read_classes, sample_key
-from vitseg.errors import DataError, NotFoundError, UsageError
-from vitseg.storage import LocalStore, open_store
+from vitseg.data.sources import Sample, find_samples, read_classes, sample_key
+from vitseg.errors import DataError, NotFoundError, UsageError, printable
+from vitseg.images.formats import has_image_name
+from vitseg.storage import LocalStore, ObjectInfo, open_store
 
 
 class Scrambled(LocalStore):
@@ -24,23 +29,6 @@ def split_up(store, layout):
     rows = list(find_samples(store, layout))
     samples = [row for row in rows if not isinstance(row, SkippedSource)]
     return samples, {row.source: row.reason for row in rows if isinstance(row, SkippedSource)}
-
-
-def test_layouts_are_told_apart(pairs, cityscapes, folders):
-    assert detect_layout(open_store(pairs())) == "pairs"
-    assert detect_layout(open_store(cityscapes)) == "cityscapes"
-    assert detect_layout(open_store(folders)) == "folders"
-
-
-def test_a_strange_folder_is_told_what_was_looked_for_and_found(tmp_path):
-    (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(UsageError, match=r"notes\.txt.*leftImg8bit.*classes\.json"):
-        detect_layout(open_store(tmp_path))
-
-
-def test_nothing_there_is_said(tmp_path):
-    with pytest.raises(NotFoundError, match="does not exist"):
-        detect_layout(open_store(tmp_path / "missing"))
 
 
 def test_an_unknown_layout_is_refused(tmp_path):
@@ -94,7 +82,7 @@ def test_photos_and_labels_without_partner_become_rows(cityscapes):
 
 def test_folders_pair_by_stem_whatever_the_ending(folders):
     (folders / "train/images/street 0.jpg").rename(folders / "train/images/street 0.JPEG")
-    (folders / "train/images/.DS_Store.jpg").write_bytes(b"x")
+    (folders / "train/images/._street 0.jpg").write_bytes(b"x")
     (folders / "train/images/readme.txt").write_bytes(b"x")
     samples, skipped = split_up(open_store(folders), "folders")
     assert len(samples) == 4
@@ -237,8 +225,120 @@ def test_pairs_of_images_are_told_by_their_targets(tmp_path):
     assert detect_layout(store) == "folders"  # who lists classes means masks
 
 
-def test_photographs_alone_have_no_layout(tmp_path):
-    (tmp_path / "train/images").mkdir(parents=True)
-    (tmp_path / "train/images/a.jpg").write_bytes(b"x")
-    with pytest.raises(UsageError, match="SPLIT/targets"):
-        detect_layout(open_store(tmp_path))
+def test_names_that_differ_in_form_case_or_a_word_are_paired(tmp_path):
+    pairs = [
+        ("caf\u00e9", "cafe\u0301"),
+        ("IMG_1", "img_1"),
+        ("0001", "0001_mask"),
+        ("x/2", "x/2_gtFine_labelIds"),
+        ("img-7", "mask-7"),
+    ]
+    for photo, label in pairs:
+        for path in (tmp_path / f"train/images/{photo}.jpg", tmp_path / f"train/masks/{label}.png"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x")
+    notes = []
+    for store in (open_store(tmp_path), Scrambled(tmp_path)):
+        rows = list(find_samples(store, "folders", notes.append))
+        assert {(row.image.key[13:-4], row.label.key[12:-4]) for row in rows} == set(pairs)
+    assert notes[0] == notes[1]
+    assert notes[0].startswith("5 photos are paired with labels whose names are not equal but alike: train/images/")
+
+
+def test_names_that_are_like_several_are_not_guessed(folders):
+    (folders / "train/masks/street 0.png").rename(folders / "train/masks/Street 0.png")
+    (folders / "train/masks/street 0_mask.png").write_bytes(b"x")
+    samples, skipped = split_up(open_store(folders), "folders")
+    assert len(samples) == 3
+    assert skipped == {
+        "train/images/street 0.jpg": "no label belongs to this photo alone: other names are like its own",
+        "train/masks/Street 0.png": "no photo belongs to this label alone: other names are like its own",
+        "train/masks/street 0_mask.png": "no photo belongs to this label alone: other names are like its own",
+    }
+
+
+def test_equal_names_count_before_names_that_are_alike(folders):
+    (folders / "train/images/STREET 0.jpg").write_bytes(b"x")
+    samples, skipped = split_up(open_store(folders), "folders")
+    assert samples[0].image.key == "train/images/street 0.jpg"
+    assert skipped == {"train/images/STREET 0.jpg": "no label belongs to this photo"}
+
+
+@pytest.mark.parametrize(("names", "wanted"), [
+    ("Training valid test", "train val test"),
+    ("train validation", "train val"),
+    ("train val valid", "train val valid"),
+    ("train valid validation", "train valid validation"),
+])  # fmt: skip
+def test_splits_are_taken_as_what_they_can_only_mean(pairs, names, wanted):
+    folder = pairs(train=1, val=0)
+    for name in names.split()[1:]:
+        shutil.copytree(folder / "train", folder / name)
+    (folder / "train").rename(folder / names.split()[0])
+    notes = []
+    samples = list(find_samples(open_store(folder), "pairs", notes.append))
+    assert {sample.split for sample in samples} == set(wanted.split())
+    assert sorted(notes) == [
+        f"the split {old} is taken as {new}"
+        for old, new in zip(names.split(), wanted.split(), strict=True)
+        if old != new
+    ]
+
+
+def test_coarse_labels_are_not_read_and_said(cityscapes):
+    fine = cityscapes / "gtFine/train/bonn/bonn_000002_000019_gtFine_labelIds.png"
+    coarse = cityscapes / "gtCoarse/train/bonn/bonn_000002_000019_gtCoarse_labelIds.png"
+    coarse.parent.mkdir(parents=True)
+    fine.rename(coarse)
+    (cityscapes / "leftImg8bit/train/bonn/bonn.png").write_bytes(b"x")
+    samples, skipped = split_up(open_store(cityscapes), "cityscapes")
+    assert len(samples) == 3
+    assert skipped == {
+        "leftImg8bit/train/bonn/bonn_000002_000019_leftImg8bit.png": "no label belongs to this photo, only "
+        "a coarse one, which is not read",
+        "leftImg8bit/train/bonn/bonn.png": "its name is not SPLIT/CITY/…_leftImg8bit.png",
+    }
+
+
+def test_images_without_a_place_in_the_layout_are_rows(folders):
+    for name in (
+        "overview.png",
+        "train/labels/0.png",
+        "train/images/.a.jpg",
+        "train/images/b.HEIC",
+        "train/images/x\ny.jpg",
+        "_vitseg/c.png",
+    ):
+        (folders / name).parent.mkdir(exist_ok=True)
+        (folders / name).write_bytes(b"x")
+    samples, skipped = split_up(open_store(folders), "folders")
+    assert len(samples) == 4
+    assert skipped == {
+        "overview.png": "it is in no folder SPLIT/images or SPLIT/masks",
+        "train/labels/0.png": "it is in no folder SPLIT/images or SPLIT/masks",
+        "train/images/.a.jpg": "its name begins with a dot: the file is hidden",
+        "train/images/b.HEIC": ".HEIC files are not read",
+        "train/images/x\\ny.jpg": "no label belongs to this photo",
+    }
+
+
+FOLDERS = st.sampled_from(
+    ["train/images", "train/masks", "Valid/images", "valid/masks", "images", "train", "train/images/a"]
+)
+STEMS = st.sampled_from(["1", "A", "a", "a_mask", "img_a", "\u00e9", "e\u0301", "x\ny", "b c", ".a", "._a", "\udcff"])
+ENDINGS = st.sampled_from([".jpg", ".PNG", ".png", ".heic", ".txt", ""])
+
+
+@given(st.sets(st.tuples(FOLDERS, STEMS, ENDINGS), max_size=14), st.sampled_from(["folders", "pairs", "photos"]))
+def test_every_image_is_in_a_sample_or_in_a_row(names, layout):
+    keys = {f"{folder}/{stem}{ending}" for folder, stem, ending in names}
+    store = LocalStore(Path("anywhere"))
+    store.list = lambda prefix="": (ObjectInfo(key, 1, "tag") for key in keys)
+    samples, skipped = split_up(store, layout)
+    counted = [part.key for sample in samples for part in (sample.image, sample.label) if part]
+    told = [printable(key) for key in counted] + list(skipped)
+    images = [key for key in keys if has_image_name(key) and "/._" not in key]
+    if layout == "photos":  # which leaves out labels
+        images = [key for key in images if "/masks/" not in key or printable(key) in told]
+    assert sorted(told) == sorted(map(printable, images))
+    assert len({(sample.split, sample.key) for sample in samples}) == len(samples)

@@ -18,7 +18,7 @@ from vitseg.data.commit import commit
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.data.plan import Plan, PlannedShards, PlanOptions, ShardPlan, make_plan
 from vitseg.data.shards import ShardRecord, write_shard
-from vitseg.errors import DataError, StorageError, UsageError
+from vitseg.errors import DataError, StorageError, UsageError, printable
 from vitseg.synth.dataset import write_scenes
 
 pytestmark = pytest.mark.usefixtures("stack")  # Prefect reads its settings when it is imported: in the tests
@@ -76,11 +76,17 @@ def test_sources_that_can_not_be_used_are_rows_and_exit_code_4(tmp_path: Path) -
         Path(str(photo).replace("leftImg8bit/", "gtFine/").replace("_leftImg8bit", "_gtFine_labelIds"))
         for photo in photos
     ]
+    photos[0] = photos[0].rename(photos[0].with_name("line\nend \udcff_leftImg8bit.png"))
     photos[0].write_bytes(b"not a picture at all")
     photos[1].write_bytes(photos[1].read_bytes()[:-200])
     labels[2].write_bytes(photos[3].read_bytes())  # colors where ids should be
     for label in labels[4].parent.glob(f"{labels[4].name.removesuffix('_labelIds.png')}*"):
         label.unlink()
+    for kind in ("gtFine_labelIds", "gtFine_color"):
+        label = labels[0].with_name(labels[0].name.replace("gtFine_labelIds", kind))
+        label.rename(label.with_name(photos[0].name.replace("leftImg8bit", kind)))
+    (source / "leftImg8bit" / "val").rename(source / "leftImg8bit" / "valid")
+    (source / "gtFine" / "val").rename(source / "gtFine" / "valid")
     done = vitseg("preprocess", str(source), str(dest), "--size", "64x32", "--json")
     assert done.code == 4, done.err
     assert (done.json["samples"], done.json["skipped"]) == (3, 4)
@@ -88,11 +94,12 @@ def test_sources_that_can_not_be_used_are_rows_and_exit_code_4(tmp_path: Path) -
     reasons = {row["source"]: row["reason"] for row in manifest["skipped"]}
     hints = ["not an image", "broken", "no id image", None, "no label belongs"]
     for photo, hint in zip(photos, hints, strict=False):
-        key = photo.relative_to(source).as_posix()
+        key = printable(photo.relative_to(source).as_posix())
         assert (hint is None) == (key not in reasons)
         assert hint is None or hint in reasons[key]
     assert "Traceback" not in done.err
     assert "4 sources left out" in done.err
+    assert "the split valid is taken as val" in done.err
     again = vitseg("preprocess", str(source), str(dest), "--size", "64x32", "--json")
     assert (again.code, again.json["skipped"]) == (4, 4)
     assert "nothing to do" in again.err

@@ -2,6 +2,9 @@
 
 Writing:
     sources             what a source holds: images and labels in one of five layouts, paired
+    layouts             which layout a source has, or what it lacks
+    pairing             which of its objects belong together
+    pairs               what makes an image a pair of photograph and label
     temporary_database  tables on disk, for listings and plans that are too large for memory
     plan                a deterministic list of shards, and the fingerprint of what they will hold
     samples             one source → one sample: decode, check, resize, encode

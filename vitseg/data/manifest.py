@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vitseg.errors import DataError, NotFoundError
+from vitseg.errors import DataError, NotFoundError, printable
 from vitseg.json_input import malformed_as_data_error, parse_json
 from vitseg.labels import Label, train_classes
 from vitseg.storage import Store, open_store
@@ -68,10 +68,15 @@ class Split:
 
 @dataclass(frozen=True)
 class SkippedSource:
-    """One source that did not become a sample, and why."""
+    """One source that did not become a sample, and why; both texts on one line each, as any log can store them."""
 
     source: str
     reason: str
+
+    def __post_init__(self) -> None:
+        """Escape line ends in names, and bytes that are no UTF-8."""
+        object.__setattr__(self, "source", printable(self.source))
+        object.__setattr__(self, "reason", printable(self.reason))
 
 
 @dataclass(frozen=True, kw_only=True)

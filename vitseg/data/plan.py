@@ -16,10 +16,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vitseg.bounded_map import bounded_map
+from vitseg.data.layouts import detect_layout, nothing_found
 from vitseg.data.manifest import SkippedSource
-from vitseg.data.sources import PHOTOS, Sample, detect_layout, find_samples, read_classes
+from vitseg.data.sources import PHOTOS, Sample, find_samples, read_classes
 from vitseg.data.temporary_database import TemporaryDatabase, on_disk, packed, unpacked
-from vitseg.errors import NotFoundError, UsageError
+from vitseg.errors import StorageError, UsageError
 from vitseg.labels import Label, train_classes
 from vitseg.storage import LocalStore, ObjectInfo, Store, open_store
 
@@ -130,6 +131,8 @@ class Plan:
     options: PlanOptions
     shards: PlannedShards
     skipped: tuple[SkippedSource, ...]
+    notes: tuple[str, ...] = ()
+    """What people should know of how the names of the source were understood, a line each."""
 
     @property
     def fingerprint(self) -> str:
@@ -186,23 +189,22 @@ def make_plan(
     known = dict.fromkeys((*labels, *options.classes))  # the background of a binary data set is nowhere in the source
     settings = [FORMAT, layout, list(size), shard_samples, [label.to_json() for label in known]]
     skipped: list[SkippedSource] = []
+    notes: list[str] = []
     with on_disk():
         table = TemporaryDatabase()
-        if not (count := _find(table, store, layout, skipped)):
-            why = f": {skipped[0].source}: {skipped[0].reason}" if skipped else ""
-            what = "photo" if layout == PHOTOS else "labeled photo"
-            raise NotFoundError(f"{store.root} has no {what} in layout {layout}{why}")
+        if not (count := _find(table, store, layout, skipped, notes)):
+            raise nothing_found(store, layout, skipped)
         trust_etags = trust_etags and _etags_are_md5(table, store, count)
-        _hash(table, store, lambda done: progress(done, count) if progress else None, trust_etags)
+        _hash(table, store, skipped, lambda done: progress(done, count) if progress else None, trust_etags)
         options = replace(options, fingerprint=_fingerprint(settings, table))
         _shuffle(table)
-        return Plan(options, PlannedShards(table, shard_samples), tuple(skipped))
+        return Plan(options, PlannedShards(table, shard_samples), tuple(skipped), tuple(notes))
 
 
-def _find(table: TemporaryDatabase, store: Store, layout: str, skipped: list[SkippedSource]) -> int:
+def _find(table: TemporaryDatabase, store: Store, layout: str, skipped: list[SkippedSource], notes: list[str]) -> int:
     """Fill the table `found` with all usable samples, and `skipped` with the others; return the number of usable ones."""
     table.execute("CREATE TABLE found (split, key, image, image_size, image_etag, label, label_size, label_etag)")
-    samples = _usable(find_samples(store, layout), skipped)
+    samples = _usable(find_samples(store, layout, notes.append), skipped)
     table.executemany("INSERT INTO found VALUES (?, ?, ?, ?, ?, ?, ?, ?)", map(_row, samples))
     return int(table.execute("SELECT count(*) FROM found").fetchone()[0])
 
@@ -233,14 +235,28 @@ def _etags_are_md5(table: TemporaryDatabase, store: Store, count: int) -> bool:
     return all(store.md5(info) == claim for info, claim in claims.items())
 
 
-def _hash(table: TemporaryDatabase, store: Store, progress: Callable[[int], None], trust_etags: bool) -> None:
-    """Turn the table `found` into `hashed`."""
+def _hash(
+    table: TemporaryDatabase,
+    store: Store,
+    skipped: list[SkippedSource],
+    progress: Callable[[int], None],
+    trust_etags: bool,
+) -> None:
+    """Turn the table `found` into `hashed`; files of a folder that can't be read go to `skipped`."""
 
     def md5_of(key: bytes, size: int, etag: str) -> str:
         info = ObjectInfo(unpacked(key), size, etag)
         return (trust_etags and store.claimed_md5(info)) or store.md5(info)
 
-    def one(row: Any) -> tuple[object, ...]:
+    def one(row: Any) -> tuple[object, ...] | SkippedSource:
+        try:
+            return hashed(row)
+        except StorageError as error:
+            if not tagged:  # a bucket may fail for a while, and would then lose this sample
+                raise
+            return SkippedSource(unpacked(row[2]), str(error))
+
+    def hashed(row: Any) -> tuple[object, ...]:
         split, key, image, size, etag, label, label_size, label_etag = row
         label_md5 = md5_of(label, label_size, label_etag) if label else None
         tags = (etag, label_etag) if tagged else (None, None)
@@ -251,8 +267,11 @@ def _hash(table: TemporaryDatabase, store: Store, progress: Callable[[int], None
     found = table.execute("SELECT * FROM found ORDER BY rowid")
     with ThreadPoolExecutor(_HASH_THREADS) as pool:
         rows = bounded_map(lambda row: pool.submit(one, row), found, 2 * _HASH_THREADS)
-        for done, (_, hashed) in enumerate(rows, 1):
-            table.execute("INSERT INTO hashed VALUES (?, ?, ?, ?, ?, ?, ?, ?)", hashed.result())
+        for done, (_, future) in enumerate(rows, 1):
+            if isinstance(result := future.result(), SkippedSource):
+                skipped.append(result)
+            else:
+                table.execute("INSERT INTO hashed VALUES (?, ?, ?, ?, ?, ?, ?, ?)", result)
             progress(done)
     table.execute("DROP TABLE found")
 

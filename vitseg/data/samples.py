@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from vitseg.data.color_labels import exact_colors, nearest_colors
+from vitseg.data.pairs import split_pair
 from vitseg.data.plan import PlannedSample, PlanOptions
 from vitseg.data.sources import PHOTOS
 from vitseg.errors import SampleError
@@ -48,15 +49,16 @@ def make_sample(
     """
     size = options.image_size
     if label is None and options.layout != PHOTOS:
-        left, right = split_pair(decode_image(image, MAX_PIXELS))
-        photo, source_size = resize(np.asarray(left), size), (left.height, left.width)
-        target = nearest_colors(nearest(np.asarray(right), size), options.labels)
+        left, right = split_pair(decode_image(image, MAX_PIXELS), options.labels)
+        photo, source_size = resize(left, size), (left.shape[0], left.shape[1])
+        target = nearest_colors(nearest(right, size), options.labels)
     else:
         photo, source_size = model_input(image, size, MAX_PIXELS)
         target = _target(planned, options, label, source_size)
     counts = np.bincount(target.ravel(), minlength=256)[: len(options.classes)]
     if options.classes and not counts.any():
-        raise SampleError("no labeled pixel")
+        withheld = options.layout == "cityscapes" and split == "test"
+        raise SampleError("no labeled pixel" + ": Cityscapes keeps the labels of its test split to itself" * withheld)
     origin = {
         "source": planned.image,
         "label": planned.label,
@@ -95,14 +97,6 @@ def _named(what: str) -> Iterator[None]:
         yield
     except SampleError as error:
         raise SampleError(f"the {what}: {error}") from error
-
-
-def split_pair(image: Image.Image) -> tuple[Image.Image, Image.Image]:
-    """Cut a pair, RGB, exactly twice as wide as high, into photo (left) and color label (right)."""
-    width, height = image.size
-    if width != 2 * height:
-        raise SampleError(f"the pair is {_text((height, width))}: not twice as wide as high")
-    return image.crop((0, 0, height, height)), image.crop((height, 0, width, height))
 
 
 def decode_label(mask: Image.Image, options: PlanOptions, *, colors: bool) -> np.ndarray:

@@ -14,51 +14,52 @@ import contextlib
 import hashlib
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from vitseg.data import LAYOUTS
 from vitseg.data.manifest import SkippedSource
-from vitseg.data.temporary_database import TemporaryDatabase, packed, unpacked
+from vitseg.data.pairing import COARSE_LABEL, LABEL, PHOTO, SECOND_LABEL, Listed, Pairing
+from vitseg.data.temporary_database import packed, unpacked
 from vitseg.errors import DataError, NotFoundError, UsageError
-from vitseg.images.formats import EXTENSIONS
+from vitseg.images.formats import EXTENSIONS, has_image_name
 from vitseg.json_input import parse_json
 from vitseg.labels import CITYSCAPES, Label, train_classes
 from vitseg.storage import ObjectInfo, Store
-
-PHOTO, LABEL, SECOND_LABEL = range(3)
-"""What an object is to its stem; a second label counts where there is no first."""
-
-Listed = tuple[str, str, int, ObjectInfo]
-"""Split, stem, part (what it is to the stem), and the object."""
 
 PHOTOS = "photos"
 CLASSES = "classes.json"
 
 _CITYSCAPES_PHOTO = re.compile(r"leftImg8bit/(?P<split>[^/]+)/[^/]+/(?P<stem>[^/]+)_leftImg8bit\.png")
-_CITYSCAPES_LABEL = re.compile(r"gtFine/(?P<split>[^/]+)/[^/]+/(?P<stem>[^/]+)_gtFine_(?P<part>labelIds|color)\.png")
+_CITYSCAPES_LABEL = re.compile(
+    r"gt(?P<kind>Fine|Coarse)/(?P<split>[^/]+)/[^/]+/(?P<stem>[^/]+)_gt(?P=kind)_(?P<part>labelIds|color)\.png"
+)
 _BESIDE_PHOTOS = re.compile(  # labels: what they belong to, in lower case, is there too
-    r"(?P<root>(?:.*/)?)(?:(?P<official>gtfine|gtcoarse)/.+|(?P<split>[^/]+)/(?:masks|targets)/.+)"
+    r"(?P<root>(?:.*/)?)(?:(?P<official>gtfine|gtcoarse)/.+|(?P<split>[^/]+)/(?:masks|targets)/.+)",
+    re.DOTALL,
 )
 _PHOTO_FOLDERS = ("leftimg8bit", "images")  # where those photographs lie
-_PAIR = re.compile(r"(?P<split>[^/]+)/(?P<stem>[^/]+)\.(jpe?g|png)", re.IGNORECASE)
+_NAMES = re.IGNORECASE | re.DOTALL  # names may hold line ends
 _IMAGE = rf"(?P<stem>.+)({'|'.join(map(re.escape, sorted(EXTENSIONS)))})"
-_FOLDERS = re.compile(rf"(?P<split>[^/]+)/(?P<part>images|masks|targets)/{_IMAGE}", re.IGNORECASE)
-_PHOTO = re.compile(_IMAGE, re.IGNORECASE)
-_LISTINGS: dict[str, list[tuple[str, re.Pattern[str], dict[str, int]]]] = {
-    "pairs": [("", _PAIR, {"": PHOTO})],
+FOLDERS = re.compile(rf"(?P<split>[^/]+)/(?P<part>images|masks|targets)/{_IMAGE}", _NAMES)
+_PHOTO = re.compile(_IMAGE, _NAMES)
+PAIR = re.compile(rf"(?P<split>[^/]+)/{_IMAGE.replace('.+', '[^/]+')}", _NAMES)
+_LISTINGS: dict[str, list[tuple[str, re.Pattern[str], dict[str, int], str]]] = {
+    "pairs": [("", PAIR, {"": PHOTO}, "a pair lies in the folder of its split, no deeper and no higher")],
     "cityscapes": [
-        ("leftImg8bit/", _CITYSCAPES_PHOTO, {"": PHOTO}),
-        ("gtFine/", _CITYSCAPES_LABEL, {"labelids": LABEL, "color": SECOND_LABEL}),
+        ("leftImg8bit/", _CITYSCAPES_PHOTO, {"": PHOTO}, "its name is not SPLIT/CITY/…_leftImg8bit.png"),
+        ("gtFine/", _CITYSCAPES_LABEL, {"labelids": LABEL, "color": SECOND_LABEL}, ""),
+        ("gtCoarse/", _CITYSCAPES_LABEL, {"labelids": COARSE_LABEL}, ""),
     ],
-    "folders": [("", _FOLDERS, {"images": PHOTO, "masks": LABEL})],
-    "images": [("", _FOLDERS, {"images": PHOTO, "targets": LABEL})],
+    "folders": [("", FOLDERS, {"images": PHOTO, "masks": LABEL}, "it is in no folder SPLIT/images or SPLIT/masks")],
+    "images": [("", FOLDERS, {"images": PHOTO, "targets": LABEL}, "it is in no folder SPLIT/images or SPLIT/targets")],
 }
-"""Of each layout with labels: where objects lie, their names, and what an object is by the `part` of its name, if any."""
+"""Of each layout with labels: where objects lie, their names, what an object is by the `part` of its name, if any, and why an
+image with another name is left out, if it is told."""
+_APPLE_DOUBLE = "._"  # how macOS names what it knows of a file: never an image
 _VALIDATION_SHARE = 20  # of so many photos without labels, one is kept for validation
 _SPLIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
-_MAX_LISTED = 10_000  # objects of an unknown source that `detect_layout` lists before it gives up
 _MAX_CLASSES_BYTES = 2**20
 _MAX_KEY = 72  # of a sample; with its extension it must fit the 100 characters of a tar header
 
@@ -73,72 +74,13 @@ class Sample:
     label: ObjectInfo | None
 
 
-class Pairing(TemporaryDatabase):
-    """All objects that a source lists, in the order of split, stem, part and key."""
+def find_samples(
+    store: Store, layout: str, note: Callable[[str], None] = lambda text: None
+) -> Iterator[Sample | SkippedSource]:
+    """Yield every sample of a source, and a row for each other image that can't be one.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.execute(
-            "CREATE TABLE object (split BLOB, stem BLOB, part INTEGER, key BLOB, size INTEGER, etag TEXT, "
-            "PRIMARY KEY (split, stem, part, key)) WITHOUT ROWID"
-        )
-
-    def add(self, rows: Iterable[Listed]) -> None:
-        """Insert objects as they are listed."""
-        self.executemany(
-            "INSERT OR IGNORE INTO object VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                (packed(split), packed(stem), part, packed(info.key), info.size, info.etag)
-                for split, stem, part, info in rows
-            ),
-        )
-
-    def stems(self) -> Iterator[tuple[str, str, dict[int, list[ObjectInfo]]]]:
-        """Yield (split, stem, {part: objects by name}), by split and stem."""
-        rows = self.execute("SELECT * FROM object ORDER BY split, stem, part, key")
-        for (split, stem), group in itertools.groupby(rows, key=lambda row: row[:2]):
-            found: dict[int, list[ObjectInfo]] = {}
-            for _, _, part, key, size, etag in group:
-                found.setdefault(part, []).append(ObjectInfo(unpacked(key), size, etag))
-            yield unpacked(split), unpacked(stem), found
-
-
-def detect_layout(store: Store) -> str:
-    """Return the layout of a source, by its listing.
-
-    Raises:
-        UsageError: no layout fits.
-        NotFoundError: there is nothing at all.
-    """
-    if any(True for _ in store.list("leftImg8bit/")):
-        return "cityscapes"
-    if store.stat(CLASSES):
-        return "folders"
-    found: list[str] = []
-    splits: set[str] = set()
-    for info in itertools.islice(store.list(), _MAX_LISTED):
-        if _PAIR.fullmatch(info.key):
-            return "pairs"
-        if (match := _FOLDERS.fullmatch(info.key)) and match["split"] not in splits:
-            splits.add(match["split"])
-            if any(True for _ in store.list(f"{match['split']}/targets/")):
-                return "images"
-        found.append(info.key)
-    if not found:
-        raise NotFoundError(f"{store.root} is empty or does not exist")
-    examples = ", ".join(found[:3]) + (" …" if found[3:] else "")
-    raise UsageError(
-        f"{store.root} has no known layout: found {examples}; looked for "
-        "leftImg8bit/SPLIT/CITY/*_leftImg8bit.png (cityscapes), SPLIT/N.jpg (pairs), "
-        f"{CLASSES} beside SPLIT/images/* and SPLIT/masks/* (folders), and SPLIT/targets/* beside SPLIT/images/* (images); "
-        "photographs without labels are for `vitseg pretrain`"
-    )
-
-
-def find_samples(store: Store, layout: str) -> Iterator[Sample | SkippedSource]:
-    """Yield every sample of a source, and a row for each photo or label that has no partner.
-
-    Samples come by split and stem, rows after them, whatever order the store lists in. Memory: the rows.
+    Samples come by split and stem, then those that belong together by names that are alike, then the rows, whatever order
+    the store lists in. Memory: the rows. `note` is called with what people should know of how names were understood.
 
     Raises:
         UsageError: the layout is none of `LAYOUTS`.
@@ -147,24 +89,44 @@ def find_samples(store: Store, layout: str) -> Iterator[Sample | SkippedSource]:
         raise UsageError(f"layout {layout!r} does not exist: choose auto, {', '.join(LAYOUTS)}")
     skipped: list[SkippedSource] = []
     with contextlib.closing(Pairing()) as pairing:
-        pairing.add(_list_photos(store) if layout == PHOTOS else _list_objects(store, layout))
+        pairing.add(_without_rows(_list_photos(store) if layout == PHOTOS else _list_objects(store, layout), skipped))
         if layout == PHOTOS:
             _leave_out_labels(pairing)
             _choose_validation(pairing)
+        for old, new in pairing.rename_splits().items():
+            note(f"the split {old} is taken as {new}")
         for split, stem, found in pairing.stems():
             for kept, *others in found.values():  # of objects with one stem, the first by name counts
                 skipped += [SkippedSource(info.key, f"{kept.key} has the same stem") for info in others]
             first = {part: objects[0] for part, objects in found.items()}
             photo, label = first.get(PHOTO), first.get(LABEL) or first.get(SECOND_LABEL)
-            if label and not photo:
-                skipped.append(SkippedSource(label.key, "no photo belongs to this label"))
-            elif photo and not label and layout not in ("pairs", PHOTOS):
-                skipped.append(SkippedSource(photo.key, "no label belongs to this photo"))
-            elif photo and not _SPLIT.fullmatch(split):
+            if not photo or not (label or layout in ("pairs", PHOTOS)):
+                pairing.leave(split, stem, first)
+            elif not _SPLIT.fullmatch(split):
                 skipped.append(SkippedSource(photo.key, "the split's name has more than letters, digits, - and _"))
-            elif photo:
+            else:
                 yield Sample(split, sample_key(stem), photo, label)
+        yield from _pair_alike(pairing, skipped, note)
     yield from sorted(skipped, key=lambda row: row.source)
+
+
+def _pair_alike(pairing: Pairing, skipped: list[SkippedSource], note: Callable[[str], None]) -> Iterator[Sample]:
+    """Yield a sample of each photo and label whose names are alike and nobody else's; what is left becomes rows."""
+    count, example = 0, ""
+    for split, found in pairing.alike():
+        photos, labels = found.get(PHOTO, []), found.get(LABEL) or found.get(SECOND_LABEL, [])
+        if len(photos) == len(labels) == 1 and _SPLIT.fullmatch(split):
+            (stem, photo), (_, label) = photos[0], labels[0]
+            count, example = count + 1, example or f"{photo.key} with {label.key}"
+            yield Sample(split, sample_key(stem), photo, label)
+            continue
+        several = " alone: other names are like its own" if photos and labels else ""
+        coarse = ", only a coarse one, which is not read" if COARSE_LABEL in found else ""
+        skipped += [SkippedSource(info.key, f"no label belongs to this photo{several or coarse}") for _, info in photos]
+        skipped += [SkippedSource(info.key, f"no photo belongs to this label{several}") for _, info in labels]
+    if count:
+        what = "photo is" if count == 1 else "photos are"
+        note(f"{count} {what} paired with labels whose names are not equal but alike: {example}")
 
 
 def read_classes(store: Store, layout: str) -> tuple[Label, ...]:
@@ -211,20 +173,47 @@ def sample_key(stem: str) -> str:
     return f"{plain[:_MAX_KEY]}-{hashlib.sha256(stem.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
-def _list_objects(store: Store, layout: str) -> Iterator[Listed]:
-    for prefix, pattern, parts in _LISTINGS[layout]:
+def _list_objects(store: Store, layout: str) -> Iterator[Listed | SkippedSource]:
+    for prefix, pattern, parts, elsewhere in _LISTINGS[layout]:
         for info in store.list(prefix):
             if match := _match(pattern, info):
                 part = match["part"].lower() if "part" in pattern.groupindex else ""
                 if part in parts:
                     yield match["split"], match["stem"], parts[part], info
+            elif elsewhere and (row := _row_of_image(info, elsewhere)):
+                yield row
 
 
-def _list_photos(store: Store) -> Iterator[Listed]:
+def _list_photos(store: Store) -> Iterator[Listed | SkippedSource]:
     """List every image as a photo, whatever its stem."""
     for info in store.list():
-        if _match(_PHOTO, info) and not info.key.startswith("_vitseg/"):
+        if info.key.startswith("_vitseg/"):
+            continue
+        if _match(_PHOTO, info):
             yield "train", info.key, PHOTO, info
+        elif row := _row_of_image(info, ""):
+            yield row
+
+
+def _row_of_image(info: ObjectInfo, elsewhere: str) -> SkippedSource | None:
+    """Return the row of an object that has the name of an image, but no place in the layout; None of anything else."""
+    *folders, name = info.key.split("/")
+    if not has_image_name(info.key) or name.startswith(_APPLE_DOUBLE) or "_vitseg" in folders:
+        return None
+    if name.startswith("."):
+        return SkippedSource(info.key, "its name begins with a dot: the file is hidden")
+    if not _PHOTO.fullmatch(info.key):
+        return SkippedSource(info.key, f"{PurePosixPath(name).suffix} files are not read")
+    return SkippedSource(info.key, elsewhere)
+
+
+def _without_rows(found: Iterable[Listed | SkippedSource], skipped: list[SkippedSource]) -> Iterator[Listed]:
+    """Yield what was listed; the rows go to `skipped`."""
+    for one in found:
+        if isinstance(one, SkippedSource):
+            skipped.append(one)
+        else:
+            yield one
 
 
 def _leave_out_labels(pairing: Pairing) -> None:
@@ -260,5 +249,4 @@ def _key_hash(key: bytes) -> bytes:
 
 
 def _match(pattern: re.Pattern[str], info: ObjectInfo) -> re.Match[str] | None:
-    hidden = info.key.rpartition("/")[2].startswith(".")  # `._photo.jpg` and the like of file managers
-    return None if hidden else pattern.fullmatch(info.key)
+    return None if info.key.rpartition("/")[2].startswith(".") else pattern.fullmatch(info.key)

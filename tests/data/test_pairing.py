@@ -1,4 +1,4 @@
-from vitseg.data.sources import LABEL, PHOTO, SECOND_LABEL, Pairing
+from vitseg.data.pairing import LABEL, PHOTO, SECOND_LABEL, Pairing
 from vitseg.storage import ObjectInfo
 
 
