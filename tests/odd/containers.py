@@ -50,6 +50,9 @@ def _rows(samples: np.ndarray, depth: int, filtered: int) -> bytes:
 def packed_rows(samples: np.ndarray, depth: int, order: str) -> np.ndarray:
     """Return rows of samples as bytes, uint8 (H, N): below 8 bits several samples share one."""
     flat = samples.reshape(len(samples), -1)
+    if depth == 12:  # three bytes for two samples
+        bits = (flat[..., None].astype(np.uint16) >> np.arange(11, -1, -1, dtype=np.uint16)) & 1
+        return np.packbits(bits.reshape(len(flat), -1).astype(np.uint8), axis=1)
     if depth >= 8:
         kind = samples.dtype.kind if samples.dtype.kind == "f" else ("i" if samples.dtype.kind == "i" else "u")
         typed = flat.astype(np.dtype(f"{kind}{depth // 8}").newbyteorder(order))
@@ -62,11 +65,12 @@ def tiff(
     samples: np.ndarray, depth: int = 8, *, photometric: int | None = None, order: str = "<", deflate: bool = False,
     strip: int = 0, planar: bool = False, orientation: int = 0, extra: int | None = None,
     palette: np.ndarray | None = None, sample_format: int | None = None, tags: Iterable[tuple[int, int, bytes]] = (),
-    big: bool = False,
+    big: bool = False, tile: int = 0, predictor: int = 1,
 ) -> bytes:  # fmt: skip
     """Write samples (H, W) or (H, W, C) in strips of so many rows; `extra` says what a channel over those of the color is.
 
-    `tags` are further ones: number, type and bytes.
+    `tile`: squares of so many pixels instead of strips. `predictor` 2: differences, of whole bytes. `tags` are further ones:
+    number, type and bytes.
     """
     height, width = samples.shape[:2]
     channels = 1 if samples.ndim == 2 else samples.shape[2]
@@ -74,11 +78,13 @@ def tiff(
     photometric = (1 if channels < 3 else 2) if photometric is None else photometric
     planes = [samples[..., c] for c in range(channels)] if planar and channels > 1 else [samples]
     strip = strip or height
-    strips = [
-        packed_rows(plane[top : top + strip], depth, order).tobytes()
-        for plane in planes
-        for top in range(0, height, strip)
-    ]
+    if tile:
+        parts = [part for plane in planes for part in _tiles(plane, tile)]
+    else:
+        parts = [plane[top : top + strip] for plane in planes for top in range(0, height, strip)]
+    if predictor == 2:
+        parts = [np.concatenate([part[:, :1], part[:, 1:] - part[:, :-1]], 1) for part in parts]
+    strips = [packed_rows(part, depth, order).tobytes() for part in parts]
     strips = [zlib.compress(data) for data in strips] if deflate else strips
 
     def short(*values: int) -> bytes:
@@ -92,14 +98,27 @@ def tiff(
     entries = [
         (256, 4, long(width)), (257, 4, long(height)), (258, 3, short(*[depth] * channels)),
         (259, 3, short(8 if deflate else 1)), (262, 3, short(3 if palette is not None else photometric)),
-        (273, 4, long(*map(int, places))), (277, 3, short(channels)), (278, 4, long(strip)),
-        (279, 4, long(*map(len, strips))), (284, 3, short(2 if planar and channels > 1 else 1)),
+        (324 if tile else 273, 4, long(*map(int, places))), (277, 3, short(channels)),
+        (325 if tile else 279, 4, long(*map(len, strips))), (284, 3, short(2 if planar and channels > 1 else 1)),
         (339, 3, short(*[kind] * channels)),
     ]  # fmt: skip
+    entries += [(322, 4, long(tile)), (323, 4, long(tile))] if tile else [(278, 4, long(strip))]
+    entries += [(317, 3, short(predictor))] if predictor > 1 else []
     entries += [(274, 3, short(orientation))] if orientation else []
     entries += [(338, 3, short(extra))] if extra is not None else []
     entries += [(320, 3, short(*(palette.astype(int).T.ravel() * 257).tolist()))] if palette is not None else []
     return _directory(sorted([*entries, *tags]), b"".join(strips), order, big)
+
+
+def _tiles(plane: np.ndarray, side: int) -> list[np.ndarray]:
+    height, width = plane.shape[:2]
+    padding = ((0, -height % side), (0, -width % side), *[(0, 0)] * (plane.ndim - 2))
+    full = np.pad(plane, padding)
+    return [
+        full[top : top + side, left : left + side]
+        for top in range(0, len(full), side)
+        for left in range(0, full.shape[1], side)
+    ]
 
 
 def _directory(entries: list[tuple[int, int, bytes]], pixels: bytes, order: str, big: bool) -> bytes:

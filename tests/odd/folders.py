@@ -132,8 +132,13 @@ def near_layout(r: random.Random) -> OddFolder:
     made = OddFolder("near", clear=False)
     if r.random() < 0.7:
         made.with_classes()
+    made.size = r.choice([SIZE, SIZE, (24, 48)])  # wide ones are no pairs
     kind = r.choice(
         [
+            "VOC",
+            "mmsegmentation",
+            "CamVid",
+            "ADE",
             "flat",
             "parts first",
             "beside",
@@ -150,6 +155,10 @@ def near_layout(r: random.Random) -> OddFolder:
         stem = f"\u00e9 {number}" if kind == "unicode" else f"p{number}"
         suffix = r.choice(["_mask", "-mask", "_label", "_gt", ".mask", "_labelIds"]) if kind == "suffix" else ""
         photo, label = {
+            "VOC": (f"JPEGImages/{stem}.jpg", f"SegmentationClass/{stem}.png"),
+            "mmsegmentation": (f"img_dir/train/{stem}.jpg", f"ann_dir/train/{stem}.png"),
+            "CamVid": (f"train/{stem}.png", f"trainannot/{stem}.png"),
+            "ADE": (f"images/training/{stem}.jpg", f"annotations/training/{stem}.png"),
             "flat": (f"images/{stem}.jpg", f"masks/{stem}.png"), "parts first": (f"images/train/{stem}.jpg",
             f"masks/train/{stem}.png"),
             "beside": (f"train/{stem}.jpg", f"train/{stem}.png"), "suffix": (f"train/images/{stem}.jpg",

@@ -1,7 +1,9 @@
 """Odd photographs: one picture as a file of some container, depth, orientation and metadata, and what is right for it."""
 
+import functools
 import io
 import random
+import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
-from tests.odd.containers import GRAY, GRAY_ALPHA, PALETTE, RGB, RGBA, bmp, chunk, png, pnm, tiff
+from tests.odd.containers import GRAY, GRAY_ALPHA, PALETTE, PNG_START, RGB, RGBA, bmp, chunk, png, pnm, tiff
 
 ORIENTATION = 0x0112
 
@@ -72,12 +74,15 @@ def shown(data: bytes, turn: int = 1) -> np.ndarray:
 
 
 def exif(turn: int, r: random.Random, *, odd: bool = False) -> bytes:
-    """Return an EXIF block, without its `Exif\\0\\0`."""
-    block = Image.Exif()
-    block[ORIENTATION] = turn
-    block[0x010F] = "Odd & Söhne"
-    data = bytes(block.tobytes()).removeprefix(b"Exif\0\0")
-    return data + noise(r, r.randrange(64)) if odd else data
+    """Return an EXIF block, without its `Exif\\0\\0`: in either byte order, with the orientation as SHORT or LONG."""
+    order, mark = r.choice([("<", b"II"), (">", b"MM")])
+    kind, form = r.choice([(3, "HH"), (3, "HH"), (3, "HH"), (4, "I")]) if odd else (3, "HH")
+    value = struct.pack(order + form, turn, *[0] * (len(form) - 1))
+    camera = b"Odd & S\xc3\xb6hne\0\0"
+    rows = [(0x010F, 2, len(camera), struct.pack(f"{order}I", 8 + 2 + 24 + 4)), (ORIENTATION, kind, 1, value)]
+    table = b"".join(struct.pack(f"{order}HHI", tag, form, count) + data for tag, form, count, data in rows)
+    head = mark + struct.pack(f"{order}HI", 42, 8) + struct.pack(f"{order}H", len(rows))
+    return head + table + bytes(4) + camera + (noise(r, r.randrange(64)) if odd else b"")
 
 
 def saved(pixels: np.ndarray | Image.Image, kind: str, **options: Any) -> bytes:
@@ -274,7 +279,7 @@ def tiff_photo(r: random.Random, height: int, width: int) -> OddPhoto:
     )
     options: dict[str, Any] = {
         "order": r.choice("<>"), "deflate": r.random() < 0.4, "strip": r.choice([0, 1, 3, 7]), "planar": r.random() < 0.2,
-        "big": r.random() < 0.1, "orientation": turn if turn > 1 else r.choice([0, 0, 1]),
+        "big": r.random() < 0.1, "orientation": turn if turn > 1 else r.choice([0, 0, 1]), "tile": r.choice([0, 0, 0, 16, 32]),
     }  # fmt: skip
     truths, samples, depth, more = _tiff_samples(rgb, gray, kind)
     tag, note = r.choice([
@@ -282,9 +287,12 @@ def tiff_photo(r: random.Random, height: int, width: int) -> OddPhoto:
         (((34675, 7, _profile(r) or b"x"),), ", profile"), (((700, 1, b"<x:xmpmeta>"),), ", XMP"),
         (((282, 5, bytes(8)),), ", resolution 0/0"), (((34665, 13, b"\xff\xff\xff\x7f"),), ", exif nowhere"),
     ])  # fmt: skip
+    if kind in ("gray8", "rgb8", "gray16", "rgb16") and options["deflate"] and r.random() < 0.4:
+        options["predictor"] = 2
     data = tiff(stored(samples, turn), depth, tags=tag, **options, **more)
-    clear = kind not in ("double", "half", "int32", "uint32 as 16", "gray4")
-    what = f"tiff {kind} {' '.join(name for name in ('deflate', 'planar', 'big') if options[name])} turn {turn}{note}"
+    clear = kind not in ("double", "half", "int32", "uint32 as 16", "gray2", "gray4", "gray12", "int16")
+    kept = " ".join(name for name in ("deflate", "planar", "big", "tile", "predictor") if options.get(name))
+    what = f"tiff {kind} {kept} {options['order']} turn {turn}{note}"
     return OddPhoto(what, "tif", data, truths, clear=clear, checked=True)
 
 
@@ -297,6 +305,10 @@ def _tiff_samples(
         return (spread(np.where(gray > 127, 255, 0).astype(np.uint8)),), (gray > 127).astype(np.uint8), 1, {}
     if kind == "gray4":
         return (spread((gray // 16 * 17).astype(np.uint8)),), gray // 16, 4, {}
+    if kind == "gray2":
+        return (spread((gray // 64 * 85).astype(np.uint8)),), gray // 64, 2, {}
+    if kind == "gray12":
+        return plain, gray.astype(np.uint16) << 4 | gray >> 4, 12, {}
     if kind == "white is zero":
         return plain, 255 - gray, 8, {"photometric": 0}
     if kind == "p8":
@@ -313,7 +325,8 @@ def _tiff_samples(
     made: dict[str, tuple[np.ndarray, int]] = {
         "gray8": (gray, 8), "gray16": (wide, 16), "float 0-1": (share, 32), "float 0-255": (share * 255, 32),
         "double": (share.astype(np.float64), 64), "half": (share.astype(np.float16), 16),
-        "int32": (gray.astype(np.int32) << 23 | gray.astype(np.int32) << 15, 32), "uint32 as 16": (wide.astype(np.uint32), 32),
+        "int32": (gray.astype(np.int32) << 23 | gray.astype(np.int32) << 15, 32),
+        "uint32 as 16": (wide.astype(np.uint32), 32), "int16": ((wide >> 1).astype(np.int16), 16),
     }  # fmt: skip
     if kind in made:
         return plain, *made[kind], {}
@@ -390,10 +403,49 @@ def unsure_photo(r: random.Random, height: int, width: int) -> OddPhoto:
     kind, data, truths = r.choice([
         (f"png {bits} of 16 bits", png(part.astype(int), GRAY, 16), readings),
         (f"tiff {bits} of 16 bits", tiff(part, 16), readings),
+        (f"png {bits} of 16 bits RGB", png(np.repeat(part[..., None], 3, 2).astype(int), RGB, 16), readings),
+        (f"tiff {bits} of 16 bits RGB", tiff(np.repeat(part[..., None], 3, 2), 16), readings),
         ("tiff floats over 1", tiff(floats, 32), (kept, spread(np.clip(floats, 0, 255).astype(np.uint8)))),
         ("tiff odd floats", tiff(odd.astype(np.float32), 32), (kept, *zeroed)),
     ])  # fmt: skip
     return OddPhoto(kind, kind[:4].strip().replace("tiff", "tif"), data, truths, 1.5, clear=False)
+
+
+@functools.cache
+def _nothing(size: int) -> bytes:
+    return zlib.compress(bytes(size), 9)
+
+
+def bomb(r: random.Random, height: int, width: int) -> OddPhoto:
+    """Draw a small file that claims to be, or unfolds to, something huge."""
+    rgb = draw_picture(r, height, width)
+    head = png(rgb, RGB)
+    huge = struct.pack(
+        ">II5B", *r.choice([(60_000, 60_000), (2**31 - 1, 1), (1, 2**31 - 1), (20_000, 9_000)]), 8, RGB, 0, 0, 0
+    )
+    texts = chunk(b"zTXt", b"a\0\0" + _nothing(64 << 20)) * 10
+    profile = chunk(b"iCCP", b"a\0\0" + _nothing(64 << 20))
+    screen = struct.pack("<HH", 65_535, 65_535)
+    gif = saved(gray_of(rgb), "GIF")
+    pixels = PNG_START + chunk(b"IHDR", huge)
+    kind, extension, data, truths = r.choice([
+        ("png size", "png", pixels + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND"), ()),
+        ("png pixels", "png", PNG_START + chunk(b"IHDR", struct.pack(">II5B", width, height, 8, RGB, 0, 0,
+        0)) + chunk(b"IDAT", _nothing(64 << 20)) + chunk(b"IEND"), (np.zeros_like(rgb),)),
+        ("png texts", "png", head[:33] + texts + head[33:], (rgb,)), ("png profile", "png",
+        head[:33] + profile + head[33:], (rgb,)),
+        ("gif screen", "gif", gif[:6] + screen + gif[10:], ()), ("ppm size", "ppm", b"P6\n99999 99999\n255\n" + bytes(99), ()),
+        ("bmp size", "bmp", bmp(rgb)[:18] + struct.pack("<ii", 70_000, 70_000) + bmp(rgb)[26:], ()),
+        ("jpeg size", "jpg", _jpeg_of_size(saved(rgb, "JPEG"), 65_500, 65_500), ()),
+        ("tiff size", "tif", tiff(rgb).replace(struct.pack("<HHII", 256, 4, 1, width), struct.pack("<HHII", 256, 4, 1,
+        2_000_000)), ()),
+    ])  # fmt: skip
+    return OddPhoto(f"bomb {kind}", extension, data, truths, clear=False)
+
+
+def _jpeg_of_size(data: bytes, height: int, width: int) -> bytes:
+    place = data.index(b"\xff\xc0") + 5
+    return data[:place] + struct.pack(">HH", height, width) + data[place + 4 :]
 
 
 def foreign_file(r: random.Random, height: int, width: int) -> OddPhoto:
@@ -422,6 +474,7 @@ def foreign_file(r: random.Random, height: int, width: int) -> OddPhoto:
 
 
 MAKERS = (
+    bomb,
     foreign_file,
     png_photo,
     png_photo,

@@ -24,8 +24,10 @@ KNOWN = {
     ],
     "folders": [r"\.\.c|panoramas|links|new\\nline|near: one split flat"],
     "addresses": ["address file"],
+    "targets": ["warned:|printed:", "(tiff|jpeg).*pixels differ"],
+    "outputs": [],
 }
-EXAMPLES = {"photographs": 4, "masks": 12, "folders": 8, "addresses": 5}
+EXAMPLES = {"photographs": 4, "masks": 12, "folders": 8, "addresses": 5, "targets": 4, "outputs": 3}
 
 
 @pytest.mark.parametrize("kind", TRIES)

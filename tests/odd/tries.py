@@ -28,7 +28,7 @@ from tests.odd.judge import (
 )  # fmt: skip
 from tests.odd.masks import OddMask, draw_mask, draw_turned
 from tests.odd.photographs import OddPhoto, draw_picture, exif, saved, stored, whole_photo
-from tests.odd.product import Prepared, Segmented, preprocess, segment
+from tests.odd.product import Prepared, Segmented, preprocess, read_shards, segment
 
 NO_IMAGE = "not an image"
 
@@ -195,6 +195,37 @@ def judge_target(judgment: Judgment, what: str, mask: OddMask, target: np.ndarra
         )
 
 
+def try_targets(r: random.Random, work: Path) -> Judgment:
+    """Prepare pairs of images without classes: the targets are as odd as photographs are, and read as these are."""
+    judgment = Judgment()
+    size = (r.randrange(5, 40), r.randrange(5, 40))
+    targets: dict[str, OddPhoto] = {}
+    files: dict[str, bytes] = {}
+    for number in range(6):
+        target = whole_photo(r, *size)
+        target = damaged(target, r) if r.random() < 0.3 else target
+        key = f"train/images/{number}.png"
+        files[key] = saved(draw_picture(r, *size), "PNG")
+        if target.extension in READ_EXTENSIONS:
+            files[f"train/targets/{number}.{target.extension}"] = target.data
+        targets[key] = target
+    write_files(work / "source", files)
+    made = preprocess(work / "source", work / "shards", size, layout="images")
+    judgment.faults("targets", made.faults)
+    for key, target in targets.items():
+        what = f"target {target.what}"
+        if key in made.samples:
+            judge_pixels(judgment, replace(target, what=what), made.samples[key].target)
+        elif made.error or key in made.skipped:
+            judgment.add(what, REFUSED if target.clear else TOLD, made.error or made.skipped[key])
+        else:
+            judgment.add(what, FAULT, f"{key} is neither a sample nor a row")
+    return judgment
+
+
+READ_EXTENSIONS = {"png", "jpg", "tif", "tiff", "webp", "bmp", "gif", "ppm", "pgm", "pbm", "jp2", "j2k", "avif"}
+
+
 def try_addresses(r: random.Random, work: Path) -> Judgment:
     """Segment photographs at an odd address into another one, beside places that they could be taken for."""
     judgment = Judgment()
@@ -294,10 +325,58 @@ def judge_folder(judgment: Judgment, odd: OddFolder, made: Prepared) -> None:
             judgment.add(odd.what, REFUSED if odd.clear and key in odd.targets else TOLD, f"{key!r}: {why}")
 
 
+def try_outputs(r: random.Random, work: Path) -> Judgment:
+    """Damage what the product wrote itself: it makes it anew, or says what is wrong; no picture is ever another one."""
+    judgment = Judgment()
+    size = (16, 24)
+    if r.random() < 0.5:
+        odd = OddFolder("damaged shards", size=size).with_classes()
+        for number in range(6):
+            odd.add(r, f"train/images/{number}.png", f"train/masks/{number}.png")
+        odd.write(work / "source")
+        preprocess(work / "source", work / "shards", size)
+        what = f"damaged {_damage_one(r, work / 'shards')}"
+        for again in (False, True):  # as it is, and after the same command once more
+            if again:
+                judgment.faults(what, preprocess(work / "source", work / "shards", size, read=False).faults)
+            read = read_shards(work / "shards", size)
+            judgment.faults(what, read.faults)
+            for key, sample in read.samples.items():
+                if (sample.target != odd.targets[key]).any():
+                    judgment.add(what, WRONG, f"{key} is read with another label")
+            judgment.add(what, TOLD if read.error else READ)
+        return judgment
+    own = {f"{number}.png": draw_picture(r, *size) for number in range(4)}
+    write_files(work / "photos", {key: saved(pixels, "PNG") for key, pixels in own.items()})
+    segment(work / "photos", work / "masks", size)
+    what = f"damaged {_damage_one(r, work / 'masks')}"
+    made = segment(work / "photos", work / "masks", size)
+    judgment.faults(what, made.faults)
+    if made.error:
+        judgment.add(what, TOLD)
+    for key, pixels in own.items() if not made.error else ():
+        if key not in made.pixels or not looks_like(made.pixels[key], pixels, 0.1):
+            judgment.add(
+                what,
+                WRONG,
+                f"{key}: {'another picture' if key in made.pixels else [row for row in made.rows if row['key'] == key]}",
+            )
+        else:
+            judgment.add(what, READ)
+    return judgment
+
+
+def _damage_one(r: random.Random, folder: Path) -> str:
+    """Damage one file, and return what it is."""
+    path = r.choice(sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size))
+    accident = r.choice(ACCIDENTS)
+    path.write_bytes(changed_by(path.read_bytes(), accident, path.suffix[1:], r))
+    inside = path.relative_to(folder)
+    return f"{'own ' if len(inside.parts) > 1 else ''}{inside.suffix[1:] or 'file'} | {accident}"
+
+
 Try = Callable[[random.Random, Path], Judgment]
 TRIES: dict[str, Try] = {
-    "photographs": try_photographs,
-    "masks": try_masks,
-    "folders": try_folders,
-    "addresses": try_addresses,
-}
+    "photographs": try_photographs, "masks": try_masks, "folders": try_folders, "addresses": try_addresses,
+    "targets": try_targets, "outputs": try_outputs,
+}  # fmt: skip
