@@ -106,6 +106,9 @@ def test_links_to_other_places_are_no_objects(web: str, tmp_path: Path) -> None:
         "?C=N;O=D",
         "/set/a.jpg",
         "/set/a.jpg#x",
+        "./c.jpg",
+        "../other.jpg",
+        "sub/../../other.jpg",
         "/set/sub/",
         "../",
         "/other.jpg",
@@ -113,9 +116,9 @@ def test_links_to_other_places_are_no_objects(web: str, tmp_path: Path) -> None:
         "http://127.0.0.1:9/set/far.jpg",
     ]
     (tmp_path / "set" / "index.html").write_text("".join(f"<a href='{link}'>x</a>" for link in links))
-    for name in ("set/a.jpg", "set/sub/b.jpg", "other.jpg", "settings-x.jpg"):
+    for name in ("set/a.jpg", "set/c.jpg", "set/sub/b.jpg", "other.jpg", "settings-x.jpg"):
         (tmp_path / name).write_bytes(b"x")
-    assert keys(open_store(f"{web}/set")) == ["a.jpg", "sub/b.jpg"]
+    assert keys(open_store(f"{web}/set")) == ["a.jpg", "c.jpg", "sub/b.jpg"]
 
 
 def test_what_a_web_server_refuses_is_a_storage_error(web: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from vitseg.storage.base import ObjectInfo, Store, as_prefix, reading, reason, w
 
 _AHEAD = 16  # objects that are asked for at once
 _ERRORS = (OSError, aiohttp.ClientError)  # aiohttp's, for a web server's 403 or 500, are no OSErrors
-_NOT_IN_PATH = re.compile("[?#]")  # of a web address
+_NOT_IN_PATH = re.compile(r"[?#]|/\.\.(/|$)")  # of a web address
 
 
 class FsspecStore(Store):
@@ -24,7 +24,9 @@ class FsspecStore(Store):
         self.root = address.removesuffix("/")
         self._web = self.root.startswith(("http://", "https://"))
         if self.root.endswith("/") or "::" in self.root or (self._web and _NOT_IN_PATH.search(self.root)):
-            why = "write %3F and %23 for ? and # in names" if self._web else "no name may be empty or have ::"
+            why = (
+                "write %3F and %23 for ? and # in names, and no .." if self._web else "no name may be empty or have ::"
+            )
             raise UsageError(f"{address} can't be read as it is written: {why}")
         try:
             self._fs, self._path = fsspec.core.url_to_fs(self.root)
@@ -73,9 +75,11 @@ class FsspecStore(Store):
             return {}  # what does not exist holds nothing
         except _ERRORS as error:
             raise StorageError(f"can't list {without_secrets(folder)}: {reason(error)}") from error
-        # Pages of web servers link to other places, too: above all to the folder above, or to themselves, sorted.
+        # Of a single object, some list the object itself. Pages link to themselves, sorted, and to folders above.
         rows = [row for row in rows if str(row["name"]).startswith(as_prefix(self._path))]
-        rows = [row for row in rows if not (self._web and _NOT_IN_PATH.search(row["name"]))]
+        if self._web:
+            rows = [{**row, "name": row["name"].replace("/./", "/")} for row in rows]
+            rows = [row for row in rows if not _NOT_IN_PATH.search(row["name"])]
         rows = sorted(rows, key=lambda row: row["type"] == "directory")  # of one name, the folder counts
         return {str(row["name"]).rstrip("/"): row for row in rows}
 

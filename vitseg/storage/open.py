@@ -40,7 +40,7 @@ def open_store(address: str | Path) -> Store:
     if not match:
         _refuse_half_url(text)
         # `Path.expanduser` would fail on the name of a folder that begins with ~ and is no user.
-        return LocalStore(Path(os.path.expanduser(re.sub("^/+", "/", text))))  # noqa: PTH111
+        return LocalStore(Path(os.path.expanduser(text)))  # noqa: PTH111
     scheme, place = match[1].lower(), match[2]
     if scheme in ("file", "local"):
         return LocalStore(_local_path(text, place))
@@ -81,7 +81,7 @@ def _local_path(text: str, place: str) -> Path:
     escaped = os.fsencode(path)
     if _BAD_ESCAPE.search(escaped):
         raise UsageError(f"{text}: in a file:// address, % begins an escape: write %25 for the character itself")
-    return Path("/" + os.fsdecode(unquote_to_bytes(escaped)).lstrip("/"))
+    return Path("/" + os.fsdecode(unquote_to_bytes(escaped)))
 
 
 def _bucket_and_prefix(text: str, place: str) -> tuple[str, str]:
