@@ -64,7 +64,7 @@ class S3Store(Store):
                         "it joins slashes, or reads .. as a folder: write the address as the server does"
                     )
                 if not (row["Key"].endswith("/") and row["Size"] == 0):
-                    yield ObjectInfo(row["Key"].removeprefix(self.prefix), row["Size"], row["ETag"].strip('"'))
+                    yield ObjectInfo(row["Key"].removeprefix(self.prefix), row["Size"], row.get("ETag", "").strip('"'))
             if not page.get("IsTruncated"):
                 return
             token = page.get("NextContinuationToken")

@@ -57,6 +57,11 @@ def renewed_client(old: Any) -> Any:
     return client()
 
 
+def endpoint() -> str:
+    """Return the address of the S3 server where the environment names one; empty for AWS."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+
+
 def forget_connections() -> None:
     """Make the next request read the environment anew."""
     _client_of.cache_clear()
@@ -108,8 +113,8 @@ def _settings() -> dict[str, Any]:
     """Return what both connections have in common."""
     unsigned = os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("1", "true", "yes")
     settings = {**_SETTINGS, "signature_version": UNSIGNED if unsigned else "s3v4"}
-    if os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
-        # Not AWS, and many other stores refuse its newer headers. A signed request has its SHA-256 all the same.
+    if (address := endpoint()) and ".amazonaws.com" not in address:
+        # Many other stores refuse its newer headers. A signed request has its SHA-256 all the same.
         settings |= {
             name.removeprefix("AWS_").lower(): "when_required" for name in _CHECKSUMS if name not in os.environ
         }

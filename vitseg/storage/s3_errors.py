@@ -17,6 +17,7 @@ from botocore.parsers import ResponseParserError
 
 from vitseg.errors import AccessError, NotFoundError, StorageError, StoreFullError, UsageError, VitsegError
 from vitseg.storage.base import without_secrets
+from vitseg.storage.s3_client import endpoint
 
 S3_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
 """What botocore raises when a request fails."""
@@ -28,7 +29,7 @@ _MISSING = {"NoSuchKey", "404", "NotFound", "NoSuchBucket"}
 _ELSEWHERE = {"PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 # MinIO's full disk and quota, Ceph's quota; others send the status 507, and SeaweedFS InternalError, as for all else.
 _FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"}
-_CHECKSUMS = ("checksum", "aws-chunked", "x-amz-trailer")
+_CHECKSUMS = ("checksum", "content-md5", "aws-chunked", "x-amz-trailer")
 
 
 def code_of(error: Exception) -> str:
@@ -49,8 +50,7 @@ def may_be_expired(error: ClientError) -> bool:
 
 def s3_error(error: Exception, where: str, bucket: str) -> VitsegError:
     """Return the error for what failed at an address."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
-    endpoint = without_secrets(endpoint)
+    server = without_secrets(endpoint()) or "AWS"
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return AccessError(
             f"no S3 credentials for {where}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (for a public bucket "
@@ -60,7 +60,7 @@ def s3_error(error: Exception, where: str, bucket: str) -> VitsegError:
         return AccessError(f"no S3 credentials for {where}: {_line(error)}: sign in again, then repeat the command")
     if isinstance(error, EndpointConnectionError):
         return StorageError(
-            f"no S3 server answers at {endpoint}: start it (`vitseg stack up`), or check AWS_ENDPOINT_URL_S3"
+            f"no S3 server answers at {server}: start it (`vitseg stack up`), or check AWS_ENDPOINT_URL_S3"
         )
     if isinstance(error, ParamValidationError):
         return UsageError(f"{where}: S3 allows no such name of a bucket or object")
@@ -68,12 +68,12 @@ def s3_error(error: Exception, where: str, bucket: str) -> VitsegError:
         return StorageError(f"{where}: {_line(error)}")
     code, message = code_of(error), str(error.response.get("Error", {}).get("Message", ""))
     if code == "NoSuchBucket":
-        return NotFoundError(f"bucket {bucket!r} does not exist at {endpoint}: create it, or check its name")
+        return NotFoundError(f"bucket {bucket!r} does not exist at {server}: create it, or check its name")
     if code in _MISSING:
         return NotFoundError(f"{where} does not exist")
     if code in _EXPIRED:
         return AccessError(
-            f"{endpoint} refuses access to {where} ({code}): the session has ended: renew AWS_SESSION_TOKEN with its two "
+            f"{server} refuses access to {where} ({code}): the session has ended: renew AWS_SESSION_TOKEN with its two "
             "keys, or sign in again, then repeat the command: what is done stays done"
         )
     if code in _DENIED:
@@ -81,20 +81,20 @@ def s3_error(error: Exception, where: str, bucket: str) -> VitsegError:
             "" if os.environ.get("AWS_REQUEST_PAYER") else "; if its requesters pay, set AWS_REQUEST_PAYER=requester"
         )
         return AccessError(
-            f"{endpoint} refuses access to {where} ({code}): check AWS_ACCESS_KEY_ID, "
+            f"{server} refuses access to {where} ({code}): check AWS_ACCESS_KEY_ID, "
             f"AWS_SECRET_ACCESS_KEY and the bucket's permissions{payer}"
         )
     if code in _ELSEWHERE:
         return UsageError(f"{where}: the bucket lies in another region ({code} {message}): set AWS_REGION".strip())
     if code in _FULL or is_error(error, 507, "507"):
         return StoreFullError(
-            f"{endpoint} has no room left for {where} ({code}): make room there or raise the quota, then start again"
+            f"{server} has no room left for {where} ({code}): make room there or raise the quota, then start again"
         )
     text = f"{where}: {code} {' '.join(message.split())}".strip()
     if code == "InternalError" and error.operation_name == "PutObject":
         text += " (SeaweedFS says this when its disk is full, too)"
     if any(word in message.lower() for word in _CHECKSUMS):
-        text += " (if the server knows no such header, set AWS_REQUEST_CHECKSUM_CALCULATION=when_required)"
+        text += " (AWS_REQUEST_CHECKSUM_CALCULATION=when_required leaves such headers out, when_supported sends them)"
     if code == "400" and error.operation_name == "HeadObject":
         text += " (a session that has ended, another region, or an object under a customer's key)"
     return StorageError(text)
