@@ -16,7 +16,7 @@ from vitseg.data.manifest import Manifest, manifest_tag
 from vitseg.data.pairing import SPLITS
 from vitseg.data.plan import Plan, PlanOptions, ShardPlan, make_plan
 from vitseg.data.shards import ShardRecord, write_shard
-from vitseg.errors import EtagError
+from vitseg.errors import EtagError, printable
 from vitseg.storage import canonical, join
 
 
@@ -100,7 +100,7 @@ def _show(manifest: Manifest) -> None:
     ]
     create_table_artifact(rows, key="shards", description=f"fingerprint {manifest.fingerprint}")
     if manifest.skipped:
-        skipped = [{"source": row.source, "reason": row.reason} for row in manifest.skipped[:500]]
+        skipped = [{"source": printable(row.source), "reason": printable(row.reason)} for row in manifest.skipped[:500]]
         create_table_artifact(skipped, key="skipped", description=f"{len(manifest.skipped)} sources were left out")
     _note_lacking(manifest)
 

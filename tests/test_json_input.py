@@ -1,11 +1,18 @@
 import pytest
 
 from vitseg.errors import DataError
-from vitseg.json_input import malformed_as_data_error, parse_json
+from vitseg.json_input import malformed_as_data_error, parse_json, to_json_bytes
 
 
 def test_json_is_parsed():
     assert parse_json(b'{"a": [1, null]}') == {"a": [1, None]}
+
+
+def test_any_name_of_a_file_comes_back():
+    name = {"source": "é\n\udcff\\udcff"}
+    data = to_json_bytes(name)
+    assert parse_json(data) == name
+    assert "é".encode() in data
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[" * 100_000])

@@ -1,4 +1,4 @@
-"""JSON that comes from outside, out of a store or a registry: whatever is wrong with it becomes a DataError."""
+"""JSON of stores and registries: what comes from outside may hold anything, and whatever is wrong becomes a DataError."""
 
 import contextlib
 import json
@@ -14,6 +14,11 @@ def parse_json(data: bytes) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise DataError(f"not JSON: {error}") from error
+
+
+def to_json_bytes(value: Any, **options: Any) -> bytes:
+    """Return JSON as UTF-8 that `parse_json` reads back: bytes of names that are no UTF-8 stay the escapes that they are."""
+    return json.dumps(value, ensure_ascii=False, **options).encode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager

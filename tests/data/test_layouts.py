@@ -46,7 +46,10 @@ def write(root: Path, *names: str) -> Path:
 
 def test_images_of_the_shape_of_pairs_are_no_pairs(tmp_path):
     write(tmp_path, *(f"{split}/{number}.png" for split in ("train", "val") for number in range(3)))
-    with pytest.raises(UsageError, match=r"images that are no pairs \(train/0.png: no pair: only 0% .*vitseg pretrain"):
+    with pytest.raises(
+        UsageError,
+        match=r"its images are no pairs of photograph and label \(train/0.png: no pair: only 0% .*vitseg pretrain",
+    ):
         detect_layout(open_store(tmp_path))
 
 

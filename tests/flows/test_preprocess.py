@@ -18,7 +18,7 @@ from vitseg.data.commit import commit
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.data.plan import Plan, PlannedShards, PlanOptions, ShardPlan, make_plan
 from vitseg.data.shards import ShardRecord, write_shard
-from vitseg.errors import DataError, StorageError, UsageError, printable
+from vitseg.errors import DataError, StorageError, UsageError
 from vitseg.synth.dataset import write_scenes
 
 pytestmark = pytest.mark.usefixtures("stack")  # Prefect reads its settings when it is imported: in the tests
@@ -94,7 +94,7 @@ def test_sources_that_can_not_be_used_are_rows_and_exit_code_4(tmp_path: Path) -
     reasons = {row["source"]: row["reason"] for row in manifest["skipped"]}
     hints = ["not an image", "broken", "no id image", None, "no label belongs"]
     for photo, hint in zip(photos, hints, strict=False):
-        key = printable(photo.relative_to(source).as_posix())
+        key = photo.relative_to(source).as_posix()
         assert (hint is None) == (key not in reasons)
         assert hint is None or hint in reasons[key]
     assert "Traceback" not in done.err

@@ -73,8 +73,9 @@ def detect_layout(store: Store) -> str:
     if lacking := what_it_lacks(store):
         raise UsageError(f"{store.root} has no known layout: {lacking}")
     examples = ", ".join(found[:3]) + (" …" if found[3:] else "")
+    seen = f"its images are no pairs of photograph and label ({why})" if why else f"found {examples}"
     raise UsageError(
-        f"{store.root} has no known layout: found {f'images that are no pairs ({why})' if why else examples}; looked for "
+        f"{store.root} has no known layout: {seen}; looked for "
         "leftImg8bit/SPLIT/CITY/*_leftImg8bit.png (cityscapes), SPLIT/N.jpg (pairs), "
         f"{CLASSES} beside SPLIT/images/* and SPLIT/masks/* (folders), and SPLIT/targets/* beside SPLIT/images/* (images); "
         "photographs without labels are for `vitseg pretrain`"

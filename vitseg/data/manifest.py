@@ -4,14 +4,13 @@ Readers check `schema`; `vitseg verify` counts again what is counted here.
 """
 
 import functools
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vitseg.errors import DataError, NotFoundError, printable
-from vitseg.json_input import malformed_as_data_error, parse_json
+from vitseg.errors import DataError, NotFoundError
+from vitseg.json_input import malformed_as_data_error, parse_json, to_json_bytes
 from vitseg.labels import Label, train_classes
 from vitseg.storage import Store, open_store
 
@@ -68,15 +67,10 @@ class Split:
 
 @dataclass(frozen=True)
 class SkippedSource:
-    """One source that did not become a sample, and why; both texts on one line each, as any log can store them."""
+    """One source, by its key, that did not become a sample, and why; keys may hold line ends and bytes that are no UTF-8."""
 
     source: str
     reason: str
-
-    def __post_init__(self) -> None:
-        """Escape line ends in names, and bytes that are no UTF-8."""
-        object.__setattr__(self, "source", printable(self.source))
-        object.__setattr__(self, "reason", printable(self.reason))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +169,7 @@ def manifest_tag(shards: str) -> str | None:
 
 def write_manifest(store: Store, manifest: Manifest, replaces: str | None = None) -> bool:
     """Put `manifest.json`, atomically, where there is none or the one with the etag `replaces`; else return False."""
-    text = json.dumps(manifest.to_json(), ensure_ascii=False, separators=(",", ":")).encode()
+    text = to_json_bytes(manifest.to_json(), separators=(",", ":"))
     put = functools.partial(store.write, MANIFEST, text, content_type="application/json")
     return (replaces is not None and put(if_match=replaces)) or put(if_absent=True)
 

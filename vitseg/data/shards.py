@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from io import BufferedRandom
-from json import dumps
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,7 +20,7 @@ from vitseg.data.manifest import ShardInfo, SkippedSource
 from vitseg.data.plan import PlanOptions, ShardPlan
 from vitseg.data.samples import make_sample
 from vitseg.errors import DataError, EtagError, NotFoundError, SampleError, StoreFullError
-from vitseg.json_input import malformed_as_data_error, parse_json
+from vitseg.json_input import malformed_as_data_error, parse_json, to_json_bytes
 from vitseg.storage import Store, content_md5, open_store
 
 RECORDS = "_vitseg/preprocess"
@@ -77,8 +76,7 @@ def write_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecor
             info = ShardInfo(f"{shard.split}-{shard.index:05d}-{sha256[:12]}.tar", sha256, file.tell(), samples)
             store.write(info.name, file, content_type="application/x-tar")
     record = ShardRecord(shard.split, shard.index, info, tuple(pixels.tolist()), tuple(skipped))
-    text = dumps(asdict(record), ensure_ascii=False)
-    store.write(_record_key(shard, options), text.encode(), content_type="application/json")
+    store.write(_record_key(shard, options), to_json_bytes(asdict(record)), content_type="application/json")
     return record
 
 
