@@ -1,6 +1,8 @@
 """Real ranks under a real agent: they compute together what one computes alone, and none is ever left behind."""
 
 import json
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -186,11 +188,29 @@ def test_a_launcher_that_is_killed_leaves_no_process_not_even_with_its_watcher(s
         assert launcher.stdout.readline() == "event\n"
         children = psutil.Process(launcher.pid).children(recursive=True)
         working = [child for child in children if "vitseg.training.worker" in child.cmdline()]
-        assert len(working) >= 3  # the agent and two ranks
+        agent = next(child for child in working if child.ppid() == launcher.pid)
+        ranks = [child for child in working if child != agent]
+        assert len(ranks) >= 2
+        for rank in ranks:
+            rank.suspend()  # as hung: otherwise they end when they write to the launcher, which is gone
         for child in set(children) - set(working):
             child.kill()
         launcher.kill()
+    try:
+        deadline = time.monotonic() + 40
+        while not all(is_terminated(rank.pid) for rank in ranks):
+            assert time.monotonic() < deadline, "the agent has not noticed that the launcher is gone"
+            time.sleep(0.1)
+    finally:
+        for rank in ranks:
+            rank.resume()
     assert not psutil.wait_procs(working, timeout=40)[1]
+
+
+def is_terminated(pid: int) -> bool:
+    """Return whether SIGTERM waits for a suspended process (`man proc_pid_status`)."""
+    pending = re.search(r"ShdPnd:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return pending is not None and bool(int(pending[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def test_a_rank_leaves_without_closing_the_interpreter(tmp_path: Path) -> None:
