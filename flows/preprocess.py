@@ -1,5 +1,6 @@
 """Flow: source images and labels → WebDataset shards and a manifest."""
 
+import math
 import time
 from contextlib import closing
 from typing import Any
@@ -8,7 +9,7 @@ from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.tasks import exponential_backoff
 
-from flows.display.console import note, pluralize, progress
+from flows.display.console import note, pluralize, progress, warn
 from flows.tasks.runners import CLUSTER_AHEAD, as_they_end, make_runner, may_pass
 from vitseg.data import Layout
 from vitseg.data.commit import commit, finished
@@ -18,6 +19,8 @@ from vitseg.data.plan import Plan, PlanOptions, ShardPlan, make_plan
 from vitseg.data.shards import ShardRecord, write_shard
 from vitseg.errors import EtagError, printable
 from vitseg.storage import canonical, join
+
+_NAMED = 3  # unknown colors and ids of a split that are named
 
 
 @task(retries=3, retry_delay_seconds=exponential_backoff(backoff_factor=1), retry_jitter_factor=0.5,
@@ -64,7 +67,7 @@ def _prepare(source: str, dest: str, before: str | None, options: dict[str, Any]
                 f"nothing to do: {dest} already holds these {manifest.samples} samples "
                 f"(fingerprint {plan.fingerprint[:12]})"
             )
-            _note_lacking(manifest)
+            _note_findings(manifest)
             return manifest
         manifest = commit(plan, _make_shards(plan, dest), dest, before)
     _show(manifest)
@@ -89,6 +92,7 @@ def _result(manifest: Manifest, dest: str, start: float) -> dict[str, Any]:
         "samples": manifest.samples,
         "skipped": len(manifest.skipped),
         "shards": sum(len(split.shards) for split in manifest.splits.values()),
+        "warnings": list(manifest.warnings),
         "seconds": round(time.monotonic() - start, 3),
     }
 
@@ -102,11 +106,11 @@ def _show(manifest: Manifest) -> None:
     if manifest.skipped:
         skipped = [{"source": printable(row.source), "reason": printable(row.reason)} for row in manifest.skipped[:500]]
         create_table_artifact(skipped, key="skipped", description=f"{len(manifest.skipped)} sources were left out")
-    _note_lacking(manifest)
+    _note_findings(manifest)
 
 
-def _note_lacking(manifest: Manifest) -> None:
-    """Say what was left out, and which split is missing for a training."""
+def _note_findings(manifest: Manifest) -> None:
+    """Tell which split is missing for a training, what was left out, and what is likely a mistake in the labels."""
     for split in SPLITS:
         if split not in manifest.splits and manifest.targets != "none":
             found = ", ".join(manifest.splits)
@@ -114,3 +118,13 @@ def _note_lacking(manifest: Manifest) -> None:
     if manifest.skipped:
         first, count = manifest.skipped[0], pluralize(len(manifest.skipped), "source")
         note(f"{count} left out, for example {first.source}: {first.reason} (all in manifest.json)")
+    for name, held in manifest.splits.items():
+        if held.unknown_pixels:
+            share = held.unknown_pixels / (held.samples * math.prod(manifest.image_size))
+            most = ", ".join(f"{value}: {pixels:,}" for value, pixels in list(held.unknown.items())[:_NAMED])
+            note(
+                f"{share:.2%} of the label pixels in {name} have colors or ids that no class has, and don't count"
+                + (f" (most often {most})" if most else "")
+            )
+    for line in manifest.warnings:
+        warn(line)

@@ -1,17 +1,19 @@
 """The table of classes, and the ways between ids and colors."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
+from vitseg.data.label_values import read_ids
 from vitseg.errors import DataError
 from vitseg.labels import (
     CITYSCAPES,
     IGNORE_INDEX,
     Label,
+    check_told_apart,
     foreground_class,
-    id_table,
     is_binary,
     label_train_ids,
     logit_count,
@@ -34,9 +36,9 @@ def test_the_classes_of_cityscapes_are_the_official_19() -> None:
 
 def test_ids_of_cityscapes_are_unique_and_ids_of_labels_become_train_ids() -> None:
     assert [label.id for label in CITYSCAPES] == [*range(34), -1]
-    table = id_table(CITYSCAPES)
-    assert table.dtype == np.uint8
-    assert table[[7, 26, 33, 0, 9, 34, 255]].tolist() == [0, 13, 18, 255, 255, 255, 255]
+    found = read_ids(np.array([7, 26, 33, 0, 9, 34, 255, -1]), CITYSCAPES)
+    assert found.train_ids.tolist() == [0, 13, 18, 255, 255, 255, 255, 255]
+    assert found.known.tolist() == [True] * 5 + [False, True, True]
 
 
 def test_palette_is_black_where_no_class_is() -> None:
@@ -84,7 +86,7 @@ def test_what_is_no_row_is_refused() -> None:
 def test_many_ids_may_share_a_train_id() -> None:
     first, second = Label("car", (1, 2, 3), 4, 0), Label("taxi", (5, 6, 7), 8, 0)
     assert train_classes((first, second))[0] == first
-    assert id_table((first, second))[[4, 8]].tolist() == [0, 0]
+    assert read_ids(np.array([4, 8]), (first, second)).train_ids.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -112,12 +114,28 @@ def test_two_listed_classes_are_not_binary() -> None:
 
 def test_in_a_binary_data_set_all_but_the_foreground_and_id_255_is_background() -> None:
     crack, asphalt, void = (Label(name, (9, 9, 9), id_, train) for name, id_, train in BINARY)
-    table = id_table((crack, asphalt))
-    assert table[[0, 3, 5, 77, 254, 255]].tolist() == [1, 1, 0, 1, 1, 255]
+    found = read_ids(np.array([0, 3, 5, 77, 255]), (crack, asphalt))
+    assert found.train_ids[found.known].tolist() == [1, 1, 0, 255]
+    assert found.known.tolist() == [True, True, True, False, True]
     assert label_train_ids((crack, asphalt, void)) == (0, 1, 255)
     white = Label("crack", (255, 255, 255), 255, 0)  # masks of 0 and 255
-    assert id_table((white,))[[0, 1, 255]].tolist() == [1, 1, 0]
+    assert read_ids(np.array([0, 255]), (white,)).train_ids.tolist() == [1, 0]
     assert foreground_class(train_classes()) is None
+
+
+def test_two_classes_that_look_or_are_called_alike_are_refused() -> None:
+    a, b, void = Label("a", (1, 1, 1), 1, 0), Label("b", (2, 2, 2), 2, 1), Label("a", (1, 1, 1), 3)
+    check_told_apart((a, b, void))  # what does not count may share its color and its name
+    check_told_apart((a, b, dataclasses.replace(void, train_id=0)))  # and so may labels of one class
+    check_told_apart(CITYSCAPES)
+    with pytest.raises(DataError, match="two classes have the name 'a': give each its own"):
+        check_told_apart((a, dataclasses.replace(b, name="a")))
+    with pytest.raises(DataError, match=r"two classes have the color \(1, 1, 1\)"):
+        check_told_apart((a, dataclasses.replace(b, color=(1, 1, 1))))
+    with pytest.raises(DataError, match=r"two classes have the color \(1, 1, 1\)"):
+        check_told_apart((a, dataclasses.replace(void, name="paper")))  # alone, `a` has the others as its background
+    with pytest.raises(DataError, match="two classes have the name 'background'"):
+        check_told_apart((dataclasses.replace(a, name="background"),))
 
 
 @pytest.mark.parametrize("train_ids", [(0, 2), (1, 2), (), (IGNORE_INDEX,)])

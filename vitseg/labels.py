@@ -4,7 +4,8 @@
 ids* (0–18 there); 255 marks pixels that no loss or metric counts.
 
 A data set is *binary* if only one train id is listed: train id 0, the foreground. Everything else becomes train id 1, the
-background, except the id 255 of a label file, or the color of a label with id 255, which still does not count. So for masks
+background, except the id 255 of a label file, or the color of a label with id 255, which still does not count: labels that are
+listed with train id 255, the id 0 (1 if that is the foreground's) and black. So for masks
 of 0 and 255 it is enough to list `[{"name": "crack", "color": [255, 255, 255], "id": 255, "train_id": 0}]`. A model of a
 binary data set has one logit a pixel, the foreground's; shards, masks and metrics have two classes like any others.
 """
@@ -135,22 +136,27 @@ def train_classes(labels: tuple[Label, ...] = CITYSCAPES) -> tuple[Label, ...]:
     return classes if len(classes) > 1 else (*classes, background_of(classes[0]))
 
 
+def check_told_apart(labels: tuple[Label, ...]) -> None:
+    """Check that no two classes that are learned have one name or one color; labels that don't count may share theirs.
+
+    Raises:
+        DataError: two have; then neither tables of results nor masks could tell which is which.
+    """
+    foreground = foreground_class(labels)
+    rows = [
+        *zip(labels, label_train_ids(labels), strict=True),
+        *([(background_of(foreground), 1)] if foreground else []),
+    ]
+    seen: dict[object, int] = {}
+    for label, train_id in rows:
+        for what, value in (("name", label.name), ("color", label.color)):
+            if train_id != IGNORE_INDEX and seen.setdefault(value, train_id) != train_id:
+                raise DataError(f"two classes have the {what} {value!r}: give each its own")
+
+
 def palette(classes: tuple[Label, ...], ids: Iterable[int] | None = None) -> np.ndarray:
     """Return the colors of train ids, or of other `ids` of the classes, uint8 (256, 3); ids without a class are black."""
     colors = np.zeros((256, 3), np.uint8)
     for label, number in zip(classes, ids or [label.train_id for label in classes], strict=True):
         colors[number] = label.color
     return colors
-
-
-def id_table(labels: tuple[Label, ...]) -> np.ndarray:
-    """Return the train id of each label id, uint8 (256,): 255 for ids that are unknown or have no train id.
-
-    In a binary data set these are background, train id 1, except the id 255.
-    """
-    table = np.full(256, IGNORE_INDEX if foreground_class(labels) is None else 1, np.uint8)
-    table[IGNORE_INDEX] = IGNORE_INDEX
-    for label, train_id in zip(labels, label_train_ids(labels), strict=True):
-        if 0 <= label.id <= 255:
-            table[label.id] = train_id
-    return table

@@ -59,7 +59,8 @@ def preprocess(
 
     run = flow.with_options(task_runner=make_runner(runner, workers))
     result = run(source, dest, layout=layout, size=size, shard_samples=shard_samples)
-    answer(result, json, some_failed=result["skipped"] > 0)
+    shown = result if json else {**result, "warnings": len(result["warnings"])}  # they have been told
+    answer(shown, json, some_failed=result["skipped"] > 0)
 
 
 def verify(shards: options.Shards, json: options.Json = False) -> None:
@@ -77,6 +78,8 @@ def verify(shards: options.Shards, json: options.Json = False) -> None:
     else:
         if report.classes and report.pixels_per_class:
             show_table(histogram(report))
+        for line in report.warnings:
+            console.print(f"[bold yellow]warning:[/bold yellow] {escape(line)}")
         for problem in report.problems:
             console.print(f"[bold red]wrong:[/bold red] {escape(problem)}")
         answer({"shards": report.shards, "samples": report.samples, "problems": len(report.problems)}, json)

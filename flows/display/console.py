@@ -38,6 +38,13 @@ def note(text: str) -> None:
     log_note(text)
 
 
+def warn(text: str) -> None:
+    """Write a line about a likely mistake, as `note` does."""
+    console.print(f"[bold yellow]warning:[/bold yellow] {escape(text)}")
+    with contextlib.suppress(MissingContextError):
+        get_run_logger().warning(text)
+
+
 def log_note(text: str) -> None:
     """Write to the flow run's log alone, if there is one."""
     with contextlib.suppress(MissingContextError):

@@ -16,9 +16,10 @@ from webdataset import TarWriter
 from tests.bench.loader_peers import name_of, run_beside
 from tests.bench.measure import Figure, Side, compare, cpu_seconds, log
 from vitseg.data.commit import commit
+from vitseg.data.label_values import read_ids
 from vitseg.data.plan import make_plan
 from vitseg.data.shards import write_shard
-from vitseg.labels import CITYSCAPES, id_table
+from vitseg.labels import CITYSCAPES
 from vitseg.synth.dataset import write_scenes
 
 SCENES = 32
@@ -40,7 +41,7 @@ def figures(folder: Path) -> Iterator[Figure]:
         commit(plan, [write_shard(shard, plan.options, dest) for shard in plan.shards], dest)
 
     def bare() -> None:
-        table = id_table(CITYSCAPES)
+        table = read_ids(np.arange(256), CITYSCAPES).train_ids
         for photo in sorted(few.glob("leftImg8bit/*/*/*.png")):
             transform(photo, table)
 

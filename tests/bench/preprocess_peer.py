@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 
 from tests.bench.preprocess import by_pillow, transform
+from vitseg.data.label_values import read_ids
 from vitseg.images import MAX_PIXELS
 from vitseg.images.decode import decode_stored
-from vitseg.labels import CITYSCAPES, id_table
+from vitseg.labels import CITYSCAPES
 
 WORKERS = 2
 
@@ -34,7 +35,9 @@ def main(source: str, decoder: str, folder: str) -> None:
 
     photos = [str(path) for path in sorted(Path(source).glob("leftImg8bit/*/*/*.png"))]
     start = time.perf_counter()
-    make = functools.partial(one, table=id_table(CITYSCAPES), decode={"pillow": by_pillow, "ours": by_us}[decoder])
+    make = functools.partial(
+        one, table=read_ids(np.arange(256), CITYSCAPES).train_ids, decode={"pillow": by_pillow, "ours": by_us}[decoder]
+    )
     optimize(make, photos, folder, num_workers=WORKERS, chunk_bytes="64MB")
     sys.stdout.write(f"\n{len(photos) / (time.perf_counter() - start)}\n")
     sys.stdout.flush()

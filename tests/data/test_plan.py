@@ -212,11 +212,11 @@ def test_a_source_without_a_labeled_photo_says_why(cityscapes):
 @pytest.mark.parametrize(
     ("layout", "names", "fingerprint"),
     [
-        ("cityscapes", CITYSCAPES, "40b5af99e49184c0"),
-        ("pairs", ("val/{}.jpg",), "2056610fe08432c5"),
-        ("folders", FOLDERS, "246c8b1deb1854c8"),
-        ("images", IMAGES, "9cb4b39a67e87e0c"),
-        ("photos", PHOTOS, "5efec39c42d75f78"),
+        ("cityscapes", CITYSCAPES, "0367224e35b761f5"),
+        ("pairs", ("val/{}.jpg",), "07a0cbc95c3faa85"),
+        ("folders", FOLDERS, "a80d1c6ae206a06b"),
+        ("images", IMAGES, "1226cf3cafff2e01"),
+        ("photos", PHOTOS, "04b43c663b7c42bb"),
     ],
 )
 def test_data_sets_that_exist_keep_their_fingerprint(tmp_path, monkeypatch, layout, names, fingerprint):

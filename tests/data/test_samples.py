@@ -8,7 +8,7 @@ from PIL import Image, ImageFile
 from tests.images.photographs import draw, encode, photographs
 from vitseg.data import samples
 from vitseg.data.plan import PlannedSample, PlanOptions
-from vitseg.data.samples import encode_photo, make_sample, nearest
+from vitseg.data.samples import encode_photo, make_sample
 from vitseg.errors import SampleError
 from vitseg.images import MAX_PIXELS
 from vitseg.images.decode import decode_image
@@ -27,7 +27,7 @@ def encoded(pixels, kind="PNG", **options):
 def sample(image, label, *, layout="folders", labels=OWN, size=(8, 8), name="train/masks/a.png"):
     options = PlanOptions(fingerprint="f", source="s", layout=layout, image_size=size, labels=labels)
     planned = PlannedSample("a", "train/images/a.jpg", "m1", name if label else None, "m2" if label else None)
-    members, counts = make_sample(planned, "train", options, image, label)
+    members, counts, _ = make_sample(planned, "train", options, image, label)
     png = Image.open(io.BytesIO(members["png"]))
     assert png.mode == "L"
     return members, np.asarray(png), counts
@@ -94,18 +94,6 @@ def test_pairs_are_cut_in_half():
 def test_photo_and_label_are_resized_to_height_and_width():
     _, train_ids, _ = sample(photo(16, 32), encoded(np.repeat(np.repeat(IDS, 2, 0), 4, 1)), size=(4, 24))
     assert train_ids.tolist() == [np.repeat(TRAIN_IDS, 3).tolist()] * 4
-
-
-def test_resized_labels_hold_no_new_values():
-    rng = np.random.default_rng(0)
-    ids = rng.choice(np.array([1, 50, 200], np.uint8), (37, 53))
-    small = nearest(ids, (16, 16))
-    assert set(np.unique(small)) <= {1, 50, 200}
-    assert (nearest(nearest(ids, (74, 106)), (37, 53)) == ids).all()
-
-
-def test_a_smaller_label_takes_the_pixel_in_the_middle():
-    assert nearest(np.arange(9).reshape(3, 3), (1, 1)).item() == 4
 
 
 def test_the_origin_is_kept():
@@ -245,13 +233,17 @@ THING = (Label("crack", (200, 30, 30), 5, 0),)
 """All that a user lists for a binary data set."""
 
 
-def test_in_a_binary_set_everything_but_the_thing_is_background():
-    ids = np.repeat([[0, 0, 5, 5, 77, 9, 255, 254]], 8, 0).astype(np.uint8)
-    _, train_ids, counts = sample(photo(), encoded(ids), labels=THING)
+def test_in_a_binary_set_all_that_is_listed_but_the_thing_is_background():
+    ids = np.repeat([[0, 0, 5, 5, 77, 9, 255, 77]], 8, 0).astype(np.uint8)
+    listed = (*THING, Label("asphalt", (90, 90, 90), 9), Label("paint", (9, 9, 9), 77), Label("void", (1, 1, 1), 255))
+    _, train_ids, counts = sample(photo(), encoded(ids), labels=listed)
     assert train_ids[0].tolist() == [1, 1, 0, 0, 1, 1, 255, 1]
     assert counts.tolist() == [16, 40]
-    listed = (*THING, Label("asphalt", (90, 90, 90), 9), Label("void", (0, 0, 0), 255))
-    assert sample(photo(), encoded(ids), labels=listed)[1].tolist() == train_ids.tolist()
+    assert sample(photo(), encoded(ids), labels=listed[:-1])[1].tolist() == train_ids.tolist()
+    with pytest.raises(
+        SampleError, match="ids that no class has: 77; list them with train_id 255 if they are background"
+    ):
+        sample(photo(), encoded(ids), labels=listed[:2])
 
 
 def test_masks_of_0_and_255_and_masks_of_one_bit_are_binary_sets_too():
@@ -264,31 +256,33 @@ def test_masks_of_0_and_255_and_masks_of_one_bit_are_binary_sets_too():
 
 def test_colors_of_a_binary_set():
     colors = np.repeat(COLORS[None], 8, 0)
-    assert sample(photo(), encoded(colors), labels=THING)[1][0].tolist() == [1, 1, 0, 0, 0, 1, 1, 1]
+    both = (*THING, Label("asphalt", (90, 90, 90), 9))
+    assert sample(photo(), encoded(colors), labels=both)[1][0].tolist() == [1, 1, 0, 0, 0, 1, 1, 1]
     void = (*THING, Label("void", (90, 90, 90), 255))
     assert sample(photo(), encoded(colors), labels=void)[1][0].tolist() == [1, 1, 0, 0, 0, 255, 255, 255]
+    assert sample(photo(), encoded(colors), labels=THING)[1][0].tolist() == [1, 1, 0, 0, 0, 255, 255, 255]
     palette = Image.fromarray(colors).convert("P", palette=Image.Palette.ADAPTIVE, colors=3)
     out = io.BytesIO()
     palette.save(out, "PNG")  # its indices 0-2 are no ids: the thing's 5 is not among them, its color is
-    assert sample(photo(), out.getvalue(), labels=THING)[1][0].tolist() == [1, 1, 0, 0, 0, 1, 1, 1]
+    assert sample(photo(), out.getvalue(), labels=both)[1][0].tolist() == [1, 1, 0, 0, 0, 1, 1, 1]
 
 
 def test_an_image_without_the_thing_teaches_background():
     assert sample(photo(), encoded(np.zeros((8, 8), np.uint8)), labels=THING)[2].tolist() == [0, 64]
-    wide = encoded(np.full((8, 8), 300, np.uint16))
-    assert sample(photo(), wide, labels=THING)[2].tolist() == [0, 64]
+    wide = (*THING, Label("asphalt", (90, 90, 90), 300))
+    assert sample(photo(), encoded(np.full((8, 8), 300, np.uint16)), labels=wide)[2].tolist() == [0, 64]
 
 
 def test_a_pair_of_images_is_scaled_alike_and_its_target_kept_exactly():
     target = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     options = PlanOptions(fingerprint="f", source="s", layout="images", image_size=(8, 8), labels=())
     planned = PlannedSample("a", "train/images/a.jpg", "m1", "train/targets/a.png", "m2")
-    members, counts = make_sample(planned, "train", options, photo(), encoded(target))
+    members, counts, _ = make_sample(planned, "train", options, photo(), encoded(target))
     assert counts.tolist() == []
     png = Image.open(io.BytesIO(members["png"]))
     assert png.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(png), target)
-    gray, _ = make_sample(planned, "train", options, photo(), encoded(target[:, :, 0]))
+    gray, *_ = make_sample(planned, "train", options, photo(), encoded(target[:, :, 0]))
     assert Image.open(io.BytesIO(gray["png"])).mode == "RGB"
     with pytest.raises(SampleError, match="the photo is 8x9, but its target 8x8"):
         make_sample(planned, "train", options, photo(9, 8), encoded(target))

@@ -10,7 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.flows.command_line import vitseg
 from tests.memory_s3 import memory_s3
@@ -87,6 +89,11 @@ def test_sources_that_can_not_be_used_are_rows_and_exit_code_4(tmp_path: Path) -
         label.rename(label.with_name(photos[0].name.replace("leftImg8bit", kind)))
     (source / "leftImg8bit" / "val").rename(source / "leftImg8bit" / "valid")
     (source / "gtFine" / "val").rename(source / "gtFine" / "valid")
+    labels[5].unlink()
+    colors = Path(str(labels[5]).replace("_labelIds", "_color"))
+    drawn = np.array(Image.open(colors).convert("RGB"))
+    drawn[:8, :8] = 1, 2, 3
+    Image.fromarray(drawn).save(colors)
     done = vitseg("preprocess", str(source), str(dest), "--size", "64x32", "--json")
     assert done.code == 4, done.err
     assert (done.json["samples"], done.json["skipped"]) == (3, 4)
@@ -100,7 +107,18 @@ def test_sources_that_can_not_be_used_are_rows_and_exit_code_4(tmp_path: Path) -
     assert "Traceback" not in done.err
     assert "4 sources left out" in done.err
     assert "the split valid is taken as val" in done.err
+    assert done.json["warnings"] == manifest["warnings"]
     again = vitseg("preprocess", str(source), str(dest), "--size", "64x32", "--json")
+    for told in (done.err, again.err):
+        assert (
+            "1.56% of the label pixels in train have colors or ids that no class has, and don't count (most often"
+            in told
+        )
+        assert "color (1, 2, 3): 64" in told
+        assert "warning: no label in train has a pixel of " in told
+        assert (
+            f"warning: 1 label, for example of {photos[5].relative_to(source).as_posix()}: the color (1, 2, 3)" in told
+        )
     assert (again.code, again.json["skipped"]) == (4, 4)
     assert "nothing to do" in again.err
     assert "4 sources left out, for example" in again.err

@@ -86,6 +86,14 @@ def test_the_data_is_compared_with_the_champions() -> None:
     assert "| test&ensp; | –&ensp; | 5&ensp;" in page_of(CHAMPION, FLOOR, provenance=RECORD, champion_provenance=gone)
 
 
+def test_what_is_doubtful_about_the_labels_is_told_beside_their_classes() -> None:
+    doubted = dataclasses.replace(RECORD, warnings=tuple(f"no label has {n}" for n in range(6)))
+    page = page_of(CHAMPION, FLOOR, provenance=doubted).partition("# Data")[2].partition("# Provenance")[0]
+    assert "- **Warning of `preprocess`:** no label has 0\n" in page
+    assert page.count("Warning") == 4
+    assert "Warning" not in page_of(CHAMPION, FLOOR, provenance=RECORD)
+
+
 def test_the_provenance_is_complete() -> None:
     page = page_of(CHAMPION, FLOOR, provenance=RECORD).partition("# Provenance")[2]
     for text in (

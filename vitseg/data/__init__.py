@@ -8,7 +8,11 @@ Writing:
     temporary_database  tables on disk, for listings and plans that are too large for memory
     plan                a deterministic list of shards, and the fingerprint of what they will hold
     samples             one source → one sample: decode, check, resize, encode
-    color_labels        color labels → train ids
+    label_orientation   a label, turned as its photograph was
+    label_image         what a label image says: pixels → train ids
+    label_values        the values of a gray or palette label → train ids
+    color_labels        colors → train ids
+    findings            what labels hold that no class explains, counted and told
     shards              one shard of the plan → one tar
     commit              all shards of a plan → a data set
 

@@ -1,78 +1,104 @@
-"""Color labels → train ids, for clean color masks and for masks that went through JPEG.
+"""Colors → train ids: exactly for lossless labels, by the nearest color for labels that went through JPEG.
 
 JPEG smears colors: in a lossy label only two thirds of the pixels lie within 5 steps of a palette color,
 so each pixel takes the class of its nearest color. A table over a coarse grid of colors makes that a single
 look-up.
+
+Of labels that share a color, one that is trained counts, else the first. In a binary data set black is background, too.
 """
 
 import functools
 
 import numpy as np
 
-from vitseg.errors import SampleError
-from vitseg.labels import IGNORE_INDEX, Label, foreground_class, label_train_ids
+from vitseg.labels import IGNORE_INDEX, Label, background_of, foreground_class, label_train_ids
 
 GRID_BITS = 6
 """The table has 64 cells a channel, each 4 color steps wide."""
 MAX_DISTANCE = 60.0
 """Euclidean RGB distance beyond which a color belongs to no class; about 1 % of real JPEG label pixels."""
+NEAR = 24.0
+"""Euclidean RGB distance within which most pixels of a lossy label lie."""
 BLEND_COLORS = frozenset({"tunnel", "guard rail"})
-"""Colors that occur in JPEG labels almost only as blends at edges, and are ignored there."""
-MAX_UNKNOWN = 0.5
-"""Share of pixels with a color outside the palette above which an image is no label of this data set."""
+"""Colors that occur in JPEG labels almost only as blends at edges, and are ignored there unless they are trained."""
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
 
-def nearest_colors(rgb: np.ndarray, labels: tuple[Label, ...]) -> np.ndarray:
-    """Return the train ids uint8 (H, W) of a lossy color label uint8 (H, W, 3), each pixel by its nearest color.
+def nearest_colors(rgb: np.ndarray, labels: tuple[Label, ...]) -> tuple[np.ndarray, int]:
+    """Return the train ids uint8 (H, W) of a lossy color label uint8 (H, W, 3), and the number of pixels without one.
 
-    255 where that color has no train id or is over `MAX_DISTANCE` away. Where labels share a color, the first counts.
+    Each pixel takes the class of its nearest color: 255 where that color has no train id, or is over `MAX_DISTANCE` away,
+    which is what is counted. In a binary data set no color is too far.
     """
-    cell = (rgb >> (8 - GRID_BITS)).astype(np.int32)
-    return _nearest_table(labels)[(cell[..., 0] << 2 * GRID_BITS) | (cell[..., 1] << GRID_BITS) | cell[..., 2]]
+    train_ids = _nearest_table(labels)[0][_cells(rgb)]
+    return train_ids.astype(np.uint8), int(np.count_nonzero(train_ids < 0))
 
 
-def exact_colors(rgb: np.ndarray, labels: tuple[Label, ...]) -> np.ndarray:
-    """Return the train ids uint8 (H, W) of a lossless color label uint8 (H, W, 3); only exact palette colors count.
+def near_share(rgb: np.ndarray, labels: tuple[Label, ...]) -> float:
+    """Return the share of the pixels of a color label that are within `NEAR` of a class's color, 0–1."""
+    return float(_nearest_table(labels)[1][_cells(rgb)].mean())
 
-    255 where a color has no train id or is not in the palette; in a binary data set 1, background, in both cases.
 
-    Raises:
-        SampleError: most pixels have colors that are not in the palette, and the data set is not binary.
+def exact_colors(rgb: np.ndarray, labels: tuple[Label, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the train ids uint8 (…) of colors uint8 (…, 3), and which of them a label has, bool (…).
+
+    255 where a color has no train id, or no label has it.
     """
     codes, train_ids = _exact_table(labels)
-    pixels = _pack(rgb)
+    pixels = packed_colors(rgb)
     at = np.searchsorted(codes, pixels).clip(max=len(codes) - 1)
     known = codes[at] == pixels
-    binary = foreground_class(labels) is not None
-    if not binary and (unknown := 1 - float(known.mean())) > MAX_UNKNOWN:
-        raise SampleError(f"{unknown:.0%} of the label's pixels have colors that no class has")
-    return np.where(known, train_ids[at], np.uint8(1 if binary else IGNORE_INDEX))
+    return np.where(known, train_ids[at], np.uint8(IGNORE_INDEX)), known
 
 
-def _pack(rgb: np.ndarray) -> np.ndarray:
+def packed_colors(rgb: np.ndarray) -> np.ndarray:
     """(…, 3) uint8 → (…) int32 0xRRGGBB."""
     wide = rgb.astype(np.int32)
     return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
 
 
+def _colors(labels: tuple[Label, ...], *, lossy: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the colors that have a meaning, uint8 (C, 3), and their train ids, uint8 (C,)."""
+    meaning: dict[tuple[int, ...], int] = {}
+    for label, train_id in zip(labels, label_train_ids(labels), strict=True):
+        blend = lossy and label.name in BLEND_COLORS and train_id == IGNORE_INDEX
+        if not blend and meaning.get(label.color, IGNORE_INDEX) == IGNORE_INDEX:
+            meaning[label.color] = train_id
+    if foreground := foreground_class(labels):
+        if lossy and foreground.id == IGNORE_INDEX:
+            meaning.setdefault(WHITE, 0)
+        meaning.setdefault(BLACK, 1)
+        meaning.setdefault(background_of(foreground).color, 1)
+    return np.array(list(meaning), np.uint8), np.array(list(meaning.values()), np.uint8)
+
+
 @functools.lru_cache(maxsize=4)
 def _exact_table(labels: tuple[Label, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return sorted distinct color codes int32 (C,) and their train ids uint8 (C,)."""
-    codes = _pack(np.array([label.color for label in labels], np.uint8))
-    codes, first = np.unique(codes, return_index=True)
-    return codes, np.array(label_train_ids(labels), np.uint8)[first]
+    colors, train_ids = _colors(labels, lossy=False)
+    codes, first = np.unique(packed_colors(colors), return_index=True)
+    return codes, train_ids[first]
 
 
 @functools.lru_cache(maxsize=4)
-def _nearest_table(labels: tuple[Label, ...]) -> np.ndarray:
-    """Return uint8 (64³,): the train id of the color that is nearest to each cell's center."""
-    kept = [label for label in labels if label.name not in BLEND_COLORS]
-    colors = np.array([label.color for label in kept], np.float32)  # (C, 3)
+def _nearest_table(labels: tuple[Label, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return of the color that is nearest to each cell's center the train id, int16 (64³,), and whether it is `NEAR`.
+
+    The train id is -1 where that color is too far.
+    """
+    colors, train_ids = _colors(labels, lossy=True)
+    palette = colors.astype(np.float32)  # (C, 3)
     step = 2 ** (8 - GRID_BITS)
     center = np.arange(2**GRID_BITS, dtype=np.float32) * step + (step - 1) / 2
     cells = np.stack(np.meshgrid(center, center, center, indexing="ij"), -1).reshape(-1, 3)
-    squared = (cells**2).sum(1, keepdims=True) - 2 * cells @ colors.T + (colors**2).sum(1)  # (64³, C)
+    squared = (cells**2).sum(1, keepdims=True) - 2 * cells @ palette.T + (palette**2).sum(1)  # (64³, C)
     nearest = squared.argmin(1)
-    train_ids = np.array([label.train_id for label in kept], np.uint8)[nearest]
     distance = np.sqrt(squared[np.arange(len(cells)), nearest].clip(min=0))
-    return np.where(distance > MAX_DISTANCE, np.uint8(IGNORE_INDEX), train_ids)
+    too_far = (distance > MAX_DISTANCE) & (foreground_class(labels) is None)
+    return np.where(too_far, np.int16(-1), train_ids[nearest].astype(np.int16)), distance <= NEAR
+
+
+def _cells(rgb: np.ndarray) -> np.ndarray:
+    """Return the cell of each pixel, int32 (H, W)."""
+    cell = (rgb >> (8 - GRID_BITS)).astype(np.int32)
+    return (cell[..., 0] << 2 * GRID_BITS) | (cell[..., 1] << GRID_BITS) | cell[..., 2]

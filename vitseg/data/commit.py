@@ -7,11 +7,12 @@ first to write it wins, and the others fail with an error that says so.
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from vitseg.data.findings import TOLD, label_warnings, merge
 from vitseg.data.manifest import MANIFEST, Manifest, Split, read_manifest, write_manifest
 from vitseg.data.plan import Plan
 from vitseg.data.shards import ShardRecord
 from vitseg.errors import DataError, NotFoundError
-from vitseg.labels import foreground_class
+from vitseg.labels import IGNORE_INDEX, foreground_class
 from vitseg.storage import Store, open_store
 
 
@@ -41,9 +42,10 @@ def commit(plan: Plan, records: Iterable[ShardRecord], dest: str, replaces: str 
         raise DataError(f"no source could be used; the first, {skipped[0].source}: {skipped[0].reason}")
     foreground = foreground_class(plan.options.labels)
     if foreground and not any(split.pixels_per_class[0] for split in splits.values()):
+        hint = "" if foreground.id == IGNORE_INDEX else " (masks of 0 and 255 need id 255)"
         raise DataError(
             f"no label has a pixel of {foreground.name!r}: it is looked for as id {foreground.id} or color {foreground.color}; "
-            f"correct classes.json (masks of 0 and 255 need id 255)"
+            f"correct classes.json{hint}, or the labels"
         )
     manifest = Manifest(
         fingerprint=plan.fingerprint,
@@ -53,6 +55,11 @@ def commit(plan: Plan, records: Iterable[ShardRecord], dest: str, replaces: str 
         targets=plan.options.targets,
         splits=splits,
         skipped=tuple(skipped),
+        warnings=label_warnings(
+            plan.options.classes,
+            {name: split.pixels_per_class for name, split in splits.items()},
+            merge(record.findings for record in ordered),
+        ),
     )
     if lost := _lost_shards(manifest, store):
         raise DataError(f"{store.uri(lost[0])} is not there in full: run `vitseg preprocess` again")
@@ -86,7 +93,9 @@ def _splits(records: list[ShardRecord]) -> dict[str, Split]:
         rows = [record for record in records if record.split == name]
         pixels = tuple(map(sum, zip(*(row.pixels_per_class for row in rows), strict=True)))
         if shards := tuple(row.shard for row in rows if row.shard):
-            splits[name] = Split(sum(shard.samples for shard in shards), pixels, shards)
+            found = merge((row.findings for row in rows), TOLD)
+            samples = sum(shard.samples for shard in shards)
+            splits[name] = Split(samples, pixels, shards, found.unknown_pixels, found.unknown)
     return splits
 
 

@@ -52,13 +52,24 @@ class Split:
     samples: int
     pixels_per_class: tuple[int, ...]
     shards: tuple[ShardInfo, ...]
+    unknown_pixels: int = 0
+    """Pixels whose id or color no class has, so that they don't count."""
+    unknown: Mapping[str, int] = field(default_factory=dict)
+    """Pixels of the most frequent of these ids and colors, by name."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a value of `splits`; what is unknown only if there is any."""
+        row = asdict(self)
+        return row if self.unknown_pixels else {key: row[key] for key in ("samples", "pixels_per_class", "shards")}
 
     @staticmethod
     def from_json(row: Mapping[str, Any]) -> "Split":
         """Read one value of `splits`; `samples` must be what the shards add up to."""
         pixels = tuple(_count(value, "pixels_per_class") for value in row["pixels_per_class"])
         shards = tuple(ShardInfo.from_json(shard) for shard in row["shards"])
-        split = Split(_count(row["samples"], "samples"), pixels, shards)
+        unknown = {str(value): _count(count, "unknown") for value, count in row.get("unknown", {}).items()}
+        unknown_pixels = _count(row.get("unknown_pixels", 0), "unknown_pixels")
+        split = Split(_count(row["samples"], "samples"), pixels, shards, unknown_pixels, unknown)
         total = sum(shard.samples for shard in split.shards)
         if total != split.samples:
             raise DataError(f"a split says {split.samples} samples, but its shards hold {total}")
@@ -88,6 +99,8 @@ class Manifest:
     skipped: tuple[SkippedSource, ...] = field(default=())
     targets: str = "labels"
     """What the samples' PNGs hold: `labels`, train ids; `images`, target images; `none`, nothing but 255."""
+    warnings: tuple[str, ...] = ()
+    """What about the labels is likely a mistake, one line each."""
     schema: int = SCHEMA
 
     @property
@@ -104,8 +117,9 @@ class Manifest:
             "image_size": list(self.image_size),
             "classes": [label.to_json() for label in self.classes],
             **({} if self.targets == "labels" else {"targets": self.targets}),
-            "splits": {name: asdict(split) for name, split in self.splits.items()},
+            "splits": {name: split.to_json() for name, split in self.splits.items()},
             "skipped": [asdict(row) for row in self.skipped],
+            **({"warnings": list(self.warnings)} if self.warnings else {}),
         }
 
     @staticmethod
@@ -138,6 +152,7 @@ class Manifest:
             splits=splits,
             skipped=tuple(SkippedSource(_text(row, "source"), _text(row, "reason")) for row in values["skipped"]),
             targets=targets,
+            warnings=tuple(str(line) for line in values.get("warnings", ())),
         )
 
 

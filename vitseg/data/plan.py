@@ -24,8 +24,11 @@ from vitseg.errors import StorageError, UsageError
 from vitseg.labels import Label, train_classes
 from vitseg.storage import LocalStore, ObjectInfo, Store, open_store
 
-FORMAT = 3
-"""Part of the fingerprint: raise it whenever the same source and options give other tars."""
+FORMAT = 4
+"""Part of the fingerprint: raise it whenever the same source and options give other tars or rows.
+
+4: labels are read by their content (`label_image`), and what no class explains is counted.
+"""
 MAX_SOURCE_BYTES = 256 * 2**20
 """Larger source files are skipped."""
 MAX_SIDE = 8192

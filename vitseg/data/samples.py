@@ -7,19 +7,23 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 
-from vitseg.data.color_labels import exact_colors, nearest_colors
+from vitseg.data.color_labels import nearest_colors
+from vitseg.data.findings import Findings, Remark
+from vitseg.data.label_image import Holds, LabelPixels, nearest, read_label
+from vitseg.data.label_orientation import decode_label
 from vitseg.data.pairs import split_pair
 from vitseg.data.plan import PlannedSample, PlanOptions
 from vitseg.data.sources import PHOTOS
 from vitseg.errors import SampleError
 from vitseg.images import MAX_PIXELS
-from vitseg.images.decode import broken_images, decode_image, decode_stored, to_rgb
+from vitseg.images.decode import broken_images, decode_image, to_rgb
 from vitseg.images.resize import model_input, resize
-from vitseg.labels import IGNORE_INDEX, Label, foreground_class, id_table
+from vitseg.labels import IGNORE_INDEX
 
 JPEG_QUALITY = 95
 PNG_LEVEL = 4
@@ -28,8 +32,8 @@ PNG_LEVEL = 4
 
 def make_sample(
     planned: PlannedSample, split: str, options: PlanOptions, image: bytes, label: bytes | None
-) -> tuple[dict[str, bytes], np.ndarray]:
-    """Return the tar members of one sample and its labeled pixels.
+) -> tuple[dict[str, bytes], np.ndarray, Findings]:
+    """Return the tar members of one sample, its labeled pixels, and what its label holds that no class explains.
 
     The pixels that are encoded as the sample's photo are exactly those that `segment` feeds a model of this size for the
     same file (`vitseg.images.resize.model_input`), or for the left half of a pair; JPEG then changes them a little.
@@ -42,7 +46,7 @@ def make_sample(
         label: content of the label's file; None for `pairs` and `photos`.
 
     Returns:
-        `{"jpg", "png", "json"}` → bytes, and pixels of each class, int64 (K,); K = 0 for image pairs.
+        `{"jpg", "png", "json"}` → bytes; pixels of each class, int64 (K,), K = 0 for image pairs; findings.
 
     Raises:
         SampleError: the files are broken, don't belong together, or have no labeled pixel.
@@ -51,11 +55,12 @@ def make_sample(
     if label is None and options.layout != PHOTOS:
         left, right = split_pair(decode_image(image, MAX_PIXELS), options.labels)
         photo, source_size = resize(left, size), (left.shape[0], left.shape[1])
-        target = nearest_colors(nearest(right, size), options.labels)
+        train_ids, far = nearest_colors(nearest(right, size), options.labels)
+        target = LabelPixels(train_ids, far)
     else:
         photo, source_size = model_input(image, size, MAX_PIXELS)
-        target = _target(planned, options, label, source_size)
-    counts = np.bincount(target.ravel(), minlength=256)[: len(options.classes)]
+        target = _target(planned, options, image, label, source_size)
+    counts = np.bincount(target.train_ids.ravel(), minlength=256)[: len(options.classes)]
     if options.classes and not counts.any():
         withheld = options.layout == "cityscapes" and split == "test"
         raise SampleError("no labeled pixel" + ": Cityscapes keeps the labels of its test split to itself" * withheld)
@@ -69,25 +74,35 @@ def make_sample(
         "label_md5": planned.label_md5,
     }
     text = json.dumps(origin, sort_keys=True).encode()
-    return {"jpg": encode_photo(photo), "png": encode_label(target), "json": text}, counts
+    remarks = tuple(Remark(remark, 1, planned.image) for remark in target.remarks)
+    found = Findings(target.unknown_pixels, target.unknown, remarks)
+    return {"jpg": encode_photo(photo), "png": encode_label(target.train_ids), "json": text}, counts, found
 
 
 def _target(
-    planned: PlannedSample, options: PlanOptions, label: bytes | None, source_size: tuple[int, int]
-) -> np.ndarray:
+    planned: PlannedSample, options: PlanOptions, image: bytes, label: bytes | None, source_size: tuple[int, int]
+) -> LabelPixels:
     """Return train ids, uint8 (H, W), or a target image, uint8 (H, W, 3), for a photo whose size was `source_size`."""
     size = options.image_size
     if label is None:
-        return np.full(size, IGNORE_INDEX, np.uint8)
+        return LabelPixels(np.full(size, IGNORE_INDEX, np.uint8))
     what = "label" if options.classes else "target"
     with _named(what):
-        mask = decode_stored(label, MAX_PIXELS)
+        mask, remarks = decode_label(label, image, source_size, MAX_PIXELS)
     if (mask.height, mask.width) != source_size:
         raise SampleError(f"the photo is {_text(source_size)}, but its {what} {_text((mask.height, mask.width))}")
     if options.classes:
-        return decode_label(mask, options, colors=str(planned.label).endswith("_gtFine_color.png"))
-    with _named(what):
-        return resize(np.asarray(_rgb(mask)), size)
+        found = read_label(mask, label, options.labels, size, _holds(planned, options))
+        return replace(found, remarks=(*remarks, *found.remarks))
+    with _named(what), broken_images():
+        return LabelPixels(resize(np.asarray(to_rgb(mask)), size), remarks=remarks)
+
+
+def _holds(planned: PlannedSample, options: PlanOptions) -> Holds:
+    """Return what the layout says of a label file: Cityscapes has it in the file's name."""
+    if options.layout != "cityscapes":
+        return "either"
+    return "colors" if str(planned.label).endswith("_gtFine_color.png") else "ids"
 
 
 @contextmanager
@@ -97,48 +112,6 @@ def _named(what: str) -> Iterator[None]:
         yield
     except SampleError as error:
         raise SampleError(f"the {what}: {error}") from error
-
-
-def decode_label(mask: Image.Image, options: PlanOptions, *, colors: bool) -> np.ndarray:
-    """Return the train ids of a lossless label, resized to `options.image_size`: uint8 (H, W).
-
-    Label files of `cityscapes` hold ids, or `colors`. Those of `folders` hold either: images with one
-    channel are ids, images with several are colors, and a palette image holds whichever its values fit. In a
-    binary data set all values fit: there it holds colors only if the foreground's color occurs and its id does not.
-
-    Raises:
-        SampleError: ids or colors are not in the list of classes.
-    """
-    one_channel = mask.mode in ("1", "L", "P", "I") or mask.mode.startswith("I;16")
-    if options.layout == "cityscapes" and not colors and not one_channel:
-        raise SampleError(f"the label is no id image: its mode is {mask.mode}")
-    if one_channel and not colors:
-        ids = nearest(np.asarray(mask), options.image_size).astype(np.int64)
-        if foreground := foreground_class(options.labels):
-            if mask.mode != "P" or (ids == foreground.id).any() or not _has_color(mask, foreground):
-                return np.where((ids >= 0) & (ids <= 255), id_table(options.labels)[ids.clip(0, 255)], np.uint8(1))
-        elif not (unknown := unknown_ids(ids, options.labels)):
-            return id_table(options.labels)[ids]
-        elif mask.mode != "P" or options.layout == "cityscapes":
-            raise SampleError(f"the label has ids that no class has: {', '.join(map(str, unknown[:5]))}")
-    return exact_colors(nearest(np.asarray(_rgb(mask)), options.image_size), options.labels)
-
-
-def unknown_ids(ids: np.ndarray, labels: tuple[Label, ...]) -> list[int]:
-    """Return the values of a label image, ascending, that are no label's id; 255 is always known."""
-    known = [label.id for label in labels if 0 <= label.id < IGNORE_INDEX] + [IGNORE_INDEX]
-    if ids.size and ids.min() >= 0 and ids.max() <= IGNORE_INDEX:  # nearly always: counting is quicker than sorting
-        ids = np.flatnonzero(np.bincount(ids.ravel()))
-    return [int(value) for value in np.setdiff1d(ids, known)]
-
-
-def nearest(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize (H, W, …) to `size` (height, width): each pixel takes the one under its center, unmixed."""
-    rows, columns = (
-        ((np.arange(wanted) + 0.5) * given / wanted).astype(np.intp)
-        for wanted, given in zip(size, pixels.shape[:2], strict=True)
-    )
-    return pixels.take(rows, axis=0).take(columns, axis=1)  # rows first: they lie together in memory
 
 
 def encode_photo(photo: np.ndarray) -> bytes:
@@ -153,15 +126,6 @@ def encode_label(target: np.ndarray) -> bytes:
     out = io.BytesIO()
     Image.fromarray(target).save(out, "PNG", compress_level=PNG_LEVEL)
     return out.getvalue()
-
-
-def _has_color(image: Image.Image, label: Label) -> bool:
-    return bool((np.asarray(_rgb(image)) == label.color).all(-1).any())
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    with broken_images():
-        return to_rgb(image)
 
 
 def _text(size: tuple[int, int]) -> str:

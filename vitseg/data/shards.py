@@ -9,13 +9,14 @@ import contextlib
 import hashlib
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from io import BufferedRandom
 from typing import Any, BinaryIO
 
 import numpy as np
 from webdataset import TarWriter
 
+from vitseg.data.findings import Findings, merge
 from vitseg.data.manifest import ShardInfo, SkippedSource
 from vitseg.data.plan import PlanOptions, ShardPlan
 from vitseg.data.samples import make_sample
@@ -35,6 +36,8 @@ class ShardRecord:
     shard: ShardInfo | None
     pixels_per_class: tuple[int, ...]
     skipped: tuple[SkippedSource, ...]
+    findings: Findings = field(default_factory=Findings)
+    """What the labels hold that no class explains."""
 
     @property
     def samples(self) -> int:
@@ -51,6 +54,7 @@ class ShardRecord:
             ShardInfo.from_json(values["shard"]) if values["shard"] else None,
             tuple(int(value) for value in values["pixels_per_class"]),
             tuple(SkippedSource(str(row["source"]), str(row["reason"])) for row in values["skipped"]),
+            Findings.from_json(values["findings"]),
         )
 
 
@@ -69,13 +73,13 @@ def write_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecor
         return done
     store, info = open_store(dest), None
     with _temporary_file() as file:
-        pixels, skipped = _pack(shard, options, file)
+        pixels, skipped, findings = _pack(shard, options, file)
         if samples := len(shard.samples) - len(skipped):
             file.seek(0)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             info = ShardInfo(f"{shard.split}-{shard.index:05d}-{sha256[:12]}.tar", sha256, file.tell(), samples)
             store.write(info.name, file, content_type="application/x-tar")
-    record = ShardRecord(shard.split, shard.index, info, tuple(pixels.tolist()), tuple(skipped))
+    record = ShardRecord(shard.split, shard.index, info, tuple(pixels.tolist()), tuple(skipped), findings)
     store.write(_record_key(shard, options), to_json_bytes(asdict(record)), content_type="application/json")
     return record
 
@@ -91,24 +95,25 @@ def _temporary_file() -> Iterator[BufferedRandom]:
         raise StoreFullError(f"{place} has no room for a shard ({why}): set TMPDIR to a disk that has") from error
 
 
-def _pack(shard: ShardPlan, options: PlanOptions, file: BinaryIO) -> tuple[np.ndarray, list[SkippedSource]]:
-    """Write the tar of a shard; return the labeled pixels of each class, and the sources that were left out."""
+def _pack(shard: ShardPlan, options: PlanOptions, file: BinaryIO) -> tuple[np.ndarray, list[SkippedSource], Findings]:
+    """Write the tar of a shard; return the labeled pixels of each class, the sources that were left out, and findings."""
     source = open_store(options.source)
     pixels = np.zeros(len(options.classes), np.int64)
-    skipped = []
+    skipped, findings = [], []
     # Fixed owner, mode and time: the bytes depend on the content alone.
     with TarWriter(file, encoder=False, mtime=0, mode=0o444, user="vitseg", group="vitseg") as tar:
         contents = _read_sources(source, shard)
         for planned in shard.samples:
             image, label = next(contents), next(contents) if planned.label else None
             try:
-                members, counts = make_sample(planned, shard.split, options, image, label)
+                members, counts, found = make_sample(planned, shard.split, options, image, label)
             except SampleError as error:
                 skipped.append(SkippedSource(planned.image, str(error)))
                 continue
             tar.write({"__key__": planned.key, **members})
             pixels += counts
-    return pixels, skipped
+            findings.append(found)
+    return pixels, skipped, merge(findings)
 
 
 def done_shard(shard: ShardPlan, options: PlanOptions, dest: str) -> ShardRecord | None:

@@ -38,6 +38,8 @@ class VerifyReport:
     problems: list[str]
     pixels_per_class: dict[str, tuple[int, ...]]
     classes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    """What `preprocess` found doubtful about the labels, from the manifest."""
 
 
 @dataclass
@@ -78,6 +80,7 @@ def verify(shards: str, progress: Callable[[int, int], None] | None = None) -> V
         problems=problems,
         pixels_per_class={name: tuple(tally.pixels.tolist()) for name, tally in tallies.items()},
         classes=tuple(label.name for label in manifest.classes),
+        warnings=manifest.warnings,
     )
 
 

@@ -82,7 +82,7 @@ def decode_pixels(header: ImageFile.ImageFile, data: bytes) -> tuple[np.ndarray 
     """
     with broken_images():
         if (pixels := decode_jpeg(data, (header.height, header.width))) is not None:
-            return pixels, _orientation(header)
+            return pixels, orientation(header)
         if (pixels := png.decode_png(data, header.width * header.height)) is not None:
             return pixels, 1
         png.check_png(data)
@@ -90,10 +90,11 @@ def decode_pixels(header: ImageFile.ImageFile, data: bytes) -> tuple[np.ndarray 
             return pixels, 1
         tiff.mend_palette(header)
         header.load()
-        return header, _orientation(header)  # only now: Pillow turns TIFF itself, and finds EXIF behind pixels of PNG
+        return header, orientation(header)  # only now: Pillow turns TIFF itself, and finds EXIF behind pixels of PNG
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image as stored: 1 (upright) – 8."""
     try:
         found = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # noqa: BLE001 - on damaged EXIF anything; viewers show such photographs as they are stored
@@ -125,7 +126,7 @@ def decode_image(data: bytes, max_pixels: int, *, enough: tuple[int, int] | None
         if enough and header.draft(None, enough):
             check_jpeg(data)
             header.load()
-            stored, turn = header, _orientation(header)
+            stored, turn = header, orientation(header)
         else:
             stored, turn = decode_pixels(header, data)
         white = 255.0 if isinstance(stored, np.ndarray) else white_level(stored, bits)

@@ -66,6 +66,8 @@ class Provenance:
     """Git commit of the code, with `+` if files differed from it; "": unknown."""
     device: str
     versions: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    """What is likely a mistake in the labels, as preprocessing found."""
 
 
 def data_fields(manifest: Manifest) -> dict[str, Any]:
@@ -79,6 +81,7 @@ def data_fields(manifest: Manifest) -> dict[str, Any]:
             for name, split in manifest.splits.items()
         },
         "skipped": len(manifest.skipped),
+        "warnings": manifest.warnings,
     }
 
 

@@ -25,6 +25,7 @@ _OLD_SUMMARY = "\n\n# As trained\n\n"  # in pages of earlier versions of vitseg
 _PICTURE = re.compile(r"!\[[^\]]*\]\([^)]*\)\n*")
 _TITLES = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
 _FEW_IMAGES = 10
+_MAX_WARNINGS = 4  # of up to 300 characters each
 _SUMMARY_ROOM = 300  # characters of the training summary that always fit
 _LINE_ROOM = 80
 _WIDE = 0.02  # half of an interval of mIoU that is worth a warning
@@ -204,7 +205,8 @@ def _data(ours: Provenance, champions: Provenance | None) -> list[str]:
         )
         counts = [f"{one.samples:,}" if one else "–" for one in (split, other)]
         lines.append(table_row([name, *counts, f"`{split.digest if split else '–'}`", change]))
-    return [*lines, "", *_class_shares(ours, None if same else champions)]
+    doubts = [f"- **Warning of `preprocess`:** {line}" for line in ours.warnings[:_MAX_WARNINGS]]
+    return [*lines, "", *doubts, *([""] if doubts else []), *_class_shares(ours, None if same else champions)]
 
 
 def _class_shares(ours: Provenance, champions: Provenance | None) -> list[str]:

@@ -1,0 +1,294 @@
+"""A stored label image → train ids: what its pixels say is decided by what it holds.
+
+A label can be read by its *ids*, the values of its pixels, or by the *colors* that it shows. A reading is complete if every
+value that occurs has a meaning in the list of classes. Which one counts:
+
+- One channel: ids. If these are not complete: what the values show as a picture.
+- Several channels, or less than 8 bits: the complete reading, by colors or (gray) by ids. Without one: colors; pixels of
+  others are ignored and counted.
+- A palette: ids where the palette agrees or says nothing; colors where it shows classes' colors in another order.
+- JPEG and the like: the nearest color, for ids do not survive.
+- 16 bits that are 8 bits times 257, one bit, and in a binary data set 0 and 1, are the same picture as 0 to 255.
+
+Where two complete readings differ, or none is left, the label can't be used, and the reason says so.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from vitseg.data.color_labels import exact_colors, near_share, nearest_colors, packed_colors
+from vitseg.data.label_values import MAX_UNIFORM, Reading, read_gray, read_palette
+from vitseg.errors import SampleError
+from vitseg.images.decode import broken_images, to_rgb
+from vitseg.labels import IGNORE_INDEX, Label
+
+Holds = Literal["ids", "colors", "either"]
+"""What the layout says of a label file."""
+
+MAX_UNKNOWN = 0.5
+"""Share of pixels with a color outside the list of classes above which an image is no label of this data set."""
+MIN_NEAR = 0.5
+"""Share of a lossy label's pixels that lie near a class's color at least; of a photograph, a tenth do."""
+_NEARLY_BLACK = 40  # the largest value of a lossy label that shows nothing
+_NAMED = 3  # foreign colors of one label that are told
+_KEPT = 16  # unknown values of one label that are counted by name
+_ALMOST = 4  # steps a channel in which a color is nearly another
+_LOSSY = ("JPEG", "MPO", "AVIF", "JPEG2000")
+_TIFF_BITS = 258  # the tag
+
+
+@dataclass(frozen=True)
+class LabelPixels:
+    """Train ids, uint8 (H, W); pixels of what no class has, in all and by name; and what may be wrong with the label."""
+
+    train_ids: np.ndarray
+    unknown_pixels: int = 0
+    unknown: Mapping[str, int] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Distinct:
+    """The values that occur, ascending, int64 (V,), and how often (V,); pixels (H, W) hold the places (V,) of theirs."""
+
+    values: np.ndarray
+    counts: np.ndarray
+    places: np.ndarray
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What is known of a label's file beside its pixels."""
+
+    labels: tuple[Label, ...]
+    holds: Holds
+    bits: int
+    one_channel: bool
+    lossy: str
+    """The format, if it changes values; else ""."""
+
+
+def read_label(
+    image: Image.Image, data: bytes, labels: tuple[Label, ...], size: tuple[int, int], holds: Holds = "either"
+) -> LabelPixels:
+    """Read a label at `size` (height, width).
+
+    Args:
+        image: the label, decoded in the mode that it is stored in.
+        data: the content of its file.
+        labels: the list of classes.
+        size: height and width of the result.
+        holds: `ids` or `colors` where the layout says so.
+
+    Raises:
+        SampleError: it holds what no class has, or says two things.
+    """
+    one_channel = image.mode in ("1", "L", "F") or image.mode.startswith("I")
+    if not one_channel and image.mode not in ("LA", "P", "PA", "RGB", "RGBA"):
+        with broken_images():
+            image = to_rgb(image)
+    pixels = nearest(np.asarray(image), size)
+    palette = image.mode in ("P", "PA")  # whose indices are not spread
+    bits = 8 if palette else _bits(image, data)
+    stored = _Stored(labels, holds, bits, one_channel, _lossy_format(image, data))
+    if palette:
+        return _read_palette(pixels if image.mode == "P" else pixels[..., 0], *_palette(image, data), stored)
+    if image.mode in ("LA", "RGBA"):
+        values = pixels[..., 0] if image.mode == "LA" else pixels[..., :3]
+        return _read_opaque(values, pixels[..., -1] == 0, stored)
+    if image.mode == "RGB" and _is_gray(pixels) and not _is_gray(np.asarray(image)):
+        stored = replace(stored, holds="colors")  # the only colors are in pixels that the smaller image lacks
+    return _read_pixels(_whole(pixels), stored)
+
+
+def nearest(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize (H, W, …) to `size` (height, width): each pixel takes the one under its center, unmixed."""
+    rows, columns = (
+        ((np.arange(wanted) + 0.5) * given / wanted).astype(np.intp)
+        for wanted, given in zip(size, pixels.shape[:2], strict=True)
+    )
+    return pixels.take(rows, axis=0).take(columns, axis=1)  # rows first: they lie together in memory
+
+
+def _read_palette(indices: np.ndarray, colors: np.ndarray, clear: np.ndarray, stored: _Stored) -> LabelPixels:
+    """Read indices, uint8 (H, W), of a palette: colors, uint8 (256, 3), of which some are clear, bool (256,)."""
+    if stored.holds != "colors":
+        values = _distinct(indices)
+        used = values.values
+        if (colors[used] == used[:, None]).all() and (len(used) > 1 or _is_ramp(colors)):  # the same as a gray image
+            return _read_pixels(indices, replace(stored, one_channel=True))
+        if reading := read_palette(used, colors[used], stored.labels):
+            return _placed(reading, values)
+        stored = replace(stored, holds="either")
+    return _read_opaque(colors[indices], clear[indices], stored)
+
+
+def _read_opaque(pixels: np.ndarray, clear: np.ndarray, stored: _Stored) -> LabelPixels:
+    """Read pixels of which some, bool (H, W), are transparent: they are ignored, and what is under them means nothing."""
+    if not clear.any():
+        return _read_pixels(pixels, stored)
+    if clear.all():
+        raise SampleError("all pixels of the label are transparent: save it without transparency")
+    opaque = np.where(clear if pixels.ndim == 2 else clear[..., None], pixels[~clear][0], pixels)
+    found, count = _read_pixels(opaque, stored), int(clear.sum())
+    return LabelPixels(
+        np.where(clear, np.uint8(IGNORE_INDEX), found.train_ids),
+        found.unknown_pixels + count,
+        {"transparent": count, **found.unknown},
+        ("it has transparent pixels, which are ignored", *found.remarks),
+    )
+
+
+def _read_pixels(pixels: np.ndarray, stored: _Stored) -> LabelPixels:
+    """Read gray pixels, whole numbers (H, W), or colors, uint8 (H, W, 3)."""
+    if stored.bits == 16 and not stored.one_channel and not pixels.any():
+        raise SampleError("the label is black in the upper 8 of 16 bits: save ids with one channel, or with 8 bits")
+    if stored.lossy:
+        return _read_lossy(_rgb(pixels), stored)
+    if stored.holds != "colors" and (pixels.ndim == 2 or _is_gray(pixels)):
+        values = pixels if pixels.ndim == 2 else pixels[..., 0]
+        found = _distinct(values)
+        reading = read_gray(
+            found.values, found.counts / values.size, stored.labels,
+            bits=stored.bits, one_channel=stored.one_channel, only_ids=stored.holds == "ids",
+        )  # fmt: skip
+        if reading:
+            return _placed(reading, found)
+    if stored.holds == "ids":
+        raise SampleError("the label is no id image: it holds colors")
+    return _read_colors(_rgb(pixels), stored.labels)
+
+
+def _read_colors(rgb: np.ndarray, labels: tuple[Label, ...]) -> LabelPixels:
+    """Read colors of a lossless label: only the classes' own colors count."""
+    train_ids, known = exact_colors(rgb, labels)
+    if known.all():
+        return LabelPixels(train_ids)
+    codes, counts = np.unique(packed_colors(rgb[~known]), return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:_KEPT]
+    foreign = {(int(code) >> 16, int(code) >> 8 & 255, int(code) & 255): int(count)
+               for code, count in zip(codes[order], counts[order], strict=True)}  # fmt: skip
+    if exact_colors(rgb[..., ::-1], labels)[1].all():
+        raise SampleError("the label's colors are those of classes in the order blue, green, red: save it as RGB")
+    share = 1 - float(known.mean())
+    if share > MAX_UNKNOWN:
+        raise SampleError(
+            f"{share:.0%} of the label's pixels have colors that no class has, most of them {next(iter(foreign))}"
+        )
+    areas = [color for color, count in foreign.items() if count > MAX_UNIFORM * known.size][:_NAMED]
+    remarks = tuple(
+        f"the color {color} is no class's, so its pixels are ignored{_almost(color, labels)}" for color in areas
+    )
+    unknown = {f"color {color}": count for color, count in foreign.items()}
+    return LabelPixels(train_ids, int(counts.sum()), unknown, remarks)
+
+
+def _read_lossy(rgb: np.ndarray, stored: _Stored) -> LabelPixels:
+    """Read a label that went through JPEG, or the like."""
+    if stored.holds == "ids":
+        raise SampleError(f"the label is no id image: {stored.lossy} changes ids; save it as PNG")
+    if 0 < rgb.max() < _NEARLY_BLACK:
+        raise SampleError(f"the label is nearly black, and ids do not survive {stored.lossy}: save it as PNG")
+    if near_share(rgb, stored.labels) < MIN_NEAR:
+        raise SampleError(
+            f"most of the label's pixels have colors that no class has, not even nearly: save it as PNG, not {stored.lossy}"
+        )
+    train_ids, far = nearest_colors(rgb, stored.labels)
+    remark = f"{stored.lossy} has changed its colors, so each pixel takes the nearest class's: PNG would be exact"
+    return LabelPixels(train_ids, far, {"colors far from every class's": far} if far else {}, (remark,))
+
+
+def _almost(color: tuple[int, ...], labels: tuple[Label, ...]) -> str:
+    """Return which class's color is nearly this one, if any is."""
+    for label in labels:
+        if max(abs(one - other) for one, other in zip(color, label.color, strict=True)) <= _ALMOST:
+            return f"; {label.name!r} has {label.color}"
+    return ""
+
+
+def _placed(reading: Reading, values: _Distinct) -> LabelPixels:
+    """Give every pixel the train id of its value."""
+    table = np.zeros(values.places[-1] + 1, np.uint8)
+    table[values.places] = reading.train_ids
+    unknown = Counter({f"value {values.values[at]}": int(values.counts[at]) for at in np.flatnonzero(~reading.known)})
+    return LabelPixels(table[values.pixels], unknown.total(), dict(unknown.most_common(_KEPT)), reading.remarks)
+
+
+def _distinct(pixels: np.ndarray) -> _Distinct:
+    if pixels.dtype == np.uint8:  # nearly always: counting is quicker than sorting, and wide integers than bytes
+        pixels = pixels.astype(np.intp)
+        counts = np.bincount(pixels.ravel())
+        values = np.flatnonzero(counts)
+        return _Distinct(values, counts[values], values, pixels)
+    values, index, counts = np.unique(pixels, return_inverse=True, return_counts=True)
+    return _Distinct(values.astype(np.int64), counts, np.arange(len(values)), index.reshape(pixels.shape))
+
+
+def _whole(pixels: np.ndarray) -> np.ndarray:
+    """Return pixels as whole numbers: floats must be such; one bit is 0 or 255."""
+    if pixels.dtype == bool:
+        return pixels * np.uint8(255)
+    if pixels.dtype.kind != "f":
+        return pixels
+    with np.errstate(invalid="ignore"):
+        whole = pixels.astype(np.int64)
+    if (whole != pixels).any():
+        raise SampleError("the label has floats that are no whole numbers, so no ids")
+    return whole
+
+
+def _is_gray(rgb: np.ndarray) -> bool:
+    return bool((rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 1] == rgb[..., 2]).all())
+
+
+def _is_ramp(colors: np.ndarray) -> bool:
+    return bool((colors[1:16] == np.arange(1, 16)[:, None]).all())
+
+
+def _rgb(pixels: np.ndarray) -> np.ndarray:
+    """Return colors, uint8 (H, W, 3), of these or of gray values."""
+    if pixels.ndim == 3:
+        return pixels
+    values = pixels // 257 if pixels.size and pixels.max() > 255 else pixels
+    return np.repeat(values.clip(0, 255).astype(np.uint8)[..., None], 3, 2)
+
+
+def _palette(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Return the colors of a palette, uint8 (256, 3), and which of them are transparent, bool (256,)."""
+    colors, clear = np.zeros((256, 3), np.uint8), np.zeros(256, bool)
+    given = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    colors[: len(given)] = given
+    alpha = image.info.get("transparency", b"")
+    if data.startswith(b"\x89PNG"):  # the decoder leaves this chunk out
+        head, _, after = data.partition(b"IDAT")[0].partition(b"tRNS")
+        alpha = after[: int.from_bytes(head[-4:])] if after else b""
+    if isinstance(alpha, int):
+        clear[alpha & 255] = True
+    else:
+        clear[: len(alpha)] = np.frombuffer(alpha, np.uint8) == 0
+    return colors, clear
+
+
+def _bits(image: Image.Image, data: bytes) -> int:
+    """Return how many bits a value has in the file: decoders spread fewer than 8 over 0–255, and cut some 16 down to 8."""
+    if image.mode == "1":
+        return 1
+    if image.format == "PNG":
+        return data[24]  # in its header: https://www.w3.org/TR/png-3/#11IHDR
+    if image.format == "TIFF":
+        bits = max(getattr(image, "tag_v2", {}).get(_TIFF_BITS, (8,)))
+        return bits if bits in (2, 4, 16) else 8
+    return 8
+
+
+def _lossy_format(image: Image.Image, data: bytes) -> str:
+    """Return the format of a label if it may change values, else ""."""
+    if image.format == "WEBP":
+        return "" if b"VP8L" in data[:64] else "WEBP"
+    return image.format if image.format in _LOSSY else ""

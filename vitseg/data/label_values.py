@@ -1,0 +1,193 @@
+"""The values of a gray or palette label → train ids, decided by the values that occur.
+
+A reading is complete if every value has a meaning in the list of classes: see `label_image`, whose rules for one channel
+and for palettes are here.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from vitseg.data.color_labels import WHITE, exact_colors
+from vitseg.errors import SampleError
+from vitseg.labels import IGNORE_INDEX, Label, background_of, foreground_class, label_train_ids
+
+MAX_UNIFORM = 0.002
+"""Share of a label's pixels above which a single value that no class has is an area, not the smoothed edge of one."""
+MAX_SMOOTH = 0.1
+"""Share of a label's pixels that smoothed edges take at most."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Train ids, uint8 (V,), of the V values that occur, and which of them have a meaning, bool (V,)."""
+
+    train_ids: np.ndarray
+    known: np.ndarray
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every value has a meaning."""
+        return bool(self.known.all())
+
+    def differs(self, other: "Reading") -> bool:
+        """Return whether another reading gives a value that both know another train id."""
+        return bool((self.train_ids != other.train_ids)[self.known & other.known].any())
+
+
+def read_ids(values: np.ndarray, labels: tuple[Label, ...], *, void: bool = True) -> Reading:
+    """Read values, int (V,), as ids; `void`: 255 has the meaning that it is ignored, where it is no label's id."""
+    ids, train_ids = _id_table(labels, void)
+    at = np.searchsorted(ids, values).clip(max=len(ids) - 1)
+    known = ids[at] == values
+    return Reading(np.where(known, train_ids[at], np.uint8(IGNORE_INDEX)), known)
+
+
+def read_colors(rgb: np.ndarray, labels: tuple[Label, ...]) -> Reading:
+    """Read colors, uint8 (V, 3), as those of classes."""
+    return Reading(*exact_colors(rgb, labels))
+
+
+def read_gray(
+    values: np.ndarray, shares: np.ndarray, labels: tuple[Label, ...], *, bits: int, one_channel: bool, only_ids: bool
+) -> Reading | None:
+    """Read the values of a gray label; None: only as colors of which some are unknown, and `one_channel` is False.
+
+    Args:
+        values: those that occur, int (V,), ascending; of less than 8 bits, spread over 0–255 as decoders do.
+        shares: their shares of the pixels, (V,).
+        labels: the list of classes.
+        bits: a pixel's bits as stored.
+        one_channel: False if colors were stored that are all gray.
+        only_ids: gray is never a class's color.
+
+    Raises:
+        SampleError: the label has ids that no class has, or says two things.
+    """
+    plain = one_channel and bits >= 8
+    stored = values // (255 // (2**bits - 1)) if bits < 8 else values
+    picture = _picture(values, labels)
+    ids = read_ids(stored, labels)
+    seen = [read_ids(picture, labels, void=False)]
+    if not only_ids and 0 <= picture[0] <= picture[-1] <= 255:
+        seen.append(read_colors(np.repeat(picture[:, None], 3, 1).astype(np.uint8), labels))
+    explicit = seen if plain else [read_ids(stored, labels, void=False), *seen]
+    complete = [one for one in explicit if one.is_complete]
+    if plain and ids.is_complete:
+        # Ids need no second opinion, but 255 might be white as well as ignored, and a class on 0 might be meant as black.
+        doubtful = values[-1] == IGNORE_INDEX or _is_on_0(labels)
+        complete = [ids, *(one for one in complete if doubtful)]
+    elif not complete:
+        complete = [one for one in (ids, read_ids(picture, labels)) if one.is_complete]
+    if complete:
+        return _agreed(complete, picture, labels)
+    if smooth := _smooth(picture, shares, labels):
+        return smooth
+    if not one_channel and not only_ids:
+        return None
+    raise SampleError(_unknown_ids(stored[~ids.known], labels))
+
+
+def read_palette(used: np.ndarray, colors: np.ndarray, labels: tuple[Label, ...]) -> Reading | None:
+    """Read the indices of a palette label as ids; None: read it by its colors.
+
+    Args:
+        used: the indices that occur, int (V,), ascending.
+        colors: the colors of these, uint8 (V, 3).
+        labels: the list of classes.
+
+    Raises:
+        SampleError: it says one thing by its colors and another by its indices.
+    """
+    ids, shown = read_ids(used, labels), read_colors(colors, labels)
+    gray = (colors == colors[:, :1]).all()
+    if gray and not shown.is_complete and (values := read_ids(colors[:, 0].astype(np.int64), labels)).is_complete:
+        shown = values
+    if not ids.is_complete:
+        return None
+    telling = (colors != used[:, None]).any(1)  # entry 7 of a gray ramp is (7, 7, 7), whatever the indices mean
+    says = shown.known & telling
+    if says.any() and not (shown.train_ids != ids.train_ids)[says].any():
+        return ids
+    if says.any() and shown.is_complete:
+        return None
+    if says.any() or (shown.is_complete and shown.differs(ids)):
+        raise SampleError(
+            f"the label's palette shows colors of other classes than its indices {_listed(used)} mean: "
+            "save it with the colors of classes.json, or as gray image of ids"
+        )
+    return ids
+
+
+def _is_on_0(labels: tuple[Label, ...]) -> bool:
+    foreground = foreground_class(labels)
+    return foreground is not None and foreground.id == 0
+
+
+def _picture(values: np.ndarray, labels: tuple[Label, ...]) -> np.ndarray:
+    """Return the values as they look in 8 bits: of 16 bits that are 8 times 257, and of 0 and 1 in a binary data set."""
+    if values[-1] > 255 and not (values % 257).any():
+        return values // 257
+    if foreground_class(labels) and values[0] >= 0 and values[-1] == 1:
+        return values * 255
+    return values
+
+
+def _agreed(readings: list[Reading], values: np.ndarray, labels: tuple[Label, ...]) -> Reading:
+    """Return the first of complete readings if they are all the same; in a binary data set, those that find the thing."""
+    first, foreground = readings[0], foreground_class(labels)
+    if any(
+        first.differs(other)
+        for other in readings[1:]
+        if foreground is None or foreground.id == 0 or (other.train_ids == 0).any()
+    ):
+        raise SampleError(
+            f"the label's values {_listed(values)} mean one thing as ids and another as what they show: "
+            "give the class in classes.json the id that the labels have, or save the labels as colors"
+        )
+    foreground = foreground_class(labels)
+    if (
+        foreground
+        and values[-1] == IGNORE_INDEX
+        and (first.train_ids == IGNORE_INDEX).any()
+        and (first.train_ids != 0).all()
+    ):
+        text = f"it has no pixel of id {foreground.id}, {foreground.name!r}, but some of 255, which are ignored"
+        return Reading(
+            first.train_ids, first.known, (f"{text}; if they are meant, give {foreground.name!r} the id 255",)
+        )
+    return first
+
+
+def _smooth(values: np.ndarray, shares: np.ndarray, labels: tuple[Label, ...]) -> Reading | None:
+    """Read black and white with smoothed edges in a data set whose only class is white: the nearer of the two."""
+    foreground = foreground_class(labels)
+    white = foreground and (foreground.id == IGNORE_INDEX or foreground.color == WHITE)
+    if not white or not 0 <= values[0] <= values[-1] <= 255:
+        return None
+    between = (values > 0) & (values < 255)
+    if shares[between].max(initial=0) > MAX_UNIFORM or shares[between].sum() > MAX_SMOOTH:
+        return None
+    return Reading(np.where(values > 127, np.uint8(0), np.uint8(1)), ~between)
+
+
+def _unknown_ids(values: np.ndarray, labels: tuple[Label, ...]) -> str:
+    hint = "; list them with train_id 255 if they are background" if foreground_class(labels) else ""
+    return f"the label has ids that no class has: {_listed(values)}{hint}"
+
+
+def _listed(values: np.ndarray) -> str:
+    return ", ".join(str(int(value)) for value in values[:5]) + (" …" if len(values) > 5 else "")
+
+
+@functools.lru_cache(maxsize=8)
+def _id_table(labels: tuple[Label, ...], void: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ids that have a meaning, ascending, int64 (N,), and their train ids, uint8 (N,)."""
+    meaning = {IGNORE_INDEX: IGNORE_INDEX} if void else {}
+    if foreground := foreground_class(labels):
+        meaning[background_of(foreground).id] = 1
+    meaning |= {label.id: train_id for label, train_id in zip(labels, label_train_ids(labels), strict=True)}
+    ids = sorted(meaning)
+    return np.array(ids, np.int64), np.array([meaning[number] for number in ids], np.uint8)
