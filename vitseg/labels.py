@@ -10,6 +10,7 @@ of 0 and 255 it is enough to list `[{"name": "crack", "color": [255, 255, 255], 
 binary data set has one logit a pixel, the foreground's; shards, masks and metrics have two classes like any others.
 """
 
+import functools
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -136,22 +137,34 @@ def train_classes(labels: tuple[Label, ...] = CITYSCAPES) -> tuple[Label, ...]:
     return classes if len(classes) > 1 else (*classes, background_of(classes[0]))
 
 
-def check_told_apart(labels: tuple[Label, ...]) -> None:
-    """Check that no two classes that are learned have one name or one color; labels that don't count may share theirs.
+def check_names(labels: tuple[Label, ...]) -> None:
+    """Check that no two classes that are learned have one name; labels that don't count may share theirs.
 
     Raises:
-        DataError: two have; then neither tables of results nor masks could tell which is which.
+        DataError: two have; no table of results could tell which is which.
     """
+    train_ids: dict[str, int] = {}
+    for label, train_id in _learned(labels):
+        if train_ids.setdefault(label.name, train_id) != train_id:
+            raise DataError(f"two classes have the name {label.name!r}: give each its own")
+
+
+@functools.lru_cache(maxsize=8)
+def shared_colors(labels: tuple[Label, ...]) -> frozenset[tuple[int, int, int]]:
+    """Return the colors that two classes have which are learned: labels can't be read by them."""
+    train_ids: dict[tuple[int, int, int], int] = {}
+    rows = _learned(labels)
+    return frozenset(label.color for label, train_id in rows if train_ids.setdefault(label.color, train_id) != train_id)
+
+
+def _learned(labels: tuple[Label, ...]) -> list[tuple[Label, int]]:
+    """Return all labels that count, and the background of a binary data set, with their train ids."""
     foreground = foreground_class(labels)
     rows = [
         *zip(labels, label_train_ids(labels), strict=True),
         *([(background_of(foreground), 1)] if foreground else []),
     ]
-    seen: dict[object, int] = {}
-    for label, train_id in rows:
-        for what, value in (("name", label.name), ("color", label.color)):
-            if train_id != IGNORE_INDEX and seen.setdefault(value, train_id) != train_id:
-                raise DataError(f"two classes have the {what} {value!r}: give each its own")
+    return [(label, train_id) for label, train_id in rows if train_id != IGNORE_INDEX]
 
 
 def palette(classes: tuple[Label, ...], ids: Iterable[int] | None = None) -> np.ndarray:

@@ -80,3 +80,9 @@ def test_ids_that_are_train_ids_as_well_are_no_sign_of_a_mistake():
     one_beyond = (*labels[:2], Label("c", (9, 9, 9), 7, 2))
     (line,) = label_warnings(train_classes(one_beyond), {"train": (4, 4, 0)}, Findings())
     assert "can't be learned" in line
+
+
+def test_classes_with_one_color_are_told():
+    labels = (Label("a", (1, 1, 1), 0, 0), Label("b", (1, 1, 1), 1, 1))
+    (line,) = label_warnings(train_classes(labels), {"train": (4, 4)}, Findings())
+    assert "two classes have the color (1, 1, 1)" in line

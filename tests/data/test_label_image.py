@@ -243,6 +243,15 @@ def test_colors_that_no_class_has_are_ignored_counted_and_told():
     assert (read(image(dot), THREE).unknown_pixels, read(image(dot), THREE).remarks) == (1, ())
 
 
+def test_a_color_of_two_classes_tells_nothing_but_their_ids_do():
+    labels = (*THREE[:2], Label("b", (255, 0, 0), 2, 2))
+    for picture in (image(IDS), with_palette(IDS, [label.color for label in labels])):
+        np.testing.assert_array_equal(read(picture, labels).train_ids, IDS)
+    for kind in ("PNG", "JPEG"):
+        with pytest.raises(SampleError, match=r"two classes have the color \(255, 0, 0\): give each its own"):
+            read(image(COLORS[np.minimum(IDS, 1)]), labels, kind=kind)
+
+
 def test_colors_in_another_order_of_channels_are_refused():
     with pytest.raises(SampleError, match="in the order blue, green, red: save it as RGB"):
         read(image(COLORS[IDS][..., ::-1].copy()), THREE)

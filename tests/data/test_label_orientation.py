@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from vitseg.data.label_orientation import decode_label
+from vitseg.errors import SampleError
 from vitseg.images.decode import TURNS, decode_image
 
 IDS = np.arange(32, dtype=np.uint8).reshape(4, 8)
@@ -64,6 +65,19 @@ def test_a_size_that_fits_both_ways_is_told(turn, shape):
 def test_a_label_that_fits_no_way_is_returned_as_it_looks():
     mask, doubts = decode_label(stored(IDS[:2], 6), photo(6), (4, 8), 999)
     assert (mask.size, doubts) == ((8, 2), ())
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "WEBP"])
+def test_several_pages_are_no_label_unless_they_are_previews(kind):
+    out = io.BytesIO()
+    pages = [Image.fromarray(IDS * 0 + n) for n in range(3)]
+    pages[0].save(out, kind, save_all=True, append_images=pages[1:], lossless=True)
+    with pytest.raises(SampleError, match="it has 3 pages of one size: save one image"):
+        decode_label(out.getvalue(), photo(1), (4, 8), 999)
+    if kind == "TIFF":
+        out = io.BytesIO()
+        pages[0].save(out, kind, save_all=True, append_images=[pages[1].resize((4, 2))])
+        assert decode_label(out.getvalue(), photo(1), (4, 8), 999)[0].size == (8, 4)
 
 
 def test_all_turns_are_known():

@@ -156,7 +156,7 @@ def test_classes_come_from_the_source_where_it_has_its_own(folders, cityscapes):
         "nonsense",
         json.dumps([{"name": "a", "color": [0, 0, 0], "id": 0, "train_id": 1}]),
         json.dumps([{"name": n, "color": [0, 0, 0], "id": 0, "train_id": 0} for n in "ab"]),
-        json.dumps([{"name": n, "color": [0, 0, 0], "id": ord(n), "train_id": ord(n) - 97} for n in "ab"]),
+        json.dumps([{"name": "a", "color": [n, 0, 0], "id": n, "train_id": n} for n in (0, 1)]),
     ],
 )
 def test_a_bad_list_of_classes_is_refused(folders, content):

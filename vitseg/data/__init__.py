@@ -9,6 +9,7 @@ Writing:
     plan                a deterministic list of shards, and the fingerprint of what they will hold
     samples             one source → one sample: decode, check, resize, encode
     label_orientation   a label, turned as its photograph was
+    label_file          what its file says beside its pixels
     label_image         what a label image says: pixels → train ids
     label_values        the values of a gray or palette label → train ids
     color_labels        colors → train ids

@@ -4,14 +4,15 @@ JPEG smears colors: in a lossy label only two thirds of the pixels lie within 5 
 so each pixel takes the class of its nearest color. A table over a coarse grid of colors makes that a single
 look-up.
 
-Of labels that share a color, one that is trained counts, else the first. In a binary data set black is background, too.
+Of labels that share a color, one that is trained counts, else the first; if two classes do, the color means nothing. In a
+binary data set black is background, too.
 """
 
 import functools
 
 import numpy as np
 
-from vitseg.labels import IGNORE_INDEX, Label, background_of, foreground_class, label_train_ids
+from vitseg.labels import IGNORE_INDEX, Label, background_of, foreground_class, label_train_ids, shared_colors
 
 GRID_BITS = 6
 """The table has 64 cells a channel, each 4 color steps wide."""
@@ -64,6 +65,8 @@ def _colors(labels: tuple[Label, ...], *, lossy: bool) -> tuple[np.ndarray, np.n
         blend = lossy and label.name in BLEND_COLORS and train_id == IGNORE_INDEX
         if not blend and meaning.get(label.color, IGNORE_INDEX) == IGNORE_INDEX:
             meaning[label.color] = train_id
+    for color in shared_colors(labels):
+        meaning.pop(color)
     if foreground := foreground_class(labels):
         if lossy and foreground.id == IGNORE_INDEX:
             meaning.setdefault(WHITE, 0)

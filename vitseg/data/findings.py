@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vitseg.labels import Label
+from vitseg.labels import Label, shared_colors
 
 KEPT = 64
 """Different values, and different remarks, that are kept of a shard."""
@@ -75,6 +75,10 @@ def label_warnings(
             f"no label has an id over {len(classes) - 1}, though classes have: these may be train ids "
             "in place of the label ids that are expected"
         )
+    lines += [
+        f"two classes have the color {color}: colors of masks can't tell them apart"
+        for color in sorted(shared_colors(classes))
+    ]
     for remark in findings.remarks[:TOLD]:
         labels = "1 label" if remark.samples == 1 else f"{remark.samples:,} labels"
         lines.append(f"{labels}, for example of {remark.example}: {remark.text}")

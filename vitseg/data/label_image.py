@@ -14,7 +14,7 @@ Where two complete readings differ, or none is left, the label can't be used, an
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -22,10 +22,11 @@ import numpy as np
 from PIL import Image
 
 from vitseg.data.color_labels import exact_colors, near_share, nearest_colors, packed_colors
+from vitseg.data.label_file import lossy_format, palette, stored_bits
 from vitseg.data.label_values import MAX_UNIFORM, Reading, read_gray, read_palette
 from vitseg.errors import SampleError
 from vitseg.images.decode import broken_images, to_rgb
-from vitseg.labels import IGNORE_INDEX, Label
+from vitseg.labels import IGNORE_INDEX, Label, shared_colors
 
 Holds = Literal["ids", "colors", "either"]
 """What the layout says of a label file."""
@@ -38,8 +39,6 @@ _NEARLY_BLACK = 40  # the largest value of a lossy label that shows nothing
 _NAMED = 3  # foreign colors of one label that are told
 _KEPT = 16  # unknown values of one label that are counted by name
 _ALMOST = 4  # steps a channel in which a color is nearly another
-_LOSSY = ("JPEG", "MPO", "AVIF", "JPEG2000")
-_TIFF_BITS = 258  # the tag
 
 
 @dataclass(frozen=True)
@@ -94,11 +93,11 @@ def read_label(
         with broken_images():
             image = to_rgb(image)
     pixels = nearest(np.asarray(image), size)
-    palette = image.mode in ("P", "PA")  # whose indices are not spread
-    bits = 8 if palette else _bits(image, data)
-    stored = _Stored(labels, holds, bits, one_channel, _lossy_format(image, data))
-    if palette:
-        return _read_palette(pixels if image.mode == "P" else pixels[..., 0], *_palette(image, data), stored)
+    by_index = image.mode in ("P", "PA")  # whose indices are not spread
+    bits = 8 if by_index else stored_bits(image, data)
+    stored = _Stored(labels, holds, bits, one_channel, lossy_format(image, data))
+    if by_index:
+        return _read_palette(pixels if image.mode == "P" else pixels[..., 0], *palette(image, data), stored)
     if image.mode in ("LA", "RGBA"):
         values = pixels[..., 0] if image.mode == "LA" else pixels[..., :3]
         return _read_opaque(values, pixels[..., -1] == 0, stored)
@@ -171,6 +170,7 @@ def _read_colors(rgb: np.ndarray, labels: tuple[Label, ...]) -> LabelPixels:
     if known.all():
         return LabelPixels(train_ids)
     codes, counts = np.unique(packed_colors(rgb[~known]), return_counts=True)
+    _refuse_shared({(int(code) >> 16, int(code) >> 8 & 255, int(code) & 255) for code in codes}, labels)
     order = np.argsort(-counts, kind="stable")[:_KEPT]
     foreign = {(int(code) >> 16, int(code) >> 8 & 255, int(code) & 255): int(count)
                for code, count in zip(codes[order], counts[order], strict=True)}  # fmt: skip
@@ -193,6 +193,7 @@ def _read_lossy(rgb: np.ndarray, stored: _Stored) -> LabelPixels:
     """Read a label that went through JPEG, or the like."""
     if stored.holds == "ids":
         raise SampleError(f"the label is no id image: {stored.lossy} changes ids; save it as PNG")
+    _refuse_shared(shared_colors(stored.labels), stored.labels)
     if 0 < rgb.max() < _NEARLY_BLACK:
         raise SampleError(f"the label is nearly black, and ids do not survive {stored.lossy}: save it as PNG")
     if near_share(rgb, stored.labels) < MIN_NEAR:
@@ -202,6 +203,11 @@ def _read_lossy(rgb: np.ndarray, stored: _Stored) -> LabelPixels:
     train_ids, far = nearest_colors(rgb, stored.labels)
     remark = f"{stored.lossy} has changed its colors, so each pixel takes the nearest class's: PNG would be exact"
     return LabelPixels(train_ids, far, {"colors far from every class's": far} if far else {}, (remark,))
+
+
+def _refuse_shared(colors: Set[tuple[int, int, int]], labels: tuple[Label, ...]) -> None:
+    if shared := colors & shared_colors(labels):
+        raise SampleError(f"two classes have the color {min(shared)}: give each its own in classes.json, or save ids")
 
 
 def _almost(color: tuple[int, ...], labels: tuple[Label, ...]) -> str:
@@ -257,38 +263,3 @@ def _rgb(pixels: np.ndarray) -> np.ndarray:
         return pixels
     values = pixels // 257 if pixels.size and pixels.max() > 255 else pixels
     return np.repeat(values.clip(0, 255).astype(np.uint8)[..., None], 3, 2)
-
-
-def _palette(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Return the colors of a palette, uint8 (256, 3), and which of them are transparent, bool (256,)."""
-    colors, clear = np.zeros((256, 3), np.uint8), np.zeros(256, bool)
-    given = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
-    colors[: len(given)] = given
-    alpha = image.info.get("transparency", b"")
-    if data.startswith(b"\x89PNG"):  # the decoder leaves this chunk out
-        head, _, after = data.partition(b"IDAT")[0].partition(b"tRNS")
-        alpha = after[: int.from_bytes(head[-4:])] if after else b""
-    if isinstance(alpha, int):
-        clear[alpha & 255] = True
-    else:
-        clear[: len(alpha)] = np.frombuffer(alpha, np.uint8) == 0
-    return colors, clear
-
-
-def _bits(image: Image.Image, data: bytes) -> int:
-    """Return how many bits a value has in the file: decoders spread fewer than 8 over 0–255, and cut some 16 down to 8."""
-    if image.mode == "1":
-        return 1
-    if image.format == "PNG":
-        return data[24]  # in its header: https://www.w3.org/TR/png-3/#11IHDR
-    if image.format == "TIFF":
-        bits = max(getattr(image, "tag_v2", {}).get(_TIFF_BITS, (8,)))
-        return bits if bits in (2, 4, 16) else 8
-    return 8
-
-
-def _lossy_format(image: Image.Image, data: bytes) -> str:
-    """Return the format of a label if it may change values, else ""."""
-    if image.format == "WEBP":
-        return "" if b"VP8L" in data[:64] else "WEBP"
-    return image.format if image.format in _LOSSY else ""

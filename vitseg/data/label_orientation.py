@@ -1,4 +1,4 @@
-"""Turn a label as its photograph was turned.
+"""Decode a label, and turn it as its photograph was turned.
 
 Cameras store pixels as their sensor lies, and note how to turn them (EXIF orientation). Photographs are turned upright, but
 a label may have been drawn on the pixels as stored, or have kept a note that no longer holds. The sizes tell which.
@@ -7,11 +7,15 @@ a label may have been drawn on the pixels as stored, or have kept a note that no
 import numpy as np
 from PIL import Image
 
-from vitseg.images.decode import TURNS, decode_pixels, open_image, orientation
+from vitseg.errors import SampleError
+from vitseg.images.decode import TURNS, broken_images, decode_pixels, open_image, orientation
 
 _EXIF = {b"\xff\xd8": b"Exif", b"\x89P": b"eXIf"}
 """What a JPEG or PNG has near its start or end, by how it begins, if it has an orientation."""
 _NEAR = 2**14  # bytes
+_WITH_PAGES = ("TIFF", "GIF", "WEBP")
+_MAX_PAGES = 256
+_SUBFILE_TYPE = 254  # the TIFF tag: not 0 are previews and transparency
 
 
 def decode_label(
@@ -29,9 +33,11 @@ def decode_label(
         The label, and what is doubtful about how it lies.
 
     Raises:
-        SampleError: it is empty, of a foreign format, too large, cut off or broken.
+        SampleError: it is empty, of a foreign format, too large, cut off or broken, or has several pages.
     """
     header = open_image(label, max_pixels)
+    if header.format in _WITH_PAGES and (pages := _pages(label, max_pixels)) > 1:
+        raise SampleError(f"it has {pages} pages of one size: save one image in which each class has its id or color")
     pixels, own = decode_pixels(header, label)
     stored = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
     turn = _orientation(photo, max_pixels)
@@ -45,6 +51,17 @@ def decode_label(
             "it was taken as drawn on the upright photograph",
         )
     return best, ()
+
+
+def _pages(data: bytes, max_pixels: int) -> int:
+    """Return how many pages or frames of the first's size an image has; smaller ones are previews."""
+    image = open_image(data, max_pixels)
+    size, count = image.size, 1
+    with broken_images():
+        for page in range(1, min(getattr(image, "n_frames", 1), _MAX_PAGES)):
+            image.seek(page)
+            count += image.size == size and not getattr(image, "tag_v2", {}).get(_SUBFILE_TYPE, 0)
+    return count
 
 
 def _orientation(data: bytes, max_pixels: int) -> int:

@@ -25,7 +25,7 @@ from vitseg.data.temporary_database import packed, unpacked
 from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.images.formats import EXTENSIONS, has_image_name
 from vitseg.json_input import parse_json
-from vitseg.labels import CITYSCAPES, Label, check_told_apart, train_classes
+from vitseg.labels import CITYSCAPES, Label, check_names, train_classes
 from vitseg.storage import ObjectInfo, Store
 
 PHOTOS = "photos"
@@ -134,7 +134,7 @@ def read_classes(store: Store, layout: str) -> tuple[Label, ...]:
 
     Raises:
         NotFoundError: `classes.json` is missing.
-        DataError: it is malformed, or an id, a name or a color has two meanings.
+        DataError: it is malformed, or an id or a name has two meanings.
     """
     if layout in ("images", PHOTOS):
         return ()
@@ -154,7 +154,7 @@ def read_classes(store: Store, layout: str) -> tuple[Label, ...]:
         train_classes(labels)
         if len({label.id for label in labels}) < len(labels):
             raise DataError("two classes have the same id")
-        check_told_apart(labels)
+        check_names(labels)
     except DataError as error:
         raise DataError(f"{store.uri(CLASSES)}: {error}") from error
     return labels
