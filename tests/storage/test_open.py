@@ -91,7 +91,7 @@ def test_schemes_may_be_written_in_capitals_or_as_hadoop_does() -> None:
 @pytest.mark.parametrize(
     "address",
     [
-        "", "a\0b", "nonsense://x", "models:/vitseg/1", "runs:/1",
+        "", "a\0b", "/photos\udcff", "nonsense://x", "models:/vitseg/1", "runs:/1",
         "s3://", "s3:///key", "s3:/bucket/x", "s3:bucket", "s3://bucket./x", "s3://.bucket", "s3://../x", "s3://a..b/x",
         "s3://bu cket/x", "s3://bucket?x=1", "s3://bucket#1/x", "s3://bucket:80/x", "s3://[x]/y", "s3://bücket/x", "s3://~/x",
         "s3://bucket/a/../b", "s3://bucket/.", "s3://bucket/\udcff",

@@ -36,6 +36,10 @@ def open_store(address: str | Path) -> Store:
         raise UsageError(
             "an address is empty: name a folder or an s3:// address" if not text else "an address holds a NUL"
         )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # servers and manifests could not hold it
+        raise UsageError(f"{text!a} is not UTF-8: rename the folder") from error
     match = _URL.fullmatch(text)
     if not match:
         _refuse_half_url(text)
@@ -94,8 +98,4 @@ def _bucket_and_prefix(text: str, place: str) -> tuple[str, str]:
         raise UsageError(f"{text}: S3 allows no bucket of the name {bucket!r}: write s3://BUCKET/PREFIX")
     if {".", ".."} & set(prefix.split("/")):
         raise UsageError(f"{text}: an S3 prefix has no . or .. between slashes: write the prefix itself")
-    try:
-        place.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{text!a}: an S3 address is UTF-8") from error
     return bucket, prefix
