@@ -32,8 +32,8 @@ def test_the_pixels_are_those_of_pillow(mode, compression):
     data = encode(mode, compression)
     with Image.open(io.BytesIO(data)) as image:
         np.testing.assert_array_equal(np.asarray(decode_stored(data, LIMIT)), np.asarray(image))
-    is_plain = mode in ("L", "RGB")
-    assert (decode_tiff(data, open_image(data, LIMIT)) is not None) == is_plain
+    by_pillow = mode in ("1", "CMYK") or (mode, compression) == ("RGBA", "jpeg")
+    assert (decode_tiff(data, open_image(data, LIMIT))[0] is None) == by_pillow
 
 
 DAMAGED = {
@@ -103,6 +103,39 @@ def test_a_size_that_is_there_twice_is_refused():
     place = data.index(struct.pack("<HHI", 277, 3, 1))
     data[place : place + 12] = struct.pack("<HHII", 256, 4, 1, 9)
     assert refusal(bytes(data)) != "read"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.uint32])
+@pytest.mark.parametrize("turn", [1, 6])
+def test_bytes_of_32_bit_numbers_are_not_swapped_twice(dtype, turn):
+    """Pillow swaps those of the other byte order once more than libtiff."""
+    values = np.linspace(0, 1 if dtype == np.float32 else 65_535, 12).reshape(3, 4).astype(dtype)
+    wanted = Image.fromarray((values * 255.0 / values.max()).round().astype(np.uint8))
+    wanted = wanted.transpose(Image.Transpose.ROTATE_270) if turn == 6 else wanted
+    for order in "<>":
+        for compression in (1, 8):
+            data = tiff(
+                values.astype(np.dtype(dtype).newbyteorder(order)), compression=compression, more={274: (turn,)}
+            )
+            if (order, dtype) != (">", np.uint32):  # which Pillow doesn't read
+                found = np.asarray(decode_image(data, LIMIT))[..., 0]
+                np.testing.assert_allclose(found.astype(int), np.asarray(wanted).astype(int), atol=1)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("compression", [1, 8])
+def test_few_bits_are_their_whole_range(bits, compression):
+    data = tiff(np.array([[0xFF, 0x00]], np.uint8), width=16 // bits, bits=bits, compression=compression)
+    half = 8 // bits
+    assert np.asarray(decode_image(data, LIMIT))[0, :, 0].tolist() == [255] * half + [0] * half
+
+
+def test_a_file_whose_tags_are_cut_off_is_refused():
+    """Pillow would do without them, and read floats as integers."""
+    data = tiff(np.full((9, 9, 3), 200, np.uint8))
+    assert refusal(data) == "read"
+    for kept in (len(data) - 1, len(data) - 7, len(data) - 30):
+        assert "cut off" in refusal(data[:kept])
 
 
 def test_big_tiff_is_read():

@@ -41,11 +41,19 @@ def tiff(
     } | {tag: ("H", numbers) for tag, numbers in (more or {}).items()}
     body = b"".join(packed)
     body += bytes(len(body) % 2)
-    directory, behind = struct.pack("<H", len(tags)), b""
+    order = ">" if values.dtype.byteorder == ">" else "<"
+    directory, behind = struct.pack(f"{order}H", len(tags)), b""
     after = 8 + len(body) + 2 + 12 * len(tags) + 4
     for tag, (code, numbers) in sorted(tags.items()):
-        content = struct.pack(f"<{len(numbers)}{code}", *numbers)
+        content = struct.pack(f"{order}{len(numbers)}{code}", *numbers)
         if len(content) > 4:
-            content, behind = struct.pack("<I", after + len(behind)), behind + content
-        directory += struct.pack("<HHI4s", tag, 3 if code == "H" else 4, len(numbers), content)
-    return b"II*\0" + struct.pack("<I", 8 + len(body)) + body + directory + bytes(4) + behind
+            content, behind = struct.pack(f"{order}I", after + len(behind)), behind + content
+        directory += struct.pack(f"{order}HHI4s", tag, 3 if code == "H" else 4, len(numbers), content)
+    return (
+        (b"MM\0*" if order == ">" else b"II*\0")
+        + struct.pack(f"{order}I", 8 + len(body))
+        + body
+        + directory
+        + bytes(4)
+        + behind
+    )

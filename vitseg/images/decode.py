@@ -63,6 +63,7 @@ def open_image(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     if name := foreign_format(data):
         raise SampleError(f"{name} images are not read: convert it to PNG or JPEG")
     with broken_images():
+        tiff.check_directory(data)
         image = read_header(png.keep_pixels(data, header_only=True) if data.startswith(png.START) else data)
     if image is None:
         raise SampleError(f"not an image in a format that is read ({', '.join(FORMATS)})")
@@ -72,7 +73,7 @@ def open_image(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     return image
 
 
-def decode_pixels(header: ImageFile.ImageFile, data: bytes) -> tuple[np.ndarray | ImageFile.ImageFile, int]:
+def decode_pixels(header: ImageFile.ImageFile, data: bytes) -> tuple[np.ndarray | Image.Image, int]:
     """Decode an opened image as it is stored, and return its EXIF orientation, too: 1 (upright) – 8.
 
     The pixels are uint8 (H, W), (H, W, 3) or (H, W, 4); those of other kinds are Pillow's image.
@@ -80,15 +81,17 @@ def decode_pixels(header: ImageFile.ImageFile, data: bytes) -> tuple[np.ndarray 
     Raises:
         SampleError: a decoder noticed damage, whether or not another overlooks it.
     """
+    pixels: np.ndarray | Image.Image | None
     with broken_images():
         if (pixels := decode_jpeg(data, (header.height, header.width))) is not None:
             return pixels, orientation(header)
         if (pixels := png.decode_png(data, header.width * header.height)) is not None:
             return pixels, 1
         png.check_png(data)
-        if (pixels := tiff.decode_tiff(data, header)) is not None:
-            return pixels, 1
         tiff.mend_palette(header)
+        pixels, turn = tiff.decode_tiff(data, header)
+        if pixels is not None:
+            return pixels, turn if turn in TURNS else 1
         header.load()
         return header, orientation(header)  # only now: Pillow turns TIFF itself, and finds EXIF behind pixels of PNG
 

@@ -117,7 +117,7 @@ def read_header(data: bytes, formats: tuple[str, ...] = FORMATS) -> ImageFile.Im
             try:
                 return Image.OPEN[name][0](io.BytesIO(data), "")
             except SyntaxError as error:  # the decoder's way to tell that the format is another, or a kind of its own
-                refusal = f"{error} (a {name} of a kind that is not read, if it is sound)"
+                refusal = f"{error}; or it is a {name} of a kind that is not read"
     if refusal and begins_as_image(data):
         raise ValueError(refusal)
     return None

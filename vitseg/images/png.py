@@ -29,13 +29,8 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 _PIECE = 1 << 20  # bytes
 _ANCILLARY = 0x20  # this bit of a name's first letter: the chunk may be left out
 _NEEDED = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
-_ORIENTED = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
-"""Texts that may say how a picture lies, as the chunk eXIf does."""
-_KNOWN = frozenset(
-    b"acTL bKGD caBX cHRM cICP cLLI fcTL fdAT gAMA gIFg gIFx hIST iCCP iTXt mDCV oFFs pCAL pHYs sBIT sCAL sPLT sRGB sTER"
-    b" tEXt tIME tRNS zTXt".split()
-)
-"""Chunks that change no pixel, even with a wrong checksum; of an unknown name, the name may be what is damaged."""
+_ORIENTED = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0", b"II*\0", b"MM\0*")
+"""What chunks begin with that may say how a picture lies, even if a chunk's name (eXIf) is what is damaged."""
 
 
 def decode_png(data: bytes, max_pixels: int) -> np.ndarray | None:
@@ -93,15 +88,19 @@ def keep_pixels(data: bytes, *, header_only: bool = False) -> bytes:
     With `header_only`, the checksums of pixels are left to another call.
 
     Raises:
-        SampleError: the checksum of a chunk that matters is wrong.
+        SampleError: it is cut off, or the checksum of a chunk that matters is wrong.
     """
     kept, start, view = [], 0, memoryview(data)
     lacks_palette = data[25:26] == bytes([_PALETTE])
     for name, place, end in _chunks(data):
-        fits = (header_only and name == b"IDAT") or end > len(data) or _checksum_fits(view[place + 4 : end])
+        if end > len(data):
+            raise SampleError(f"the image is broken: it is cut off in its {name.decode('latin-1')!r} chunk")
+        fits = (header_only and name == b"IDAT") or _checksum_fits(view[place + 4 : end])
         is_needed = name in _NEEDED or name == b"eXIf" or data.startswith(_ORIENTED, place + 8)
-        if not fits and (is_needed or name not in _KNOWN):
+        if not fits and is_needed:
             raise SampleError(f"the image is broken: the checksum of its {name.decode('latin-1')!r} chunk is wrong")
+        if name == b"IHDR" and place > len(START):
+            raise SampleError("the image is broken: it has two headers")
         if is_needed:
             lacks_palette &= name != b"PLTE"
             if lacks_palette and name == b"IDAT":
@@ -119,7 +118,7 @@ def _checksum_fits(chunk: memoryview) -> bool:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, place and end of each chunk before IEND; the last may be cut off."""
+    """Yield name, place and end of each chunk before IEND, the last one's if it is cut off, too."""
     place = len(START)
     while place + 8 <= len(data):
         length, name = _CHUNK.unpack_from(data, place)

@@ -2,7 +2,7 @@
 
 libtiff prints what it notices on the terminal, and Pillow keeps only its number; its warnings are lost. So a compressed
 TIFF is decoded here, by libtiff, too, but by that of imagecodecs, which hands on the words. Pillow decodes it once more
-where its pixels are not plain colors or grays of 8 bits.
+where its numbers have fewer than 8 bits or 12, or its colors lie in planes or are YCbCr.
 """
 
 import logging
@@ -14,10 +14,11 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
-from PIL import ImageFile, ImagePalette
+from PIL import Image, ImageFile, ImagePalette
 
 from vitseg.errors import SampleError
 
+_START = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SIZE = (256, 257)  # the tags, https://www.loc.gov/preservation/digital/formats/content/tiff_tags.shtml
 _SUBFILE_TYPE, _BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _PLANES = 254, 258, 259, 262, 284
 _ORIENTATION, _SAMPLES, _COLOR_MAP, _SAMPLE_FORMAT, _DNG_VERSION = 274, 277, 320, 339, 50706
@@ -27,7 +28,12 @@ _THUMBNAIL = 1
 _SIGNED = 2
 _SEPARATE = 2
 _BYTE, _SHORT, _BYTE_MAX = 8, 16, 255
-_PLAIN = {(1, "L", 1, 1): (), (2, "RGB", 1, 1): (3,)}
+_YCBCR, _JPEG = 6, 7
+_BEYOND = 2**31 - 1
+_OF_PIXELS = frozenset(
+    {256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339}
+)
+_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # of a value, by its type
 _ZIP = (8, 32946)
 _DAMAGE = re.compile(r"Corrupt|Premature|Discarding|Terminating|Line length|Inconsistent|Bad ")
 """What libtiff's warnings about pixels begin with; most others are about tags."""
@@ -54,13 +60,46 @@ _LOGGER.addHandler(_NOTED)
 _LOGGER.propagate = False
 
 
+def check_directory(data: bytes) -> None:
+    """Look for what Pillow does without in a TIFF, and then reads as something else; other formats pass.
+
+    Raises:
+        SampleError: what says pixels lies behind the end, or is there twice: libtiff takes the first, Pillow the last.
+    """
+    if data[:4] not in _START:
+        return
+    if data[:4] == b"MM\0+":
+        raise SampleError("a BigTIFF of big-endian order is not read: save it as TIFF, or in little-endian order")
+    order = "<" if data[:2] == b"II" else ">"
+    place, counted, entry, inline = (8, "Q", "HHQ", 8) if 43 in data[2:4] else (4, "H", "HHI", 4)
+    (place,) = struct.unpack_from(order + entry[-1], data, place)
+    (entries,) = struct.unpack_from(order + counted, data, place)
+    place += struct.calcsize(order + counted)
+    found = set()
+    for _ in range(entries):
+        if place + struct.calcsize(order + entry) + inline > len(data):
+            raise SampleError("the image is broken: it is cut off in its directory")
+        tag, kind, count = struct.unpack_from(order + entry, data, place)
+        place += struct.calcsize(order + entry) + inline
+        size = count * _BYTES.get(kind, 1)
+        if tag not in _OF_PIXELS:
+            continue
+        if size > inline and struct.unpack_from(order + entry[-1], data, place - inline)[0] + size > len(data):
+            raise SampleError(f"the image is broken: it is cut off, the values of its tag {tag} are missing")
+        if tag in found:
+            raise SampleError(f"the image is broken: its tag {tag} is there twice")
+        found.add(tag)
+
+
 def check_header(image: ImageFile.ImageFile) -> None:
     """Refuse what Pillow would read as something else.
 
     Raises:
-        SampleError: it is a raw photograph with a thumbnail, or its numbers can't be told.
+        SampleError: it is a raw photograph with a preview, or its numbers can't be told.
     """
-    tags = getattr(image, "tag_v2", {})
+    if not hasattr(image, "tag_v2"):
+        return
+    tags = image.tag_v2
     bits = max(tags.get(_BITS_PER_SAMPLE, (1,)))
     if _DNG_VERSION in tags or tags.get(_SUBFILE_TYPE, 0) & _THUMBNAIL:
         raise SampleError("a raw photograph (DNG and others) is not read, only its preview: convert it to TIFF or JPEG")
@@ -72,17 +111,17 @@ def check_header(image: ImageFile.ImageFile) -> None:
         raise SampleError(f"its {bits}-bit colors lie in separate planes, which is read with 8 bits only")
 
 
-def decode_tiff(data: bytes, image: ImageFile.ImageFile) -> np.ndarray | None:
-    """Decode a compressed TIFF as it is stored: uint8 (H, W, 3) or, gray, (H, W); None where Pillow must decode it.
+def decode_tiff(data: bytes, image: ImageFile.ImageFile) -> tuple[np.ndarray | Image.Image | None, int]:
+    """Decode a compressed TIFF as it is stored, and return its orientation, too; None where Pillow must decode it.
+
+    Pixels are uint8 (H, W, 3) or, gray, (H, W); those of other modes Pillow's image.
 
     Raises:
         SampleError: it is damaged.
     """
     if not image.tile or image.tile[0].codec_name != "libtiff":
-        return None  # of uncompressed pixels, Pillow itself says what is missing
+        return None, 1  # of uncompressed pixels, Pillow itself says what is missing
     tags = image.tag_v2  # type: ignore[attr-defined]
-    if not _has_one_size(data):
-        raise SampleError("the image is broken: its size is there twice")
     pixels = None
     lines: list[str] = []
     _NOTED.found.lines = lines
@@ -98,9 +137,25 @@ def decode_tiff(data: bytes, image: ImageFile.ImageFile) -> np.ndarray | None:
         del _NOTED.found.lines
     if damage := next((line for line in lines if _DAMAGE.match(line)), None):
         raise SampleError(f"the image is broken: {damage}")
-    kind = (tags.get(_PHOTOMETRIC), image.mode, tags.get(_ORIENTATION, 1), tags.get(_PLANES, 1))
-    shape = (image.height, image.width, *_PLAIN.get(kind, (0,)))
-    return pixels if pixels is not None and (pixels.shape, pixels.dtype) == (shape, np.uint8) else None
+    turn = tags.get(_ORIENTATION, 1)
+    bits, samples = max(tags.get(_BITS_PER_SAMPLE, (1,))), tags.get(_SAMPLES, 1)
+    shape = (tags.get(_SIZE[1]), tags.get(_SIZE[0]), *((samples,) if samples > 1 else ()))
+    is_changed = tags.get(_COMPRESSION) == _JPEG and image.mode not in ("L", "RGB")  # to RGB
+    if pixels is None or is_changed or tags.get(_PHOTOMETRIC) == _YCBCR or tags.get(_PLANES, 1) == _SEPARATE:
+        return None, 1
+    if pixels.shape != shape or 8 * pixels.itemsize != bits:  # CMYK, which becomes RGB; less than a byte
+        return None, 1
+    if image.mode == "F":
+        return Image.fromarray(pixels), turn
+    if image.mode == "I":
+        return Image.fromarray(pixels.clip(-1, _BEYOND).astype(np.int32)), turn
+    rawmode = str(image.tile[0].args[0])  # type: ignore[index]
+    if image.mode == rawmode and image.mode in ("L", "RGB"):
+        return pixels, turn
+    read = Image.frombytes(image.mode, shape[1::-1], pixels.tobytes(), "raw", rawmode)
+    if image.palette:
+        read.putpalette(image.palette)
+    return read, turn
 
 
 def mend_palette(image: ImageFile.ImageFile) -> None:
@@ -119,16 +174,3 @@ def _check_sums(data: bytes, tags: Mapping[int, Any]) -> None:
             imagecodecs.deflate_decode(
                 data[offset : offset + length], out=min(width * height * samples, length * _MOST_PACKED)
             )
-
-
-def _has_one_size(data: bytes) -> bool:
-    """Return whether width and height are there once: else libtiff takes the first, and Pillow the last."""
-    order = "<" if data[:2] == b"II" else ">"
-    big = 43 in data[2:4]
-    entry, first, count = ("20s", 8, "Q") if big else ("12s", 4, "H")
-    (place,) = struct.unpack_from(order + ("Q" if big else "I"), data, first)
-    (entries,) = struct.unpack_from(order + count, data, place)
-    start = place + struct.calcsize(order + count)
-    size = struct.calcsize(entry)
-    found = [data[at : at + 2] for at in range(start, min(start + entries * size, len(data)), size)]
-    return all(found.count(struct.pack(order + "H", tag)) == 1 for tag in _SIZE)
