@@ -15,6 +15,7 @@ from flows.assess import ensure_assessed
 from flows.display.console import note
 from flows.preprocess import preprocess
 from flows.stack.processes import locked
+from flows.tasks.plan_training import changes_since
 from flows.train import train
 from vitseg.config import load_recipe
 from vitseg.data.manifest import read_manifest
@@ -59,7 +60,8 @@ def retrain(
         start: weights to start from; without a champion, training starts from scratch.
         gate: a TOML file of rules, where this runs; by default those of `vitseg.registry.gate`.
         to: registered model that versions are promoted to, if that is not `name`.
-        auto_promote: make a version that passes the gate the champion, without asking a person.
+        auto_promote: make a version that passes the gate the champion, without asking a person; unless classes that the
+            champion knows are gone.
     """
     check_name(name)
     read_gate(Path(gate) if gate else None)  # so that a mistake in it fails now, not after the training
@@ -67,12 +69,20 @@ def retrain(
     with _one_at_a_time(name):
         place = canonical(shards or str(home() / "shards" / name))
         prepared = preprocess(source, place, size=size)
-        recipe = Segmentation.fit_recipe(load_recipe(preset, None, overrides), read_manifest(place)).digest()
+        manifest = read_manifest(place)
+        recipe = Segmentation.fit_recipe(load_recipe(preset, None, overrides), manifest).digest()
         version = versions.find_trained(name, prepared["fingerprint"], recipe)
         trained = None
+        known = promotion.champion_of(to or name)
+        if known and (version is None or auto_promote):
+            change, lines = changes_since(known, manifest)
+            for line in lines if version is None and to not in ("", name) else ():  # `train` tells of that of `name`
+                note(line)
+            if auto_promote and change and change.removed:
+                auto_promote = False
+                note("classes of the champion are gone: a person decides whether the new version takes its place")
         if version is None:
-            known = promotion.champion_of(to or name) if start == "champion" else None
-            weights = known.uri if known else ""
+            weights = known.uri if known and start == "champion" else ""
             trained = train(place, preset=preset, overrides=list(overrides), nproc=nproc, name=name, init=weights)
             version = versions.get_version(name, trained["version"])
         elif not _is_unfinished(version, auto_promote):

@@ -6,10 +6,14 @@ from dataclasses import replace
 from prefect import task
 
 from flows.display.console import note
-from vitseg.data.manifest import read_manifest
+from vitseg.class_change import ClassChange, class_change, match_names
+from vitseg.data.manifest import Manifest, read_manifest
+from vitseg.errors import VitsegError
 from vitseg.model.encoder_bundle import CONFIG
 from vitseg.recipe import Recipe
-from vitseg.registry import tracking, versions
+from vitseg.registry import promotion, tracking, versions
+from vitseg.registry.markdown import listed
+from vitseg.registry.versions import Version
 from vitseg.storage import open_store
 from vitseg.training.initial_weights import FILE
 from vitseg.training.job import MASKED, SEGMENTATION, Job, forget_job, write_job
@@ -33,7 +37,8 @@ def plan_training(
     `name` is the registered model, or what the run of a pretraining is called; `kind` is one of
     `vitseg.training.objectives.OBJECTIVES`; the rest is as in `flows.train`.
     """
-    fresh, weights = new_job(shards, read_manifest(shards), recipe, world_size, init=init, task=kind)
+    manifest = read_manifest(shards)
+    fresh, weights = new_job(shards, manifest, recipe, world_size, init=init, task=kind)
     if fresh.recipe != recipe:
         note(
             "this data set has pairs of images and no classes: model.target=rgb, and model.pixels=fixed to see brightness"
@@ -50,6 +55,9 @@ def plan_training(
     if action == "nothing":
         return job
     if action == "start":
+        if kind == SEGMENTATION and (champion := promotion.champion_of(name)):
+            for line in changes_since(champion, manifest)[1]:
+                note(line)
         if weights:
             note(f"starting from {weights.address}: {weights.taken}")
         job = replace(job, run_id=_start_run(job, name))
@@ -63,6 +71,38 @@ def plan_training(
         note(f"going on with an unfinished job in {job.folder}")
     write_job(job)
     return job
+
+
+def changes_since(champion: Version, manifest: Manifest) -> tuple[ClassChange | None, list[str]]:
+    """Return how a data set's classes differ from the champion's, and a line for each change that says what it means.
+
+    Of a champion that can't be read, the change is None.
+    """
+    try:
+        bundle = versions.load(champion.uri)
+    except VitsegError as error:
+        return None, [f"the champion can't be read, so these classes are not compared with its own: {error}"]
+    before, after = ([label.name for label in classes] for classes in (bundle.classes, manifest.classes))
+    change, known = class_change(before, after), f"the champion {champion.uri}"
+    lines = []
+    if change.added:
+        lines.append(
+            f"{known} does not know: {listed(change.added)}; they are learned and measured, but not compared with it"
+        )
+    if change.removed:
+        lines.append(f"{known} also knows: {listed(change.removed)}; no mask of the new version will show them")
+    if change.added and change.removed:
+        lines.append("a class that got another name counts as a removed and an added one: to keep it, keep its name")
+    places = zip(manifest.classes, match_names(after, before), strict=True)
+    written = [label.name for label, place in places if place is not None and label != bundle.classes[place]]
+    if written:
+        lines.append(f"{known} has other ids or colors for: {listed(written)}; new masks have those of these shards")
+    if before and after and tuple(bundle.image_size) != tuple(manifest.image_size):
+        sizes = [f"{width}×{height}" for height, width in (bundle.image_size, manifest.image_size)]
+        lines.append(
+            f"{known} sees images of {sizes[0]}, these are {sizes[1]}: each version is measured at its own size"
+        )
+    return change, lines
 
 
 def _start_run(job: Job, name: str) -> str:

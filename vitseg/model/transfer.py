@@ -1,11 +1,16 @@
-"""Start a network from the weights of another one of ours: the whole encoder, and the decoder where it is the same."""
+"""Start a network from the weights of another one of ours: the whole encoder, and the decoder where it is the same.
 
-from collections.abc import Mapping
+The rows of the last layer that write scores are taken by the names of their classes; those of new classes start at 0.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from vitseg.architecture import Architecture
+from vitseg.class_change import class_change, match_names
 from vitseg.errors import DataError, UsageError
 from vitseg.model.patches import patch_grid, resample_positions
 
@@ -26,11 +31,24 @@ class Transfer:
     taken: str
 
 
+@dataclass(frozen=True)
+class Head:
+    """The last layer of two networks of target `classes`: which class each row scores, before and after."""
+
+    tensors: tuple[str, ...]
+    """Names of its tensors; rows are the scores of one pixel, of the next, and so on."""
+    classes: tuple[Sequence[str], Sequence[str]]
+    """Names of the old and the new network's classes."""
+    channels: tuple[int, int]
+    """Scores of a pixel: as many as classes, or 1 for the foreground of a binary network."""
+
+
 def transfer_weights(
     weights: Mapping[str, Tensor],
     source: tuple[Architecture, tuple[int, int]],
     target: tuple[Architecture, tuple[int, int]],
     wanted: Mapping[str, Tensor],
+    head: Head | None = None,
 ) -> Transfer:
     """Return the weights that a new network can take over from another one.
 
@@ -39,6 +57,7 @@ def transfer_weights(
         source: architecture and image size (H, W) of the old network.
         target: those of the new network.
         wanted: state dict of the new network; it may be on the meta device, as only shapes matter.
+        head: the last layer, whose rows are then taken by the names of their classes.
 
     Raises:
         UsageError: the encoders differ; the message names the recipe's keys.
@@ -59,6 +78,9 @@ def transfer_weights(
     fitted = {**weights, POSITION: resample_positions(position, grids[0], grids[1])}
     # Tensors of different decoders may agree in name and shape, but not in meaning.
     same_decoder = (old.decoder, old.target) == (new.decoder, new.target)
+    words = ""
+    if head and same_decoder and new.target == "classes" and list(head.classes[0]) != list(head.classes[1]):
+        fitted, words = _fit_head(fitted, head)
     tensors, left = {}, []
     for name in wanted:
         if name in ("mean", "std"):
@@ -70,7 +92,29 @@ def transfer_weights(
             raise UsageError(f"it can't be a start here: its {name} is missing or of another shape")
         else:
             left.append(name)
-    return Transfer(tensors, _in_words(tensors, left, grids))
+    return Transfer(tensors, _in_words(tensors, left, grids) + words)
+
+
+def _fit_head(weights: Mapping[str, Tensor], head: Head) -> tuple[dict[str, Tensor], str]:
+    """Return the weights with the last layer of the new network, as far as classes are known, and what that means in words."""
+    old, new = (names[:count] for names, count in zip(head.classes, head.channels, strict=True))
+    change = class_change(old, new)
+    # A decoder that reads its own scores, as the spiral one does, has learned the order of the classes there, too.
+    fitted = {name: value for name, value in weights.items() if name not in head.tensors and ".made." not in name}
+    if change.shared:
+        places = match_names(new, old)
+        fitted |= {name: _rows_of(weights[name], places, len(old)) for name in head.tensors}
+    words = f"; classes that it knows: {', '.join(change.shared) or 'none'}"
+    return fitted, words + (f"; from scratch: {', '.join(change.added)}" if change.added else "")
+
+
+def _rows_of(tensor: Tensor, places: Sequence[int | None], count: int) -> Tensor:
+    """Return the rows of classes at these places among `count` for each pixel, zeros for None."""
+    rows = tensor.unflatten(0, (-1, count))
+    found = torch.stack([torch.zeros_like(rows[:, 0]) if place is None else rows[:, place] for place in places], dim=1)
+    if len(places) == 1 < count:  # binary: against a background that scores 0; so far, against the other classes
+        found -= rows[:, [place for place in range(count) if place != places[0]]].mean(1, keepdim=True)
+    return found.flatten(0, 1)
 
 
 def option(value: object) -> str:

@@ -25,13 +25,14 @@ from torch import Tensor
 from vitseg.architecture import Architecture
 from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.json_input import parse_json
+from vitseg.labels import Label, logit_count
 from vitseg.model import encoder_bundle
 from vitseg.model.bundle import CONFIG, WEIGHTS, load_bundle
 from vitseg.model.image_model import PIXEL_MEAN, PIXEL_STD
 from vitseg.model.patches import patch_grid
 from vitseg.model.published_weights import PixelStats, encoder_from_published
 from vitseg.model.segmenter import Segmenter
-from vitseg.model.transfer import Transfer, transfer_weights
+from vitseg.model.transfer import Head, Transfer, transfer_weights
 from vitseg.registry.names import parse_address
 from vitseg.storage import Store, canonical, join, open_store, split_address
 from vitseg.training import hugging_face
@@ -75,8 +76,10 @@ def check_address(address: str) -> str:
     return canonical(address)
 
 
-def fit_initial(address: str, arch: Architecture, image_size: tuple[int, int], classes: int) -> Initial:
-    """Read weights and fit them to the network of a recipe, for images (H, W) and so many classes.
+def fit_initial(address: str, arch: Architecture, image_size: tuple[int, int], classes: tuple[Label, ...]) -> Initial:
+    """Read weights and fit them to the network of a recipe, for images (H, W) and these classes.
+
+    What scores classes is taken by their names.
 
     Raises:
         UsageError: the weights are of another architecture; the message names the recipe's keys.
@@ -86,9 +89,10 @@ def fit_initial(address: str, arch: Architecture, image_size: tuple[int, int], c
     """
     address = check_address(address)
     with torch.device("meta"):
-        wanted = Segmenter(arch, image_size, classes).state_dict()
+        model = Segmenter(arch, image_size, logit_count(classes))
+    wanted = model.state_dict()
     try:
-        taken = _Target(arch, image_size, wanted).read(address)
+        taken = _Target(model, classes, wanted).read(address)
     except (DataError, UsageError) as error:
         raise type(error)(f"--init {address}: {error}") from error
     tensors = {name: value.detach().contiguous() for name, value in taken.tensors.items()}
@@ -116,11 +120,19 @@ def load_initial(model: torch.nn.Module, folder: str, sha256: str) -> None:
 
 @dataclass(frozen=True)
 class _Target:
-    """The network to initialize: architecture, image size (H, W), and its state dict without data."""
+    """The network to initialize, without data, its classes, and its state dict."""
 
-    arch: Architecture
-    image_size: tuple[int, int]
+    model: Segmenter
+    classes: tuple[Label, ...]
     wanted: Mapping[str, Tensor]
+
+    @property
+    def arch(self) -> Architecture:
+        return self.model.architecture
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.model.image_size
 
     def read(self, address: str) -> Transfer:
         """Read the weights at an address."""
@@ -167,10 +179,17 @@ class _Target:
 
     def _bundle(self, folder: Path) -> Transfer:
         bundle = load_bundle(folder)
-        return self._transfer(bundle.model.state_dict(), (bundle.architecture, bundle.image_size))
+        last = next(name for name, module in self.model.named_modules() if module is self.model.decoder.head)
+        names = [[label.name for label in labels] for labels in (bundle.classes, self.classes)]
+        head = Head(
+            (f"{last}.weight", f"{last}.bias"), (names[0], names[1]), (bundle.model.channels, self.model.channels)
+        )
+        return self._transfer(bundle.model.state_dict(), (bundle.architecture, bundle.image_size), head)
 
-    def _transfer(self, weights: Mapping[str, Tensor], source: tuple[Architecture, tuple[int, int]]) -> Transfer:
-        return transfer_weights(weights, source, (self.arch, self.image_size), self.wanted)
+    def _transfer(
+        self, weights: Mapping[str, Tensor], source: tuple[Architecture, tuple[int, int]], head: Head | None = None
+    ) -> Transfer:
+        return transfer_weights(weights, source, (self.arch, self.image_size), self.wanted, head)
 
     def _published(self, store: Store, weights: str = WEIGHTS) -> Transfer:
         """Fit a published ViT, with what lies beside its weights."""

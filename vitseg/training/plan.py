@@ -6,7 +6,6 @@ from typing import Literal
 
 from vitseg.data.manifest import Manifest
 from vitseg.errors import DataError, UsageError
-from vitseg.labels import logit_count
 from vitseg.model.patches import patch_grid
 from vitseg.recipe import Recipe
 from vitseg.training.initial_weights import Initial, fit_initial
@@ -27,7 +26,7 @@ def new_job(
     """
     recipe = OBJECTIVES[task].fit_recipe(recipe, manifest)
     check(Job("", shards, manifest.fingerprint, recipe, task=task), manifest, world_size)
-    start = fit_initial(init, recipe.model, manifest.image_size, logit_count(manifest.classes)) if init else None
+    start = fit_initial(init, recipe.model, manifest.image_size, manifest.classes) if init else None
     address, sha256 = (start.address, start.sha256) if start else ("", "")
     folder = job_folder(shards, manifest.fingerprint, recipe, sha256, task)
     return Job(folder, shards, manifest.fingerprint, recipe, init=address, init_sha256=sha256, task=task), start

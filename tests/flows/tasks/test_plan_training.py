@@ -1,13 +1,19 @@
 """The same command finds the same job: started, gone on with, or finished. Without a server of Prefect's."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from flows.tasks import plan_training as module
 from tests.training.conftest import small_recipe
-from vitseg.registry import tracking
+from vitseg.data.manifest import read_manifest
+from vitseg.labels import Label
+from vitseg.model.bundle import save_bundle
+from vitseg.model.segmenter import build_model
+from vitseg.registry import tracking, versions
 from vitseg.storage import open_store
 from vitseg.training.job import MASKED, SEGMENTATION, Job, finish_job, read_job
 
@@ -56,10 +62,6 @@ def test_a_finished_pretraining_is_finished_as_long_as_its_encoder_is_there(
 def test_weights_to_start_from_are_kept_with_the_job(
     shards: str, sqlite: str, notes: list[str], tmp_path: Path
 ) -> None:
-    from vitseg.data.manifest import read_manifest
-    from vitseg.model.bundle import save_bundle
-    from vitseg.model.segmenter import build_model
-
     manifest = read_manifest(shards)
     model = build_model(small_recipe().model, manifest.image_size, len(manifest.classes), seed=3)
     save_bundle(tmp_path / "bundle", model, manifest.classes)
@@ -67,3 +69,32 @@ def test_weights_to_start_from_are_kept_with_the_job(
     assert open_store(job.folder).stat("init.safetensors")
     assert tracking.MlflowClient().get_run(job.run_id).data.params["init.sha256"] == job.init_sha256
     assert notes[0].startswith(f"starting from {tmp_path / 'bundle'}: ")
+
+
+def test_other_classes_ids_and_sizes_than_the_champions_are_told_before_training(
+    shards: str, sqlite: str, notes: list[str], tmp_path: Path
+) -> None:
+    manifest = read_manifest(shards)
+    road, sidewalk, *rest = manifest.classes
+    classes = (sidewalk, road, Label("kerb", (1, 2, 3), 77), *rest[2:])
+    classes = tuple(dataclasses.replace(label, train_id=place) for place, label in enumerate(classes))
+    save_bundle(tmp_path / "bundle", build_model(small_recipe().model, (16, 32), len(classes), seed=3), classes)
+    run_id = tracking.start_run("by hand", {}, {})
+    versions.register(tmp_path / "bundle", name="streets", run_id=run_id, tags={}, description="")
+    MlflowClient().set_registered_model_alias("streets", "champion", "1")
+    plan(shards, resume=False)
+    known = "the champion models:/streets/1"
+    changed = [label.name for label in manifest.classes if label not in classes and label not in rest[:2]]
+    assert changed[:3] == ["road", "sidewalk", "fence"]
+    assert notes == [
+        f"{known} does not know: building, wall; they are learned and measured, but not compared with it",
+        f"{known} also knows: kerb; no mask of the new version will show them",
+        "a class that got another name counts as a removed and an added one: to keep it, keep its name",
+        f"{known} has other ids or colors for: {', '.join(changed[:20])}; new masks have those of these shards",
+        f"{known} sees images of 32×16, these are 64×32: each version is measured at its own size",
+    ]
+    notes.clear()
+    versions.set_tags(versions.get_version("streets", "1"), {"sha256": "0" * 64})
+    plan(shards, resume=False)
+    assert len(notes) == 1
+    assert notes[0].startswith("the champion can't be read")
