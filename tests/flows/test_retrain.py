@@ -1,5 +1,6 @@
 """What the schedule runs: trains when the source has changed, and then asks for a review; else nothing."""
 
+import dataclasses
 import shutil
 import threading
 from pathlib import Path
@@ -10,9 +11,12 @@ import torch
 from mlflow import MlflowClient
 
 from flows.stack.stack import StackStatus
-from tests.training.conftest import SMALL
+from tests.training.conftest import SMALL, small_recipe
 from vitseg.dist import World
 from vitseg.errors import NotFoundError, UsageError, VitsegError
+from vitseg.labels import Label, train_classes
+from vitseg.model.bundle import save_bundle
+from vitseg.model.segmenter import build_model
 
 OVERRIDES = [*SMALL, "run.epochs=1"]
 
@@ -180,3 +184,52 @@ def test_it_starts_from_the_champion_and_promotes_by_itself_only_if_told(
     assert champion is not None
     assert (champion.tags["previous_champion"], champion.tags["reviewer"]) == ("1", "retrain")
     assert promotion.rollback("approved", "ada", "misses night").version == "1"
+
+
+def test_no_name_gets_stuck_when_classes_and_sizes_change(
+    trainings: list[str], scenes: Path, shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows.retrain import retrain
+    from vitseg.registry import promotion, tracking, versions
+
+    road, _, building, *rest = train_classes()  # the champion knows kerbs, no sidewalk, and has another order
+    kerb = Label("kerb", (1, 2, 3), 77)
+    classes = tuple(
+        dataclasses.replace(label, train_id=place) for place, label in enumerate((building, road, kerb, *rest))
+    )
+    save_bundle(tmp_path / "bundle", build_model(small_recipe().model, (16, 32), len(classes), seed=0), classes)
+    run_id = tracking.start_run("by hand", {}, {})
+    tags = {"review": "pending", "shards": shards}
+    versions.register(tmp_path / "bundle", name="moving", run_id=run_id, tags=tags, description="")
+    MlflowClient().set_registered_model_alias("moving", promotion.CHAMPION, "1")
+    rules = tmp_path / "gate.toml"
+    rules.write_text("[champion]\nslower = 100\nclass_drop = 1.0\n")  # a busy machine decides nothing here
+
+    def run() -> dict[str, Any]:
+        options = {"name": "moving", "start": "champion", "auto_promote": True, "gate": str(rules)}
+        return retrain(str(scenes), shards=str(tmp_path / "shards"), size=(32, 64), overrides=OVERRIDES, **options)
+
+    result, told = run(), capsys.readouterr().err
+    for line in (
+        "the champion models:/moving/1 does not know: sidewalk; they are learned and measured",
+        "the champion models:/moving/1 also knows: kerb; no mask of the new version will show them",
+        "sees images of 32×16, these are 64×32",
+        "classes that it knows: road, building, wall",
+        "from scratch: sidewalk",
+        "classes of the champion are gone: a person decides",
+    ):
+        assert line in told
+    assert told.index("does not know: sidewalk") < told.index("registering")
+    assert (result["gate"], result["champion"]) == ("passed", "")
+    page = versions.get_version("moving", "2").description
+    for text in (
+        "it is compared with the champion on the 18 that both know",
+        "New, so held to the floors alone: sidewalk.",
+        "**Removed, so no mask will show them any more: kerb.**",
+        "The champion sees images of 32×16, this version of 64×32",
+    ):
+        assert text in page
+    assert (run()["changed"], len(trainings)) == (False, 1)
+    assert "nothing new" in capsys.readouterr().err  # it waits for a person, and is announced once
+    assert promotion.promote("moving", "2", "ada", "sidewalks at last").aliases == ("champion",)
+    assert promotion.rollback("moving", "ada", "no kerbs").version == "1"

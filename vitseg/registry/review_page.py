@@ -126,7 +126,9 @@ def _class_changes(page: Assessment) -> list[str]:
         found.append("The champion was not compared, as they share no class of these images: only floors apply.")
     if page.class_change and not page.class_change.is_none:
         shared = sum(name.startswith("iou/") for name in page.changes)
-        found.append(f"The classes changed: it is compared with the champion on the {shared} that both know.")
+        found.append(
+            f"The classes changed: it is compared with the champion on the {shared} that both know; all labeled pixels count."
+        )
         if page.class_change.added:
             found.append(f"New, so held to the floors alone: {listed(page.class_change.added)}.")
         if page.class_change.removed:
