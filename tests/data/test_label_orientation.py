@@ -67,7 +67,7 @@ def test_a_label_that_fits_no_way_is_returned_as_it_looks():
     assert (mask.size, doubts) == ((8, 2), ())
 
 
-@pytest.mark.parametrize("kind", ["TIFF", "GIF", "WEBP"])
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "WEBP", "PNG"])
 def test_several_pages_are_no_label_unless_they_are_previews(kind):
     out = io.BytesIO()
     pages = [Image.fromarray(IDS * 0 + n) for n in range(3)]

@@ -42,6 +42,13 @@ def test_one_channel_is_ids_first_and_a_picture_else():
         gray([-1, 0, 7], THREE)
 
 
+def test_0_and_1_are_not_255_where_nothing_says_so():
+    other = (Label("crack", (200, 30, 30), 7, 0),)
+    for values, bits in (([0, 1], 8), ([0, 255], 1), ([0, 65535], 16)):
+        with pytest.raises(SampleError, match="ids that no class has"):
+            gray(values, other, bits=bits)
+
+
 def test_fewer_bits_are_ids_where_these_are_listed():
     assert gray([0, 85, 170], THREE, bits=2) == [0, 1, 2]
     assert gray([0, 255], CRACK, bits=1) == [1, 0]

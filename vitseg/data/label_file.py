@@ -13,14 +13,19 @@ def palette(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray]:
     given = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
     colors[: len(given)] = given
     alpha = image.info.get("transparency", b"")
-    if data.startswith(b"\x89PNG"):  # the decoder leaves this chunk out
-        head, _, after = data.partition(b"IDAT")[0].partition(b"tRNS")
-        alpha = after[: int.from_bytes(head[-4:])] if after else b""
+    if image.format == "PNG":  # the decoder leaves this chunk out
+        alpha = png_chunk(data, b"tRNS")
     if isinstance(alpha, int):
         clear[alpha & 255] = True
     else:
         clear[: len(alpha)] = np.frombuffer(alpha, np.uint8) == 0
     return colors, clear
+
+
+def png_chunk(data: bytes, name: bytes) -> bytes:
+    """Return the content of a chunk that is before the pixels of a PNG; none: it has no such chunk."""
+    place = data.find(name, 0, data.find(b"IDAT"))
+    return data[place + 4 : place + 4 + int.from_bytes(data[place - 4 : place])] if place > 0 else b""
 
 
 def stored_bits(image: Image.Image, data: bytes) -> int:

@@ -7,6 +7,7 @@ a label may have been drawn on the pixels as stored, or have kept a note that no
 import numpy as np
 from PIL import Image
 
+from vitseg.data.label_file import png_chunk
 from vitseg.errors import SampleError
 from vitseg.images.decode import TURNS, broken_images, decode_pixels, open_image, orientation
 
@@ -36,7 +37,7 @@ def decode_label(
         SampleError: it is empty, of a foreign format, too large, cut off or broken, or has several pages.
     """
     header = open_image(label, max_pixels)
-    if header.format in _WITH_PAGES and (pages := _pages(label, max_pixels)) > 1:
+    if (pages := _pages(label, header.format, max_pixels)) > 1:
         raise SampleError(f"it has {pages} pages of one size: save one image in which each class has its id or color")
     pixels, own = decode_pixels(header, label)
     stored = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
@@ -53,8 +54,12 @@ def decode_label(
     return best, ()
 
 
-def _pages(data: bytes, max_pixels: int) -> int:
+def _pages(data: bytes, kind: str | None, max_pixels: int) -> int:
     """Return how many pages or frames of the first's size an image has; smaller ones are previews."""
+    if kind == "PNG":
+        return int.from_bytes(png_chunk(data, b"acTL")[:4])
+    if kind not in _WITH_PAGES:
+        return 1
     image = open_image(data, max_pixels)
     size, count = image.size, 1
     with broken_images():

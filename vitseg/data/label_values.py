@@ -79,8 +79,8 @@ def read_gray(
         # Ids need no second opinion, but 255 might be white as well as ignored, and a class on 0 might be meant as black.
         doubtful = values[-1] == IGNORE_INDEX or _is_on_0(labels)
         complete = [ids, *(one for one in complete if doubtful)]
-    elif not complete:
-        complete = [one for one in (ids, read_ids(picture, labels)) if one.is_complete]
+    elif not complete and ids.is_complete:
+        complete = [ids]
     if complete:
         return _agreed(complete, picture, labels)
     if smooth := _smooth(picture, shares, labels):
