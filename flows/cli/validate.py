@@ -14,7 +14,7 @@ from vitseg.inference.job import PICTURES
 from vitseg.old_keys import current_start
 from vitseg.recipes import Start
 from vitseg.registry.names import parse_address
-from vitseg.storage import open_store
+from vitseg.storage import LocalStore, open_store
 from vitseg.training.nodes import Nodes
 
 _SIZE = re.compile(r"(\d+)(?:x(\d+))?")
@@ -50,6 +50,8 @@ def source(address: str) -> None:
     """Refuse an address under which there is nothing."""
     store = open_store(address)
     if next(iter(store.list()), None) is None:
+        if isinstance(store, LocalStore) and store.folder.is_file():
+            raise UsageError(f"{store.root} is a file: SOURCE is the folder that photographs and labels lie in")
         raise NotFoundError(f"{store.root} is empty or does not exist")
 
 

@@ -1,12 +1,13 @@
-"""What is checked before anything starts: sizes, words, nodes."""
+"""What is checked before anything starts: sizes, words, nodes, sources."""
 
 import logging
+from pathlib import Path
 
 import pytest
 
 from flows.cli import validate
 from vitseg import old_keys
-from vitseg.errors import UsageError
+from vitseg.errors import NotFoundError, UsageError
 
 
 @pytest.mark.parametrize(("text", "size"), [("512x256", (256, 512)), ("256", (256, 256)), ("16384x1", (1, 16384))])
@@ -50,3 +51,13 @@ def test_a_size_that_patches_do_not_fill_is_refused() -> None:
     validate.recipe("tiny", None, [], (256, 512))
     with pytest.raises(UsageError, match="patch"):
         validate.recipe("tiny", None, [], (250, 512))
+
+
+def test_a_source_is_a_folder_with_something_in_it(tmp_path: Path) -> None:
+    archive = tmp_path / "photos.zip"
+    archive.write_bytes(b"PK")
+    validate.source(str(tmp_path))
+    with pytest.raises(UsageError, match=r"photos\.zip is a file: SOURCE is the folder"):
+        validate.source(str(archive))
+    with pytest.raises(NotFoundError, match="empty or does not exist"):
+        validate.source(str(tmp_path / "missing"))
