@@ -2,6 +2,7 @@ import io
 
 import numpy as np
 import pytest
+import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -60,6 +61,18 @@ def test_damage_that_libjpeg_notices_is_told_in_its_words(kind, options):
     for check in (lambda: decode_jpeg(data, (96, 128)), lambda: check_jpeg(data)):
         with pytest.raises(SampleError, match=r"broken: (Corrupt JPEG data|Premature end of JPEG file)"):
             check()
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"optimize": True}, {"quality": 30}])
+def test_damage_of_an_unusual_layout_of_colors_is_noticed_at_the_end_of_the_pixels(options):
+    data = encode(picture(96, 128), "CMYK", subsampling=2, **options)
+    with pytest.raises(ValueError, match="subsampling"):
+        simplejpeg.decode_jpeg_header(data)
+    np.testing.assert_array_equal(np.asarray(decode_stored(data, MANY)), np.asarray(Image.open(io.BytesIO(data))))
+    decode_stored(data + data, MANY)
+    for kind in ("cut", "gap", "zeros", "long")[: 2 if "progressive" in options else 4]:
+        with pytest.raises(SampleError, match=r"broken: (premature end|extraneous bytes|Premature end|Corrupt)"):
+            decode_jpeg(spoiled(data, kind), (96, 128))
 
 
 def segment(marker, body):

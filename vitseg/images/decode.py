@@ -63,8 +63,8 @@ def open_image(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     if name := foreign_format(data):
         raise SampleError(f"{name} images are not read: convert it to PNG or JPEG")
     with broken_images():
-        tiff.check_directory(data)
-        image = read_header(png.keep_pixels(data, header_only=True) if data.startswith(png.START) else data)
+        is_png = data.startswith(png.START)
+        image = read_header(png.keep_pixels(data, header_only=True) if is_png else tiff.keep_pixels(data))
     if image is None:
         raise SampleError(f"not an image in a format that is read ({', '.join(FORMATS)})")
     if image.width * image.height > max_pixels:

@@ -6,7 +6,9 @@ it says of the segments before them (bytes between them, a revision that it does
 """
 
 import re
+from collections.abc import Iterator
 
+import imagecodecs
 import numpy as np
 import simplejpeg
 
@@ -16,8 +18,10 @@ START = b"\xff\xd8\xff"
 _COLORS = ("YCbCr", "RGB", "Gray")
 _UNUSUAL = "Could not determine subsampling"  # how it refuses layouts of colors that it has no name for
 _MARKER = re.compile(rb"\xff+([^\xff\x00\x01\xd0-\xd9])", re.DOTALL)  # of a segment that has a length
-_SCAN = 0xDA
+_IN_SCANS = re.compile(rb"\xff[^\xff\x00\xd0-\xd7]", re.DOTALL)  # a marker that is none of pixels
+_SCAN, _END = 0xDA, 0xD9
 _KEPT = frozenset({*range(0xC0, 0xD0), 0xDB, 0xDD, 0xE0, 0xE1, 0xEE})  # what says pixels, JFIF, EXIF, Adobe
+_MORE = b"\x55" * 16
 _SMALLEST = 8
 """Pixels in one of the smallest decoded image, a side: of its compressed pixels all are read."""
 
@@ -33,11 +37,13 @@ def decode_jpeg(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
     try:
         return _decode(data, size)
     except ValueError as error:
-        if _UNUSUAL in str(error):  # Pillow reads these; what libjpeg notices in them stays unknown
-            return None
+        is_unusual = _UNUSUAL in str(error)
     try:
-        return _decode(keep_pixels(data), size)
-    except ValueError as error:
+        if not is_unusual:
+            return _decode(keep_pixels(data), size)
+        _check_unusual(data)
+        return None
+    except (ValueError, imagecodecs.Jpeg8Error) as error:
         raise SampleError(f"the image is broken: {error}") from error
 
 
@@ -55,17 +61,44 @@ def _decode(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
     return None
 
 
+def _check_unusual(data: bytes) -> None:
+    """Raise ValueError for a damaged JPEG with a layout of colors that simplejpeg doesn't know.
+
+    Nobody hears what libjpeg says of it. But bytes before the end marker may not be read as pixels, and the last bytes
+    of the pixels must be.
+    """
+    start = next((start for marker, start, _ in _segments(data) if marker == _SCAN), len(data))
+    place, scans = start, 0
+    while (found := _IN_SCANS.search(data, place)) and found[0][1] != _END:
+        scans += found[0][1] == _SCAN
+        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+    if not found:
+        raise ValueError("Premature end of JPEG file")
+    end = found.start()
+    pixels = imagecodecs.jpeg8_decode(data)
+    if not np.array_equal(imagecodecs.jpeg8_decode(data[:end] + _MORE + data[end:]), pixels):
+        raise ValueError("premature end of data segment")
+    if scans > 1:  # the last may only refine, so that its end changes nothing
+        return
+    if np.array_equal(imagecodecs.jpeg8_decode(data[: max(place, end - len(_MORE))] + data[end:]), pixels):
+        raise ValueError("extraneous bytes before the end marker")
+
+
 def keep_pixels(data: bytes) -> bytes:
     """Return a JPEG without the bytes and segments before its first scan that say nothing of pixels or orientation."""
-    kept, place = [data[:2]], 2
-    while found := _MARKER.search(data, place):
-        marker, place = found[1][0], found.end()
+    kept = [data[:2]]
+    for marker, start, end in _segments(data):
         if marker == _SCAN:
-            return b"".join([*kept, data[place - 2 :]])
-        end = place + int.from_bytes(data[place : place + 2])
+            return b"".join([*kept, data[start:]])
         if marker in _KEPT:
-            segment = data[place - 2 : end]
-            known = segment[4:9] == b"JFIF\0"
-            kept.append(segment[:9] + b"\1" + segment[10:] if known else segment)
-        place = end
+            segment = data[start:end]
+            kept.append(segment[:9] + b"\1" + segment[10:] if segment[4:9] == b"JFIF\0" else segment)
     return data
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield marker, place and end of each segment up to that of the first scan."""
+    place, marker = 2, 0
+    while marker != _SCAN and (found := _MARKER.search(data, place)):
+        marker, place = found[1][0], found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+        yield marker, found.end() - 2, place

@@ -2,14 +2,14 @@
 
 libtiff prints what it notices on the terminal, and Pillow keeps only its number; its warnings are lost. So a compressed
 TIFF is decoded here, by libtiff, too, but by that of imagecodecs, which hands on the words. Pillow decodes it once more
-where its numbers have fewer than 8 bits or 12, or its colors lie in planes or are YCbCr.
+where its numbers have fewer than 8 bits or 12, or its colors lie in planes or are YCbCr, or JPEG (whose strips jpeg.py checks).
 """
 
 import logging
 import re
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import imagecodecs
@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImagePalette
 
 from vitseg.errors import SampleError
+from vitseg.images.jpeg import check_jpeg
 
 _START = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SIZE = (256, 257)  # the tags, https://www.loc.gov/preservation/digital/formats/content/tiff_tags.shtml
@@ -29,13 +30,17 @@ _SIGNED = 2
 _SEPARATE = 2
 _BYTE, _SHORT, _BYTE_MAX = 8, 16, 255
 _YCBCR, _JPEG = 6, 7
+_JPEG_START, _TABLES = b"\xff\xd8", 347
 _BEYOND = 2**31 - 1
 _OF_PIXELS = frozenset(
-    {256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339}
+    {254, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 338}
+    | {339, 347, 512, 513, 514, 515, 519, 520, 521, 529, 530, 531, 532, 50706}
 )
+_FIRST = {"H": 4, "Q": 8}
+"""Where a TIFF and a BigTIFF say where their first directory is."""
 _BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # of a value, by its type
 _ZIP = (8, 32946)
-_DAMAGE = re.compile(r"Corrupt|Premature|Discarding|Terminating|Line length|Inconsistent|Bad ")
+_DAMAGE = re.compile(r"Premature|Discarding|Terminating|Line length|Bad ")
 """What libtiff's warnings about pixels begin with; most others are about tags."""
 _MAX_NOTED = 99
 _MOST_PACKED = 1100  # bytes that a byte of a ZIP stream becomes, and some more
@@ -60,35 +65,56 @@ _LOGGER.addHandler(_NOTED)
 _LOGGER.propagate = False
 
 
-def check_directory(data: bytes) -> None:
-    """Look for what Pillow does without in a TIFF, and then reads as something else; other formats pass.
+def keep_pixels(data: bytes) -> bytes:
+    """Return a TIFF without the tags that change no pixel, which make Pillow and libtiff print what is odd in them.
+
+    `data` itself where pixels are not compressed, so that libtiff is not asked, and where it is of another format.
 
     Raises:
         SampleError: what says pixels lies behind the end, or is there twice: libtiff takes the first, Pillow the last.
     """
     if data[:4] not in _START:
-        return
+        return data
     if data[:4] == b"MM\0+":
         raise SampleError("a BigTIFF of big-endian order is not read: save it as TIFF, or in little-endian order")
-    order = "<" if data[:2] == b"II" else ">"
-    place, counted, entry, inline = (8, "Q", "HHQ", 8) if 43 in data[2:4] else (4, "H", "HHI", 4)
-    (place,) = struct.unpack_from(order + entry[-1], data, place)
-    (entries,) = struct.unpack_from(order + counted, data, place)
-    place += struct.calcsize(order + counted)
-    found = set()
-    for _ in range(entries):
-        if place + struct.calcsize(order + entry) + inline > len(data):
-            raise SampleError("the image is broken: it is cut off in its directory")
-        tag, kind, count = struct.unpack_from(order + entry, data, place)
-        place += struct.calcsize(order + entry) + inline
-        size = count * _BYTES.get(kind, 1)
+    kept: dict[int, int] = {}
+    is_compressed = False
+    for tag, start, place, size in _entries(data):
         if tag not in _OF_PIXELS:
             continue
-        if size > inline and struct.unpack_from(order + entry[-1], data, place - inline)[0] + size > len(data):
+        if place + size > len(data):
             raise SampleError(f"the image is broken: it is cut off, the values of its tag {tag} are missing")
-        if tag in found:
+        if tag in kept:
             raise SampleError(f"the image is broken: its tag {tag} is there twice")
-        found.add(tag)
+        kept[tag] = start
+        is_compressed |= tag == _COMPRESSION and data[place : place + 2].strip(b"\0") != b"\1"
+    if not is_compressed:
+        return data
+    order, counted, entry, offset = _layout(data)
+    (first,) = struct.unpack_from(order + offset, data, _FIRST[counted])
+    entries = (data[start : start + struct.calcsize(order + entry)] for start in kept.values())
+    directory = b"".join([struct.pack(order + counted, len(kept)), *entries, bytes(struct.calcsize(offset))])
+    return data[:first] + directory + data[first + len(directory) :]
+
+
+def _layout(data: bytes) -> tuple[str, str, str, str]:
+    """Return the order of bytes, and the `struct` formats of a count of tags, of a tag and of an offset."""
+    return "<" if data[:2] == b"II" else ">", *(("Q", "HHQQ", "Q") if 43 in data[2:4] else ("H", "HHII", "I"))
+
+
+def _entries(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Yield each tag of the first directory, its place, and the place and bytes of its values."""
+    order, counted, entry, offset = _layout(data)
+    inline = struct.calcsize(offset)
+    (first,) = struct.unpack_from(order + offset, data, _FIRST[counted])
+    (entries,) = struct.unpack_from(order + counted, data, first)
+    size = struct.calcsize(order + entry)
+    for start in range(first + struct.calcsize(counted), first + struct.calcsize(counted) + entries * size, size):
+        if start + size > len(data):
+            raise SampleError("the image is broken: it is cut off in its directory")
+        tag, kind, count, place = struct.unpack_from(order + entry, data, start)
+        length = count * _BYTES.get(kind, 1)
+        yield tag, start, place if length > inline else start + size - inline, length
 
 
 def check_header(image: ImageFile.ImageFile) -> None:
@@ -122,11 +148,15 @@ def decode_tiff(data: bytes, image: ImageFile.ImageFile) -> tuple[np.ndarray | I
     if not image.tile or image.tile[0].codec_name != "libtiff":
         return None, 1  # of uncompressed pixels, Pillow itself says what is missing
     tags = image.tag_v2  # type: ignore[attr-defined]
+    if tags.get(_COMPRESSION) == _JPEG:
+        for stream in _streams(data, tags):
+            check_jpeg(_JPEG_START + tags.get(_TABLES, b"")[2:-2] + stream[2:])
+        return None, 1
     pixels = None
     lines: list[str] = []
     _NOTED.found.lines = lines
     try:
-        pixels = imagecodecs.tiff_decode(data, verbose=1)
+        pixels = imagecodecs.tiff_decode(_as_gray(data) if image.mode == "CMYK" else data, verbose=1)
         if tags.get(_COMPRESSION) in _ZIP:
             _check_sums(data, tags)
     except (imagecodecs.TiffError, imagecodecs.DeflateError) as error:
@@ -140,10 +170,9 @@ def decode_tiff(data: bytes, image: ImageFile.ImageFile) -> tuple[np.ndarray | I
     turn = tags.get(_ORIENTATION, 1)
     bits, samples = max(tags.get(_BITS_PER_SAMPLE, (1,))), tags.get(_SAMPLES, 1)
     shape = (tags.get(_SIZE[1]), tags.get(_SIZE[0]), *((samples,) if samples > 1 else ()))
-    is_changed = tags.get(_COMPRESSION) == _JPEG and image.mode not in ("L", "RGB")  # to RGB
-    if pixels is None or is_changed or tags.get(_PHOTOMETRIC) == _YCBCR or tags.get(_PLANES, 1) == _SEPARATE:
+    if pixels is None or tags.get(_PHOTOMETRIC) == _YCBCR or tags.get(_PLANES, 1) == _SEPARATE:
         return None, 1
-    if pixels.shape != shape or 8 * pixels.itemsize != bits:  # CMYK, which becomes RGB; less than a byte
+    if pixels.shape != shape or 8 * pixels.itemsize != bits:  # its numbers are less than a byte in the file
         return None, 1
     if image.mode == "F":
         return Image.fromarray(pixels), turn
@@ -169,8 +198,19 @@ def _check_sums(data: bytes, tags: Mapping[int, Any]) -> None:
     """Raise DeflateError where a checksum is wrong: libtiff may stop reading before it."""
     samples = tags.get(_SAMPLES, 1) * -(-max(tags.get(_BITS_PER_SAMPLE, (1,))) // 8)
     width, height = (tags.get(tile, tags.get(size, 0)) for tile, size in zip(_TILE_SIZE, _SIZE, strict=True))
+    for stream in _streams(data, tags):
+        imagecodecs.deflate_decode(stream, out=min(width * height * samples, len(stream) * _MOST_PACKED))
+
+
+def _streams(data: bytes, tags: Mapping[int, Any]) -> Iterator[bytes]:
+    """Yield the compressed strips or tiles."""
     for offsets, lengths in _PLACES:
         for offset, length in zip(tags.get(offsets, ()), tags.get(lengths, ()), strict=False):
-            imagecodecs.deflate_decode(
-                data[offset : offset + length], out=min(width * height * samples, length * _MOST_PACKED)
-            )
+            yield data[offset : offset + length]
+
+
+def _as_gray(data: bytes) -> bytes:
+    """Return a TIFF that says its colors are gray: of CMYK, imagecodecs makes RGB, and keeps errors to itself."""
+    place = next(place for tag, _, place, _ in _entries(data) if tag == _PHOTOMETRIC)
+    gray = b"\1\0" if data[:2] == b"II" else b"\0\1"
+    return data[:place] + gray + data[place + 2 :]
