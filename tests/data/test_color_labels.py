@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vitseg.data.color_labels import exact_colors, near_share, nearest_colors
+from vitseg.data.color_labels import almost_colors, exact_colors, near_share, nearest_colors
 from vitseg.labels import CITYSCAPES, Label, palette, train_classes
 
 CLASSES = train_classes()
@@ -97,3 +97,9 @@ def test_in_a_binary_set_every_color_of_a_lossy_label_is_the_nearer_of_two():
 def test_a_photograph_is_not_near_the_colors_of_classes():
     photo = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     assert near_share(photo, CITYSCAPES) < 0.2
+
+
+def test_a_color_is_almost_a_class_s_within_a_few_steps():
+    train_ids, almost = almost_colors(image_of((128, 70, 121), (0, 0, 150), (40, 40, 40))[0], CITYSCAPES)
+    assert train_ids[:2].tolist() == [0, 13]
+    assert almost.tolist() == [True, True, False]

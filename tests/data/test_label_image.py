@@ -104,6 +104,14 @@ def test_a_palette_that_contradicts_its_indices_in_part_is_refused():
         read(with_palette(IDS, half), THREE)
 
 
+def test_a_palette_whose_colors_are_nearly_those_of_other_classes_is_refused():
+    """Programs that make palettes change colors a little."""
+    with pytest.raises(SampleError, match="palette shows colors of other classes"):
+        read(with_palette(2 - IDS, [(1, 253, 0), (252, 2, 1), (1, 0, 0)]), THREE)
+    near = with_palette(IDS, [(1, 0, 0), (252, 2, 1), (1, 253, 0)])
+    np.testing.assert_array_equal(read(near, THREE).train_ids, IDS)
+
+
 def test_one_black_entry_may_be_any_class():
     labels = (Label("soil", (90, 60, 30), 0, 0), Label("void", (0, 0, 0), 5, 1))
     with pytest.raises(SampleError, match="palette shows colors of other classes"):
@@ -252,6 +260,17 @@ def test_a_color_of_two_classes_tells_nothing_but_their_ids_do():
             read(image(COLORS[np.minimum(IDS, 1)]), labels, kind=kind)
 
 
+def test_a_color_that_a_class_shares_with_what_does_not_count_is_the_class_s_and_told():
+    labels = (Label("void", (0, 0, 0), 9), *THREE)
+    found = read(RGB, labels)
+    np.testing.assert_array_equal(found.train_ids, IDS)
+    assert found.remarks == (
+        "'ground' and 'void', which does not count, have the color (0, 0, 0): it is taken for 'ground'",
+    )
+    assert not read(image(IDS), labels).remarks
+    assert not read(RGB, labels, holds="colors").remarks  # the layout has it so
+
+
 def test_colors_in_another_order_of_channels_are_refused():
     with pytest.raises(SampleError, match="in the order blue, green, red: save it as RGB"):
         read(image(COLORS[IDS][..., ::-1].copy()), THREE)
@@ -342,6 +361,14 @@ def test_ids_of_cityscapes_may_be_stored_in_every_form():
         read(image(PALETTE[CITY_IDS]), CITYSCAPES, holds="ids")
     with pytest.raises(SampleError, match="no id image: JPEG changes ids"):
         read(image(CITY_IDS), CITYSCAPES, holds="ids", kind="JPEG")
+
+
+def test_train_ids_and_255_in_place_of_label_ids_are_told():
+    ids = np.where(IDS == 1, 255, CITY_TRAIN_IDS).astype(np.uint8)
+    (remark,) = read(image(ids), CITYSCAPES, holds="ids").remarks
+    assert "it has 255 and else train ids only" in remark
+    assert not read(image(np.where(IDS == 1, 255, CITY_IDS).astype(np.uint8)), CITYSCAPES, holds="ids").remarks
+    assert not read(image(ids), CITYSCAPES).remarks
 
 
 def test_resized_labels_hold_no_new_values():

@@ -73,6 +73,8 @@ def test_smoothed_edges_are_small():
     for shares in ([0.5, 0.003, 0.001, 0.496], [0.45, 0.05, 0.1, 0.4]):
         with pytest.raises(SampleError, match="ids that no class has"):
             gray([0, 100, 200, 255], CRACK, shares=shares)
+    with pytest.raises(SampleError, match="ids that no class has"):  # small shares, but of everything between
+        gray(range(256), CRACK, shares=[0.4, *[0.001] * 254, 0.346])
 
 
 def test_a_palette_speaks_by_the_colors_that_occur():

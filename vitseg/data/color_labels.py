@@ -20,6 +20,8 @@ MAX_DISTANCE = 60.0
 """Euclidean RGB distance beyond which a color belongs to no class; about 1 % of real JPEG label pixels."""
 NEAR = 24.0
 """Euclidean RGB distance within which most pixels of a lossy label lie."""
+ALMOST = 8
+"""Steps a channel in which programs that make palettes change a color."""
 BLEND_COLORS = frozenset({"tunnel", "guard rail"})
 """Colors that occur in JPEG labels almost only as blends at edges, and are ignored there unless they are trained."""
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
@@ -50,6 +52,13 @@ def exact_colors(rgb: np.ndarray, labels: tuple[Label, ...]) -> tuple[np.ndarray
     at = np.searchsorted(codes, pixels).clip(max=len(codes) - 1)
     known = codes[at] == pixels
     return np.where(known, train_ids[at], np.uint8(IGNORE_INDEX)), known
+
+
+def almost_colors(rgb: np.ndarray, labels: tuple[Label, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the train ids, uint8 (V,), of the colors nearest to some, uint8 (V, 3), and which are almost these, bool (V,)."""
+    colors, train_ids = _colors(labels, lossy=False)
+    steps = np.abs(rgb[:, None].astype(np.int16) - colors).max(-1)  # (V, C)
+    return train_ids[steps.argmin(1)], steps.min(1) <= ALMOST
 
 
 def packed_colors(rgb: np.ndarray) -> np.ndarray:

@@ -14,14 +14,14 @@ Where two complete readings differ, or none is left, the label can't be used, an
 """
 
 from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from vitseg.data.color_labels import exact_colors, near_share, nearest_colors, packed_colors
+from vitseg.data.color_labels import ALMOST, exact_colors, near_share, nearest_colors, packed_colors
 from vitseg.data.label_file import lossy_format, palette, stored_bits
 from vitseg.data.label_values import MAX_UNIFORM, Reading, read_gray, read_palette
 from vitseg.errors import SampleError
@@ -38,7 +38,6 @@ MIN_NEAR = 0.5
 _NEARLY_BLACK = 40  # the largest value of a lossy label that shows nothing
 _NAMED = 3  # foreign colors of one label that are told
 _KEPT = 16  # unknown values of one label that are counted by name
-_ALMOST = 4  # steps a channel in which a color is nearly another
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,9 @@ def _read_pixels(pixels: np.ndarray, stored: _Stored) -> LabelPixels:
             return _placed(reading, found)
     if stored.holds == "ids":
         raise SampleError("the label is no id image: it holds colors")
-    return _read_colors(_rgb(pixels), stored.labels)
+    rgb = _rgb(pixels)
+    colors = _read_colors(rgb, stored.labels)
+    return replace(colors, remarks=(*colors.remarks, *_doubtful(rgb, stored)))
 
 
 def _read_colors(rgb: np.ndarray, labels: tuple[Label, ...]) -> LabelPixels:
@@ -210,10 +211,21 @@ def _refuse_shared(colors: Set[tuple[int, int, int]], labels: tuple[Label, ...])
         raise SampleError(f"two classes have the color {min(shared)}: give each its own in classes.json, or save ids")
 
 
+def _doubtful(rgb: np.ndarray, stored: _Stored) -> Iterator[str]:
+    """Yield a line for each color that a class shares with a label that doesn't count, unless the layout has it so."""
+    if stored.holds == "colors":
+        return
+    classes = {label.color: label.name for label in stored.labels if label.train_id != IGNORE_INDEX}
+    for label in stored.labels:
+        if label.train_id == IGNORE_INDEX and label.color in classes and (rgb == label.color).all(-1).any():
+            name = classes[label.color]
+            yield f"{name!r} and {label.name!r}, which does not count, have the color {label.color}: it is taken for {name!r}"
+
+
 def _almost(color: tuple[int, ...], labels: tuple[Label, ...]) -> str:
     """Return which class's color is nearly this one, if any is."""
     for label in labels:
-        if max(abs(one - other) for one, other in zip(color, label.color, strict=True)) <= _ALMOST:
+        if max(abs(one - other) for one, other in zip(color, label.color, strict=True)) <= ALMOST:
             return f"; {label.name!r} has {label.color}"
     return ""
 

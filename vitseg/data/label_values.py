@@ -5,11 +5,11 @@ and for palettes are here.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vitseg.data.color_labels import WHITE, exact_colors
+from vitseg.data.color_labels import WHITE, almost_colors, exact_colors
 from vitseg.errors import SampleError
 from vitseg.labels import IGNORE_INDEX, Label, background_of, foreground_class, label_train_ids
 
@@ -17,6 +17,9 @@ MAX_UNIFORM = 0.002
 """Share of a label's pixels above which a single value that no class has is an area, not the smoothed edge of one."""
 MAX_SMOOTH = 0.1
 """Share of a label's pixels that smoothed edges take at most."""
+
+
+_LIKE_TRAIN_IDS = "it has 255 and else train ids only: these may stand in place of the label ids that are expected"
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ def read_gray(
     elif not complete and ids.is_complete:
         complete = [ids]
     if complete:
-        return _agreed(complete, picture, labels)
+        remarks = (_LIKE_TRAIN_IDS,) if only_ids and _like_train_ids(values, labels) else ()
+        return replace(agreed := _agreed(complete, picture, labels), remarks=(*agreed.remarks, *remarks))
     if smooth := _smooth(picture, shares, labels):
         return smooth
     if not one_channel and not only_ids:
@@ -108,8 +112,9 @@ def read_palette(used: np.ndarray, colors: np.ndarray, labels: tuple[Label, ...]
     if not ids.is_complete:
         return None
     telling = (colors != used[:, None]).any(1)  # entry 7 of a gray ramp is (7, 7, 7), whatever the indices mean
-    says = shown.known & telling
-    if says.any() and not (shown.train_ids != ids.train_ids)[says].any():
+    near, is_near = almost_colors(colors, labels)
+    says = (shown.known | is_near) & telling
+    if says.any() and not (np.where(shown.known, shown.train_ids, near) != ids.train_ids)[says].any():
         return ids
     if says.any() and shown.is_complete:
         return None
@@ -119,6 +124,12 @@ def read_palette(used: np.ndarray, colors: np.ndarray, labels: tuple[Label, ...]
             "save it with the colors of classes.json, or as gray image of ids"
         )
     return ids
+
+
+def _like_train_ids(values: np.ndarray, labels: tuple[Label, ...]) -> bool:
+    """Return whether values are train ids or 255, which ids seldom are, although most classes have larger ids."""
+    below = [label.train_id for label in labels if label.train_id != IGNORE_INDEX]
+    return len(values) > 1 and values[-1] == IGNORE_INDEX and values[-2] <= max(below)
 
 
 def _is_on_0(labels: tuple[Label, ...]) -> bool:
