@@ -86,9 +86,7 @@ def watched() -> Iterator[Watched]:
             _own_streams() as low, redirect_stdout(printed), redirect_stderr(printed),
             warnings.catch_warnings(record=True) as warned,
         ):  # fmt: skip
-            warnings.simplefilter("always")
-            for quiet in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
-                warnings.simplefilter("ignore", quiet)
+            warnings.simplefilter("always", append=True)  # where the product does not filter them itself
             try:
                 yield seen
             except VitsegError as error:

@@ -12,19 +12,12 @@ from tests.odd.tries import TRIES
 
 # What is known not to hold yet, by kind: a line that one of these matches does not fail the test.
 KNOWN = {
-    "photographs": [
-        "warned:|printed:",  # lines of Pillow and libtiff on the terminal
-        "bytes that begin as an image are 'not an image'",
-        "(tiff|jpeg).*pixels differ",  # byte order of floats, planes of 16 bits, large integers; gaps in JPEG and TIFF
-    ],
-    "masks": [
-        "warned:|printed:",
-        "(quantized|off by one|bgr|two values|foreign|smeared|channels|channel|wide ids)( |,)",
-        "(jpeg|train ids|pages|shifted|one of two)( |,)",
-    ],
-    "folders": [r"\.\.c|panoramas|links|new\\nline|near: one split flat"],
-    "addresses": ["address file"],
-    "targets": ["warned:|printed:", "(tiff|jpeg).*pixels differ"],
+    # pytest takes away the filter of Pillow's warnings that the product sets when it is imported; `make odd` sees it.
+    "photographs": ["warned:", "jpeg.*pixels differ"],  # damage of JPEG that simplejpeg does not decode
+    "masks": ["warned:"],
+    "folders": [],
+    "addresses": [],
+    "targets": ["warned:", "jpeg.*pixels differ"],
     "outputs": [],
 }
 EXAMPLES = {"photographs": 4, "masks": 12, "folders": 8, "addresses": 5, "targets": 4, "outputs": 3}

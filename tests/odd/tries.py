@@ -217,7 +217,8 @@ def try_targets(r: random.Random, work: Path) -> Judgment:
         if key in made.samples:
             judge_pixels(judgment, replace(target, what=what), made.samples[key].target)
         elif made.error or key in made.skipped:
-            judgment.add(what, REFUSED if target.clear else TOLD, made.error or made.skipped[key])
+            stack = "animated" in what or "pages" in what  # of which another page may be meant
+            judgment.add(what, REFUSED if target.clear and not stack else TOLD, made.error or made.skipped[key])
         else:
             judgment.add(what, FAULT, f"{key} is neither a sample nor a row")
     return judgment
@@ -249,7 +250,7 @@ def try_addresses(r: random.Random, work: Path) -> Judgment:
         "slash": f"{source}/", "slashes": f"{work}//in/{name}//", "dot": f"{work}/./in/{name}/.",
         "up": f"{work}/in/other/../{name}",
         "memory": f"memory://{work.name}/in/{name}", "quoted file": (work / "in" / name).as_uri(),
-        "file": f"file://{source}", "single": f"{source}/{keys[0]}",
+        "file": "file://" + source.replace("%", "%25"), "single": f"{source}/{keys[0]}",
     }.get(kind, source)  # fmt: skip
     what = f"address {kind}"
     result = segment(source, work / "out" / place, size)
