@@ -10,7 +10,7 @@ from tests.data.conftest import save
 from vitseg.data.layouts import detect_layout, what_it_lacks
 from vitseg.data.plan import make_plan
 from vitseg.errors import NotFoundError, UsageError, VitsegError
-from vitseg.storage import open_store
+from vitseg.storage import ObjectInfo, open_store
 
 
 def test_layouts_are_told_apart(pairs, cityscapes, folders):
@@ -78,6 +78,12 @@ CLASSES_MISSING = "list the classes there with name, color, id and train_id"
             "look like photographs and their masks; .*classes.json is missing",
         ),
         (
+            ["train_images/0.png", "train_masks/0.png"],
+            "train_images/ and train_masks/ .*: move them to train/images/ and train/masks/",
+        ),
+        (["img_dir/val/0.png", "ann_dir/val/0.png"], "move them to val/images/ and val/masks/"),
+        (["road-test/images/0.png", "road-test/gt/0.png"], "move them to train/images/ and train/masks/, and a part"),
+        (
             ["data/train/images/0.png", "data/train/masks/0.png"],
             "give .*/data as the source; .*data/classes.json is missing",
         ),
@@ -115,11 +121,38 @@ def test_targets_need_no_classes(tmp_path):
 
 @pytest.mark.parametrize(
     ("source", "wanted"),
-    [("..", r"cityscapes begins in cityscapes/: give .*/cityscapes "), ("leftImg8bit", "give the folder above")],
+    [
+        ("..", r"cityscapes begins in cityscapes/: give .*/cityscapes "),
+        ("leftImg8bit", "give the folder in which leftImg8bit/ and gtFine/ lie side by side"),
+    ],
 )
 def test_cityscapes_that_begins_elsewhere(cityscapes, source, wanted):
     with pytest.raises(UsageError, match=wanted):
         detect_layout(open_store((cityscapes / source).resolve()))
+
+
+def test_the_two_trees_of_cityscapes_belong_side_by_side(cityscapes):
+    for name in ("leftImg8bit", "gtFine"):
+        (cityscapes / f"{name}_trainvaltest").mkdir()
+        (cityscapes / name).rename(cityscapes / f"{name}_trainvaltest" / name)
+    with pytest.raises(UsageError, match="the folder in which leftImg8bit/ and gtFine/ lie side by side"):
+        detect_layout(open_store(cityscapes))
+
+
+def test_all_that_is_missing_is_told_at_once(tmp_path):
+    write(tmp_path, "images/0.png", "masks/0.png")
+    with pytest.raises(
+        NotFoundError, match=r"not in layout folders: .*move them to train/images/.*classes.json is missing"
+    ):
+        make_plan(str(tmp_path), layout="folders")
+
+
+def test_masks_after_many_photographs_are_seen(tmp_path):
+    store = open_store(tmp_path)
+    keys = [f"train/{kind}/{number}.png" for kind in ("images", "labels") for number in range(12_000)]
+    store.list = lambda prefix="": (ObjectInfo(key, 0, "tag") for key in keys if key.startswith(prefix))
+    with pytest.raises(UsageError, match="train/images/ and train/labels/ look like photographs and their masks"):
+        detect_layout(store)
 
 
 def test_pairs_that_begin_elsewhere(pairs):

@@ -5,6 +5,7 @@ The layout is told from the listing, except for pairs: there images are opened, 
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -18,7 +19,9 @@ from vitseg.images.formats import has_image_name
 from vitseg.labels import CITYSCAPES
 from vitseg.storage import ObjectInfo, Store
 
-_MAX_LISTED = 10_000  # objects that are listed before giving up
+_MAX_LISTED = 10_000  # objects that are listed in search of a layout
+_MAX_READ = 100_000  # objects that are listed to say what is missing …
+_MAX_A_FOLDER = 100  # … and kept, of each folder
 _MAX_OPENED = 32  # images that are opened in search of a pair
 _PHOTO_FOLDERS = {
     *("images", "image", "img", "imgs", "imgdir", "photos", "photo", "jpegimages", "inputs", "input", "rgb")
@@ -40,6 +43,19 @@ _MASK_FOLDERS = {
     *("seg", "segmentation", "segmentations", "segmentationclass", "targets", "target"),
 }
 _SPLIT_FOLDERS = {*itertools.chain(*SPLITS.values()), "test", "testing"}
+
+
+def choose_layout(store: Store, layout: str) -> str:
+    """Return the layout of a source that is read in `layout`, which may be `auto`.
+
+    Raises:
+        UsageError, NotFoundError: see `detect_layout`; or `folders` has no list of classes.
+    """
+    if layout == "auto":
+        return detect_layout(store)
+    if layout == "folders" and not store.stat(CLASSES) and (lacking := what_it_lacks(store)):
+        raise NotFoundError(f"{store.root} is not in layout folders: {lacking}")
+    return layout
 
 
 def detect_layout(store: Store) -> str:
@@ -84,10 +100,24 @@ def detect_layout(store: Store) -> str:
 
 def what_it_lacks(store: Store) -> str:
     """Return what a source is nearly, what it lacks and what to do, in one clause; empty where it is not near anything."""
-    infos = [info for info in itertools.islice(store.list(), _MAX_LISTED) if "_vitseg" not in info.key.split("/")]
-    images = [info for info in infos if has_image_name(info.key) and not _name(info.key).startswith(".")]
+    images: list[ObjectInfo] = []
+    lists: list[str] = []
+    kept: Counter[str] = Counter()
+    for info in itertools.islice(store.list(), _MAX_READ):
+        *folders, name = info.key.split("/")
+        if name.lower() == CLASSES:
+            lists.append(info.key)
+        elif has_image_name(name) and not name.startswith(".") and "_vitseg" not in folders:
+            kept["/".join(folders)] += 1
+            if kept["/".join(folders)] <= _MAX_A_FOLDER:
+                images.append(info)
     keys = [info.key for info in images]
-    return _official(store, keys) or _apart(store, keys) or _together(store, keys) or _pairs_elsewhere(store, images)
+    return (
+        _apart(store, keys, lists)
+        or _official(store, keys)
+        or _together(store, keys, lists)
+        or _pairs_elsewhere(store, images)
+    )
 
 
 def nothing_found(store: Store, layout: str, skipped: list[SkippedSource]) -> NotFoundError:
@@ -101,14 +131,15 @@ def nothing_found(store: Store, layout: str, skipped: list[SkippedSource]) -> No
 
 
 def _official(store: Store, keys: list[str]) -> str:
-    """Return what photographs with the names of Cityscapes lack."""
-    key = next((key for key in keys if key.endswith("_leftImg8bit.png")), None)
-    if key is None or key.startswith("leftImg8bit/"):
+    """Return what files with the names of Cityscapes lack."""
+    photo = next((key for key in keys if key.endswith("_leftImg8bit.png")), "")
+    label = next((key for key in keys if "_gtFine_" in _name(key)), "")
+    if not (photo or label) or photo.startswith("leftImg8bit/"):
         return ""
-    outer, found, _ = f"/{key}".rpartition("/leftImg8bit/")
-    if found and outer:
-        return f"the layout cityscapes begins in {outer[1:]}/: give {store.uri(outer[1:])} as the source"
-    return f"{key} is of the layout cityscapes, but not in leftImg8bit/SPLIT/CITY/: give the folder above leftImg8bit/ and gtFine/"
+    outer, both = photo.partition("leftImg8bit/")[0], label.partition("gtFine/")[0]
+    if outer and outer == both:
+        return f"the layout cityscapes begins in {outer}: give {store.uri(outer.rstrip('/'))} as the source"
+    return f"{photo or label} is of the layout cityscapes: give the folder in which leftImg8bit/ and gtFine/ lie side by side"
 
 
 @dataclass(frozen=True)
@@ -124,40 +155,40 @@ class _Folder:
         return self.path.removeprefix(self.outer) == f"{split}/{name}"
 
 
-def _apart(store: Store, keys: list[str]) -> str:
+def _apart(store: Store, keys: list[str], lists: list[str]) -> str:
     """Return what photographs and masks in folders of their own lack."""
     folders = list(_folders(keys))
     photos, masks = (next((folder for folder in folders if folder.masks == kind), None) for kind in (False, True))
     if photos is None or masks is None:
         return ""
-    targets = any(_word(part).startswith("target") for part in masks.path.split("/"))
+    targets = any(_words(part) & {"target", "targets"} for part in masks.path.split("/"))
     split, name = photos.split or masks.split or "train", "targets" if targets else "masks"
     text = f"{photos.path}/ and {masks.path}/ look like photographs and their {name}"
     if photos.wanted(split, "images") and masks.wanted(split, name):
         if photos.outer:
             inner = store.uri(photos.outer.rstrip("/"))
-            return f"{text}: give {inner} as the source{'' if targets else _classes(store, photos.outer)}"
-        lacking = "" if targets else _classes(store)
+            return f"{text}: give {inner} as the source{'' if targets else _classes(store, lists, photos.outer)}"
+        lacking = "" if targets else _classes(store, lists)
         return lacking and text + lacking
     if photos.split or masks.split:
         part = ""
-    elif _word(here := _name(store.root.rstrip("/"))) in _SPLIT_FOLDERS:
+    elif (here := _name(store.root.rstrip("/"))).lower() in _SPLIT_FOLDERS:
         return f"{text}: give the folder above {here}/ as the source"
     else:
         part = ", and a part of both to val/"
-    return f"{text}: move them to {split}/images/ and {split}/{name}/{part}{'' if targets else _classes(store)}"
+    return f"{text}: move them to {split}/images/ and {split}/{name}/{part}{'' if targets else _classes(store, lists)}"
 
 
-def _together(store: Store, keys: list[str]) -> str:
+def _together(store: Store, keys: list[str], lists: list[str]) -> str:
     """Return what photographs and masks in one folder lack: `a.jpg` beside `a.png` or `a_mask.png`."""
     seen: dict[str, str] = {}
     for key in keys:
         other = seen.setdefault(plain_name(str(PurePosixPath(key).with_suffix(""))), key)
         if other != key and not FOLDERS.fullmatch(key):
-            split = next((part for part in key.split("/")[:-1] if _word(part) in _SPLIT_FOLDERS), "train")
+            split = next(filter(None, map(_split_of, key.split("/")[:-1])), "train")
             return (
                 f"{other} and {key} look like a photograph and its mask: move such files to {split}/images/ and {split}/masks/"
-                + _classes(store)
+                + _classes(store, lists)
             )
     return ""
 
@@ -177,25 +208,32 @@ def _folders(keys: list[str]) -> Iterator[_Folder]:
     """Yield the folder of photographs or masks that each image is in, by the last name that says so."""
     for key in keys:
         parts = key.split("/")[:-1]
-        says = [index for index, part in enumerate(parts) if _word(part) in _PHOTO_FOLDERS | _MASK_FOLDERS]
+        says = [index for index, part in enumerate(parts) if _words(part) & (_PHOTO_FOLDERS | _MASK_FOLDERS)]
         if not says:
             continue
         at = says[-1]
-        end = at + 2 if at + 1 < len(parts) and _word(parts[at + 1]) in _SPLIT_FOLDERS else at + 1
-        splits = [index for index in range(end) if _word(parts[index]) in _SPLIT_FOLDERS]
+        end = at + 2 if at + 1 < len(parts) and _split_of(parts[at + 1]) else at + 1
+        splits = [index for index in range(end) if _split_of(parts[index])]
         outer = "".join(f"{part}/" for part in parts[: min([at, *splits])])
-        split = parts[splits[-1]] if splits else ""
-        yield _Folder("/".join(parts[:end]), outer, split, _word(parts[at]) in _MASK_FOLDERS)
+        split = _split_of(parts[splits[-1]]) if splits else ""
+        yield _Folder("/".join(parts[:end]), outer, split, bool(_words(parts[at]) & _MASK_FOLDERS))
 
 
-def _classes(store: Store, outer: str = "") -> str:
-    """Return what to do about the list of classes; empty where it is in its place."""
+def _split_of(part: str) -> str:
+    """Return the split that the name of a folder says, if any: all of `Train`, and `train` of `train_images`."""
+    if part.lower() in _SPLIT_FOLDERS:
+        return part
+    words = _words(part)
+    return next(iter(sorted(words & _SPLIT_FOLDERS)), "") if words & (_PHOTO_FOLDERS | _MASK_FOLDERS) else ""
+
+
+def _classes(store: Store, lists: list[str], outer: str = "") -> str:
+    """Return what to do about the list of classes; empty where it is in its place. `lists`: what is called like it."""
     place = f"{outer}{CLASSES}"
-    if store.stat(place):
+    if place in lists:
         return ""
-    found = next((info.key for info in itertools.islice(store.list(), _MAX_LISTED) if _name(info.key) == CLASSES), None)
-    if found:
-        return f"; move {found} to {store.uri(place)}"
+    if lists:
+        return f"; move {lists[0]} to {store.uri(place)}"
     return f"; {store.uri(place)} is missing: list the classes there with name, color, id and train_id"
 
 
@@ -207,6 +245,7 @@ def _name(key: str) -> str:
     return key.rpartition("/")[2]
 
 
-def _word(name: str) -> str:
-    """Return the letters of a name: `img_dir` and `ImgDir` are one word."""
-    return re.sub("[^a-z]", "", name.lower())
+def _words(name: str) -> set[str]:
+    """Return the words of a name, and all of its letters as one word: `img_dir` and `ImgDir` both have `imgdir`."""
+    words = re.findall("[a-z]+", name.lower())
+    return {*words, "".join(words)}

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vitseg.bounded_map import bounded_map
-from vitseg.data.layouts import detect_layout, nothing_found
+from vitseg.data.layouts import choose_layout, nothing_found
 from vitseg.data.manifest import SkippedSource
 from vitseg.data.sources import PHOTOS, Sample, find_samples, read_classes
 from vitseg.data.temporary_database import TemporaryDatabase, on_disk, packed, unpacked
@@ -185,8 +185,7 @@ def make_plan(
     if shard_samples < 1:
         raise UsageError("a shard needs at least one sample: raise --shard-samples")
     store = open_store(source)
-    if layout == "auto":
-        layout = detect_layout(store)
+    layout = choose_layout(store, layout)
     labels = read_classes(store, layout)
     options = PlanOptions(fingerprint="", source=source, layout=layout, image_size=size, labels=labels)
     known = dict.fromkeys((*labels, *options.classes))  # the background of a binary data set is nowhere in the source
