@@ -47,7 +47,7 @@ def plan_training(
     def is_delivered(job: Job) -> bool:
         if kind == MASKED:
             return open_store(job.encoder).stat(CONFIG) is not None
-        return versions.is_version_of(name, job.result["model_uri"])
+        return versions.is_version_of(name, job.result["model_uri"], job.run_id)
 
     action, job = plan_job(
         fresh, resume=resume, max_minutes=max_minutes, run_exists=tracking.run_exists, is_delivered=is_delivered

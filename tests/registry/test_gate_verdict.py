@@ -36,7 +36,7 @@ def test_a_verdict_holds_for_the_champion_that_it_was_about(register: Register) 
     elsewhere = Version("approved", first.version, first.sha256)
     assert is_stale(record(second, first), elsewhere)  # the same number, but of another model
     assert not is_stale(record(second, elsewhere), elsewhere)
-    successor = dataclasses.replace(first, sha256="f" * 64)  # took the number of a version that was deleted
+    successor = dataclasses.replace(first, sha256="f" * 64)  # of a model that was deleted and created again
     assert is_stale(record(second, first), successor)
     MlflowClient().delete_model_version_tag("vitseg", "2", "compared_to_sha256")  # as in earlier versions of vitseg
     assert not is_stale(get_version("vitseg", "2"), first)

@@ -237,6 +237,19 @@ def test_an_approval_is_said_when_it_is_true(register: Register, monkeypatch: py
     assert promotion.promote("vitseg", "1", *WHY).tags["review"] == "approved"
 
 
+def test_a_copy_is_no_copy_once_its_model_was_deleted_and_created_again(register: Register) -> None:
+    ensure_model(MlflowClient(), "approved")
+    record(register(0))
+    promotion.promote("vitseg", "1", *WHY, to="approved")
+    with pytest.raises(UsageError, match="models:/approved/1 is the champion"):
+        reject("vitseg", "1", *WHY)
+    MlflowClient().delete_registered_model("approved")
+    ensure_model(MlflowClient(), "approved")
+    record(register(1))
+    assert promotion.promote("vitseg", "2", *WHY, to="approved").uri == "models:/approved/1"
+    assert reject("vitseg", "1", *WHY).tags["review"] == "rejected"
+
+
 def test_commands_on_pages_can_be_pasted_into_a_shell() -> None:
     version = Version("it's a test", "3", "0" * 64)
     words = ["vitseg", "registry", "promote", "3", "--name", "it's a test", "--to", "in use"]

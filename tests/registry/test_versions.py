@@ -167,11 +167,14 @@ def test_what_was_tampered_with_is_refused(register: Register, tmp_path: Path) -
 
 def test_what_is_not_there(register: Register, tmp_path: Path) -> None:
     assert alias_version("vitseg", "champion") is None  # not even the model
-    register(0)
+    run_id = register(0).run_id
     assert alias_version("vitseg", "champion") is None
-    assert is_version_of("vitseg", "models:/vitseg/1")
-    assert not is_version_of("another", "models:/vitseg/1")
-    assert not is_version_of("vitseg", "models:/vitseg/403")
+    assert is_version_of("vitseg", "models:/vitseg/1", run_id)
+    assert not is_version_of("another", "models:/vitseg/1", run_id)
+    assert not is_version_of("vitseg", "models:/vitseg/403", run_id)
+    assert not is_version_of(
+        "vitseg", "models:/vitseg/1", "0" * 32
+    )  # in another registry, or under a number used again
     for address in ("models:/vitseg/2", "models:/vitseg@champion", "models:/nobody/1", str(tmp_path / "nothing")):
         with pytest.raises(NotFoundError):
             resolve(address)
@@ -199,7 +202,7 @@ def test_a_registry_that_can_not_answer_is_not_one_without_a_champion(
     monkeypatch.setattr(versions.MlflowClient, "get_model_version", fail)
     for ask in (
         lambda: alias_version("vitseg", "champion"),
-        lambda: is_version_of("vitseg", "models:/vitseg/1"),
+        lambda: is_version_of("vitseg", "models:/vitseg/1", "0" * 32),
         lambda: resolve("models:/vitseg@champion"),
     ):
         with pytest.raises(kind) as caught:

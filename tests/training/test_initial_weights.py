@@ -94,6 +94,16 @@ def test_the_same_classes_in_another_order_are_put_in_order(bundle: Path, tmp_pa
     assert torch.allclose(scores, load_bundle(bundle).model(images).flip(1), atol=1e-6)
 
 
+def test_a_decoder_that_reads_its_own_scores_learns_the_new_order(tmp_path: Path) -> None:
+    arch = small_recipe("model.decoder=spiral", "model.patch_size=16").model
+    one, two = train_classes()[:2]
+    save_bundle(tmp_path, build_model(arch, SIZE, 2, seed=5), (one, two))
+    turned = (dataclasses.replace(two, train_id=0), dataclasses.replace(one, train_id=1))
+    found = load(fit_initial(str(tmp_path), arch, SIZE, turned).data)
+    assert "decoder.made.weight" not in found
+    assert "decoder.made.weight" in load(fit_initial(str(tmp_path), arch, SIZE, (one, two)).data)
+
+
 def test_of_classes_that_are_all_new_the_last_layer_is_new(bundle: Path, tmp_path: Path) -> None:
     classes = tuple(dataclasses.replace(one, name=f"new {one.name}") for one in train_classes())
     initial = fit_initial(str(bundle), ARCH, SIZE, classes)

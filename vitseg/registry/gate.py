@@ -211,7 +211,7 @@ def recorded_rules(version: Version | None) -> Gate | None:
 def is_stale(version: Version, champion: Version | None) -> bool:
     """Return whether a version was compared with another champion than this one."""
     if champion and version.tags.get(_CHAMPION_SHA256, champion.sha256) != champion.sha256:
-        return True  # MLflow gives the number of a deleted version to the next one
+        return True  # numbers begin anew where a model was deleted and created again
     return version.tags.get("compared_to") != champion_tag(champion, version)
 
 

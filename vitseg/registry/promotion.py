@@ -176,7 +176,8 @@ def _copy(candidate: Version, to: str) -> Version:
 def _copy_of(candidate: Version) -> Version | None:
     """Return the candidate's copy that was promoted in another model, or None."""
     try:
-        return versions.resolve(candidate.tags[_PROMOTED_TO])
+        copy = versions.resolve(candidate.tags[_PROMOTED_TO])
+        return copy if versions.is_same(copy, candidate) else None
     except (KeyError, NotFoundError, UsageError):  # never promoted elsewhere, or the copy is gone
         return None
 

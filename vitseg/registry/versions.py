@@ -156,10 +156,14 @@ def is_same(one: Version, other: Version) -> bool:
     return (one.run_id, one.sha256) == (other.run_id, other.sha256)
 
 
-def is_version_of(name: str, uri: str) -> bool:
-    """Return whether an address is a version of this model that is still in the registry."""
+def is_version_of(name: str, uri: str, run_id: str) -> bool:
+    """Return whether an address is a version of this model that this run registered, and is still in the registry.
+
+    Another registry may have a version of that number, too; and numbers begin anew where a model was deleted and created.
+    """
     try:
-        return resolve(uri).name == name
+        found = resolve(uri)
+        return (found.name, found.run_id) == (name, run_id)
     except NotFoundError:
         return False
 
