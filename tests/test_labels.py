@@ -141,3 +141,10 @@ def test_two_classes_with_one_name_are_refused_and_with_one_color_known() -> Non
 def test_train_ids_with_gaps_are_refused(train_ids: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match="without gaps"):
         train_classes(tuple(Label(f"c{i}", (0, 0, 0), i, train_id) for i, train_id in enumerate(train_ids)))
+
+
+@pytest.mark.parametrize("number", [1.5, 10**30, float("inf"), float("nan"), "x", None])
+def test_an_id_that_no_image_could_hold_is_refused(number):
+    with pytest.raises(DataError, match="class "):
+        Label.from_json({"name": "a", "color": [0, 0, 0], "id": number, "train_id": 0})
+    assert Label.from_json({"name": "a", "color": [0, 0, 0], "id": 1.0, "train_id": "0"}).id == 1

@@ -20,6 +20,7 @@ import numpy as np
 from vitseg.errors import DataError
 
 IGNORE_INDEX = 255
+_MAX_ID = 2**31
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,14 @@ class Label:
             DataError: a key is missing or a value out of range.
         """
         try:
-            red, green, blue = (int(value) for value in row["color"])
-            label = Label(str(row["name"]), (red, green, blue), int(row["id"]), int(row["train_id"]))
-        except (KeyError, TypeError, ValueError) as error:
+            red, green, blue = (_whole(value) for value in row["color"])
+            label = Label(str(row["name"]), (red, green, blue), _whole(row["id"]), _whole(row["train_id"]))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"class {row!r} needs name, color [r, g, b], id and train_id") from error
         if not all(0 <= value <= 255 for value in label.color):
             raise DataError(f"class {label.name!r}: color {label.color} is outside 0-255")
+        if abs(label.id) > _MAX_ID:
+            raise DataError(f"class {label.name!r}: id {label.id} is no id that an image could hold")
         if not 0 <= label.train_id <= IGNORE_INDEX:
             raise DataError(f"class {label.name!r}: train_id {label.train_id} is outside 0-255; 255 = does not count")
         return label
@@ -91,6 +94,14 @@ CITYSCAPES = (
     Label("bicycle", (119, 11, 32), 33, 18),
     Label("license plate", (0, 0, 142), -1),
 )
+
+
+def _whole(value: Any) -> int:
+    """Return a whole number, also if it is written as `1.0` or as text; ValueError: it has a fraction."""
+    number = int(value)
+    if isinstance(value, float) and number != value:
+        raise ValueError(f"{value} is no whole number")
+    return number
 
 
 def background_of(foreground: Label) -> Label:
