@@ -86,3 +86,11 @@ def test_classes_with_one_color_are_told():
     labels = (Label("a", (1, 1, 1), 0, 0), Label("b", (1, 1, 1), 1, 1))
     (line,) = label_warnings(train_classes(labels), {"train": (4, 4)}, Findings())
     assert "two classes have the color (1, 1, 1)" in line
+
+
+def test_a_warning_is_one_short_line_whatever_names_hold():
+    found = Findings(remarks=(Remark("odd", 3, "a\nb" + " c" * 999),))
+    labels = tuple(Label(f"class\n{n}", (n, n, n), n, n) for n in range(99))
+    for line in label_warnings(train_classes(labels), {"train": (1,) + (0,) * 98}, found):
+        assert "\n" not in line
+        assert len(line) <= 300

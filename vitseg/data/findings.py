@@ -4,6 +4,7 @@ Pixels whose id or color no class has don't count in training. A few are normal,
 areas of them, or a class that never occurs, mean that labels or list are wrong.
 """
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -82,7 +83,7 @@ def label_warnings(
     for remark in findings.remarks[:TOLD]:
         labels = "1 label" if remark.samples == 1 else f"{remark.samples:,} labels"
         lines.append(f"{labels}, for example of {remark.example}: {remark.text}")
-    return tuple(line if len(line) <= _MAX_TEXT else line[: _MAX_TEXT - 1] + "…" for line in lines)
+    return tuple(textwrap.shorten(line, _MAX_TEXT, placeholder=" …") for line in lines)  # names may have line breaks
 
 
 def _look_like_train_ids(classes: tuple[Label, ...], pixels: list[int]) -> bool:

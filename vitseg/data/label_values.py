@@ -112,9 +112,9 @@ def read_palette(used: np.ndarray, colors: np.ndarray, labels: tuple[Label, ...]
     if not ids.is_complete:
         return None
     telling = (colors != used[:, None]).any(1)  # entry 7 of a gray ramp is (7, 7, 7), whatever the indices mean
-    near, is_near = almost_colors(colors, labels)
-    says = (shown.known | is_near) & telling
-    if says.any() and not (np.where(shown.known, shown.train_ids, near) != ids.train_ids)[says].any():
+    meant, known = (shown.train_ids, shown.known) if shown.is_complete else almost_colors(colors, labels)
+    says = known & telling
+    if says.any() and not (meant != ids.train_ids)[says].any():
         return ids
     if says.any() and shown.is_complete:
         return None

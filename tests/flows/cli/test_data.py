@@ -1,5 +1,6 @@
 """The command `verify`: what a data set holds, class by class, and what is wrong with it."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -14,9 +15,12 @@ pytestmark = pytest.mark.usefixtures("stack")
 def test_classes_are_shown_with_their_shares_and_a_damaged_shard_is_named(shards: str, tmp_path: Path) -> None:
     own = tmp_path / "shards"
     shutil.copytree(shards, own)
+    content = json.loads((own / "manifest.json").read_text())
+    (own / "manifest.json").write_text(json.dumps({**content, "warnings": ["1 label: it is odd"]}))
     manifest = read_manifest(str(own))
     sound = vitseg("verify", str(own))
     assert sound.code == 0, sound.err
+    assert "warning: 1 label: it is odd" in sound.err
     for name, split in manifest.splits.items():
         assert f"{name}, %" in sound.out
         shares = dict(zip((label.name for label in manifest.classes), split.pixels_per_class, strict=True))
