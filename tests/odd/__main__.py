@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from tests.odd.judge import BAD, READ, VERDICTS, Judgment, workplace
+from tests.odd.judge import BAD, READ, VERDICTS, workplace
 from tests.odd.tries import TRIES
 
 
@@ -32,6 +32,7 @@ def main(arguments: list[str]) -> int:
     kinds, end = options.kind or list(TRIES), time.monotonic() + 60 * options.minutes
     counts: Counter[tuple[str, str]] = Counter()
     tries: Counter[str] = Counter()
+    damaged: Counter[str] = Counter()
     seen: Counter[str] = Counter()
     for kind, seed in _plan(kinds, options.seed, options.count):
         if time.monotonic() > end:
@@ -39,14 +40,16 @@ def main(arguments: list[str]) -> int:
         with workplace() as work:
             judgment = TRIES[kind](random.Random(f"{kind} {seed}"), work)
             tries[kind] += 1
-            counts.update({(kind, verdict): number for (_, verdict), number in _by_verdict(judgment).items()})
+            for (what, verdict), number in judgment.counts.items():
+                counts[kind, verdict] += number
+                damaged[kind] += number * (" | " in what)
             new = [line for line in judgment.lines if not seen[_shape(kind, *line)]]
             seen.update(_shape(kind, *line) for line in judgment.lines)
             for verdict, text in new:
                 _say(f"{kind} --seed {seed} | {verdict} | {' '.join(text.split())[:400]}")
             if options.keep and judgment.bad:
                 shutil.copytree(work, options.keep / f"{kind}-{seed}", symlinks=True, dirs_exist_ok=True)
-    _show(kinds, tries, counts)
+    _show(kinds, tries, damaged, counts)
     return int(any(counts[kind, verdict] for kind in kinds for verdict in BAD))
 
 
@@ -54,23 +57,16 @@ def _plan(kinds: list[str], seed: int, count: int) -> Iterator[tuple[str, int]]:
     return ((kinds[number % len(kinds)], seed + number // len(kinds)) for number in range(count))
 
 
-def _by_verdict(judgment: Judgment) -> Counter[tuple[str, str]]:
-    found: Counter[tuple[str, str]] = Counter()
-    for (_, verdict), number in judgment.counts.items():
-        found["", verdict] += number
-    return found
-
-
 def _shape(kind: str, verdict: str, text: str) -> str:
     """Return what is the same for all lines of one kind of outcome."""
     return f"{kind} {verdict} " + re.sub(r"b?'[^']*'|turn \d|[\d.]+|0x\w+", "*", " ".join(text.split()))[:160]
 
 
-def _show(kinds: list[str], tries: Counter[str], counts: Counter[tuple[str, str]]) -> None:
-    _say(f"{'':14}{'tries':>8}{'inputs':>8}" + "".join(f"{verdict:>23}" for verdict in VERDICTS))
+def _show(kinds: list[str], tries: Counter[str], damaged: Counter[str], counts: Counter[tuple[str, str]]) -> None:
+    _say(f"{'':14}{'tries':>8}{'inputs':>8}{'damaged':>9}" + "".join(f"{verdict:>23}" for verdict in VERDICTS))
     for kind in kinds:
         row = [counts[kind, verdict] for verdict in VERDICTS]
-        _say(f"{kind:14}{tries[kind]:8}{sum(row):8}" + "".join(f"{number:23}" for number in row))
+        _say(f"{kind:14}{tries[kind]:8}{sum(row):8}{damaged[kind]:9}" + "".join(f"{number:23}" for number in row))
     _say(f"{sum(counts[kind, READ] for kind in kinds)} inputs were read right")
 
 
