@@ -42,7 +42,7 @@ def changed_by(data: bytes, name: str, extension: str, r: random.Random) -> byte
         return data[:a] + bytes(b - a) + data[b:]
     end = _ENDS.get(extension, b"")
     if name == "zeros to the end":
-        return data[:a] + bytes(size - a - len(end)) + end
+        return data[:a] + bytes(max(0, size - a - len(end))) + end
     if name == "gap":
         return data[:a] + (data[b:] if r.random() < 0.5 else end)
     if name == "flipped":
