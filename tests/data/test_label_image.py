@@ -157,7 +157,10 @@ def test_a_binary_set_of_0_and_1_ignores_255():
         assert (read(image(ids), labels).train_ids[0] == 255).all()
         np.testing.assert_array_equal(read(image(ids), labels).train_ids[1:], BINARY[1:])
     (remark,) = read(image(THING * 255), RED_1).remarks
-    assert "no pixel of id 1, 'crack', but some of 255, which are ignored" in remark
+    assert "it has only 0, and 255, which is ignored: if that is a class, give it the id 255" in remark
+    assert read(image(THING * 255), THREE).remarks == (remark,)  # no class of these is white
+    assert not read(image(THING * 255), (*THREE, Label("void", (9, 9, 9), 255))).remarks
+    assert not read(image(ids), RED_1).remarks
 
 
 def test_a_thing_on_0_is_not_its_background():

@@ -19,6 +19,7 @@ MAX_SMOOTH = 0.1
 """Share of a label's pixels that smoothed edges take at most."""
 
 
+_ONLY_0_AND_255 = "it has only 0, and 255, which is ignored: if that is a class, give it the id 255"
 _LIKE_TRAIN_IDS = "it has 255 and else train ids only: these may stand in place of the label ids that are expected"
 
 
@@ -158,17 +159,9 @@ def _agreed(readings: list[Reading], values: np.ndarray, labels: tuple[Label, ..
             f"the label's values {_listed(values)} mean one thing as ids and another as what they show: "
             "give the class in classes.json the id that the labels have, or save the labels as colors"
         )
-    foreground = foreground_class(labels)
-    if (
-        foreground
-        and values[-1] == IGNORE_INDEX
-        and (first.train_ids == IGNORE_INDEX).any()
-        and (first.train_ids != 0).all()
-    ):
-        text = f"it has no pixel of id {foreground.id}, {foreground.name!r}, but some of 255, which are ignored"
-        return Reading(
-            first.train_ids, first.known, (f"{text}; if they are meant, give {foreground.name!r} the id 255",)
-        )
+    listed = any(label.id == IGNORE_INDEX for label in labels)
+    if not listed and values.tolist() == [0, IGNORE_INDEX] and first.train_ids[-1] == IGNORE_INDEX:
+        return replace(first, remarks=(_ONLY_0_AND_255,))
     return first
 
 
