@@ -1,3 +1,5 @@
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 from PIL import Image
 
 from vitseg.errors import AccessError, StorageError
+from vitseg.images import formats
 from vitseg.inference import chunk
 from vitseg.inference.chunk import segment_chunk
 from vitseg.inference.commit import commit_job
@@ -84,6 +87,50 @@ def test_every_object_has_one_row(folders, rule):
     assert 0 < row["seconds"] < 60
     made = {path.relative_to(dest).as_posix() for path in dest.rglob("*.png")}
     assert made == {"a/good.png.png", "a/good.jpg.png"}
+
+
+def test_what_begins_as_an_image_is_read_or_failed_whatever_its_name(folders, rule):
+    source, dest = folders
+    good, text = encode(halves()), b"zTXt" + b"Comment\0\0" + zlib.compress(bytes(3 << 20))
+    odd = good[:33] + struct.pack(">I", len(text) - 4) + text + zlib.crc32(text).to_bytes(4) + good[33:]
+    put(source, "odd", odd)
+    put(source, "odd.png", odd)
+    put(source, "cut", good[:60])
+    put(source, "cut.data", encode(halves(), "JPEG")[:-40])
+    put(source, "dark", encode((np.arange(64).reshape(8, 8) * 65).astype(np.uint16)))
+    put(source, "favicon.ico", encode(plain(RED, 32, 32).convert("RGBA"), "ICO"))
+    put(source, "icon", encode(plain(RED, 32, 32).convert("RGBA"), "ICO"))
+    put(source, "bmw", b"BMW makes cars")
+    job, summary = run(source, dest)
+    table = {row["key"]: (row["status"], row["error"]) for row in rows(job)}
+    assert (summary.ok, summary.skipped, summary.failed) == (2, 1, 5)
+    assert table["odd"] == table["odd.png"] == ("ok", None)
+    assert table["bmw"] == ("skipped", "not an image")
+    reasons = {
+        "cut": "cut off",
+        "cut.data": "Premature end",
+        "dark": "end at 4095",
+        "favicon.ico": "ICO",
+        "icon": "ICO",
+    }
+    for key, reason in reasons.items():
+        assert table[key][0] == "failed"
+        assert reason in table[key][1]
+
+
+def test_a_large_object_is_read_only_where_it_begins_as_an_image(folders, rule, monkeypatch):
+    monkeypatch.setattr(formats, "_LARGEST_UNCERTAIN", 100)
+    source, dest = folders
+    put(source, "photo", encode(halves()))
+    put(source, "letters", b"P5" + b" " * 200)
+    put(source, "text", b"text" * 99)
+    put(source, "too large", encode(np.zeros((1, 1, 3), np.uint8)) + bytes(9000))
+    job, _ = run(source, dest, max_pixels=1000)
+    table = {row["key"]: (row["status"], row["error"]) for row in rows(job)}
+    assert table["photo"] == ("ok", None)
+    assert table["letters"] == table["text"] == ("skipped", "not an image")
+    assert table["too large"][0] == "failed"
+    assert "too large" in table["too large"][1]
 
 
 def test_an_object_that_vanished_is_a_row(folders, rule):

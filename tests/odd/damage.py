@@ -10,6 +10,8 @@ try:
 except ImportError:
     simplejpeg = None
 
+from vitseg.images.jpeg import keep_pixels
+
 _ENDS = {"jpg": b"\xff\xd9", "png": b"\0\0\0\0IEND\xaeB`\x82"}
 
 
@@ -75,10 +77,10 @@ def _libjpeg_warns(data: bytes) -> bool:
     if simplejpeg is None:
         return False
     try:
-        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+        height, width, *_ = simplejpeg.decode_jpeg_header(keep_pixels(data))  # what is odd before changes no pixel
         if height * width > 1_000_000:  # damage to its size
             return False
-        simplejpeg.decode_jpeg(data, strict=True)
+        simplejpeg.decode_jpeg(keep_pixels(data), strict=True)
     except ValueError:
         return True
     return False

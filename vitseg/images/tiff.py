@@ -181,7 +181,7 @@ def decode_tiff(data: bytes, image: ImageFile.ImageFile) -> tuple[np.ndarray | I
     rawmode = str(image.tile[0].args[0])  # type: ignore[index]
     if image.mode == rawmode and image.mode in ("L", "RGB"):
         return pixels, turn
-    read = Image.frombytes(image.mode, shape[1::-1], pixels.tobytes(), "raw", rawmode)
+    read = Image.frombytes(image.mode, shape[1::-1], pixels.data.cast("B"), "raw", rawmode)
     if image.palette:
         read.putpalette(image.palette)
     return read, turn
