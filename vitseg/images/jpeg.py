@@ -2,7 +2,8 @@
 
 It says what it notices, which Pillow keeps to itself: so every JPEG is decoded here once, also one that Pillow then
 decodes. What it says of the compressed pixels (they end too soon, a code is wrong, bytes are left over) is damage. What
-it says of the segments before them (bytes between them, a revision that it doesn't know) changes no pixel.
+it says of the segments before them (a revision that it doesn't know, a broken color profile, bytes behind them) changes no
+pixel, unless bytes are left over of the tables that pixels are read with.
 """
 
 import re
@@ -20,7 +21,8 @@ _UNUSUAL = "Could not determine subsampling"  # how it refuses layouts of colors
 _MARKER = re.compile(rb"\xff+([^\xff\x00\x01\xd0-\xd9])", re.DOTALL)  # of a segment that has a length
 _IN_SCANS = re.compile(rb"\xff[^\xff\x00\xd0-\xd7]", re.DOTALL)  # a marker that is none of pixels
 _SCAN, _END = 0xDA, 0xD9
-_KEPT = frozenset({*range(0xC0, 0xD0), 0xDB, 0xDD, 0xE0, 0xE1, 0xEE})  # what says pixels, JFIF, EXIF, Adobe
+_OF_PIXELS = frozenset({*range(0xC0, 0xD0), 0xDB, 0xDD})
+_OF_COLORS = frozenset({0xE0, 0xE1, 0xEE})  # JFIF, EXIF, Adobe
 _MORE = b"\x55" * 16
 _SMALLEST = 8
 """Pixels in one of the smallest decoded image, a side: of its compressed pixels all are read."""
@@ -85,14 +87,20 @@ def _check_unusual(data: bytes) -> None:
 
 
 def keep_pixels(data: bytes) -> bytes:
-    """Return a JPEG without the bytes and segments before its first scan that say nothing of pixels or orientation."""
-    kept = [data[:2]]
+    """Return a JPEG without the bytes and segments before its first scan that say nothing of pixels or orientation.
+
+    Bytes behind a segment that says pixels stay: they are what is left over of its tables.
+    """
+    kept, last, behind = [data[:2]], 0, 2
     for marker, start, end in _segments(data):
+        if last in _OF_PIXELS:
+            kept.append(data[behind:start])
         if marker == _SCAN:
             return b"".join([*kept, data[start:]])
-        if marker in _KEPT:
+        if marker in _OF_PIXELS | _OF_COLORS:
             segment = data[start:end]
             kept.append(segment[:9] + b"\1" + segment[10:] if segment[4:9] == b"JFIF\0" else segment)
+        last, behind = marker, end
     return data
 
 
