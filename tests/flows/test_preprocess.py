@@ -17,7 +17,7 @@ from PIL import Image
 from tests.flows.command_line import vitseg
 from tests.memory_s3 import memory_s3
 from vitseg.data.commit import commit
-from vitseg.data.manifest import Manifest, read_manifest
+from vitseg.data.manifest import Manifest, Split, read_manifest
 from vitseg.data.plan import Plan, PlannedShards, PlanOptions, ShardPlan, make_plan
 from vitseg.data.shards import ShardRecord, write_shard
 from vitseg.errors import DataError, StorageError, UsageError
@@ -134,6 +134,21 @@ def test_a_bucket_where_some_etags_are_no_md5_gives_the_same_data_set(scenes: Pa
             server.put(f"scenes/{path.relative_to(scenes)}", path.read_bytes())
         prepared = preprocess("s3://bucket/scenes", str(tmp_path), size=(32, 64))
     assert (prepared["fingerprint"], prepared["samples"]) == (expected.fingerprint, 30)
+
+
+def test_a_split_that_training_needs_is_missed_before_it_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    from flows.preprocess import _note_findings
+
+    split = Split(1, (), ())
+    for splits, missing in (
+        ({"train": split}, ["val"]),
+        ({"test": split}, ["train", "val"]),
+        ({"train": split, "val": split}, []),
+    ):
+        _note_findings(
+            Manifest(fingerprint="f", created="", image_size=(8, 8), classes=(), splits=splits, targets="images")
+        )
+        assert re.findall(r"no samples in split '(\w+)', without which", capsys.readouterr().err) == missing
 
 
 def test_a_runner_that_is_not_installed_or_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:

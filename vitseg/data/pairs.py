@@ -87,7 +87,7 @@ def _shares(pixels: np.ndarray, labels: tuple[Label, ...]) -> Iterator[tuple[flo
     black = plain & (squared <= _NEAR**2)
     palette, half_squared = _palette(labels)
     # |spot - color|² ≤ near², for the nearest color, without a square of each difference
-    near = plain & ~black & ((palette @ spots - half_squared).max(0) >= (squared - _NEAR**2) / 2)
+    near = plain & ((palette @ spots - half_squared).max(0) >= (squared - _NEAR**2) / 2)
     plain, black, near = (found.reshape(len(rows), len(columns)) for found in (plain, black, near))
     for half in (slice(0, len(rows)), slice(len(rows), None)):
         count, dark = int(plain[:, half].sum()), int(black[:, half].sum())
