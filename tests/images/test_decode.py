@@ -223,3 +223,10 @@ assert decode_image({data}, 21 * 13).size == (21, 13)
 def test_every_mode_becomes_rgb(mode):
     image = to_rgb(draw(9, 7, mode))
     assert (image.mode, image.size) == ("RGB", (9, 7))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "MPO"])
+@pytest.mark.parametrize("more", [b"\n", bytes(512), b"more after the end" * 9])
+def test_bytes_behind_the_end_change_nothing(kind, more):
+    data = encode(draw(31, 17), kind)
+    np.testing.assert_array_equal(decoded(data + more), decoded(data))

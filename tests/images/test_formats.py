@@ -87,3 +87,11 @@ def test_text_that_begins_with_the_letters_of_a_format_is_no_image():
     for text in (b"BMW is a maker of cars, and so on, for a long time", b"P5 is a bus line\n12 13", b"P1 2024 report"):
         assert not begins_as_image(text)
         assert not is_image(text)
+
+
+def test_a_webp_whose_first_chunk_has_a_damaged_name_is_still_one():
+    data = encode(plain(COLOR), "WEBP")
+    data = data[:12] + b"XXXX" + data[16:]
+    assert is_image(data)
+    with pytest.raises(SampleError, match="its header is damaged"):
+        open_image(data, LIMIT)

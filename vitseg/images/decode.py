@@ -28,6 +28,8 @@ LARGE_PIXELS = 16_000_000
 """Images over that are held one at a time."""
 
 _ORIENTATION = 0x0112  # the EXIF tag, https://exiv2.org/tags.html
+_JPEG_2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+_JPEG_2000_END = b"\xff\xd9"  # which is nowhere among its pixels
 _ONE_LARGE = threading.RLock()
 
 
@@ -63,14 +65,22 @@ def open_image(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     if name := foreign_format(data):
         raise SampleError(f"{name} images are not read: convert it to PNG or JPEG")
     with broken_images():
-        is_png = data.startswith(png.START)
-        image = read_header(png.keep_pixels(data, header_only=True) if is_png else tiff.keep_pixels(data))
+        image = read_header(_keep_pixels(data))
     if image is None:
         raise SampleError(f"not an image in a format that is read ({', '.join(FORMATS)})")
     if image.width * image.height > max_pixels:
         raise SampleError(f"{image.width}x{image.height} pixels: over {max_pixels} are refused")
     tiff.check_header(image)
     return image
+
+
+def _keep_pixels(data: bytes) -> bytes:
+    """Return an image without what changes no pixel, where a decoder could stumble over it."""
+    if data.startswith(png.START):
+        return png.keep_pixels(data, header_only=True)
+    if data.startswith(_JPEG_2000) and (end := data.rfind(_JPEG_2000_END) + 2) > 1:
+        return data[:end]  # Pillow refuses bytes behind the end
+    return tiff.keep_pixels(data)
 
 
 def decode_pixels(header: ImageFile.ImageFile, data: bytes) -> tuple[np.ndarray | Image.Image, int]:

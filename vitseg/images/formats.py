@@ -5,6 +5,7 @@ or guesses.
 """
 
 import io
+import logging
 import re
 import warnings
 from pathlib import PurePosixPath
@@ -25,8 +26,9 @@ SNIFFED_BYTES = 64
 # Pillow's own limit is one number for the whole process, and half of what we allow. TIFF and WebP check it even where
 # `Image.open` is not used, so it is lifted here, once, for everything that decodes: each call below has its limit.
 Image.MAX_IMAGE_PIXELS = None
-# What Pillow warns of is metadata that it can't read.
+# What Pillow warns of is metadata that it can't read; what it logs, it raises, too.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 _WEAK = ("BMP", "PPM")
 """Formats whose first bytes are two letters, as in other content."""
@@ -81,7 +83,9 @@ def may_be_read(size: int, max_pixels: int, *, is_certain: bool) -> bool:
 
 def begins_as_image(start: bytes) -> bool:
     """Return whether the first `SNIFFED_BYTES` are those of an image alone, of a format that is read or not."""
-    return foreign_format(start) is not None or any(_accepts(name, start) for name in FORMATS if name not in _WEAK)
+    if foreign_format(start) or (start[:4], start[8:12]) == (b"RIFF", b"WEBP"):  # whatever chunk comes first
+        return True
+    return any(_accepts(name, start) for name in FORMATS if name not in _WEAK)
 
 
 def may_be_image(start: bytes) -> bool:
@@ -111,7 +115,7 @@ def read_header(data: bytes, formats: tuple[str, ...] = FORMATS) -> ImageFile.Im
     Raises:
         Exception: on damaged headers, and on kinds of a format that they don't read, decoders raise anything.
     """
-    refusal = None
+    refusal = "its header is damaged" if formats == FORMATS else ""
     for name in formats:
         if _accepts(name, data):
             try:
