@@ -309,7 +309,7 @@ ROOTS = (
 def judge_folder(judgment: Judgment, odd: OddFolder, made: Prepared) -> None:
     judgment.faults(odd.what, made.faults)
     if made.error:
-        judgment.add(odd.what, REFUSED if odd.clear else TOLD, made.error)
+        judgment.add(odd.what, REFUSED if odd.clear and odd.targets else TOLD, made.error)
         return
     for key, sample in made.samples.items():
         if odd.rows_only or key not in odd.targets:
