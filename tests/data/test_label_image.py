@@ -176,7 +176,7 @@ def test_a_thing_on_0_is_not_its_background():
 @pytest.mark.parametrize(
     ("picture", "reason"),
     [
-        (image(np.minimum(THING * 255, 254)), "ids that no class has: 254; list them"),
+        (image(np.minimum(THING * 255, 254)), "ids that no class has: 254; save it with 0 and 255 alone"),
         (image(THING * 128), "ids that no class has: 128"),
         (image(THING.astype(np.uint16) * 300), "ids that no class has: 300"),
         (image(THING.astype(np.float32) * 0.5), "floats that are no whole numbers"),
@@ -191,6 +191,8 @@ def test_a_value_that_nobody_listed_is_not_background(picture, reason):
 
 def test_smoothed_edges_are_the_nearer_of_black_and_white_and_counted():
     y, x = np.mgrid[:256, :256]
+    disc = image(((np.hypot(y - 128, x - 120) < 70) * 255).astype(np.uint8)).reduce(4)
+    np.testing.assert_array_equal(read(disc, WHITE_255).train_ids, np.asarray(disc) <= 127)
     smooth = np.clip(100 - np.hypot(y - 128, x - 128), -0.5, 0.5) * 255 + 127.5
     found = read(image(smooth.astype(np.uint8)), WHITE_255, size=(256, 256))
     np.testing.assert_array_equal(found.train_ids, smooth.astype(np.uint8) <= 127)
@@ -209,6 +211,13 @@ def test_white_may_be_ignored_or_a_class_s_color():
     assert (read(image(ids), TWO).train_ids[0] == 255).all()
     np.testing.assert_array_equal(read(image(THING * 255, "1"), TWO).train_ids, THING)
     np.testing.assert_array_equal(read(image(THING * 255, "RGB"), TWO).train_ids, THING)
+
+
+def test_gray_values_that_are_ids_and_colors_of_others_are_refused():
+    labels = (Label("x", (50, 50, 50), 100, 0), Label("y", (100, 100, 100), 50, 1))
+    for picture in (image(THING * 50 + 50), image(THING * 50 + 50, "RGB"), image(THING * 0 + 50)):
+        with pytest.raises(SampleError, match="mean one thing as ids and another as what they show"):
+            read(picture, labels)
 
 
 def test_ids_may_be_larger_than_a_byte():
@@ -274,6 +283,11 @@ def test_a_color_that_a_class_shares_with_what_does_not_count_is_the_class_s_and
     assert not read(RGB, labels, holds="colors").remarks  # the layout has it so
 
 
+def test_ids_in_one_of_three_channels_are_told():
+    (first, *_) = read(image(np.dstack([IDS, IDS * 0, IDS * 0])), THREE).remarks
+    assert first.endswith("so its pixels are ignored; if these are ids, save them with one channel")
+
+
 def test_colors_in_another_order_of_channels_are_refused():
     with pytest.raises(SampleError, match="in the order blue, green, red: save it as RGB"):
         read(image(COLORS[IDS][..., ::-1].copy()), THREE)
@@ -321,6 +335,14 @@ def test_a_jpeg_takes_the_nearest_colors_and_says_so(quality):
 def test_ids_do_not_survive_jpeg(pixels, labels):
     with pytest.raises(SampleError, match="nearly black, and ids do not survive JPEG: save it as PNG"):
         read(image(pixels), labels, kind="JPEG")
+
+
+def test_a_jpeg_in_another_color_is_not_all_background():
+    red = np.dstack([THING * 255, THING * 0, THING * 0])
+    found = read(image(red), WHITE_255, kind="JPEG", subsampling=0)
+    assert (found.train_ids[20:36, 20:36] == 255).all()
+    assert found.unknown_pixels > 400
+    assert "large parts of it are far from every class's color, and ignored" in found.remarks[1]
 
 
 def test_a_jpeg_without_the_thing_is_all_background():

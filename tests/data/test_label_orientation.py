@@ -72,7 +72,7 @@ def test_several_pages_are_no_label_unless_they_are_previews(kind):
     out = io.BytesIO()
     pages = [Image.fromarray(IDS * 0 + n) for n in range(3)]
     pages[0].save(out, kind, save_all=True, append_images=pages[1:], lossless=True)
-    with pytest.raises(SampleError, match="it has 3 pages of one size: save one image"):
+    with pytest.raises(SampleError, match=r"^3 pages of one size: save one image"):
         decode_label(out.getvalue(), photo(1), (4, 8), 999)
     if kind == "TIFF":
         out = io.BytesIO()

@@ -31,7 +31,7 @@ def nearest_colors(rgb: np.ndarray, labels: tuple[Label, ...]) -> tuple[np.ndarr
     """Return the train ids uint8 (H, W) of a lossy color label uint8 (H, W, 3), and the number of pixels without one.
 
     Each pixel takes the class of its nearest color: 255 where that color has no train id, or is over `MAX_DISTANCE` away,
-    which is what is counted. In a binary data set no color is too far.
+    which is what is counted. In a binary data set no color between the thing's and the background's is too far.
     """
     train_ids = _nearest_table(labels)[0][_cells(rgb)]
     return train_ids.astype(np.uint8), int(np.count_nonzero(train_ids < 0))
@@ -106,8 +106,18 @@ def _nearest_table(labels: tuple[Label, ...]) -> tuple[np.ndarray, np.ndarray]:
     squared = (cells**2).sum(1, keepdims=True) - 2 * cells @ palette.T + (palette**2).sum(1)  # (64³, C)
     nearest = squared.argmin(1)
     distance = np.sqrt(squared[np.arange(len(cells)), nearest].clip(min=0))
-    too_far = (distance > MAX_DISTANCE) & (foreground_class(labels) is None)
-    return np.where(too_far, np.int16(-1), train_ids[nearest].astype(np.int16)), distance <= NEAR
+    is_near = distance <= NEAR
+    if foreground_class(labels):  # what lies between the thing and the background is an edge
+        between = [_distance_to_line(cells, a, b) for a in palette[train_ids == 0] for b in palette[train_ids == 1]]
+        distance = np.minimum(distance, np.min(between, axis=0))
+    too_far = distance > MAX_DISTANCE
+    return np.where(too_far, np.int16(-1), train_ids[nearest].astype(np.int16)), is_near
+
+
+def _distance_to_line(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Return the distances (N,) of points (N, 3) from the line between two others (3,)."""
+    along = ((points - start) @ (end - start) / ((end - start) ** 2).sum()).clip(0, 1)
+    return np.sqrt(((points - start - along[:, None] * (end - start)) ** 2).sum(1))
 
 
 def _cells(rgb: np.ndarray) -> np.ndarray:

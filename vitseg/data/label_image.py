@@ -36,6 +36,7 @@ MAX_UNKNOWN = 0.5
 MIN_NEAR = 0.5
 """Share of a lossy label's pixels that lie near a class's color at least; of a photograph, a tenth do."""
 _NEARLY_BLACK = 40  # the largest value of a lossy label that shows nothing
+_MAX_FAR = 0.05  # share of a lossy label's pixels that edges are
 _NAMED = 3  # foreign colors of one label that are told
 _KEPT = 16  # unknown values of one label that are counted by name
 
@@ -202,8 +203,13 @@ def _read_lossy(rgb: np.ndarray, stored: _Stored) -> LabelPixels:
             f"most of the label's pixels have colors that no class has, not even nearly: save it as PNG, not {stored.lossy}"
         )
     train_ids, far = nearest_colors(rgb, stored.labels)
-    remark = f"{stored.lossy} has changed its colors, so each pixel takes the nearest class's: PNG would be exact"
-    return LabelPixels(train_ids, far, {"colors far from every class's": far} if far else {}, (remark,))
+    remark = (
+        f"{stored.lossy} has changed its colors, so each pixel takes the nearest class's, or none: PNG would be exact"
+    )
+    remarks = [remark]
+    if far > _MAX_FAR * train_ids.size:
+        remarks.append("large parts of it are far from every class's color, and ignored")
+    return LabelPixels(train_ids, far, {"colors far from every class's": far} if far else {}, tuple(remarks))
 
 
 def _refuse_shared(colors: Set[tuple[int, int, int]], labels: tuple[Label, ...]) -> None:
@@ -223,7 +229,9 @@ def _doubtful(rgb: np.ndarray, stored: _Stored) -> Iterator[str]:
 
 
 def _almost(color: tuple[int, ...], labels: tuple[Label, ...]) -> str:
-    """Return which class's color is nearly this one, if any is."""
+    """Return what a foreign color may be: nearly a class's, or an id in one of three channels."""
+    if np.count_nonzero(color) == 1 and max(color) in {label.id for label in labels}:
+        return "; if these are ids, save them with one channel"
     for label in labels:
         if max(abs(one - other) for one, other in zip(color, label.color, strict=True)) <= ALMOST:
             return f"; {label.name!r} has {label.color}"

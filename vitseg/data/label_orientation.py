@@ -38,7 +38,7 @@ def decode_label(
     """
     header = open_image(label, max_pixels)
     if (pages := _pages(label, header.format, max_pixels)) > 1:
-        raise SampleError(f"it has {pages} pages of one size: save one image in which each class has its id or color")
+        raise SampleError(f"{pages} pages of one size: save one image in which each class has its id or color")
     pixels, own = decode_pixels(header, label)
     stored = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
     turn = _orientation(photo, max_pixels)

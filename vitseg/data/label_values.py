@@ -15,8 +15,8 @@ from vitseg.labels import IGNORE_INDEX, Label, background_of, foreground_class, 
 
 MAX_UNIFORM = 0.002
 """Share of a label's pixels above which a single value that no class has is an area, not the smoothed edge of one."""
-MAX_SMOOTH = 0.1
-"""Share of a label's pixels that smoothed edges take at most."""
+_MAX_EDGE, _MAX_EDGES = 0.005, 0.1
+"""Shares of a label's pixels that a value of smoothed edges, and all of these, take at most."""
 
 
 _ONLY_0_AND_255 = "it has only 0, and 255, which is ignored: if that is a class, give it the id 255"
@@ -80,8 +80,8 @@ def read_gray(
     explicit = seen if plain else [read_ids(stored, labels, void=False), *seen]
     complete = [one for one in explicit if one.is_complete]
     if plain and ids.is_complete:
-        # Ids need no second opinion, but 255 might be white as well as ignored, and a class on 0 might be meant as black.
-        doubtful = values[-1] == IGNORE_INDEX or _is_on_0(labels)
+        # All 0 needs no second opinion, for black is often the color of what does not count, unless the thing is on 0.
+        doubtful = values[-1] > 0 or _is_on_0(labels)
         complete = [ids, *(one for one in complete if doubtful)]
     elif not complete and ids.is_complete:
         complete = [ids]
@@ -133,6 +133,12 @@ def _like_train_ids(values: np.ndarray, labels: tuple[Label, ...]) -> bool:
     return len(values) > 1 and values[-1] == IGNORE_INDEX and values[-2] <= max(below)
 
 
+def _is_white(labels: tuple[Label, ...]) -> bool:
+    """Return whether a binary data set shows its thing as white."""
+    foreground = foreground_class(labels)
+    return foreground is not None and (foreground.id == IGNORE_INDEX or foreground.color == WHITE)
+
+
 def _is_on_0(labels: tuple[Label, ...]) -> bool:
     foreground = foreground_class(labels)
     return foreground is not None and foreground.id == 0
@@ -167,18 +173,17 @@ def _agreed(readings: list[Reading], values: np.ndarray, labels: tuple[Label, ..
 
 def _smooth(values: np.ndarray, shares: np.ndarray, labels: tuple[Label, ...]) -> Reading | None:
     """Read black and white with smoothed edges in a data set whose only class is white: the nearer of the two."""
-    foreground = foreground_class(labels)
-    white = foreground and (foreground.id == IGNORE_INDEX or foreground.color == WHITE)
-    if not white or not 0 <= values[0] <= values[-1] <= 255:
+    if not _is_white(labels) or not 0 <= values[0] <= values[-1] <= 255:
         return None
     between = (values > 0) & (values < 255)
-    if shares[between].max(initial=0) > MAX_UNIFORM or shares[between].sum() > MAX_SMOOTH:
+    if shares[between].max(initial=0) > _MAX_EDGE or shares[between].sum() > _MAX_EDGES:
         return None
     return Reading(np.where(values > 127, np.uint8(0), np.uint8(1)), ~between)
 
 
 def _unknown_ids(values: np.ndarray, labels: tuple[Label, ...]) -> str:
     hint = "; list them with train_id 255 if they are background" if foreground_class(labels) else ""
+    hint = "; save it with 0 and 255 alone" if _is_white(labels) else hint
     return f"the label has ids that no class has: {_listed(values)}{hint}"
 
 
