@@ -156,6 +156,8 @@ class Prepared(Watched):
     """Reason by key."""
     told: dict[str, Any] = field(default_factory=dict)
     """What else the manifest says."""
+    classes: int = 0
+    """Number of classes."""
 
     @property
     def outcome(self) -> tuple[Any, ...]:
@@ -174,6 +176,7 @@ def preprocess(
     if seen.error or not read or not (dest / "manifest.json").exists():
         return made
     manifest = json.loads((dest / "manifest.json").read_text())
+    made.classes = len(manifest["classes"])
     rows = [(row["source"], row["reason"]) for row in manifest["skipped"]]
     made.skipped = dict(rows)
     if len(rows) > len(made.skipped):

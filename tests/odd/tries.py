@@ -165,6 +165,14 @@ def _damaged_mask(r: random.Random, mask: OddMask) -> OddMask:
 
 def judge_masks(judgment: Judgment, classes: ClassList, masks: dict[str, tuple[str, OddMask]], made: Prepared) -> None:
     judgment.faults(f"masks, {classes.what}", made.faults)
+    seen = {
+        int(number)
+        for sample in made.samples.values()
+        if sample.split == "train"
+        for number in np.unique(sample.target)
+    }
+    if (missing := set(range(made.classes)) - seen) and seen and not made.told.get("warnings"):
+        judgment.add(f"masks, {classes.what}", WRONG, f"no pixel of the train ids {missing} in train, and no warning")
     for key, (label, mask) in masks.items():
         what = f"{mask.what}, {classes.what}"
         clear = mask.clear and classes.clear
