@@ -177,7 +177,8 @@ def judge_masks(judgment: Judgment, classes: ClassList, masks: dict[str, tuple[s
         what = f"{mask.what}, {classes.what}"
         clear = mask.clear and classes.clear
         if key in made.samples:
-            judge_target(judgment, what, replace(mask, clear=clear), made.samples[key].target, bool(made.told))
+            found, shared = made.samples[key].target, "can't tell them apart" in str(made.told)
+            judge_target(judgment, what, replace(mask, clear=clear), found, bool(made.told), shared=shared)
         elif made.error or key in made.skipped or label in made.skipped:
             why = made.error or made.skipped.get(key) or made.skipped[label]
             judgment.add(what, REFUSED if clear else TOLD, why)
@@ -185,7 +186,8 @@ def judge_masks(judgment: Judgment, classes: ClassList, masks: dict[str, tuple[s
             judgment.add(what, FAULT, f"{key} is neither a sample nor a row")
 
 
-def judge_target(judgment: Judgment, what: str, mask: OddMask, target: np.ndarray, told: bool) -> None:
+def judge_target(judgment: Judgment, what: str, mask: OddMask, target: np.ndarray, told: bool, *, shared: bool) -> None:
+    """Judge train ids (H, W); `told`: something was, and `shared`: that two classes have one color."""
     different = target != mask.target
     if mask.loose is not None:
         different &= ~mask.loose
@@ -193,7 +195,7 @@ def judge_target(judgment: Judgment, what: str, mask: OddMask, target: np.ndarra
         judgment.add(what, READ)
     elif not mask.checked:
         judgment.add(what, UNNOTICED)
-    elif told and (target[different] == 255).all():
+    elif told and ((target[different] == 255).all() or (shared and not mask.clear)):
         judgment.add(what, REFUSED if mask.clear else TOLD, "its pixels count for nothing")
     else:
         pairs = sorted({(int(a), int(b)) for a, b in zip(mask.target[different], target[different], strict=True)})
