@@ -126,3 +126,25 @@ def test_other_colors_sizes_and_formats_are_left_to_pillow():
 def test_colors_that_were_not_changed_to_luminance_are_those_of_pillow():
     data = encode(picture(20, 30), keep_rgb=True)
     np.testing.assert_array_equal(decode_jpeg(data, (20, 30)), np.asarray(Image.open(io.BytesIO(data))))
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_unread(monkeypatch):
+    data = encode(picture(96, 128), progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", None)
+    for size in ((96, 128), (0, 0)):
+        with pytest.raises(SampleError, match="more than 100 scans"):
+            decode_jpeg(data[:-2] + last * 100 + data[-2:], size)
+
+
+def test_a_damaged_jpeg_with_nothing_to_leave_out_is_decoded_once(monkeypatch):
+    calls, decode = [], simplejpeg.decode_jpeg
+
+    def count(*given, **options):
+        calls.append(given)
+        return decode(*given, **options)
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", count)
+    with pytest.raises(SampleError, match="broken"):
+        decode_jpeg(spoiled(encode(picture(96, 128)), "cut"), (96, 128))
+    assert len(calls) == 1

@@ -1,3 +1,4 @@
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given
@@ -49,15 +50,36 @@ def test_12_bits_of_a_tiff_are_its_whole_range():
 
 
 def test_floats_are_0_to_1_or_0_to_255():
-    assert read(encode(np.array([[0, 0.5, 1]], np.float32), "TIFF")).tolist() == [[0, 127, 255]]
+    assert read(encode(np.array([[0, 0.5, 1]], np.float32), "TIFF")).tolist() == [[0, 128, 255]]
     assert read(encode(np.array([[0, 9, 250]], np.float32), "TIFF")).tolist() == [[0, 9, 250]]
 
 
+def ppm(colors: np.ndarray, plain: bool = False) -> bytes:
+    numbers = " ".join(map(str, colors.ravel())).encode() if plain else colors.astype(">u2").tobytes()
+    return b"P%d %d %d 65535\n" % (3 if plain else 6, *colors.shape[1::-1]) + numbers
+
+
+def jpeg_2000(colors: np.ndarray, **options: int) -> bytes:
+    return imagecodecs.jpeg2k_encode(colors, level=0, **options)
+
+
+COLORS = (RAMP[..., None] * [4095, 99, 9]).astype(np.uint16)
+ABOUT_4095 = r"its numbers end at about 4\d\d\d, at most a quarter of 65535"
 UNCLEAR = {
-    "12 bits in 16": (encode((RAMP * 4095).astype(np.uint16)), "its 16-bit numbers end at 4095"),
-    "14 bits in 16": (encode((RAMP * 16_383).astype(np.uint16), "TIFF"), "its 16-bit numbers end at 16383"),
-    "8 bits in 16": (encode((RAMP * 255).astype(np.uint16)), "its 16-bit numbers end at 255"),
-    "8 bits in 32": (encode((RAMP * 255).astype(np.int32), "TIFF"), "its 16-bit numbers end at 255"),
+    "12 bits in 16": (encode((RAMP * 4095).astype(np.uint16)), "its numbers end at 4095"),
+    "14 bits in 16": (encode((RAMP * 16_383).astype(np.uint16), "TIFF"), "its numbers end at 16383"),
+    "8 bits in 16": (encode((RAMP * 255).astype(np.uint16)), "its numbers end at 255"),
+    "8 bits in 32": (encode((RAMP * 255).astype(np.int32), "TIFF"), "its numbers end at 255"),
+    "dark 12 bits": (
+        tiff(np.zeros((1, 3), np.uint8), width=2, bits=12),
+        "end at 0, at most a quarter of 4095: .* to 4095",
+    ),
+    "12 bits of a PPM's color": (ppm(COLORS), ABOUT_4095),
+    "12 bits of a plain PPM's color": (ppm(COLORS, plain=True), ABOUT_4095),
+    "12 bits of a JPEG 2000's color": (jpeg_2000(COLORS), ABOUT_4095),
+    "floats of color": (tiff(np.ones((9, 9, 3), np.float32)), "floats of several channels"),
+    "doubles of color": (tiff(np.ones((9, 9, 3), np.float64), compression=8), "floats of several channels"),
+    "floats of 16 bits": (tiff(np.ones((9, 9), np.float16)), "floats of several channels, or of 16 bits"),
     "20 bits": (encode((RAMP * 2**20).astype(np.int32), "TIFF"), "its numbers are 0 to 1048576: only 0 to 65535"),
     "below 0": (encode((RAMP * 60_000 - 9).astype(np.int32), "TIFF"), "its numbers are -9 to"),
     "signed 16": (tiff((RAMP * 30_000).astype(np.int16)), "16-bit numbers have a sign"),
@@ -68,7 +90,7 @@ UNCLEAR = {
     "floats from -1": (encode((RAMP * 2 - 1).astype(np.float32), "TIFF"), "its numbers are -1 to 1"),
     "NaN": (encode(np.where(RAMP > 0.9, np.nan, RAMP).astype(np.float32), "TIFF"), "NaN"),
     "infinite": (encode(np.where(RAMP > 0.9, np.inf, RAMP).astype(np.float32), "TIFF"), "infinite"),
-    "12 bits of color": (tiff((RAMP[..., None] * [4095, 99, 9]).astype(np.uint16)), "its 16-bit numbers end at 4095"),
+    "12 bits of color": (tiff(COLORS), ABOUT_4095),
     "white is 0": (tiff((RAMP * 65_535).astype(np.uint16), photometric=0), "its white is 0"),
     "planes": (tiff((RAMP[None] * np.full((3, 1, 1), 65_535)).astype(np.uint16), planes=True), "separate planes"),
 }
@@ -86,6 +108,10 @@ def test_colors_of_16_bits_keep_their_upper_8():
     colors = (RAMP[..., None] * [65_535, 30_000, 9_000]).astype(np.uint16)
     for compression in (1, 8):
         assert (np.asarray(decode_image(tiff(colors, compression=compression), LIMIT)) == colors >> 8).all()
+    np.testing.assert_allclose(np.asarray(decode_image(ppm(colors), LIMIT)), colors / 257, atol=1)
+    for bits in (10, 16):
+        data = jpeg_2000(colors >> 16 - bits, bitspersample=bits)
+        assert (np.asarray(decode_image(data, LIMIT)) == colors >> 8).all()
 
 
 def test_a_band_is_scaled_as_the_whole(monkeypatch):
@@ -99,7 +125,7 @@ def test_a_band_is_scaled_as_the_whole(monkeypatch):
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "LA", "CMYK"])
 def test_8_bits_are_as_dark_as_they_are(mode):
     image = Image.new(mode, (3, 2), 0)
-    assert (stored_bits(image), white_level(image)) == (8, 255)
+    assert (stored_bits(image, b""), white_level(image)) == (8, 255)
     assert to_rgb(image).mode == "RGB"
 
 

@@ -222,6 +222,10 @@ ODD = {
     "private": sound_chunk(b"vsEg", b"abc"),
     "private, with a wrong checksum": spoiled_chunk(b"oDDy", b"abc"),
     "EXIF that is none": sound_chunk(b"eXIf", b"abc"),
+    "XMP without orientation, with a wrong checksum": spoiled_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x/>"),
+    "large XMP": sound_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(2 << 20))),
+    "XMP bomb": sound_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b"Orientation" * 9_000_000)),
+    "large EXIF as text": sound_chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(3 << 20))),
     "animation": sound_chunk(b"acTL", b"\0\0\0\1"),
 }
 
@@ -241,16 +245,31 @@ def test_chunks_that_change_no_pixel_are_no_reason_to_refuse_a_file(name, mode):
     ("odd", "reason"),
     [
         (spoiled_chunk(b"eXIf", b"abc"), "the checksum of its 'eXIf' chunk is wrong"),
-        (spoiled_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0abc"), "the checksum of its 'iTXt' chunk is wrong"),
+        (
+            spoiled_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0tiff:Orientation"),
+            "the checksum of its 'iTXt' chunk is wrong",
+        ),
         (spoiled_chunk(b"eXIg", exif().tobytes()[6:]), "the checksum of its 'eXIg' chunk is wrong"),  # a damaged name
         (sound_chunk(b"CgBI", b"abcd"), "'CgBI' chunk changes its pixels"),
-        (sound_chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(3 << 20))), "too large"),
+        (spoiled_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0abc"), "the checksum of its 'iTXt' chunk is wrong"),
+        (sound_chunk(b"teXt", b"") * 100_001, "more than 100000 chunks"),
     ],
 )
 def test_chunks_that_say_what_is_seen_are_a_reason_where_they_are_damaged(odd, reason):
     data = encode(picture(9, 7))
     with pytest.raises(SampleError, match=reason):
         decode_stored(data[:33] + odd + data[33:], MANY)
+
+
+def test_xmp_is_asked_for_orientation_packed_or_not():
+    pixels = picture(9, 7)
+    for zipped in (False, True):
+        for said, is_read_here in (("tiff:Orientation", False), ("tiff:Make", True)):
+            info = PngImagePlugin.PngInfo()
+            info.add_itxt("XML:com.adobe.xmp", f'<x {said}="6"/>', zip=zipped)
+            data = encode(pixels, pnginfo=info)
+            assert (decode_png(data, MANY) is not None) == is_read_here
+            assert np.asarray(decode_stored(data, MANY)).shape == ((9, 7, 3) if is_read_here else (7, 9, 3))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "P"])

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from tests.images.photographs import draw, encode, photographs
 from vitseg.images import decode, png, rows
-from vitseg.images.decode import decode_image, to_rgb
+from vitseg.images.decode import StoredPixels, decode_image, to_rgb
 from vitseg.images.resize import model_input, resize, resize_rows
 from vitseg.images.rows import DecodedPhoto
 
@@ -43,7 +43,9 @@ def test_bands_give_what_the_whole_gives(given_size, size, band, seed):
     pixels = noise(*given_size, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vitseg.images.rows.BAND", band)
-        np.testing.assert_array_equal(resize_rows(DecodedPhoto(Image.fromarray(pixels)), size), resize(pixels, size))
+        np.testing.assert_array_equal(
+            resize_rows(DecodedPhoto(StoredPixels(Image.fromarray(pixels))), size), resize(pixels, size)
+        )
 
 
 @settings(deadline=None, max_examples=200)

@@ -9,7 +9,7 @@ from PIL import Image
 from tests.inference.conftest import encode
 from vitseg.errors import SampleError, StoreFullError
 from vitseg.images import rows as photo_module
-from vitseg.images.decode import decode_image
+from vitseg.images.decode import StoredPixels, decode_image
 from vitseg.images.rows import DecodedPhoto, open_photo, pixel_moments
 
 LIMIT = 1_000_000
@@ -77,6 +77,6 @@ def test_broken_and_too_large_images_are_refused_with_their_reason():
 @given(st.integers(1, 300), st.integers(1, 9), st.integers(0, 99))
 def test_moments_are_those_of_all_pixels(height, width, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    mean, deviation = pixel_moments(DecodedPhoto(Image.fromarray(pixels)))
+    mean, deviation = pixel_moments(DecodedPhoto(StoredPixels(Image.fromarray(pixels))))
     assert mean == pytest.approx(pixels.mean())
     assert deviation == pytest.approx(pixels.std())

@@ -6,13 +6,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vitseg.errors import DataError
+from vitseg.images.decode import StoredPixels
 from vitseg.images.rows import DecodedPhoto
 from vitseg.inference import tiles
 from vitseg.inference.tiles import predict_colors_tiled, predict_tiled
 
 
 def photo_of(pixels: np.ndarray) -> DecodedPhoto:
-    return DecodedPhoto(Image.fromarray(pixels))
+    return DecodedPhoto(StoredPixels(Image.fromarray(pixels)))
 
 
 @settings(deadline=None, max_examples=12)

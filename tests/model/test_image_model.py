@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from vitseg.architecture import Architecture
+from vitseg.images.decode import StoredPixels
 from vitseg.images.rows import DecodedPhoto, pixel_moments
 from vitseg.model.segmenter import build_model
 
@@ -58,7 +59,7 @@ def test_each_photograph_is_normalized_by_itself_with_its_colors_in_balance():
 def test_windows_are_normalized_as_the_photograph_they_are_from():
     model = build_model(dataclasses.replace(ARCH, pixels="image"), (32, 48), 19, seed=0)
     whole, photo = photos(1), photos(1)[0].permute(1, 2, 0).numpy()
-    moments = pixel_moments(DecodedPhoto(Image.fromarray(photo)))
+    moments = pixel_moments(DecodedPhoto(StoredPixels(Image.fromarray(photo))))
     windows = model.normalize(whole[..., 8:16, 8:24], moments)
     assert torch.allclose(windows, model.normalize(whole)[..., 8:16, 8:24], atol=1e-5)
     assert not torch.allclose(windows, model.normalize(whole[..., 8:16, 8:24]), atol=1e-2)

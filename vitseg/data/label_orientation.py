@@ -39,7 +39,7 @@ def decode_label(
     header = open_image(label, max_pixels)
     if (pages := _pages(label, header.format, max_pixels)) > 1:
         raise SampleError(f"{pages} pages of one size: save one image in which each class has its id or color")
-    pixels, own = decode_pixels(header, label)
+    pixels, own, _ = decode_pixels(header, label)
     stored = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
     turn = _orientation(photo, max_pixels)
     upright, as_photo = (stored.transpose(TURNS[one]) if one > 1 else stored for one in (own, turn))

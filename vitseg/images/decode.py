@@ -6,7 +6,9 @@ Neither the extension nor the size in the header is believed before it is checke
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
+import imagecodecs
 import numpy as np
 from PIL import Image, ImageFile
 
@@ -66,11 +68,12 @@ def open_image(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
         raise SampleError(f"{name} images are not read: convert it to PNG or JPEG")
     with broken_images():
         image = read_header(_keep_pixels(data))
+        if image is not None:
+            tiff.check_header(image)
     if image is None:
         raise SampleError(f"not an image in a format that is read ({', '.join(FORMATS)})")
     if image.width * image.height > max_pixels:
         raise SampleError(f"{image.width}x{image.height} pixels: over {max_pixels} are refused")
-    tiff.check_header(image)
     return image
 
 
@@ -83,10 +86,19 @@ def _keep_pixels(data: bytes) -> bytes:
     return tiff.keep_pixels(data)
 
 
-def decode_pixels(header: ImageFile.ImageFile, data: bytes) -> tuple[np.ndarray | Image.Image, int]:
-    """Decode an opened image as it is stored, and return its EXIF orientation, too: 1 (upright) – 8.
+class StoredPixels(NamedTuple):
+    """An image as it is stored."""
 
-    The pixels are uint8 (H, W), (H, W, 3) or (H, W, 4); those of other kinds are Pillow's image.
+    pixels: np.ndarray | Image.Image
+    """uint8 (H, W), (H, W, 3) or (H, W, 4); those of other kinds are Pillow's image."""
+    turn: int = 1
+    """EXIF orientation: 1 (upright) – 8."""
+    bits: int = 8
+    """Of each color in the file: see `vitseg.images.numbers.stored_bits`."""
+
+
+def decode_pixels(header: ImageFile.ImageFile, data: bytes) -> StoredPixels:
+    """Decode an opened image as it is stored.
 
     Raises:
         SampleError: a decoder noticed damage, whether or not another overlooks it.
@@ -94,16 +106,22 @@ def decode_pixels(header: ImageFile.ImageFile, data: bytes) -> tuple[np.ndarray 
     pixels: np.ndarray | Image.Image | None
     with broken_images():
         if (pixels := decode_jpeg(data, (header.height, header.width))) is not None:
-            return pixels, orientation(header)
+            return StoredPixels(pixels, orientation(header))
         if (pixels := png.decode_png(data, header.width * header.height)) is not None:
-            return pixels, 1
+            return StoredPixels(pixels)
+        bits = stored_bits(header, data)
         png.check_png(data)
         tiff.mend_palette(header)
         pixels, turn = tiff.decode_tiff(data, header)
         if pixels is not None:
-            return pixels, turn if turn in TURNS else 1
+            return StoredPixels(pixels, turn if turn in TURNS else 1, bits)
         header.load()
-        return header, orientation(header)  # only now: Pillow turns TIFF itself, and finds EXIF behind pixels of PNG
+        if header.format == "JPEG2000" and bits > 8 and not header.mode.startswith("I"):
+            # Pillow rounds colors of more than 8 bits so that white becomes black.
+            upper = imagecodecs.jpeg2k_decode(_keep_pixels(data)) >> bits - 8
+            return StoredPixels(Image.fromarray(upper.astype(np.uint8)), orientation(header), bits)
+        # Only now: Pillow turns TIFF itself, and finds EXIF behind pixels of PNG.
+        return StoredPixels(header, orientation(header), bits)
 
 
 def orientation(image: Image.Image) -> int:
@@ -122,7 +140,7 @@ def decode_stored(data: bytes, max_pixels: int) -> Image.Image:
         SampleError: it is empty, of a foreign format, too large, cut off or broken.
     """
     header = open_image(data, max_pixels)
-    return _upright(*decode_pixels(header, data), header.format)
+    return _upright(decode_pixels(header, data), header.format)
 
 
 def decode_image(data: bytes, max_pixels: int, *, enough: tuple[int, int] | None = None) -> Image.Image:
@@ -133,22 +151,20 @@ def decode_image(data: bytes, max_pixels: int, *, enough: tuple[int, int] | None
     at a half, quarter or eighth. Raises what `decode_stored` raises, and where numbers can't be scaled.
     """
     header = open_image(data, max_pixels)
-    bits = stored_bits(header)
-    stored: np.ndarray | Image.Image
     with broken_images():
         if enough and header.draft(None, enough):
             check_jpeg(data)
             header.load()
-            stored, turn = header, orientation(header)
+            stored = StoredPixels(header, orientation(header))
         else:
-            stored, turn = decode_pixels(header, data)
-        white = 255.0 if isinstance(stored, np.ndarray) else white_level(stored, bits)
-        return to_rgb(_upright(stored, turn, header.format), white)
+            stored = decode_pixels(header, data)
+        white = 255.0 if isinstance(stored.pixels, np.ndarray) else white_level(stored.pixels, stored.bits)
+        return to_rgb(_upright(stored, header.format), white)
 
 
-def _upright(stored: np.ndarray | Image.Image, turn: int, kind: str | None) -> Image.Image:
-    image = Image.fromarray(stored) if isinstance(stored, np.ndarray) else stored
-    upright = image.transpose(TURNS[turn]) if turn > 1 else image
+def _upright(stored: StoredPixels, kind: str | None) -> Image.Image:
+    image = Image.fromarray(stored.pixels) if isinstance(stored.pixels, np.ndarray) else stored.pixels
+    upright = image.transpose(TURNS[stored.turn]) if stored.turn > 1 else image
     upright.format = kind
     return upright
 

@@ -1,9 +1,9 @@
 """JPEG to pixels by libjpeg-turbo itself (simplejpeg): the same pixels as Pillow's, without its copies.
 
 It says what it notices, which Pillow keeps to itself: so every JPEG is decoded here once, also one that Pillow then
-decodes. What it says of the compressed pixels (they end too soon, a code is wrong, bytes are left over) is damage. What
-it says of the segments before them (a revision that it doesn't know, a broken color profile, bytes behind them) changes no
-pixel, unless bytes are left over of the tables that pixels are read with.
+decodes. What it says of the compressed pixels is damage (they end too soon, a code is wrong, bytes are left over). What it
+says of the segments before them is not (a revision that it doesn't know, a broken color profile, bytes between them),
+unless bytes are left over in a table that pixels are read with.
 """
 
 import re
@@ -21,6 +21,9 @@ _UNUSUAL = "Could not determine subsampling"  # how it refuses layouts of colors
 _MARKER = re.compile(rb"\xff+([^\xff\x00\x01\xd0-\xd9])", re.DOTALL)  # of a segment that has a length
 _IN_SCANS = re.compile(rb"\xff[^\xff\x00\xd0-\xd7]", re.DOTALL)  # a marker that is none of pixels
 _SCAN, _END = 0xDA, 0xD9
+_PROGRESSIVE = (0xC2, 0xCA)
+_MOST_SCANS = 100
+"""Of a progressive JPEG: each is a pass over all pixels, and takes as few as 31 bytes. Ten are usual."""
 _OF_PIXELS = frozenset({*range(0xC0, 0xD0), 0xDB, 0xDD})
 _OF_COLORS = frozenset({0xE0, 0xE1, 0xEE})  # JFIF, EXIF, Adobe
 _MORE = b"\x55" * 16
@@ -36,15 +39,19 @@ def decode_jpeg(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
     """
     if not data.startswith(START):
         return None
+    is_progressive = any(marker in _PROGRESSIVE for marker, _, _ in _segments(data))
+    if is_progressive and data.count(bytes([0xFF, _SCAN])) > _MOST_SCANS:
+        raise SampleError(f"its pixels are in more than {_MOST_SCANS} scans: save it anew")
     try:
-        return _decode(data, size)
-    except ValueError as error:
-        is_unusual = _UNUSUAL in str(error)
-    try:
-        if not is_unusual:
-            return _decode(keep_pixels(data), size)
-        _check_unusual(data)
-        return None
+        try:
+            return _decode(data, size)
+        except ValueError as error:
+            if _UNUSUAL in str(error):
+                _check_unusual(data)
+                return None
+            if (kept := keep_pixels(data)) == data:
+                raise
+        return _decode(kept, size)
     except (ValueError, imagecodecs.Jpeg8Error) as error:
         raise SampleError(f"the image is broken: {error}") from error
 

@@ -15,6 +15,8 @@ _LARGEST = 65_535
 _LARGEST_12_BITS = 4_095
 _DARK_FLOATS = 32
 _BITS_PER_SAMPLE = 258  # the TIFF tag
+_BYTE_MAX = 255
+_JPEG_2000_SIZE, _JPEG_2000_BITS = b"\xff\x4f\xff\x51", 42  # its first segment, and where that tells the bits of colors
 
 
 def white_level(image: Image.Image, bits: int = 8) -> float:
@@ -22,7 +24,7 @@ def white_level(image: Image.Image, bits: int = 8) -> float:
 
     Args:
         image: the image, of any mode.
-        bits: of each number in the file; of 16-bit colors, Pillow keeps the upper 8.
+        bits: of each number in the file; of colors of more than 8, Pillow keeps the upper 8.
 
     Raises:
         SampleError: it can't be told.
@@ -35,30 +37,36 @@ def white_level(image: Image.Image, bits: int = 8) -> float:
         return _white_of_integers(int(numbers.min()), int(numbers.max()), _LARGEST_12_BITS if is_12_bits else _LARGEST)
     if bits > 8:
         extrema = np.reshape(image.getextrema(), (-1, 2))[: 1 if image.mode == "LA" else 3]
-        _white_of_integers(0, int(extrema.max()) << 8 | 0xFF, _LARGEST)
+        _white_of_integers(0, (int(extrema.max()) + 1 << bits - 8) - 1, (1 << bits) - 1, about="about ")
     return 255
 
 
 def to_bytes(numbers: np.ndarray, white: float) -> np.ndarray:
     """Scale integers and floats of 0 – `white` to 0–255: uint8."""
     if numbers.dtype.kind == "f":
-        return (numbers * (255 / white)).astype(np.uint8)
+        return (numbers * (255 / white) + 0.5).astype(np.uint8)
     return ((numbers.astype(np.int32) * 255 + int(white) // 2) // int(white)).astype(np.uint8)
 
 
-def stored_bits(header: Image.Image) -> int:
-    """Return how many bits each color has in the file: 16, or 8 for all others. Call it before the pixels are loaded."""
-    return 16 if any(";16" in str(part) for part in getattr(header, "tile", [])) else 8
+def stored_bits(header: Image.Image, data: bytes) -> int:
+    """Return how many bits each color has in the file, or 8 for fewer. Call it before the pixels are loaded."""
+    if header.format == "JPEG2000":
+        return max(8, (data[data.find(_JPEG_2000_SIZE) + _JPEG_2000_BITS] & 0x7F) + 1)
+    for codec, _, _, options in getattr(header, "tile", []):
+        if ";16" in str(options) or (header.mode == "RGB" and codec.startswith("ppm") and options[1] > _BYTE_MAX):
+            return 16
+    return 8
 
 
-def _white_of_integers(smallest: int, largest: int, white: int) -> int:
+def _white_of_integers(smallest: int, largest: int, white: int, about: str = "") -> int:
     if smallest < 0 or largest > white:
         raise SampleError(
             f"its numbers are {smallest} to {largest}: only 0 to {white} are read; save it with 8 or 16 bits"
         )
     if largest <= white // 4:
         raise SampleError(
-            f"its 16-bit numbers end at {largest}: it would come out nearly black; scale them to 65535, or save 8 bits"
+            f"its numbers end at {about}{largest}, at most a quarter of {white}: it would come out nearly black; "
+            f"scale them to {white}, or save 8 bits"
         )
     return white
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import imagecodecs
 import numpy as np
+from PIL import PngImagePlugin
 
 from vitseg.errors import SampleError
 
@@ -29,8 +30,10 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 _PIECE = 1 << 20  # bytes
 _ANCILLARY = 0x20  # this bit of a name's first letter: the chunk may be left out
 _NEEDED = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
-_ORIENTED = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0", b"II*\0", b"MM\0*")
+_XMP, _EXIF_AS_TEXT = b"XML:com.adobe.xmp", b"Raw profile type exif"
+_ORIENTED = (_XMP + b"\0", _EXIF_AS_TEXT + b"\0", b"II*\0", b"MM\0*")
 """What chunks begin with that may say how a picture lies, even if a chunk's name (eXIf) is what is damaged."""
+_MOST_DROPPED = 100_000  # chunks
 
 
 def decode_png(data: bytes, max_pixels: int) -> np.ndarray | None:
@@ -96,7 +99,9 @@ def keep_pixels(data: bytes, *, header_only: bool = False) -> bytes:
         if end > len(data):
             raise SampleError(f"the image is broken: it is cut off in its {name.decode('latin-1')!r} chunk")
         fits = (header_only and name == b"IDAT") or _checksum_fits(view[place + 4 : end])
-        is_needed = name in _NEEDED or name == b"eXIf" or data.startswith(_ORIENTED, place + 8)
+        is_needed = name in _NEEDED or name == b"eXIf"
+        if not is_needed and data.startswith(_ORIENTED, place + 8):
+            is_needed = _may_turn(name, data[place + 8 : end - 4])
         if not fits and is_needed:
             raise SampleError(f"the image is broken: the checksum of its {name.decode('latin-1')!r} chunk is wrong")
         if name == b"IHDR" and place > len(START):
@@ -110,7 +115,25 @@ def keep_pixels(data: bytes, *, header_only: bool = False) -> bytes:
         else:
             kept.append(view[start:place])
             start = end
+            if len(kept) > _MOST_DROPPED:
+                raise SampleError(f"the image has more than {_MOST_DROPPED} chunks that say nothing of its pixels")
     return b"".join([*kept, view[start:]]) if kept else data
+
+
+def _may_turn(name: bytes, text: bytes) -> bool:
+    """Return whether what begins as `_ORIENTED` may say how a picture lies: XMP need not, and Pillow reads no large texts."""
+    keyword, _, plain = text.partition(b"\0")
+    if keyword not in (_XMP, _EXIF_AS_TEXT):
+        return True
+    if name == b"zTXt" or (name == b"iTXt" and plain[:1] == b"\1"):
+        packed = plain[1:] if name == b"zTXt" else plain[2:].split(b"\0", 2)[-1]
+        try:
+            plain = zlib.decompressobj().decompress(packed, PngImagePlugin.MAX_TEXT_CHUNK + 1)
+        except zlib.error:
+            return True
+        if len(plain) > PngImagePlugin.MAX_TEXT_CHUNK:
+            return False
+    return keyword != _XMP or b"rientation" in plain
 
 
 def _checksum_fits(chunk: memoryview) -> bool:

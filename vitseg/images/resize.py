@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from vitseg.images.decode import (
-    ON_ITS_SIDE,
-    TURNS,
-    broken_images,
-    decode_pixels,
-    one_large,
-    open_image,
-)
-from vitseg.images.numbers import stored_bits
+from vitseg.images.decode import ON_ITS_SIDE, TURNS, broken_images, decode_pixels, one_large, open_image
 from vitseg.images.rows import DecodedPhoto, Photo, bands
 
 if TYPE_CHECKING:
@@ -32,11 +24,10 @@ def model_input(data: bytes, size: tuple[int, int], max_pixels: int) -> tuple[np
     """
     image = open_image(data, max_pixels)
     with one_large(image.height * image.width), broken_images():
-        bits = stored_bits(image)
-        pixels, turn = decode_pixels(image, data)
-        if isinstance(pixels, np.ndarray):
-            return _resize_stored(pixels, turn, size)
-        photo = DecodedPhoto(pixels, turn, bits)
+        stored = decode_pixels(image, data)
+        if isinstance(stored.pixels, np.ndarray):
+            return _resize_stored(stored.pixels, stored.turn, size)
+        photo = DecodedPhoto(stored)
         return resize_rows(photo, size), photo.size
 
 

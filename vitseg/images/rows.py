@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from vitseg.errors import StoreFullError
-from vitseg.images.decode import ON_ITS_SIDE, TURNS, broken_images, decode_pixels, open_image, to_rgb
-from vitseg.images.numbers import stored_bits, white_level
+from vitseg.images.decode import ON_ITS_SIDE, TURNS, StoredPixels, broken_images, decode_pixels, open_image, to_rgb
+from vitseg.images.numbers import white_level
 
 SPILLED_PIXELS = 64_000_000
 """Larger images go to a temporary file."""
@@ -43,10 +43,8 @@ def open_photo(data: bytes, max_pixels: int) -> Iterator[Photo]:
         StoreFullError: the temporary file of a large one finds no room.
     """
     image = open_image(data, max_pixels)
-    bits = stored_bits(image)
     with broken_images():
-        pixels, turn = decode_pixels(image, data)
-        decoded = DecodedPhoto(pixels, turn, bits)
+        decoded = DecodedPhoto(decode_pixels(image, data))
     if image.width * image.height <= SPILLED_PIXELS:
         yield decoded
         return
@@ -61,21 +59,20 @@ def open_photo(data: bytes, max_pixels: int) -> Iterator[Photo]:
                 f"{tempfile.gettempdir()} has no room for {needed}: set TMPDIR to a disk that has"
             ) from error
         image.close()
-        del image, pixels, decoded
+        del image, decoded
         yield spilled
 
 
 class DecodedPhoto:
     """A decoded image, turned upright and made RGB row by row, without a second copy of the whole."""
 
-    def __init__(self, stored: np.ndarray | Image.Image, turn: int = 1, bits: int = 8) -> None:
-        """Take the pixels from `decode_pixels`, and the orientation and bits of the header."""
-        self._stored = stored
-        self._turn = turn
-        self._white = white_level(stored, bits) if isinstance(stored, Image.Image) else None
-        width, height = stored.size if isinstance(stored, Image.Image) else stored.shape[1::-1]
+    def __init__(self, stored: StoredPixels) -> None:
+        """Take what `decode_pixels` returns."""
+        self._stored, self._turn, bits = stored
+        self._white = white_level(self._stored, bits) if isinstance(self._stored, Image.Image) else None
+        width, height = self._stored.size if isinstance(self._stored, Image.Image) else self._stored.shape[1::-1]
         self._given = (width, height)
-        self.size = (width, height) if turn >= ON_ITS_SIDE else (height, width)
+        self.size = (width, height) if self._turn >= ON_ITS_SIDE else (height, width)
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
         """See `Photo.rows`."""

@@ -6,6 +6,7 @@ where its numbers have fewer than 8 bits or 12, or its colors lie in planes or a
 """
 
 import logging
+import math
 import re
 import struct
 import threading
@@ -27,6 +28,7 @@ _TILE_SIZE = (322, 323)
 _PLACES = ((273, 279), (324, 325))  # offsets and lengths of strips, and of tiles
 _THUMBNAIL = 1
 _SIGNED = 2
+_ONE, _FLOAT, _FLOAT_BITS = b"\1", b"\3", (b" ", b"@")  # 32 and 64
 _SEPARATE = 2
 _BYTE, _SHORT, _BYTE_MAX = 8, 16, 255
 _YCBCR, _JPEG = 6, 7
@@ -71,14 +73,15 @@ def keep_pixels(data: bytes) -> bytes:
     `data` itself where pixels are not compressed, so that libtiff is not asked, and where it is of another format.
 
     Raises:
-        SampleError: what says pixels lies behind the end, or is there twice: libtiff takes the first, Pillow the last.
+        SampleError: what says pixels lies behind the end, or is there twice: libtiff takes the first, Pillow the last;
+            or its floats are of a kind that Pillow doesn't read.
     """
     if data[:4] not in _START:
         return data
     if data[:4] == b"MM\0+":
         raise SampleError("a BigTIFF of big-endian order is not read: save it as TIFF, or in little-endian order")
     kept: dict[int, int] = {}
-    is_compressed = False
+    values: dict[int, bytes] = {}  # the first of each tag, where it is of one byte
     for tag, start, place, size in _entries(data):
         if tag not in _OF_PIXELS:
             continue
@@ -87,8 +90,12 @@ def keep_pixels(data: bytes) -> bytes:
         if tag in kept:
             raise SampleError(f"the image is broken: its tag {tag} is there twice")
         kept[tag] = start
-        is_compressed |= tag == _COMPRESSION and data[place : place + 2].strip(b"\0") != b"\1"
-    if not is_compressed:
+        values[tag] = data[place : place + 2].strip(b"\0")
+    if values.get(_SAMPLE_FORMAT) == _FLOAT and (
+        values.get(_SAMPLES, _ONE) != _ONE or values.get(_BITS_PER_SAMPLE) not in _FLOAT_BITS
+    ):
+        raise SampleError("floats of several channels, or of 16 bits, are not read: save whole numbers of 8 or 16 bits")
+    if values.get(_COMPRESSION, _ONE) == _ONE:
         return data
     order, counted, entry, offset = _layout(data)
     (first,) = struct.unpack_from(order + offset, data, _FIRST[counted])
@@ -127,7 +134,8 @@ def check_header(image: ImageFile.ImageFile) -> None:
         return
     tags = image.tag_v2
     bits = max(tags.get(_BITS_PER_SAMPLE, (1,)))
-    if _DNG_VERSION in tags or tags.get(_SUBFILE_TYPE, 0) & _THUMBNAIL:
+    kind = tags.get(_SUBFILE_TYPE, 0)
+    if _DNG_VERSION in tags or (isinstance(kind, int) and kind & _THUMBNAIL):
         raise SampleError("a raw photograph (DNG and others) is not read, only its preview: convert it to TIFF or JPEG")
     if _SIGNED in tags.get(_SAMPLE_FORMAT, ()) and bits <= _SHORT:
         raise SampleError(f"its {bits}-bit numbers have a sign, so that their white is not known: save it without")
@@ -197,15 +205,19 @@ def mend_palette(image: ImageFile.ImageFile) -> None:
 def _check_sums(data: bytes, tags: Mapping[int, Any]) -> None:
     """Raise DeflateError where a checksum is wrong: libtiff may stop reading before it."""
     samples = tags.get(_SAMPLES, 1) * -(-max(tags.get(_BITS_PER_SAMPLE, (1,))) // 8)
-    width, height = (tags.get(tile, tags.get(size, 0)) for tile, size in zip(_TILE_SIZE, _SIZE, strict=True))
+    image, tile = ([tags.get(tag, 0) for tag in pair] for pair in (_SIZE, _TILE_SIZE))
+    left = (image[0] + tile[0]) * (image[1] + tile[1]) * samples
+    most = math.prod(tile if all(tile) else image) * samples
     for stream in _streams(data, tags):
-        imagecodecs.deflate_decode(stream, out=min(width * height * samples, len(stream) * _MOST_PACKED))
+        if left < 0:
+            raise SampleError("the image is broken: its strips or tiles hold more than its pixels")
+        left -= len(imagecodecs.deflate_decode(stream, out=min(most, len(stream) * _MOST_PACKED)))
 
 
 def _streams(data: bytes, tags: Mapping[int, Any]) -> Iterator[bytes]:
-    """Yield the compressed strips or tiles."""
+    """Yield the compressed strips or tiles; one that stands for several, once."""
     for offsets, lengths in _PLACES:
-        for offset, length in zip(tags.get(offsets, ()), tags.get(lengths, ()), strict=False):
+        for offset, length in dict.fromkeys(zip(tags.get(offsets, ()), tags.get(lengths, ()), strict=False)):
             yield data[offset : offset + length]
 
 
