@@ -20,6 +20,9 @@ traceback.
 """
 
 import errno
+import re
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class VitsegError(Exception):
@@ -87,8 +90,8 @@ class RegistryError(VitsegError):
 
 
 def printable(text: str) -> str:
-    r"""Return text with `\n` for line ends, and `\udc..` for bytes that are no UTF-8."""
-    return text.replace("\n", "\\n").encode("utf-8", "backslashreplace").decode()
+    r"""Return text with escapes, such as `\n`, for line ends, control characters and bytes that are no UTF-8."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def write_error(error: OSError, uri: str) -> VitsegError:

@@ -3,9 +3,9 @@
 `CITYSCAPES` is the official table (https://github.com/mcordts/cityscapesScripts, helpers/labels.py). Models learn *train
 ids* (0–18 there); 255 marks pixels that no loss or metric counts.
 
-A data set is *binary* if only one train id is listed: train id 0, the foreground. Everything else becomes train id 1, the
-background, except the id 255 of a label file, or the color of a label with id 255, which still does not count: labels that are
-listed with train id 255, the id 0 (1 if that is the foreground's) and black. So for masks
+A data set is *binary* if train id 0, the foreground, is the only one listed. Train id 1, the background, is then: every label
+listed with train id 255, the id 0 (1 if 0 is the foreground's) and black. The id 255 stays ignored, unless it is the
+foreground's, and so does the color of a label listed with id 255; other ids that are not listed make a label unusable. So for masks
 of 0 and 255 it is enough to list `[{"name": "crack", "color": [255, 255, 255], "id": 255, "train_id": 0}]`. A model of a
 binary data set has one logit a pixel, the foreground's; shards, masks and metrics have two classes like any others.
 """

@@ -103,3 +103,16 @@ def test_a_color_is_almost_a_class_s_within_a_few_steps():
     train_ids, almost = almost_colors(image_of((128, 70, 121), (0, 0, 150), (40, 40, 40))[0], CITYSCAPES)
     assert train_ids[:2].tolist() == [0, 13]
     assert almost.tolist() == [True, True, False]
+
+
+def test_a_list_of_one_color_alone_has_none():
+    labels = tuple(Label(str(at), (0, 0, 0), at, at) for at in range(3))
+    for read in (exact_colors, almost_colors):
+        train_ids, known = read(np.zeros((4, 3), np.uint8), labels)
+        assert train_ids.tolist() == [255] * 4
+        assert not known.any()
+
+
+def test_black_that_a_thing_shares_with_its_background_is_unknown():
+    labels = (Label("hole", (0, 0, 0), 7, 0), Label("void", (0, 0, 0), 9))
+    assert exact_colors(image_of((0, 0, 0), (255, 255, 255)), labels)[1].tolist() == [[False, True]]

@@ -39,7 +39,7 @@ def test_foreign_colors_are_counted_and_told_by_the_manifest(tmp_path):
     assert (split.unknown_pixels, split.unknown) == (32, {"color (0, 254, 0)": 32})
     (line,) = manifest.warnings
     assert line == (
-        "1 label, for example of train/images/1.png: the color (0, 254, 0) is no class's, so its pixels are ignored; "
+        "1 label, for example of train/images/1.png: it has areas of a color that is no class's, which are ignored; "
         "'b' has (0, 255, 0)"
     )
     assert read_manifest(str(tmp_path / "out")) == manifest
@@ -77,6 +77,9 @@ def test_train_ids_in_place_of_label_ids_are_told(cityscapes, tmp_path):
 def test_ids_that_are_train_ids_as_well_are_no_sign_of_a_mistake():
     labels = tuple(Label(str(n), (n, n, n), n, n) for n in range(3))
     assert label_warnings(train_classes(labels), {"train": (4, 4, 1)}, Findings()) == ()
+    two_beyond = tuple(Label(str(n), (n, n, n), n, at) for at, n in enumerate((0, 1, 100, 101)))
+    (line,) = label_warnings(train_classes(two_beyond), {"train": (4, 4, 0, 0)}, Findings())
+    assert "can't be learned" in line
     one_beyond = (*labels[:2], Label("c", (9, 9, 9), 7, 2))
     (line,) = label_warnings(train_classes(one_beyond), {"train": (4, 4, 0)}, Findings())
     assert "can't be learned" in line
@@ -94,3 +97,9 @@ def test_a_warning_is_one_short_line_whatever_names_hold():
     for line in label_warnings(train_classes(labels), {"train": (1,) + (0,) * 98}, found):
         assert "\n" not in line
         assert len(line) <= 300
+
+
+def test_a_line_about_many_classes_keeps_its_sense():
+    labels = tuple(Label(f"class number {n}", (n, n, n), n, n) for n in range(64))
+    (line,) = label_warnings(train_classes(labels), {"train": (1,) + (0,) * 63}, Findings())
+    assert line.endswith("class number 4, class number 5 and 58 more: such a class can't be learned")

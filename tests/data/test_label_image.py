@@ -1,16 +1,20 @@
 """What a label image says: every form in which programs write the same mask, and what no form can say."""
 
 import io
+import struct
+import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from vitseg.data.label_image import nearest, read_label
+from vitseg.data.label_orientation import decode_label
 from vitseg.errors import SampleError
-from vitseg.images.decode import decode_stored
 from vitseg.labels import CITYSCAPES, Label
 
 THREE = (Label("ground", (0, 0, 0), 0, 0), Label("a", (255, 0, 0), 1, 1), Label("b", (0, 255, 0), 2, 2))
@@ -40,10 +44,44 @@ def with_palette(indices, colors):
     return picture
 
 
-def read(picture, labels, *, kind="PNG", holds="either", size=(64, 64), **options):
+def saved(picture, kind="PNG", **options):
     out = io.BytesIO()
     picture.save(out, kind, **options)
-    return read_label(decode_stored(out.getvalue(), 10**6), out.getvalue(), labels, size, holds)
+    return out.getvalue()
+
+
+PHOTO = saved(Image.new("RGB", (1, 1)))
+
+
+def read_bytes(data, labels, holds="either", size=(64, 64), photo=PHOTO, stored=(64, 64)):
+    label, file, _ = decode_label(data, photo, stored, 10**7)
+    return read_label(label, file, labels, size, holds)
+
+
+def read(picture, labels, *, kind="PNG", holds="either", size=(64, 64), **options):
+    return read_bytes(saved(picture, kind, **options), labels, holds, size, stored=(picture.height, picture.width))
+
+
+def png(values, bits):
+    """Write values, uint8 (H, W), as a gray PNG of fewer bits, which Pillow can't."""
+    packed = np.packbits(np.unpackbits(values[..., None], axis=2)[..., 8 - bits :].reshape(len(values), -1), axis=1)
+    lines = zlib.compress(np.pad(packed, ((0, 0), (1, 0))).tobytes())
+    head = struct.pack(">IIBBBBB", *values.shape[::-1], bits, 0, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", lines), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks
+    )
+
+
+def tiff(values, bits):
+    """Write values, uint8 (H, W), as a gray TIFF of fewer bits."""
+    packed = np.packbits(np.unpackbits(values[..., None], axis=2)[..., 8 - bits :].reshape(len(values), -1), axis=1)
+    height, width = values.shape
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, 1), (273, 8 + 2 + 9 * 12 + 4), (277, 1), (278, height),
+            (279, packed.size)]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + packed.tobytes()
 
 
 def quantized(picture, colors):
@@ -80,7 +118,8 @@ def test_every_form_of_a_mask_is_read_alike(form):
     found = read(picture, THREE, kind=kind, **options)
     np.testing.assert_array_equal(found.train_ids, IDS)
     assert found.unknown_pixels == 0
-    assert not found.remarks
+    assert all("was read by the colors" in remark for remark in found.remarks)
+    assert bool(found.remarks) == (form in ("reversed palette", "colors, 8 entries", "GIF", "gray, quantized"))
 
 
 @settings(max_examples=60, deadline=None)
@@ -189,14 +228,15 @@ def test_a_value_that_nobody_listed_is_not_background(picture, reason):
         read(picture, WHITE_255, kind="TIFF")
 
 
-def test_smoothed_edges_are_the_nearer_of_black_and_white_and_counted():
+def test_smoothed_edges_are_the_nearer_of_black_and_white_and_told():
     y, x = np.mgrid[:256, :256]
-    disc = image(((np.hypot(y - 128, x - 120) < 70) * 255).astype(np.uint8)).reduce(4)
-    np.testing.assert_array_equal(read(disc, WHITE_255).train_ids, np.asarray(disc) <= 127)
-    smooth = np.clip(100 - np.hypot(y - 128, x - 128), -0.5, 0.5) * 255 + 127.5
+    distance = np.hypot(y - 128, x - 128)
+    smooth = np.clip(100 - distance, -0.5, 0.5) * 255 + 127.5
     found = read(image(smooth.astype(np.uint8)), WHITE_255, size=(256, 256))
-    np.testing.assert_array_equal(found.train_ids, smooth.astype(np.uint8) <= 127)
-    assert 0 < found.unknown_pixels < 2000
+    clear = abs(distance - 100) > 0.01
+    np.testing.assert_array_equal(found.train_ids[clear], (distance > 100)[clear])
+    assert (found.unknown_pixels, found.unknown) == (0, {})
+    assert found.remarks == ("its edges are smoothed: each of their pixels takes the nearer of black and white",)
     blurred = np.clip(100 - np.hypot(y - 128, x - 128), -100, 100) * 1.27 + 127
     with pytest.raises(SampleError, match="ids that no class has"):
         read(image(blurred.astype(np.uint8)), WHITE_255, size=(256, 256))
@@ -228,25 +268,26 @@ def test_ids_may_be_larger_than_a_byte():
         read(image(values | 1), labels)
 
 
-def test_two_and_four_bits_are_ids_or_gray():
+@pytest.mark.parametrize("write", [png, tiff])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_two_and_four_bits_are_ids_or_gray(bits, write):
     """Decoders spread them over 0-255; ids are what is stored."""
-    for bits, spread in ((2, 85), (4, 17)):
-        picture = image(IDS * np.uint8(spread))
-        out = io.BytesIO()
-        picture.save(out, "PNG", bits=bits)
-        data = bytearray(out.getvalue())
-        data[24] = bits  # Pillow writes fewer bits for palettes only: as if the file had said so
-        np.testing.assert_array_equal(read_label(_png(picture), bytes(data), THREE, (64, 64)).train_ids, IDS)
-    gray = (Label("black", (0, 0, 0), 0, 0), Label("mid", (85, 85, 85), 1, 2), Label("b", (170, 170, 170), 2, 1))
-    data[24] = 2
-    np.testing.assert_array_equal(
-        read_label(_png(image(IDS * np.uint8(85))), bytes(data), gray, (64, 64)).train_ids[30], 0
-    )
+    np.testing.assert_array_equal(read_bytes(write(IDS, bits), THREE).train_ids, IDS)
+    spread = 255 // (2**bits - 1)
+    gray = [Label(str(at), (at * spread,) * 3, 100 + at, at) for at in range(3)]
+    np.testing.assert_array_equal(read_bytes(write(IDS, bits), tuple(gray)).train_ids, IDS)
 
 
-def _png(picture):
-    picture.format = "PNG"
-    return picture
+@pytest.mark.parametrize("write", [png, tiff])
+def test_bits_are_kept_in_mind_where_a_label_is_turned(write):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = saved(Image.new("RGB", (64, 32)), "JPEG", exif=exif)
+    values = IDS[:32] * (IDS[:32] < 2)
+    found = read_bytes(write(values, 4), THREE, size=(64, 32), photo=photo, stored=(64, 32))
+    np.testing.assert_array_equal(np.rot90(found.train_ids), values)
+    with pytest.raises(SampleError, match="0, 17 mean one thing as ids and another as what they show"):
+        read_bytes(write(values, 4), (*THREE, Label("c", (0, 0, 255), 17, 3)), photo=photo, stored=(64, 32))
 
 
 def test_colors_that_no_class_has_are_ignored_counted_and_told():
@@ -257,10 +298,88 @@ def test_colors_that_no_class_has_are_ignored_counted_and_told():
     assert (found.train_ids[IDS == 2] == 255).all()
     np.testing.assert_array_equal(found.train_ids[IDS != 2], IDS[IDS != 2])
     assert (found.unknown_pixels, found.unknown) == (area, {"color (0, 254, 0)": area})
-    assert found.remarks == ("the color (0, 254, 0) is no class's, so its pixels are ignored; 'b' has (0, 255, 0)",)
+    assert found.remarks == ("it has areas of a color that is no class's, which are ignored; 'b' has (0, 255, 0)",)
     dot = COLORS[IDS]
     dot[0, 0] = 7
     assert (read(image(dot), THREE).unknown_pixels, read(image(dot), THREE).remarks) == (1, ())
+
+
+def test_small_spots_of_foreign_colors_are_counted_alone():
+    """Smoothed edges have some pixels of many colors: a line for each would hide all other warnings."""
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:20, 0] = 90, 0, 0
+    pixels[:20, 1] = 160, 0, 0
+    found = read(image(pixels), THREE, size=(32, 32))
+    assert (found.unknown_pixels, found.remarks) == (40, ())
+    pixels[:, 2:6] = 120, 0, 0
+    pixels[:, 8:12] = 0, 120, 0
+    assert read(image(pixels), THREE, size=(32, 32)).remarks == (
+        "it has areas of a color that is no class's, which are ignored",
+    )
+
+
+@pytest.mark.parametrize("form", ["gray", "palette of another program"])
+def test_a_list_whose_colors_are_all_the_same_is_for_ids(form):
+    labels = tuple(Label(label.name, (0, 0, 0), label.id, label.train_id) for label in THREE)
+    np.testing.assert_array_equal(read(FORMS[form], labels).train_ids, IDS)
+    with pytest.raises(SampleError, match=r"two classes have the color \(0, 0, 0\)"):
+        read(RGB, labels)
+
+
+def test_black_that_is_the_thing_s_color_and_the_background_s_tells_nothing():
+    labels = (Label("hole", (0, 0, 0), 7, 0), Label("void", (0, 0, 0), 9))
+    (remark,) = read(image(THING * 255, "RGB"), labels).remarks
+    assert "it has only 0, and 255, which is ignored" in remark
+    with pytest.raises(SampleError, match=r"two classes have the color \(0, 0, 0\)"):
+        read(image(np.dstack([THING * 255, THING * 255, THING])), labels)
+
+
+def test_a_palette_s_colors_that_win_over_ids_are_told():
+    labels = (Label("ground", (0, 0, 0), 0, 0), Label("person", (0, 128, 0), 1, 1), Label("car", (128, 0, 0), 2, 2))
+    found = read(with_palette(THING, [(0, 0, 0), (128, 0, 0), (0, 128, 0)]), labels)
+    np.testing.assert_array_equal(found.train_ids, THING * 2)
+    (remark,) = found.remarks
+    assert "its indices are ids of other classes than its palette's colors" in remark
+
+
+@pytest.mark.parametrize("name", [b"tRNS", b"acTL", b"IDAT"])
+def test_the_names_of_chunks_within_texts_are_none(name):
+    texts = PngInfo()
+    texts.add_text("note", name.decode() + "\1" * 400)
+    np.testing.assert_array_equal(read(with_palette(IDS, COLORS), THREE, pnginfo=texts).train_ids, IDS)
+
+
+def test_a_color_under_transparent_pixels_has_no_share():
+    """Whichever opaque pixel comes first, and however few the opaque ones are."""
+    pixels = np.dstack([COLORS[IDS], np.where(np.arange(64) < 20, 255, 0) + IDS * 0]).astype(np.uint8)
+    pixels[0, 0, :3] = 70, 0, 0  # at an edge
+    found = read(image(pixels), THREE)
+    assert found.unknown == {"transparent": 64 * 44, "color (70, 0, 0)": 1}
+    assert found.unknown_pixels == 64 * 44 + 1
+    np.testing.assert_array_equal(found.train_ids[1:, :20], IDS[1:, :20])
+    assert found.remarks == ("it has transparent pixels, which are ignored",)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "name"), [("TIFF", {"compression": "jpeg"}, "JPEG in TIFF"), ("JPEG", {}, "JPEG")]
+)
+def test_ids_of_one_channel_do_not_survive_what_changes_values(kind, options, name):
+    """Not even large ones, of which some are near the colors of classes."""
+    labels = tuple(Label(str(at), (at * 4, 0, 90), at, at) for at in range(61))
+    with pytest.raises(SampleError, match=f"the label is gray, as no class's color is, and ids do not survive {name}"):
+        read(image(IDS * 30), labels, kind=kind, **options)
+
+
+def test_gray_classes_are_read_from_a_gray_jpeg():
+    labels = tuple(Label(str(at), (at * 120,) * 3, at, at) for at in range(3))
+    found = read(image(IDS * 120), labels, kind="JPEG", quality=95)
+    assert (found.train_ids == IDS).mean() > 0.95
+
+
+def test_a_lossless_webp_with_a_color_profile_is_lossless():
+    found = read(RGB, THREE, kind="WEBP", lossless=True, icc_profile=bytes(500))
+    np.testing.assert_array_equal(found.train_ids, IDS)
+    assert not found.remarks
 
 
 def test_a_color_of_two_classes_tells_nothing_but_their_ids_do():
@@ -285,7 +404,7 @@ def test_a_color_that_a_class_shares_with_what_does_not_count_is_the_class_s_and
 
 def test_ids_in_one_of_three_channels_are_told():
     (first, *_) = read(image(np.dstack([IDS, IDS * 0, IDS * 0])), THREE).remarks
-    assert first.endswith("so its pixels are ignored; if these are ids, save them with one channel")
+    assert first.endswith("which are ignored; if these are ids, save them with one channel")
 
 
 def test_colors_in_another_order_of_channels_are_refused():
@@ -350,16 +469,8 @@ def test_a_jpeg_without_the_thing_is_all_background():
 
 
 def test_16_bits_of_several_channels_are_not_taken_for_black():
-    data = bytearray(_saved(image(IDS * 0, "RGB")))
-    data[24] = 16
     with pytest.raises(SampleError, match="black in the upper 8 of 16 bits"):
-        read_label(_png(image(IDS * 0, "RGB")), bytes(data), THREE, (64, 64))
-
-
-def _saved(picture):
-    out = io.BytesIO()
-    picture.save(out, "PNG")
-    return out.getvalue()
+        read_bytes(imagecodecs.png_encode(np.dstack([IDS.astype(np.uint16)] * 3)), THREE)
 
 
 def test_colors_between_the_kept_pixels_still_make_it_a_color_label():

@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 
 from vitseg.data.label_orientation import decode_label
 from vitseg.errors import SampleError
@@ -35,10 +36,39 @@ def photo(turn, shape=(4, 8), kind="JPEG"):
 @pytest.mark.parametrize("drawn", ["upright", "upright, noted", "as stored", "as stored, noted"])
 def test_a_label_is_turned_so_that_it_fits_its_photograph(kind, turn, drawn):
     label = stored(IDS, turn if drawn.startswith("as stored") else 1, noted=drawn.endswith("noted"))
-    mask, doubts = decode_label(label, photo(turn, kind=kind), (4, 8), 999)
+    mask, _, doubts = decode_label(label, photo(turn, kind=kind), (4, 8), 999)
     np.testing.assert_array_equal(np.asarray(mask), IDS)
-    assert mask.format == "PNG"
     assert not doubts
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_note_behind_a_large_color_profile_is_found(kind):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    out = io.BytesIO()
+    noise = np.random.default_rng(0).bytes(30_000)
+    Image.new("RGB", (4, 8)).save(out, kind, exif=exif, icc_profile=noise)
+    data = out.getvalue()
+    if kind == "JPEG":  # Pillow writes EXIF first, cameras do, programs may not
+        start, end = data.index(b"\xff\xe1"), data.index(b"\xff\xe2")
+        rest = data.index(b"\xff\xdb", end + 30_000)
+        data = data[:start] + data[end:rest] + data[start:end] + data[end:rest] + data[rest:]
+        assert data.index(b"Exif") > 2**14
+    label = stored(np.arange(32, dtype=np.uint8).reshape(4, 8), 6, noted=False)
+    mask, _, doubts = decode_label(label, data, (4, 8), 999)
+    np.testing.assert_array_equal(np.asarray(mask), IDS)
+    assert not doubts
+
+
+def test_the_second_page_is_enough_to_refuse_a_label(monkeypatch):
+    out = io.BytesIO()
+    pages = [Image.fromarray(IDS * 0 + n) for n in range(9)]
+    pages[0].save(out, "GIF", save_all=True, append_images=pages[1:])
+    seek, sought = GifImageFile.seek, []
+    monkeypatch.setattr(GifImageFile, "seek", lambda image, page: (sought.append(page), seek(image, page)))
+    with pytest.raises(SampleError, match="several pages of one size"):
+        decode_label(out.getvalue(), photo(1), (4, 8), 999)
+    assert sought == [1]
 
 
 def test_a_note_that_no_longer_holds_is_not_followed():
@@ -54,16 +84,16 @@ def test_a_note_that_no_longer_holds_is_not_followed():
 @pytest.mark.parametrize(("turn", "shape"), [(3, (4, 8)), (6, (6, 6))])
 def test_a_size_that_fits_both_ways_is_told(turn, shape):
     ids = np.arange(shape[0] * shape[1], dtype=np.uint8).reshape(shape)
-    mask, doubts = decode_label(stored(ids, noted=False), photo(turn, shape), shape, 999)
+    mask, _, doubts = decode_label(stored(ids, noted=False), photo(turn, shape), shape, 999)
     np.testing.assert_array_equal(np.asarray(mask), ids)
     assert "turned differently (EXIF orientation), and the size fits both ways" in doubts[0]
-    mask, doubts = decode_label(stored(ids, turn), photo(turn, shape), shape, 999)
+    mask, _, doubts = decode_label(stored(ids, turn), photo(turn, shape), shape, 999)
     np.testing.assert_array_equal(np.asarray(mask), ids)
     assert not doubts
 
 
 def test_a_label_that_fits_no_way_is_returned_as_it_looks():
-    mask, doubts = decode_label(stored(IDS[:2], 6), photo(6), (4, 8), 999)
+    mask, _, doubts = decode_label(stored(IDS[:2], 6), photo(6), (4, 8), 999)
     assert (mask.size, doubts) == ((8, 2), ())
 
 
@@ -72,9 +102,13 @@ def test_several_pages_are_no_label_unless_they_are_previews(kind):
     out = io.BytesIO()
     pages = [Image.fromarray(IDS * 0 + n) for n in range(3)]
     pages[0].save(out, kind, save_all=True, append_images=pages[1:], lossless=True)
-    with pytest.raises(SampleError, match=r"^3 pages of one size: save one image"):
+    with pytest.raises(SampleError, match=r"^several pages of one size: save one image"):
         decode_label(out.getvalue(), photo(1), (4, 8), 999)
     if kind == "TIFF":
+        out = io.BytesIO()
+        pages[0].save(out, kind, save_all=True, append_images=pages[1:], compression="tiff_lzw")
+        with pytest.raises(SampleError, match="several pages of one size"):
+            decode_label(out.getvalue(), photo(1), (4, 8), 999)
         out = io.BytesIO()
         pages[0].save(out, kind, save_all=True, append_images=[pages[1].resize((4, 2))])
         assert decode_label(out.getvalue(), photo(1), (4, 8), 999)[0].size == (8, 4)

@@ -92,3 +92,20 @@ def test_a_palette_speaks_by_the_colors_that_occur():
     with pytest.raises(SampleError, match="palette shows colors of other classes"):
         read_palette(used, np.array([(0, 255, 0), (9, 9, 9)], np.uint8), THREE)
     assert read_palette(np.array([0, 7]), np.array([(0, 0, 0), (255, 0, 0)], np.uint8), THREE) is None
+
+
+def test_ids_that_no_class_has_come_with_what_to_do():
+    for values, labels, wanted in [
+        ([0, 7], THREE[1:], "has: 0, 7; list them in classes.json, with train_id 255 if they should be ignored"),
+        (
+            [0, 99],
+            (Label("crack", (9, 0, 0), 1, 0),),
+            "list them in classes.json, with train_id 255 if they are background",
+        ),
+        ([0, 99], CRACK, "has: 99; save it with 0 and 255 alone"),
+        (range(99), THREE, "7 …; list them in .* should be ignored, or save it without smoothed edges"),
+    ]:
+        with pytest.raises(
+            SampleError, match=f"ids that no class {wanted}$" if wanted.startswith("has") else f"{wanted}$"
+        ):
+            gray(values, labels)

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.conftest import save
+from vitseg.data import layouts
 from vitseg.data.layouts import detect_layout, what_it_lacks
 from vitseg.data.plan import make_plan
-from vitseg.errors import NotFoundError, UsageError, VitsegError
-from vitseg.storage import ObjectInfo, open_store
+from vitseg.errors import NotFoundError, StorageError, UsageError, VitsegError
+from vitseg.storage import LocalStore, ObjectInfo, open_store
 
 
 def test_layouts_are_told_apart(pairs, cityscapes, folders):
@@ -56,6 +57,23 @@ def test_images_of_the_shape_of_pairs_are_no_pairs(tmp_path):
 def test_one_pair_among_panoramas_is_enough(pairs):
     folder = pairs(train=1, val=0)
     write(folder, "train/-.png", "alps/1.png")
+    assert detect_layout(open_store(folder)) == "pairs"
+
+
+def test_what_is_too_large_or_unreadable_is_opened_for_no_pair(pairs, monkeypatch):
+    folder = pairs(train=1, val=0)
+    (folder / "train/-.jpg").write_bytes(b"x" * 20_000)
+    (folder / "train/--.jpg").write_bytes(b"x")
+    monkeypatch.setattr(layouts, "MAX_SOURCE_BYTES", 19_999)
+    read = LocalStore.read
+
+    def fail(store, key):
+        if key == "train/--.jpg":
+            raise StorageError("its disk fails")
+        assert key != "train/-.jpg"
+        return read(store, key)
+
+    monkeypatch.setattr(LocalStore, "read", fail)
     assert detect_layout(open_store(folder)) == "pairs"
 
 

@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin
 from vitseg.errors import SampleError
 from vitseg.images import png
 from vitseg.images.decode import decode_stored
-from vitseg.images.png import decode_png, keep_pixels
+from vitseg.images.png import chunk, decode_png, keep_pixels
 
 HEAD = b"\x89PNG\r\n\x1a\n"
 MANY = 10**6
@@ -341,3 +341,13 @@ def test_damaged_files_cost_nothing_that_stays():
     gc.collect()
     assert sys.getrefcount(None) > references - 500
     assert process.memory_info().rss - memory < 600 * 256 * 256 * 3 / 4
+
+
+def test_a_chunk_is_found_by_its_place_and_not_by_its_letters():
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("note", "tRNS of IDAT")
+    palette = Image.fromarray(np.zeros((4, 4), np.uint8))
+    palette.putpalette(bytes(6))
+    assert chunk(encode(palette, pnginfo=texts, transparency=1), b"tRNS") == b"\xff\0"
+    assert chunk(encode(palette, pnginfo=texts), b"tRNS") == b""
+    assert chunk(joined([*chunks(encode(palette))[:-1], (b"tRNS", b"late")]), b"tRNS") == b""

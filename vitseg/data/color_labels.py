@@ -49,6 +49,8 @@ def exact_colors(rgb: np.ndarray, labels: tuple[Label, ...]) -> tuple[np.ndarray
     """
     codes, train_ids = _exact_table(labels)
     pixels = packed_colors(rgb)
+    if not codes.size:  # all colors are shared, as in lists for masks of ids
+        return np.full(pixels.shape, IGNORE_INDEX, np.uint8), np.zeros(pixels.shape, bool)
     at = np.searchsorted(codes, pixels).clip(max=len(codes) - 1)
     known = codes[at] == pixels
     return np.where(known, train_ids[at], np.uint8(IGNORE_INDEX)), known
@@ -57,6 +59,8 @@ def exact_colors(rgb: np.ndarray, labels: tuple[Label, ...]) -> tuple[np.ndarray
 def almost_colors(rgb: np.ndarray, labels: tuple[Label, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return the train ids, uint8 (V,), of the colors nearest to some, uint8 (V, 3), and which are almost these, bool (V,)."""
     colors, train_ids = _colors(labels, lossy=False)
+    if not colors.size:
+        return exact_colors(rgb, labels)
     steps = np.abs(rgb[:, None].astype(np.int16) - colors).max(-1)  # (V, C)
     return train_ids[steps.argmin(1)], steps.min(1) <= ALMOST
 
@@ -67,6 +71,11 @@ def packed_colors(rgb: np.ndarray) -> np.ndarray:
     return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
 
 
+def unpacked_color(code: int) -> tuple[int, int, int]:
+    """0xRRGGBB → (R, G, B)."""
+    return code >> 16, code >> 8 & 255, code & 255
+
+
 def _colors(labels: tuple[Label, ...], *, lossy: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return the colors that have a meaning, uint8 (C, 3), and their train ids, uint8 (C,)."""
     meaning: dict[tuple[int, ...], int] = {}
@@ -74,14 +83,14 @@ def _colors(labels: tuple[Label, ...], *, lossy: bool) -> tuple[np.ndarray, np.n
         blend = lossy and label.name in BLEND_COLORS and train_id == IGNORE_INDEX
         if not blend and meaning.get(label.color, IGNORE_INDEX) == IGNORE_INDEX:
             meaning[label.color] = train_id
-    for color in shared_colors(labels):
-        meaning.pop(color)
     if foreground := foreground_class(labels):
         if lossy and foreground.id == IGNORE_INDEX:
             meaning.setdefault(WHITE, 0)
         meaning.setdefault(BLACK, 1)
         meaning.setdefault(background_of(foreground).color, 1)
-    return np.array(list(meaning), np.uint8), np.array(list(meaning.values()), np.uint8)
+    for color in shared_colors(labels):
+        meaning.pop(color)
+    return np.array(list(meaning), np.uint8).reshape(-1, 3), np.array(list(meaning.values()), np.uint8)
 
 
 @functools.lru_cache(maxsize=4)
@@ -94,10 +103,7 @@ def _exact_table(labels: tuple[Label, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.lru_cache(maxsize=4)
 def _nearest_table(labels: tuple[Label, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return of the color that is nearest to each cell's center the train id, int16 (64³,), and whether it is `NEAR`.
-
-    The train id is -1 where that color is too far.
-    """
+    """Return the train id of the color nearest to each cell's center, int16 (64³,), -1 if too far, and whether it is `NEAR`."""
     colors, train_ids = _colors(labels, lossy=True)
     palette = colors.astype(np.float32)  # (C, 3)
     step = 2 ** (8 - GRID_BITS)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vitseg.errors import printable
 from vitseg.labels import Label, shared_colors
 
 KEPT = 64
@@ -17,6 +18,7 @@ KEPT = 64
 TOLD = 8
 """Different values that the manifest names, and remarks that become warnings."""
 _MAX_TEXT = 300
+_NAMED = 5  # classes that a line names
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def label_warnings(
     """
     lines = []
     if absent := [label.name for label, count in zip(classes, pixels.get("train", ()), strict=False) if not count]:
-        lines.append(f"no label in train has a pixel of {', '.join(absent)}: such a class can't be learned")
+        names = ", ".join(absent[:_NAMED]) + (f" and {len(absent) - _NAMED} more" if absent[_NAMED:] else "")
+        lines.append(f"no label in train has a pixel of {names}: such a class can't be learned")
     if _look_like_train_ids(classes, [sum(column) for column in zip(*pixels.values(), strict=True)]):
         lines.append(
             f"no label has an id over {len(classes) - 1}, though classes have: these may be train ids "
@@ -83,10 +86,12 @@ def label_warnings(
     for remark in findings.remarks[:TOLD]:
         labels = "1 label" if remark.samples == 1 else f"{remark.samples:,} labels"
         lines.append(f"{labels}, for example of {remark.example}: {remark.text}")
-    return tuple(textwrap.shorten(line, _MAX_TEXT, placeholder=" …") for line in lines)  # names may have line breaks
+    return tuple(
+        textwrap.shorten(printable(line), _MAX_TEXT, placeholder=" …") for line in lines
+    )  # names may have line breaks
 
 
 def _look_like_train_ids(classes: tuple[Label, ...], pixels: list[int]) -> bool:
-    """Return whether the classes that occur are those whose label ids are also train ids, and several others never occur."""
+    """Return whether classes occur, but none of those whose ids can't be train ids, which are most."""
     beyond = [bool(count) for label, count in zip(classes, pixels, strict=False) if label.id >= len(classes)]
-    return len(beyond) > 1 and not any(beyond) and any(pixels)
+    return 2 * len(beyond) > len(classes) and not any(beyond) and any(pixels)

@@ -21,12 +21,12 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from vitseg.data.color_labels import ALMOST, exact_colors, near_share, nearest_colors, packed_colors
-from vitseg.data.label_file import lossy_format, palette, stored_bits
-from vitseg.data.label_values import MAX_UNIFORM, Reading, read_gray, read_palette
+from vitseg.data.color_labels import ALMOST, exact_colors, near_share, nearest_colors, packed_colors, unpacked_color
+from vitseg.data.label_file import LabelFile, palette_colors
+from vitseg.data.label_values import MAX_UNIFORM, Reading, read_gray, read_ids, read_palette
 from vitseg.errors import SampleError
 from vitseg.images.decode import broken_images, to_rgb
-from vitseg.labels import IGNORE_INDEX, Label, shared_colors
+from vitseg.labels import IGNORE_INDEX, Label, foreground_class, shared_colors
 
 Holds = Literal["ids", "colors", "either"]
 """What the layout says of a label file."""
@@ -36,8 +36,11 @@ MAX_UNKNOWN = 0.5
 MIN_NEAR = 0.5
 """Share of a lossy label's pixels that lie near a class's color at least; of a photograph, a tenth do."""
 _NEARLY_BLACK = 40  # the largest value of a lossy label that shows nothing
+_BY_COLORS = "its indices are ids of other classes than its palette's colors: it was read by the colors"
+FAR_COLORS = "colors far from every class's"
 _MAX_FAR = 0.05  # share of a lossy label's pixels that edges are
-_NAMED = 3  # foreign colors of one label that are told
+_AREA = 64  # pixels of a foreign color that are told in small labels, too …
+_SMALL_AREA = 0.05  # … unless they are such a share of these
 _KEPT = 16  # unknown values of one label that are counted by name
 
 
@@ -61,26 +64,14 @@ class _Distinct:
     pixels: np.ndarray
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """What is known of a label's file beside its pixels."""
-
-    labels: tuple[Label, ...]
-    holds: Holds
-    bits: int
-    one_channel: bool
-    lossy: str
-    """The format, if it changes values; else ""."""
-
-
 def read_label(
-    image: Image.Image, data: bytes, labels: tuple[Label, ...], size: tuple[int, int], holds: Holds = "either"
+    image: Image.Image, file: LabelFile, labels: tuple[Label, ...], size: tuple[int, int], holds: Holds = "either"
 ) -> LabelPixels:
     """Read a label at `size` (height, width).
 
     Args:
         image: the label, decoded in the mode that it is stored in.
-        data: the content of its file.
+        file: what its file says.
         labels: the list of classes.
         size: height and width of the result.
         holds: `ids` or `colors` where the layout says so.
@@ -88,22 +79,20 @@ def read_label(
     Raises:
         SampleError: it holds what no class has, or says two things.
     """
-    one_channel = image.mode in ("1", "L", "F") or image.mode.startswith("I")
-    if not one_channel and image.mode not in ("LA", "P", "PA", "RGB", "RGBA"):
+    if not file.one_channel and image.mode not in ("LA", "P", "PA", "RGB", "RGBA"):
         with broken_images():
             image = to_rgb(image)
     pixels = nearest(np.asarray(image), size)
-    by_index = image.mode in ("P", "PA")  # whose indices are not spread
-    bits = 8 if by_index else stored_bits(image, data)
-    stored = _Stored(labels, holds, bits, one_channel, lossy_format(image, data))
-    if by_index:
-        return _read_palette(pixels if image.mode == "P" else pixels[..., 0], *palette(image, data), stored)
+    if image.mode in ("P", "PA"):
+        return _read_palette(
+            pixels if image.mode == "P" else pixels[..., 0], palette_colors(image), file, labels, holds
+        )
     if image.mode in ("LA", "RGBA"):
         values = pixels[..., 0] if image.mode == "LA" else pixels[..., :3]
-        return _read_opaque(values, pixels[..., -1] == 0, stored)
+        return _read_opaque(values, pixels[..., -1] == 0, file, labels, holds)
     if image.mode == "RGB" and _is_gray(pixels) and not _is_gray(np.asarray(image)):
-        stored = replace(stored, holds="colors")  # the only colors are in pixels that the smaller image lacks
-    return _read_pixels(_whole(pixels), stored)
+        holds = "colors"  # the only colors are in pixels that the smaller image lacks
+    return _read_pixels(_whole(pixels), file, labels, holds)
 
 
 def nearest(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -115,55 +104,63 @@ def nearest(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return pixels.take(rows, axis=0).take(columns, axis=1)  # rows first: they lie together in memory
 
 
-def _read_palette(indices: np.ndarray, colors: np.ndarray, clear: np.ndarray, stored: _Stored) -> LabelPixels:
-    """Read indices, uint8 (H, W), of a palette: colors, uint8 (256, 3), of which some are clear, bool (256,)."""
-    if stored.holds != "colors":
-        values = _distinct(indices)
-        used = values.values
-        if (colors[used] == used[:, None]).all() and (len(used) > 1 or _is_ramp(colors)):  # the same as a gray image
-            return _read_pixels(indices, replace(stored, one_channel=True))
-        if reading := read_palette(used, colors[used], stored.labels):
-            return _placed(reading, values)
-        stored = replace(stored, holds="either")
-    return _read_opaque(colors[indices], clear[indices], stored)
+def _read_palette(
+    indices: np.ndarray, colors: np.ndarray, file: LabelFile, labels: tuple[Label, ...], holds: Holds
+) -> LabelPixels:
+    """Read indices, uint8 (H, W), of a palette of colors, uint8 (256, 3)."""
+    clear = np.zeros(256, bool)
+    clear[: len(file.clear)] = np.frombuffer(file.clear, np.uint8) == 0
+    if holds == "colors":
+        return _read_opaque(colors[indices], clear[indices], file, labels, holds)
+    values = _distinct(indices)
+    used = values.values
+    if (colors[used] == used[:, None]).all() and (len(used) > 1 or _is_ramp(colors)):  # the same as a gray image
+        return _read_pixels(indices, replace(file, one_channel=True), labels, holds)
+    if reading := read_palette(used, colors[used], labels):
+        return _placed(reading, values)
+    found = _read_opaque(colors[indices], clear[indices], file, labels, "either")
+    return replace(found, remarks=(_BY_COLORS, *found.remarks)) if read_ids(used, labels).is_complete else found
 
 
-def _read_opaque(pixels: np.ndarray, clear: np.ndarray, stored: _Stored) -> LabelPixels:
+def _read_opaque(
+    pixels: np.ndarray, clear: np.ndarray, file: LabelFile, labels: tuple[Label, ...], holds: Holds
+) -> LabelPixels:
     """Read pixels of which some, bool (H, W), are transparent: they are ignored, and what is under them means nothing."""
     if not clear.any():
-        return _read_pixels(pixels, stored)
+        return _read_pixels(pixels, file, labels, holds)
     if clear.all():
         raise SampleError("all pixels of the label are transparent: save it without transparency")
-    opaque = np.where(clear if pixels.ndim == 2 else clear[..., None], pixels[~clear][0], pixels)
-    found, count = _read_pixels(opaque, stored), int(clear.sum())
+    found, count = _read_pixels(pixels[~clear][None], file, labels, holds), int(clear.sum())
+    train_ids = np.full(clear.shape, IGNORE_INDEX, np.uint8)
+    train_ids[~clear] = found.train_ids[0]
     return LabelPixels(
-        np.where(clear, np.uint8(IGNORE_INDEX), found.train_ids),
+        train_ids,
         found.unknown_pixels + count,
         {"transparent": count, **found.unknown},
         ("it has transparent pixels, which are ignored", *found.remarks),
     )
 
 
-def _read_pixels(pixels: np.ndarray, stored: _Stored) -> LabelPixels:
+def _read_pixels(pixels: np.ndarray, file: LabelFile, labels: tuple[Label, ...], holds: Holds) -> LabelPixels:
     """Read gray pixels, whole numbers (H, W), or colors, uint8 (H, W, 3)."""
-    if stored.bits == 16 and not stored.one_channel and not pixels.any():
+    if file.bits == 16 and not file.one_channel and not pixels.any():
         raise SampleError("the label is black in the upper 8 of 16 bits: save ids with one channel, or with 8 bits")
-    if stored.lossy:
-        return _read_lossy(_rgb(pixels), stored)
-    if stored.holds != "colors" and (pixels.ndim == 2 or _is_gray(pixels)):
+    if file.lossy:
+        return _read_lossy(_rgb(pixels), file, labels, holds)
+    if holds != "colors" and (pixels.ndim == 2 or _is_gray(pixels)):
         values = pixels if pixels.ndim == 2 else pixels[..., 0]
         found = _distinct(values)
         reading = read_gray(
-            found.values, found.counts / values.size, stored.labels,
-            bits=stored.bits, one_channel=stored.one_channel, only_ids=stored.holds == "ids",
+            found.values, found.counts / values.size, labels,
+            bits=file.bits, one_channel=file.one_channel, only_ids=holds == "ids",
         )  # fmt: skip
         if reading:
             return _placed(reading, found)
-    if stored.holds == "ids":
+    if holds == "ids":
         raise SampleError("the label is no id image: it holds colors")
     rgb = _rgb(pixels)
-    colors = _read_colors(rgb, stored.labels)
-    return replace(colors, remarks=(*colors.remarks, *_doubtful(rgb, stored)))
+    colors = _read_colors(rgb, labels)
+    return colors if holds == "colors" else replace(colors, remarks=(*colors.remarks, *_doubtful(rgb, labels)))
 
 
 def _read_colors(rgb: np.ndarray, labels: tuple[Label, ...]) -> LabelPixels:
@@ -172,10 +169,9 @@ def _read_colors(rgb: np.ndarray, labels: tuple[Label, ...]) -> LabelPixels:
     if known.all():
         return LabelPixels(train_ids)
     codes, counts = np.unique(packed_colors(rgb[~known]), return_counts=True)
-    _refuse_shared({(int(code) >> 16, int(code) >> 8 & 255, int(code) & 255) for code in codes}, labels)
+    _refuse_shared({color for color in shared_colors(labels) if packed_colors(np.array(color, np.uint8)) in codes})
     order = np.argsort(-counts, kind="stable")[:_KEPT]
-    foreign = {(int(code) >> 16, int(code) >> 8 & 255, int(code) & 255): int(count)
-               for code, count in zip(codes[order], counts[order], strict=True)}  # fmt: skip
+    foreign = {unpacked_color(int(codes[at])): int(counts[at]) for at in order}
     if exact_colors(rgb[..., ::-1], labels)[1].all():
         raise SampleError("the label's colors are those of classes in the order blue, green, red: save it as RGB")
     share = 1 - float(known.mean())
@@ -183,46 +179,55 @@ def _read_colors(rgb: np.ndarray, labels: tuple[Label, ...]) -> LabelPixels:
         raise SampleError(
             f"{share:.0%} of the label's pixels have colors that no class has, most of them {next(iter(foreign))}"
         )
-    areas = [color for color, count in foreign.items() if count > MAX_UNIFORM * known.size][:_NAMED]
-    remarks = tuple(
-        f"the color {color} is no class's, so its pixels are ignored{_almost(color, labels)}" for color in areas
+    least = max(MAX_UNIFORM * known.size, min(_AREA, _SMALL_AREA * known.size))
+    remarks = (  # without the color: then those of many labels are one
+        f"it has areas of a color that is no class's, which are ignored{_almost(color, labels)}"
+        for color, count in foreign.items()
+        if count > least
     )
     unknown = {f"color {color}": count for color, count in foreign.items()}
-    return LabelPixels(train_ids, int(counts.sum()), unknown, remarks)
+    return LabelPixels(train_ids, int(counts.sum()), unknown, tuple(dict.fromkeys(remarks)))
 
 
-def _read_lossy(rgb: np.ndarray, stored: _Stored) -> LabelPixels:
+def _read_lossy(rgb: np.ndarray, file: LabelFile, labels: tuple[Label, ...], holds: Holds) -> LabelPixels:
     """Read a label that went through JPEG, or the like."""
-    if stored.holds == "ids":
-        raise SampleError(f"the label is no id image: {stored.lossy} changes ids; save it as PNG")
-    _refuse_shared(shared_colors(stored.labels), stored.labels)
+    if holds == "ids":
+        raise SampleError(f"the label is no id image: {file.lossy} changes ids; save it as PNG")
+    _refuse_shared(shared_colors(labels))
     if 0 < rgb.max() < _NEARLY_BLACK:
-        raise SampleError(f"the label is nearly black, and ids do not survive {stored.lossy}: save it as PNG")
-    if near_share(rgb, stored.labels) < MIN_NEAR:
+        raise SampleError(f"the label is nearly black, and ids do not survive {file.lossy}: save it as PNG")
+    if file.one_channel and not _shown_in_gray(labels):
         raise SampleError(
-            f"most of the label's pixels have colors that no class has, not even nearly: save it as PNG, not {stored.lossy}"
+            f"the label is gray, as no class's color is, and ids do not survive {file.lossy}: save it as PNG"
         )
-    train_ids, far = nearest_colors(rgb, stored.labels)
-    remark = (
-        f"{stored.lossy} has changed its colors, so each pixel takes the nearest class's, or none: PNG would be exact"
-    )
-    remarks = [remark]
+    if near_share(rgb, labels) < MIN_NEAR:
+        raise SampleError(
+            f"most of the label's pixels have colors that no class has, not even nearly: save it as PNG, not {file.lossy}"
+        )
+    train_ids, far = nearest_colors(rgb, labels)
+    remarks = [
+        f"{file.lossy} has changed its colors, so each pixel takes the nearest class's, or none: PNG would be exact"
+    ]
     if far > _MAX_FAR * train_ids.size:
         remarks.append("large parts of it are far from every class's color, and ignored")
-    return LabelPixels(train_ids, far, {"colors far from every class's": far} if far else {}, tuple(remarks))
+    return LabelPixels(train_ids, far, {FAR_COLORS: far} if far else {}, tuple(remarks))
 
 
-def _refuse_shared(colors: Set[tuple[int, int, int]], labels: tuple[Label, ...]) -> None:
-    if shared := colors & shared_colors(labels):
-        raise SampleError(f"two classes have the color {min(shared)}: give each its own in classes.json, or save ids")
+def _shown_in_gray(labels: tuple[Label, ...]) -> bool:
+    """Return whether a gray image can show the classes by their colors."""
+    learned = (label.color for label in labels if label.train_id != IGNORE_INDEX)
+    return foreground_class(labels) is not None or all(len(set(color)) == 1 for color in learned)
 
 
-def _doubtful(rgb: np.ndarray, stored: _Stored) -> Iterator[str]:
-    """Yield a line for each color that a class shares with a label that doesn't count, unless the layout has it so."""
-    if stored.holds == "colors":
-        return
-    classes = {label.color: label.name for label in stored.labels if label.train_id != IGNORE_INDEX}
-    for label in stored.labels:
+def _refuse_shared(colors: Set[tuple[int, int, int]]) -> None:
+    if colors:
+        raise SampleError(f"two classes have the color {min(colors)}: give each its own in classes.json, or save ids")
+
+
+def _doubtful(rgb: np.ndarray, labels: tuple[Label, ...]) -> Iterator[str]:
+    """Yield a line for each color that a class shares with a label that doesn't count."""
+    classes = {label.color: label.name for label in labels if label.train_id != IGNORE_INDEX}
+    for label in labels:
         if label.train_id == IGNORE_INDEX and label.color in classes and (rgb == label.color).all(-1).any():
             name = classes[label.color]
             yield f"{name!r} and {label.name!r}, which does not count, have the color {label.color}: it is taken for {name!r}"

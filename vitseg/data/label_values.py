@@ -17,8 +17,9 @@ MAX_UNIFORM = 0.002
 """Share of a label's pixels above which a single value that no class has is an area, not the smoothed edge of one."""
 _MAX_EDGE, _MAX_EDGES = 0.005, 0.1
 """Shares of a label's pixels that a value of smoothed edges, and all of these, take at most."""
+_NAMED = 5
 
-
+_SMOOTHED = "its edges are smoothed: each of their pixels takes the nearer of black and white"
 _ONLY_0_AND_255 = "it has only 0, and 255, which is ignored: if that is a class, give it the id 255"
 _LIKE_TRAIN_IDS = "it has 255 and else train ids only: these may stand in place of the label ids that are expected"
 
@@ -57,7 +58,7 @@ def read_colors(rgb: np.ndarray, labels: tuple[Label, ...]) -> Reading:
 def read_gray(
     values: np.ndarray, shares: np.ndarray, labels: tuple[Label, ...], *, bits: int, one_channel: bool, only_ids: bool
 ) -> Reading | None:
-    """Read the values of a gray label; None: only as colors of which some are unknown, and `one_channel` is False.
+    """Read the values of a gray label; None: several channels, complete neither as ids nor as colors: read them as colors.
 
     Args:
         values: those that occur, int (V,), ascending; of less than 8 bits, spread over 0–255 as decoders do.
@@ -86,8 +87,10 @@ def read_gray(
     elif not complete and ids.is_complete:
         complete = [ids]
     if complete:
-        remarks = (_LIKE_TRAIN_IDS,) if only_ids and _like_train_ids(values, labels) else ()
-        return replace(agreed := _agreed(complete, picture, labels), remarks=(*agreed.remarks, *remarks))
+        reading = _agreed(complete, picture, labels)
+        remarks = [_ONLY_0_AND_255] if _ignores_all_but_0(reading, picture, labels) else []
+        remarks += [_LIKE_TRAIN_IDS] if only_ids and _like_train_ids(values, labels) else []
+        return replace(reading, remarks=tuple(remarks))
     if smooth := _smooth(picture, shares, labels):
         return smooth
     if not one_channel and not only_ids:
@@ -165,10 +168,13 @@ def _agreed(readings: list[Reading], values: np.ndarray, labels: tuple[Label, ..
             f"the label's values {_listed(values)} mean one thing as ids and another as what they show: "
             "give the class in classes.json the id that the labels have, or save the labels as colors"
         )
-    listed = any(label.id == IGNORE_INDEX for label in labels)
-    if not listed and values.tolist() == [0, IGNORE_INDEX] and first.train_ids[-1] == IGNORE_INDEX:
-        return replace(first, remarks=(_ONLY_0_AND_255,))
     return first
+
+
+def _ignores_all_but_0(reading: Reading, values: np.ndarray, labels: tuple[Label, ...]) -> bool:
+    """Return whether only 0 counts, and 255 does not although nobody lists it."""
+    listed = any(label.id == IGNORE_INDEX for label in labels)
+    return not listed and values.tolist() == [0, IGNORE_INDEX] and reading.train_ids[-1] == IGNORE_INDEX
 
 
 def _smooth(values: np.ndarray, shares: np.ndarray, labels: tuple[Label, ...]) -> Reading | None:
@@ -178,17 +184,21 @@ def _smooth(values: np.ndarray, shares: np.ndarray, labels: tuple[Label, ...]) -
     between = (values > 0) & (values < 255)
     if shares[between].max(initial=0) > _MAX_EDGE or shares[between].sum() > _MAX_EDGES:
         return None
-    return Reading(np.where(values > 127, np.uint8(0), np.uint8(1)), ~between)
+    return Reading(np.where(values > 127, np.uint8(0), np.uint8(1)), np.ones(len(values), bool), (_SMOOTHED,))
 
 
 def _unknown_ids(values: np.ndarray, labels: tuple[Label, ...]) -> str:
-    hint = "; list them with train_id 255 if they are background" if foreground_class(labels) else ""
-    hint = "; save it with 0 and 255 alone" if _is_white(labels) else hint
-    return f"the label has ids that no class has: {_listed(values)}{hint}"
+    if _is_white(labels):
+        advice = "save it with 0 and 255 alone"
+    else:
+        what = "are background" if foreground_class(labels) else "should be ignored"
+        smooth = ", or save it without smoothed edges" if len(values) > _NAMED else ""
+        advice = f"list them in classes.json, with train_id 255 if they {what}{smooth}"
+    return f"the label has ids that no class has: {_listed(values)}; {advice}"
 
 
 def _listed(values: np.ndarray) -> str:
-    return ", ".join(str(int(value)) for value in values[:5]) + (" …" if len(values) > 5 else "")
+    return ", ".join(str(int(value)) for value in values[:_NAMED]) + (" …" if len(values) > _NAMED else "")
 
 
 @functools.lru_cache(maxsize=8)

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from vitseg.data.manifest import SkippedSource
 from vitseg.data.pairing import SPLITS, plain_name
 from vitseg.data.pairs import find_pair
-from vitseg.data.sources import CLASSES, FOLDERS, PAIR, PHOTOS
+from vitseg.data.sources import CLASSES, FOLDERS, MAX_SOURCE_BYTES, PAIR, PHOTOS
 from vitseg.errors import NotFoundError, UsageError
 from vitseg.images.formats import has_image_name
 from vitseg.labels import CITYSCAPES
@@ -23,25 +23,12 @@ _MAX_LISTED = 10_000  # objects that are listed in search of a layout
 _MAX_READ = 100_000  # objects that are listed to say what is missing …
 _MAX_A_FOLDER = 100  # … and kept, of each folder
 _MAX_OPENED = 32  # images that are opened in search of a pair
-_PHOTO_FOLDERS = {
-    *("images", "image", "img", "imgs", "imgdir", "photos", "photo", "jpegimages", "inputs", "input", "rgb")
-}
-_MASK_FOLDERS = {
-    *(
-        "masks",
-        "mask",
-        "labels",
-        "label",
-        "labelids",
-        "annotations",
-        "annotation",
-        "ann",
-        "anndir",
-        "gt",
-        "groundtruth",
-    ),
-    *("seg", "segmentation", "segmentations", "segmentationclass", "targets", "target"),
-}
+_PHOTO_WORDS = "images image img imgs imgdir photos photo jpegimages inputs input rgb"
+_MASK_WORDS = """
+masks mask labels label labelids annotations annotation ann anndir gt groundtruth
+seg segmentation segmentations segmentationclass targets target
+"""
+_PHOTO_FOLDERS, _MASK_FOLDERS = frozenset(_PHOTO_WORDS.split()), frozenset(_MASK_WORDS.split())
 _SPLIT_FOLDERS = {*itertools.chain(*SPLITS.values()), "test", "testing"}
 
 
@@ -124,8 +111,10 @@ def nothing_found(store: Store, layout: str, skipped: list[SkippedSource]) -> No
     """Return the error for a source that has not one sample in its layout, with what it lacks or examples of its rows."""
     why = "" if layout == PHOTOS else what_it_lacks(store)
     if skipped and not why:
-        examples = {row.reason: row for row in reversed(skipped)}  # of each reason the first
-        why = "; ".join(f"{row.source}: {row.reason}" for row in [*reversed(examples.values())][:2])
+        examples: dict[str, str] = {}
+        for row in skipped:
+            examples.setdefault(row.reason, row.source)
+        why = "; ".join(f"{source}: {reason}" for reason, source in [*examples.items()][:2])
     what = "photo" if layout == PHOTOS else "labeled photo"
     return NotFoundError(f"{store.root} has no {what} in layout {layout}{why and f': {why}'}")
 
@@ -238,7 +227,7 @@ def _classes(store: Store, lists: list[str], outer: str = "") -> str:
 
 
 def _may_be_pair(info: ObjectInfo) -> bool:
-    return info.size > 0 and not _name(info.key).startswith(".")
+    return 0 < info.size <= MAX_SOURCE_BYTES and not _name(info.key).startswith(".")
 
 
 def _name(key: str) -> str:

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from PIL import Image
 
-from vitseg.errors import SampleError
+from vitseg.errors import SampleError, StorageError
 from vitseg.images import MAX_PIXELS
 from vitseg.images.decode import decode_image
 from vitseg.labels import Label
-from vitseg.storage import ObjectInfo, Store
+from vitseg.storage import LocalStore, ObjectInfo, Store
 
 _SPOTS = 24
 """Rows and columns of the spots that are looked at: 576 of a half, whatever its size."""
@@ -58,13 +58,15 @@ def find_pair(store: Store, objects: Iterable[ObjectInfo], labels: tuple[Label, 
     """Return whether one of some images is a pair, and why the first that is none is not.
 
     Raises:
-        AccessError, StorageError: the store refused or failed.
+        AccessError, StorageError: a bucket refused or failed; a file that can't be read is no pair.
     """
     why = ""
     for info in objects:
         try:
             split_pair(decode_image(store.read(info.key), MAX_PIXELS), labels)
-        except SampleError as error:
+        except (SampleError, StorageError) as error:
+            if isinstance(error, StorageError) and not isinstance(store, LocalStore):  # a bucket may fail for a while
+                raise
             why = why or f"{info.key}: {error}"
         else:
             return True, why
@@ -72,9 +74,9 @@ def find_pair(store: Store, objects: Iterable[ObjectInfo], labels: tuple[Label, 
 
 
 def _shares(pixels: np.ndarray, labels: tuple[Label, ...]) -> Iterator[tuple[float | None, float]]:
-    """Yield of each half of a pair, uint8 (H, 2 H, 3), how much that is plain has colors of classes, and how much is black.
+    """Yield, for each half of a pair, uint8 (H, 2 H, 3), the share of its plain spots that have a class's color, and of black ones.
 
-    Black does not count as a color; the first is None where hardly anything else is plain.
+    Black, of which the share is that of all spots, is no class's color; the first is None where hardly anything else is plain.
     """
     rows, columns = _places(len(pixels))
     lines, lines_below = pixels.take(rows, 0), pixels.take(rows + 1, 0)

@@ -18,7 +18,7 @@ from typing import Any
 from vitseg.bounded_map import bounded_map
 from vitseg.data.layouts import choose_layout, nothing_found
 from vitseg.data.manifest import SkippedSource
-from vitseg.data.sources import PHOTOS, Sample, find_samples, read_classes
+from vitseg.data.sources import MAX_SOURCE_BYTES, PHOTOS, Sample, find_samples, read_classes
 from vitseg.data.temporary_database import TemporaryDatabase, on_disk, packed, unpacked
 from vitseg.errors import StorageError, UsageError
 from vitseg.labels import Label, train_classes
@@ -29,8 +29,6 @@ FORMAT = 4
 
 4: labels are read by their content (`label_image`), and what no class explains is counted.
 """
-MAX_SOURCE_BYTES = 256 * 2**20
-"""Larger source files are skipped."""
 MAX_SIDE = 8192
 """Longest side of prepared images, pixels."""
 _HASH_THREADS = 8

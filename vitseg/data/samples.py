@@ -14,7 +14,7 @@ from PIL import Image
 
 from vitseg.data.color_labels import nearest_colors
 from vitseg.data.findings import Findings, Remark
-from vitseg.data.label_image import Holds, LabelPixels, nearest, read_label
+from vitseg.data.label_image import FAR_COLORS, Holds, LabelPixels, nearest, read_label
 from vitseg.data.label_orientation import decode_label
 from vitseg.data.pairs import split_pair
 from vitseg.data.plan import PlannedSample, PlanOptions
@@ -56,14 +56,15 @@ def make_sample(
         left, right = split_pair(decode_image(image, MAX_PIXELS), options.labels)
         photo, source_size = resize(left, size), (left.shape[0], left.shape[1])
         train_ids, far = nearest_colors(nearest(right, size), options.labels)
-        target = LabelPixels(train_ids, far)
+        target = LabelPixels(train_ids, far, {FAR_COLORS: far} if far else {})
     else:
         photo, source_size = model_input(image, size, MAX_PIXELS)
         target = _target(planned, options, image, label, source_size)
     counts = np.bincount(target.train_ids.ravel(), minlength=256)[: len(options.classes)]
     if options.classes and not counts.any():
-        withheld = options.layout == "cityscapes" and split == "test"
-        raise SampleError("no labeled pixel" + ": Cityscapes keeps the labels of its test split to itself" * withheld)
+        if options.layout == "cityscapes" and split == "test":
+            raise SampleError("no labeled pixel: Cityscapes keeps the labels of its test split to itself")
+        raise SampleError("no labeled pixel")
     origin = {
         "source": planned.image,
         "label": planned.label,
@@ -88,11 +89,11 @@ def _target(
         return LabelPixels(np.full(size, IGNORE_INDEX, np.uint8))
     what = "label" if options.classes else "target"
     with _named(what):
-        mask, remarks = decode_label(label, image, source_size, MAX_PIXELS)
+        mask, file, remarks = decode_label(label, image, source_size, MAX_PIXELS)
     if (mask.height, mask.width) != source_size:
         raise SampleError(f"the photo is {_text(source_size)}, but its {what} {_text((mask.height, mask.width))}")
     if options.classes:
-        found = read_label(mask, label, options.labels, size, _holds(planned, options))
+        found = read_label(mask, file, options.labels, size, _holds(planned, options))
         return replace(found, remarks=(*remarks, *found.remarks))
     with _named(what), broken_images():
         return LabelPixels(resize(np.asarray(to_rgb(mask)), size), remarks=remarks)

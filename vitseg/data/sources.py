@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -30,6 +30,8 @@ from vitseg.storage import ObjectInfo, Store
 
 PHOTOS = "photos"
 CLASSES = "classes.json"
+MAX_SOURCE_BYTES = 256 * 2**20
+"""Larger source files are skipped."""
 
 _CITYSCAPES_PHOTO = re.compile(r"leftImg8bit/(?P<split>[^/]+)/[^/]+/(?P<stem>[^/]+)_leftImg8bit\.png")
 _CITYSCAPES_LABEL = re.compile(
@@ -89,7 +91,7 @@ def find_samples(
         raise UsageError(f"layout {layout!r} does not exist: choose auto, {', '.join(LAYOUTS)}")
     skipped: list[SkippedSource] = []
     with contextlib.closing(Pairing()) as pairing:
-        pairing.add(_without_rows(_list_photos(store) if layout == PHOTOS else _list_objects(store, layout), skipped))
+        pairing.add(_list_photos(store, skipped) if layout == PHOTOS else _list_objects(store, layout, skipped))
         if layout == PHOTOS:
             _leave_out_labels(pairing)
             _choose_validation(pairing)
@@ -174,47 +176,39 @@ def sample_key(stem: str) -> str:
     return f"{plain[:_MAX_KEY]}-{hashlib.sha256(stem.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
-def _list_objects(store: Store, layout: str) -> Iterator[Listed | SkippedSource]:
+def _list_objects(store: Store, layout: str, skipped: list[SkippedSource]) -> Iterator[Listed]:
     for prefix, pattern, parts, elsewhere in _LISTINGS[layout]:
         for info in store.list(prefix):
             if match := _match(pattern, info):
                 part = match["part"].lower() if "part" in pattern.groupindex else ""
                 if part in parts:
                     yield match["split"], match["stem"], parts[part], info
-            elif elsewhere and (row := _row_of_image(info, elsewhere)):
-                yield row
+            elif elsewhere:
+                skipped += _row_of_image(info, elsewhere)
 
 
-def _list_photos(store: Store) -> Iterator[Listed | SkippedSource]:
+def _list_photos(store: Store, skipped: list[SkippedSource]) -> Iterator[Listed]:
     """List every image as a photo, whatever its stem."""
     for info in store.list():
         if info.key.startswith("_vitseg/"):
             continue
         if _match(_PHOTO, info):
             yield "train", info.key, PHOTO, info
-        elif row := _row_of_image(info, ""):
-            yield row
+        else:
+            skipped += _row_of_image(info, "")
 
 
-def _row_of_image(info: ObjectInfo, elsewhere: str) -> SkippedSource | None:
-    """Return the row of an object that has the name of an image, but no place in the layout; None of anything else."""
+def _row_of_image(info: ObjectInfo, elsewhere: str) -> list[SkippedSource]:
+    """Return the row of an object that has the name of an image, but no place in the layout; no row of anything else."""
     *folders, name = info.key.split("/")
     if not has_image_name(info.key) or name.startswith(_APPLE_DOUBLE) or "_vitseg" in folders:
-        return None
+        return []
+    reason = elsewhere
     if name.startswith("."):
-        return SkippedSource(info.key, "its name begins with a dot: the file is hidden")
-    if not _PHOTO.fullmatch(info.key):
-        return SkippedSource(info.key, f"{PurePosixPath(name).suffix} files are not read")
-    return SkippedSource(info.key, elsewhere)
-
-
-def _without_rows(found: Iterable[Listed | SkippedSource], skipped: list[SkippedSource]) -> Iterator[Listed]:
-    """Yield what was listed; the rows go to `skipped`."""
-    for one in found:
-        if isinstance(one, SkippedSource):
-            skipped.append(one)
-        else:
-            yield one
+        reason = "its name begins with a dot: the file is hidden"
+    elif not _PHOTO.fullmatch(info.key):
+        reason = f"{PurePosixPath(name).suffix} files are not read"
+    return [SkippedSource(info.key, reason)]
 
 
 def _leave_out_labels(pairing: Pairing) -> None:

@@ -136,6 +136,14 @@ def _may_turn(name: bytes, text: bytes) -> bool:
     return keyword != _XMP or b"rientation" in plain
 
 
+def chunk(data: bytes, name: bytes) -> bytes:
+    """Return the content of a chunk that is before the pixels of a PNG; empty where there is none."""
+    for found, place, end in _chunks(data):
+        if found in (name, b"IDAT"):
+            return data[place + 8 : end - 4] if found == name else b""
+    return b""
+
+
 def _checksum_fits(chunk: memoryview) -> bool:
     return zlib.crc32(chunk[:-4]) == int.from_bytes(chunk[-4:])
 
