@@ -183,7 +183,7 @@ def _read_colors(rgb: np.ndarray, labels: tuple[Label, ...]) -> LabelPixels:
     remarks = (  # without the color: then those of many labels are one
         f"it has areas of a color that is no class's, which are ignored{_almost(color, labels)}"
         for color, count in foreign.items()
-        if count > least
+        if count >= least
     )
     unknown = {f"color {color}": count for color, count in foreign.items()}
     return LabelPixels(train_ids, int(counts.sum()), unknown, tuple(dict.fromkeys(remarks)))
