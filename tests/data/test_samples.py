@@ -242,7 +242,7 @@ def test_in_a_binary_set_all_that_is_listed_but_the_thing_is_background():
     assert sample(photo(), encoded(ids), labels=listed[:-1])[1].tolist() == train_ids.tolist()
     with pytest.raises(
         SampleError,
-        match="ids that no class has: 77; list them in classes.json, with train_id 255 if they are background",
+        match=r"ids that no class has: 77; list them in classes\.json, with train_id 255 if they are background",
     ):
         sample(photo(), encoded(ids), labels=listed[:2])
 
