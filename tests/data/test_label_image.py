@@ -313,6 +313,7 @@ def test_small_spots_of_foreign_colors_are_counted_alone():
     assert (found.unknown_pixels, found.remarks) == (40, ())
     pixels[:, 2:6] = 120, 0, 0
     pixels[:, 8:12] = 0, 120, 0
+    pixels[:, 14:20] = 120, 120, 0
     assert read(image(pixels), THREE, size=(32, 32)).remarks == (
         "it has areas of a color that is no class's, which are ignored",
     )

@@ -77,6 +77,15 @@ def test_what_is_too_large_or_unreadable_is_opened_for_no_pair(pairs, monkeypatc
     assert detect_layout(open_store(folder)) == "pairs"
 
 
+def test_not_every_folder_is_searched_for_targets(tmp_path, monkeypatch):
+    write(tmp_path, *(f"{number}/images/0.png" for number in range(40)))
+    listed, plain = [], LocalStore.list
+    monkeypatch.setattr(LocalStore, "list", lambda store, prefix="": listed.append(prefix) or plain(store, prefix))
+    with pytest.raises(UsageError):
+        detect_layout(open_store(tmp_path))
+    assert sum(prefix.endswith("/targets/") for prefix in listed) == 32
+
+
 CLASSES_MISSING = "list the classes there with name, color, id and train_id"
 
 

@@ -91,6 +91,15 @@ def test_pairs_are_cut_in_half():
     assert (origin["width"], origin["height"]) == (16, 16)
 
 
+def test_far_colors_of_a_pair_are_counted_by_name():
+    both = np.full((16, 32, 3), (250, 250, 250), np.uint8)
+    both[:, 16:] = 128, 64, 128
+    both[:4, 16:20] = 0, 255, 0
+    options = PlanOptions(fingerprint="f", source="s", layout="pairs", image_size=(16, 16), labels=CITYSCAPES)
+    _, _, found = make_sample(PlannedSample("a", "train/1.png", "m", None, None), "train", options, encoded(both), None)
+    assert (found.unknown_pixels, found.unknown) == (16, {"colors far from every class's": 16})
+
+
 def test_photo_and_label_are_resized_to_height_and_width():
     _, train_ids, _ = sample(photo(16, 32), encoded(np.repeat(np.repeat(IDS, 2, 0), 4, 1)), size=(4, 24))
     assert train_ids.tolist() == [np.repeat(TRAIN_IDS, 3).tolist()] * 4

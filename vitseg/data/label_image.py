@@ -39,8 +39,7 @@ _NEARLY_BLACK = 40  # the largest value of a lossy label that shows nothing
 _BY_COLORS = "its indices are ids of other classes than its palette's colors: it was read by the colors"
 FAR_COLORS = "colors far from every class's"
 _MAX_FAR = 0.05  # share of a lossy label's pixels that edges are
-_AREA = 64  # pixels of a foreign color that are told in small labels, too …
-_SMALL_AREA = 0.05  # … unless they are such a share of these
+_AREA = 64  # pixels of a foreign color that are told, and a twentieth of a small label
 _KEPT = 16  # unknown values of one label that are counted by name
 
 
@@ -179,14 +178,12 @@ def _read_colors(rgb: np.ndarray, labels: tuple[Label, ...]) -> LabelPixels:
         raise SampleError(
             f"{share:.0%} of the label's pixels have colors that no class has, most of them {next(iter(foreign))}"
         )
-    least = max(MAX_UNIFORM * known.size, min(_AREA, _SMALL_AREA * known.size))
-    remarks = (  # without the color: then those of many labels are one
-        f"it has areas of a color that is no class's, which are ignored{_almost(color, labels)}"
-        for color, count in foreign.items()
-        if count >= least
-    )
+    least = max(MAX_UNIFORM * known.size, min(_AREA, known.size / 20))
+    areas = [color for color, count in foreign.items() if count >= least]
+    hint = next(filter(None, (_almost(color, labels) for color in areas)), "")
+    remark = f"it has areas of a color that is no class's, which are ignored{hint}"  # the same of many labels
     unknown = {f"color {color}": count for color, count in foreign.items()}
-    return LabelPixels(train_ids, int(counts.sum()), unknown, tuple(dict.fromkeys(remarks)))
+    return LabelPixels(train_ids, int(counts.sum()), unknown, (remark,) if areas else ())
 
 
 def _read_lossy(rgb: np.ndarray, file: LabelFile, labels: tuple[Label, ...], holds: Holds) -> LabelPixels:

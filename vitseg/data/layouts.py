@@ -23,6 +23,7 @@ _MAX_LISTED = 10_000  # objects that are listed in search of a layout
 _MAX_READ = 100_000  # objects that are listed to say what is missing …
 _MAX_A_FOLDER = 100  # … and kept, of each folder
 _MAX_OPENED = 32  # images that are opened in search of a pair
+_MAX_ASKED = 32  # splits that are searched for targets
 _PHOTO_WORDS = "images image img imgs imgdir photos photo jpegimages inputs input rgb"
 _MASK_WORDS = """
 masks mask labels label labelids annotations annotation ann anndir gt groundtruth
@@ -66,7 +67,7 @@ def detect_layout(store: Store) -> str:
             if is_pair:
                 return "pairs"
             why = why or reason
-        if (match := FOLDERS.fullmatch(info.key)) and match["split"] not in splits:
+        if (match := FOLDERS.fullmatch(info.key)) and match["split"] not in splits and len(splits) < _MAX_ASKED:
             splits.add(match["split"])
             if any(True for _ in store.list(f"{match['split']}/targets/")):
                 return "images"
