@@ -70,7 +70,10 @@ def assess(
         )
     )
     passed = gates.all_passed(results)
-    gates.record_verdict(candidate, passed=passed, champion=champion, holdout=holdout, page=page, rules=rules)
+    compared = champion is None or (pair is not None and (not changes or changes["miou"].low is not None))
+    gates.record_verdict(
+        candidate, passed=passed, champion=champion, holdout=holdout, page=page, rules=rules, compared=compared
+    )
     create_markdown_artifact(
         review_without_pictures(page, candidate.uri, ""), key="assessment", description=candidate.uri
     )

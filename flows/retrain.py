@@ -18,12 +18,12 @@ from flows.stack.processes import locked
 from flows.tasks.plan_training import changes_since
 from flows.train import train
 from vitseg.config import load_recipe
-from vitseg.data.manifest import read_manifest
+from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.home import home
 from vitseg.old_keys import current_start
 from vitseg.recipes import Preset, Start, StartOrOld
 from vitseg.registry import promotion, versions
-from vitseg.registry.gate import PASSED, read_gate, verdict_of
+from vitseg.registry.gate import PASSED, is_compared, read_gate, verdict_of
 from vitseg.registry.names import check_name
 from vitseg.storage import canonical
 from vitseg.training.objectives.segmentation import Segmentation
@@ -61,7 +61,7 @@ def retrain(
         gate: a TOML file of rules, where this runs; by default those of `vitseg.registry.gate`.
         to: registered model that versions are promoted to, if that is not `name`.
         auto_promote: make a version that passes the gate the champion, without asking a person; unless classes that the
-            champion knows are gone.
+            champion knows are gone, or nothing could be compared with it.
     """
     check_name(name)
     read_gate(Path(gate) if gate else None)  # so that a mistake in it fails now, not after the training
@@ -74,24 +74,22 @@ def retrain(
         version = versions.find_trained(name, prepared["fingerprint"], recipe)
         trained = None
         known = promotion.champion_of(to or name)
-        if known and (version is None or auto_promote):
-            change, lines = changes_since(known, manifest)
-            for line in lines if version is None and to not in ("", name) else ():  # `train` tells of that of `name`
-                note(line)
-            if auto_promote and change and change.removed:
-                auto_promote = False
-                note("classes of the champion are gone: a person decides whether the new version takes its place")
         if version is None:
+            for line in changes_since(known, manifest)[1] if known and to not in ("", name) else ():
+                note(line)  # `train` tells of the champion of `name`
             weights = known.uri if known and start == "champion" else ""
             trained = train(place, preset=preset, overrides=list(overrides), nproc=nproc, name=name, init=weights)
             version = versions.get_version(name, trained["version"])
-        elif not _is_unfinished(version, auto_promote):
+        elif not _is_unfinished(version, auto_promote, manifest, to):
             note(f"nothing new in {source}: {version.uri} was trained on the same data")
             return {"changed": False, "preprocess": prepared, "version": version.version, "model_uri": version.uri}
         version = ensure_assessed(version, gate, to)
         verdict = verdict_of(version)
         champion = ""
-        if auto_promote and verdict == PASSED:
+        undecided = _undecided(version, manifest, to) if auto_promote and verdict == PASSED else ""
+        if undecided:
+            note(f"{undecided}: a person decides whether the new version takes its place")
+        if auto_promote and verdict == PASSED and not undecided:
             reason = "passed the gate (auto_promote)"
             champion = promotion.promote(name, version.version, "retrain", reason, to).uri
             note(f"{champion} is the champion: {reason}")
@@ -115,11 +113,21 @@ def _one_at_a_time(name: str) -> contextlib.AbstractContextManager[None]:
     return locked(file, patience=math.inf, on_wait=lambda: note(message))
 
 
-def _is_unfinished(version: versions.Version, auto_promote: bool) -> bool:
+def _undecided(version: versions.Version, manifest: Manifest, to: str) -> str:
+    """Return why a version that passed the gate is not promoted without a person, if it is not."""
+    champion = promotion.champion_of(to or version.name)  # of now: the training took its time
+    change = changes_since(champion, manifest)[0] if champion else None
+    if change and change.removed:
+        return "classes of the champion are gone"
+    return "" if is_compared(version) else "there was nothing to compare with the champion"
+
+
+def _is_unfinished(version: versions.Version, auto_promote: bool, manifest: Manifest, to: str) -> bool:
     """Return whether the retraining that made a version ended before it proposed, or promoted, the version."""
     if version.tags.get("review") != promotion.PENDING:
         return False
-    return not version.aliases or (auto_promote and verdict_of(version) == PASSED)
+    is_due = auto_promote and verdict_of(version) == PASSED
+    return not version.aliases or (is_due and not _undecided(version, manifest, to))
 
 
 def _propose(version: versions.Version, verdict: str, to: str) -> None:

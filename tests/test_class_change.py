@@ -18,7 +18,7 @@ def test_a_name_is_the_same_in_every_unicode_form() -> None:
     assert match_names(["Sky"], ["sky"]) == [None]
 
 
-@given(st.lists(st.sampled_from("abcd")), st.lists(st.sampled_from("abcd")))
+@given(st.lists(st.sampled_from("abcd"), unique=True), st.lists(st.sampled_from("abcd"), unique=True))
 def test_no_class_is_matched_twice_or_lost(before: list[str], after: list[str]) -> None:
     places = [place for place in match_names(before, after) if place is not None]
     assert len(set(places)) == len(places)

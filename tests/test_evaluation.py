@@ -217,6 +217,9 @@ def test_models_and_data_that_do_not_belong_together(bundles: dict[str, Bundle],
         UnrelatedClassesError, match=r"the model knows crack, joint; .* has road, .* …: they share no class"
     ):
         evaluate_bundle(make_bundle(tmp_path / "cracks", classes=other), shards)
+    full = (Label("road", (9, 9, 9), 0, 0), *(Label(f"kind {i}", (i, 0, 0), i, i) for i in range(1, 255)))
+    with pytest.raises(UnrelatedClassesError, match=r"the model knows 255 classes, and sidewalk, .* one more"):
+        evaluate_bundle(make_bundle(tmp_path / "full", classes=full), shards)
     with pytest.raises(UnrelatedClassesError, match="has no classes"):
         pairs = dataclasses.replace(read_manifest(shards), classes=(), targets="images")
         evaluate_bundle(bundles["classes"], shards, manifest=pairs)

@@ -68,6 +68,8 @@ def test_a_row_without_a_key_is_refused(key: str) -> None:
         {"color": "red"},
         {"color": [0, 0, 256]},
         {"color": [-1, 0, 0]},
+        {"color": [1.0, 0, 0]},
+        {"color": [0, 1, 0.0]},
         {"id": "five"},
         {"train_id": None},
         {"train_id": 256},
@@ -131,6 +133,10 @@ def test_two_classes_with_one_name_are_refused_and_with_one_color_known() -> Non
         assert not shared_colors(fine)
     with pytest.raises(DataError, match="two classes have the name 'a': give each its own"):
         check_names((a, dataclasses.replace(b, name="a")))
+    for other in ("a ", "\u00e9", "e\u0301"):
+        twin = {"a ": "a", "\u00e9": "e\u0301", "e\u0301": "\u00e9"}[other]
+        with pytest.raises(DataError, match="two classes have the name"):
+            check_names((dataclasses.replace(a, name=twin), dataclasses.replace(b, name=other)))
     with pytest.raises(DataError, match="two classes have the name 'background'"):
         check_names((dataclasses.replace(a, name="background"),))
     assert shared_colors((a, dataclasses.replace(b, color=(1, 1, 1)))) == {(1, 1, 1)}

@@ -1,7 +1,6 @@
 """Two lists of classes, matched by name: ids, train ids and colors are how a class is written, not what it is."""
 
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,13 +20,15 @@ class ClassChange:
         return not self.added and not self.removed
 
 
-def match_names(ours: Sequence[str], theirs: Sequence[str]) -> list[int | None]:
-    """Return for each of our names its place in theirs, or None where they lack it.
+def class_key(name: str) -> str:
+    """Return what classes are matched by: Unicode forms and outer blanks don't matter."""
+    return unicodedata.normalize("NFC", name).strip()
 
-    Unicode forms and outer blanks don't matter. Where a name comes twice, the second is matched with the second.
-    """
-    places = {key: place for place, key in enumerate(_keys(theirs))}
-    return [places.get(key) for key in _keys(ours)]
+
+def match_names(ours: Sequence[str], theirs: Sequence[str]) -> list[int | None]:
+    """Return for each of our names its place in theirs, or None where they lack it."""
+    places = {class_key(name): place for place, name in enumerate(theirs)}
+    return [places.get(class_key(name)) for name in ours]
 
 
 def class_change(before: Sequence[str], after: Sequence[str]) -> ClassChange:
@@ -38,12 +39,3 @@ def class_change(before: Sequence[str], after: Sequence[str]) -> ClassChange:
         added=tuple(name for name, place in zip(after, known, strict=True) if place is None),
         removed=tuple(name for name, place in zip(before, kept, strict=True) if place is None),
     )
-
-
-def _keys(names: Sequence[str]) -> list[tuple[str, int]]:
-    seen: Counter[str] = Counter()
-    keys = []
-    for name in (unicodedata.normalize("NFC", name).strip() for name in names):
-        keys.append((name, seen[name]))
-        seen[name] += 1
-    return keys

@@ -198,7 +198,7 @@ def evaluate_bundle(
 
     Raises:
         UsageError: the split does not exist, or it has no labels.
-        UnrelatedClassesError: model and data share no class.
+        UnrelatedClassesError: model and data share no class, or are more classes than labels can tell apart.
     """
     manifest = manifest or read_manifest(shards)
     if split not in manifest.splits:
@@ -210,6 +210,10 @@ def evaluate_bundle(
     if not change.shared and (names or model_names):
         raise UnrelatedClassesError(
             f"the model knows {_listed(model_names)}; {shards} has {_listed(names)}: they share no class to measure"
+        )
+    if change.added and len(model_names) >= IGNORE_INDEX:
+        raise UnrelatedClassesError(
+            f"the model knows {len(model_names)} classes, and {_listed(change.added)} would be one more than can be counted"
         )
     same = model_names == names
     loader = Batches(shards, manifest, split, batch_size=batch_size, shuffle=False, drop_last=False)

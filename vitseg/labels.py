@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from vitseg.class_change import class_key
 from vitseg.errors import DataError
 
 IGNORE_INDEX = 255
@@ -45,6 +46,8 @@ class Label:
         """
         try:
             red, green, blue = (_whole(value) for value in row["color"])
+            if max(red, green, blue) == 1 and any(isinstance(value, float) for value in row["color"]):
+                raise ValueError("colors are 0-255, not 0-1")
             label = Label(str(row["name"]), (red, green, blue), _whole(row["id"]), _whole(row["train_id"]))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"class {row!r} needs name, color [r, g, b], id and train_id") from error
@@ -156,7 +159,7 @@ def check_names(labels: tuple[Label, ...]) -> None:
     """
     train_ids: dict[str, int] = {}
     for label, train_id in _learned(labels):
-        if train_ids.setdefault(label.name, train_id) != train_id:
+        if train_ids.setdefault(class_key(label.name), train_id) != train_id:
             raise DataError(f"two classes have the name {label.name!r}: give each its own")
 
 

@@ -1,6 +1,7 @@
 """What the schedule runs: trains when the source has changed, and then asks for a review; else nothing."""
 
 import dataclasses
+import importlib
 import shutil
 import threading
 from pathlib import Path
@@ -12,11 +13,13 @@ from mlflow import MlflowClient
 
 from flows.stack.stack import StackStatus
 from tests.training.conftest import SMALL, small_recipe
+from vitseg.class_change import ClassChange
 from vitseg.dist import World
 from vitseg.errors import NotFoundError, UsageError, VitsegError
 from vitseg.labels import Label, train_classes
 from vitseg.model.bundle import save_bundle
 from vitseg.model.segmenter import build_model
+from vitseg.registry.versions import Version
 
 OVERRIDES = [*SMALL, "run.epochs=1"]
 
@@ -184,6 +187,62 @@ def test_it_starts_from_the_champion_and_promotes_by_itself_only_if_told(
     assert champion is not None
     assert (champion.tags["previous_champion"], champion.tags["reviewer"]) == ("1", "retrain")
     assert promotion.rollback("approved", "ada", "misses night").version == "1"
+
+
+@pytest.mark.parametrize(
+    ("removed", "tags", "told"),
+    [
+        ((), {}, ""),
+        (("kerb",), {}, "classes of the champion are gone"),
+        ((), {"compared": "no"}, "there was nothing to compare with the champion"),
+    ],
+)
+def test_only_what_was_compared_with_the_champion_of_now_is_promoted_without_a_person(
+    removed: tuple[str, ...],
+    tags: dict[str, str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = importlib.import_module("flows.retrain")
+    champions: list[Version] = []  # somebody promotes one during the training
+    promoted, proposed = [], []
+    mine = Version("moving", "2", "b" * 64, tags={"gate": "passed", "review": "pending", **tags})
+    one_champion = Version("moving", "1", "a" * 64)
+
+    def assess(version: Version, *_: object) -> Version:
+        return mine
+
+    def promote(*given: str) -> Version:
+        promoted.append(given)
+        return mine
+
+    def train(*_: object, **__: object) -> dict[str, str]:
+        champions.append(one_champion)
+        return {"version": "2"}
+
+    monkeypatch.setenv("VITSEG_HOME", str(tmp_path))
+    for name, fake in {
+        "preprocess": lambda *_, **__: {"fingerprint": "f"},
+        "read_manifest": lambda _: None,
+        "load_recipe": lambda *_: None,
+        "train": train,
+        "ensure_assessed": assess,
+        "changes_since": lambda *_: (ClassChange((), removed=removed), []),
+    }.items():
+        monkeypatch.setattr(module, name, fake)
+    monkeypatch.setattr(module.Segmentation, "fit_recipe", lambda *_: small_recipe())
+    monkeypatch.setattr(module.versions, "find_trained", lambda *_: None)
+    monkeypatch.setattr(module.versions, "get_version", lambda *_: mine)
+    monkeypatch.setattr(module.promotion, "champion_of", lambda _: champions[0] if champions else None)
+    monkeypatch.setattr(module.promotion, "promote", promote)
+    monkeypatch.setattr(module, "_propose", lambda *given: proposed.append(given))
+    module.retrain.fn(str(tmp_path), name="moving", auto_promote=True)
+    assert (len(promoted), len(proposed)) == ((0, 1) if told else (1, 0))
+    assert told in capsys.readouterr().err
+    waiting = dataclasses.replace(mine, aliases=("challenger",))
+    assert module._is_unfinished(waiting, True, None, "") == (not told)
 
 
 def test_no_name_gets_stuck_when_classes_and_sizes_change(

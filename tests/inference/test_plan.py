@@ -176,6 +176,16 @@ def test_slashes_of_an_address_lead_to_the_photographs_that_are_meant(source, ro
                 list_source(canonical(missing), "/masks")
 
 
+def test_an_object_that_is_a_prefix_too_is_no_source():
+    with memory_s3() as server:
+        for key in ("photos/a.jpg", "photos/a.jpg/b.jpg", "set/c.jpg", "set"):
+            server.put(key, b"x")
+        with pytest.raises(UsageError, match=r"s3://bucket/photos/a\.jpg is an object, and b\.jpg lies under it"):
+            list_source("s3://bucket/photos/a.jpg", "/masks")
+        assert len(list(list_source("s3://bucket/photos", "/masks")[1])) == 2
+        assert [info.key for info in list_source("s3://bucket/set", "/masks")[1]] == ["c.jpg"]
+
+
 def test_masks_under_an_odd_prefix_are_not_listed_with_the_photographs():
     with memory_s3() as server:
         for key in ("a.jpg", "/masks/a.jpg.png", "masks/b.jpg", "//c.jpg"):

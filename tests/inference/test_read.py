@@ -89,6 +89,16 @@ def test_every_object_has_one_row(folders, rule):
     assert made == {"a/good.png.png", "a/good.jpg.png"}
 
 
+def test_what_macos_knows_of_a_photograph_is_skipped(folders, rule):
+    source, dest = folders
+    put(source, "x.jpg", encode(halves(), "JPEG"))
+    put(source, "a/._x.jpg", b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(99))
+    put(source, "Thumbs.db", b"\xd0\xcf\x11\xe0" + bytes(99))
+    job, summary = run(source, dest)
+    assert (summary.ok, summary.skipped, summary.failed) == (1, 2, 0)
+    assert {row["key"]: row["error"] for row in rows(job)}["a/._x.jpg"] == "not an image: what macOS knows of x.jpg"
+
+
 def test_what_begins_as_an_image_is_read_or_failed_whatever_its_name(folders, rule):
     source, dest = folders
     good, text = encode(halves()), b"zTXt" + b"Comment\0\0" + zlib.compress(bytes(3 << 20))

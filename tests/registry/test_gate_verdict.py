@@ -8,13 +8,15 @@ from mlflow.exceptions import MlflowException
 
 from tests.registry.conftest import Register
 from vitseg.errors import RegistryError
-from vitseg.registry.gate import AlwaysRules, Gate, is_stale, record_verdict, recorded_rules, verdict_of
+from vitseg.registry.gate import AlwaysRules, Gate, is_compared, is_stale, record_verdict, recorded_rules, verdict_of
 from vitseg.registry.versions import Version, get_version
 
 
-def record(version: Version, champion: Version | None = None, passed: bool = True) -> Version:
+def record(version: Version, champion: Version | None = None, passed: bool = True, compared: bool = True) -> Version:
     rules = Gate(always=AlwaysRules(miou=0.5))
-    record_verdict(version, passed=passed, champion=champion, holdout="d" * 16, page="# Gate", rules=rules)
+    record_verdict(
+        version, passed=passed, champion=champion, holdout="d" * 16, page="# Gate", rules=rules, compared=compared
+    )
     return get_version(version.name, version.version)
 
 
@@ -26,6 +28,9 @@ def test_a_verdict_is_read_back_with_its_rules_and_page(register: Register) -> N
     assert recorded_rules(passed) == Gate(always=AlwaysRules(miou=0.5))
     assert verdict_of(record(version, passed=False)) == "failed"
     assert recorded_rules(None) is None
+    assert is_compared(version)
+    assert is_compared(passed)
+    assert not is_compared(record(version, compared=False))
 
 
 def test_a_verdict_holds_for_the_champion_that_it_was_about(register: Register) -> None:

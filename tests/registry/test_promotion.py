@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 
 from tests.registry.conftest import ARTIFACTS, Register
 from vitseg.errors import NotFoundError, RegistryError, UsageError
-from vitseg.registry import promotion
+from vitseg.registry import promotion, versions
 from vitseg.registry.gate import Gate, record_verdict
 from vitseg.registry.promotion import champion_of, propose, reject, rollback
 from vitseg.registry.versions import Version, alias_version, ensure_model, get_version, list_versions
@@ -115,6 +115,25 @@ def test_weights_that_changed_never_become_the_champion(register: Register) -> N
         promote("vitseg", "2", *WHY)
     assert holder("champion") == "1"
     assert get_version("vitseg", "2").tags["review"] == "pending"
+
+
+def test_weights_that_were_damaged_in_the_cache_never_become_the_champion(register: Register) -> None:
+    for seed in (0, 1):
+        folder = versions.fetch(register(seed))
+        if seed == 0:
+            promote("vitseg", "1", *WHY)
+            old = folder
+    weights = folder / "model.safetensors"
+    sound = weights.read_bytes()
+    weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    with pytest.raises(RegistryError, match="delete this folder; it is then fetched anew"):
+        promote("vitseg", "2", *WHY)
+    weights.write_bytes(sound)
+    promote("vitseg", "2", *WHY)
+    (old / "model.safetensors").unlink()
+    with pytest.raises(RegistryError, match="delete this folder; it is then fetched anew"):
+        rollback("vitseg", *WHY)
+    assert holder("champion") == "2"
 
 
 @pytest.mark.parametrize("step", ["get_registered_model", "set_model_version_tag", "set_registered_model_alias"])

@@ -160,7 +160,7 @@ def test_another_list_of_classes_is_told_with_what_it_means() -> None:
     gate, _, rest = page.partition("# Comparison")
     for text in (
         "Unknown to this version, so not measured: pole.",
-        "The classes changed: it is compared with the champion on the 2 that both know; all labeled pixels count.",
+        "The classes changed: it is compared with the champion on the 2 that both know. IoU counts all labeled pixels",
         "New, so held to the floors alone: kerb.",
         "**Removed, so no mask will show them any more: bus, tram.**",
     ):

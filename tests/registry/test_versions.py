@@ -107,7 +107,9 @@ def test_a_damaged_bundle_in_the_cache_is_told(register: Register, tmp_path: Pat
     version = register(0)
     folder = fetch(version, tmp_path / "cache")
     (folder / "config.json").write_text("{}")
-    with pytest.raises(RegistryError, match="is damaged, or can't be written: delete it"):
+    with pytest.raises(
+        RegistryError, match="is damaged, or can't be written: delete this folder; it is then fetched anew"
+    ):
         fetch(version, tmp_path / "cache")
 
 

@@ -195,3 +195,10 @@ def test_an_fsspec_address_is_never_written_to(memory: FsspecStore) -> None:
     with pytest.raises(UsageError, match="can only be read"):
         memory.delete("plain")
     assert keys(memory) == sorted(KEYS)
+
+
+def test_an_address_may_name_the_account_of_its_container(memory: FsspecStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda _: (memory._fs, memory._path.lstrip("/")))
+    assert open_store("abfs://photos@account.dfs.core.windows.net/set").root.endswith("/set")
+    with pytest.raises(UsageError, match="fsspec takes it for"):
+        open_store("abfs://photos/set")

@@ -100,7 +100,8 @@ def test_schemes_may_be_written_in_capitals_or_as_hadoop_does() -> None:
         "file:///50%", "file:///50%zz", "file:///a%2Fb", "file:///a%00b",
         "memory://", "memory://a//", "memory://a::b", "zip://a.zip",
         "https://example.com/set?x=1", "https://example.com/set#2", "https://example.com/a/../b", "https://example.com/x?X-Amz-Signature=hunter2",
-        "https://hunter2@example.com/x", "sftp://me:hunter2@example.com/x",
+        "https://hunter2@example.com/x",
+        "https://example.com/x?password=hunter2", "https://example.com/x?key=hunter2", "nosuch://example.com/x?apikey=hunter2", "sftp://me:hunter2@example.com/x",
     ],
 )  # fmt: skip
 def test_addresses_that_can_not_be(address: str) -> None:

@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from botocore.response import StreamingBody
+from botocore.stub import Stubber
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.memory_s3 import MemoryS3, memory_s3
 from vitseg.errors import AccessError, StorageError, VitsegError
-from vitseg.storage import LocalStore, Store, canonical, content_md5, open_store
+from vitseg.storage import LocalStore, Store, canonical, content_md5, open_store, s3_client
 from vitseg.storage.s3 import S3Store
 from vitseg.storage.s3_client import start_reading
 
@@ -198,3 +200,29 @@ def test_a_listing_that_does_not_go_on_is_an_error() -> None:
     with memory_s3(page=0) as server:
         server.put("a", b"")
         assert "breaks off" in refusal(lambda: list(open_store("s3://bucket").list()), StorageError)
+
+
+def test_a_head_that_is_refused_makes_connections_anew_only_where_the_credentials_are_others() -> None:
+    with memory_s3(), pytest.MonkeyPatch.context() as patch:
+        for is_new in (False, True):
+            connection = s3_client.client()
+            if is_new:
+                patch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+            with Stubber(connection) as stub:  # what S3 sends for an object under a customer's key
+                for _ in range(2 - is_new):
+                    stub.add_client_error("head_object", "400", http_status_code=400)
+                if is_new:
+                    assert open_store("s3://bucket").stat("key") is None
+                else:
+                    refusal(lambda: open_store("s3://bucket").stat("key"), StorageError)
+            assert (s3_client.client() is not connection) == is_new
+
+
+def test_of_a_server_without_ranges_only_the_start_is_read() -> None:
+    raw = io.BytesIO(b"0123456789")
+    body = StreamingBody(raw, 10)
+    with memory_s3(), Stubber(s3_client.client()) as stub:
+        stub.add_response("get_object", {"Body": body, "ETag": '"tag"'})
+        raw.close = lambda: None  # type: ignore[method-assign]
+        assert open_store("s3://bucket").read_start("key", 4) == b"0123"
+    assert raw.tell() == 4

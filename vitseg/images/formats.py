@@ -30,6 +30,8 @@ Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
+APPLE_DOUBLE = b"\x00\x05\x16\x07"
+"""Start of the files, mostly named `._x.jpg`, in which macOS keeps what it knows of another."""
 _WEAK = ("BMP", "PPM")
 """Formats whose first bytes are two letters, as in other content."""
 _FOREIGN = {

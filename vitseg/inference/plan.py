@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from vitseg.errors import DataError, NotFoundError, UsageError
+from vitseg.images.formats import has_image_name
 from vitseg.inference.job import RESERVED, Job, ModelRef, Options, job_digest, key_problem, mask_key
 from vitseg.inference.ledger import Listed, write_listing
 from vitseg.storage import ObjectInfo, Store, as_prefix, canonical, open_store, split_address
@@ -103,7 +104,7 @@ def list_source(source: str, dest: str) -> tuple[str, Iterator[ObjectInfo]]:
 
     Raises:
         NotFoundError: there is nothing.
-        UsageError: DEST is the source itself.
+        UsageError: DEST is the source itself, or the source is an image and a prefix of others.
     """
     if source == dest:
         raise UsageError(f"{dest} is the source: masks need a place of their own, for example {dest}/masks")
@@ -115,9 +116,13 @@ def list_source(source: str, dest: str) -> tuple[str, Iterator[ObjectInfo]]:
 
     objects = (info for info in open_store(source).list() if not excluded(info))
     first = next(objects, None)
-    if first is not None:
-        return source, chain([first], objects)
     parent, name = split_address(source)
+    if first is not None:
+        if has_image_name(name) and open_store(parent).stat(name):
+            raise UsageError(
+                f"{source} is an object, and {first.key} lies under it as in a folder: segment {parent} or rename one"
+            )
+        return source, chain([first], objects)
     if name and (single := open_store(parent).stat(name)):
         return canonical(parent), iter([single])
     raise NotFoundError(f"{source} does not exist or holds no objects: check the address")

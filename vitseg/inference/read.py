@@ -8,6 +8,7 @@ import numpy as np
 from vitseg.errors import AccessError, NotFoundError, SampleError, StorageError
 from vitseg.images.decode import open_image
 from vitseg.images.formats import (
+    APPLE_DOUBLE,
     SNIFFED_BYTES,
     begins_as_image,
     has_image_name,
@@ -67,6 +68,9 @@ def read_object(context: ChunkContext, item: Listed) -> Row | Task:
             if not may_be_read(info.size, job.options.max_pixels, is_certain=is_certain):
                 return row_without_mask(info, "failed", f"{info.size} bytes: too large") if is_certain else no_image
             data, etag = context.source.read_tagged(info.key)
+        if data.startswith(APPLE_DOUBLE):
+            other = info.key.rpartition("/")[2].removeprefix("._")
+            return row_without_mask(info, "skipped", f"{NOT_AN_IMAGE}: what macOS knows of {other}")
         if not named and not is_image(data):
             return no_image
         if is_mask(data):

@@ -14,7 +14,7 @@ Its rules are in a TOML file:
     slower = 1.5               # most times as long that an image may take
 
 Floors hold for all classes of a version that its holdout has, rules against the champion for those that both know. Where
-they share none, floors are all that is left.
+they share none, or none that the holdout has, floors are all that is left, and `--auto-promote` leaves the decision to a person.
 
 Rules that a file leaves out keep their defaults, which ask for little: the floors are yours to set.
 """
@@ -43,6 +43,7 @@ PASSED, FAILED = "passed", "failed"
 NO_CHAMPION = "none"
 _UNKNOWN = "unknown"
 _CHAMPION_SHA256 = "compared_to_sha256"  # tag: the champion's identity; verdicts of earlier versions of vitseg lack it
+_COMPARED = "compared"  # tag: whether anything could be compared with the champion; earlier verdicts lack it
 _RULES = "rules"  # tag: the gate's rules, as JSON
 
 Iou = Annotated[float, Field(ge=0, le=1)]
@@ -172,7 +173,14 @@ def _interval(change: Difference) -> str:
 
 
 def record_verdict(
-    version: Version, *, passed: bool, champion: Version | None, holdout: str, page: str, rules: Gate
+    version: Version,
+    *,
+    passed: bool,
+    champion: Version | None,
+    holdout: str,
+    page: str,
+    rules: Gate,
+    compared: bool = True,
 ) -> None:
     """Write a verdict into a version's tags, and the review page into its description.
 
@@ -182,7 +190,7 @@ def record_verdict(
         "compared_to": champion_tag(champion, version),
         _CHAMPION_SHA256: champion.sha256 if champion else NO_CHAMPION,
     }
-    tags |= {"holdout": holdout, "assessed_at": timestamp()}
+    tags |= {"holdout": holdout, "assessed_at": timestamp(), _COMPARED: "yes" if compared else "no"}
     set_tags(version, {"gate": _UNKNOWN, **tags, _RULES: json.dumps(asdict(rules), separators=(",", ":"))})
     with mlflow_request(f"writing the page of {version.uri}"):
         MlflowClient().update_model_version(version.name, version.version, page)
@@ -193,6 +201,11 @@ def verdict_of(version: Version) -> str | None:
     """Return `passed` or `failed`; None where the version was never assessed, or not to the end."""
     found = version.tags.get("gate")
     return found if found in (PASSED, FAILED) else None
+
+
+def is_compared(version: Version) -> bool:
+    """Return whether a version had a champion to beat, or none was there: not where nothing could be compared."""
+    return version.tags.get(_COMPARED) != "no"
 
 
 def recorded_rules(version: Version | None) -> Gate | None:

@@ -56,7 +56,7 @@ def promote(name: str, version: str, reviewer: str, reason: str, to: str = "") -
     Raises:
         UsageError: reviewer or reason is missing; the version was rejected, never assessed, or failed the gate; or the
             champion is no longer the one it was compared with.
-        RegistryError: the weights don't match their hash, or the alias did not move.
+        RegistryError: the weights don't match their hash, also in the cache, or the alias did not move.
     """
     check_decision(reviewer, reason)
     candidate = get_version(name, version)
@@ -65,7 +65,7 @@ def promote(name: str, version: str, reviewer: str, reason: str, to: str = "") -
             f"{candidate.uri} was rejected by {candidate.tags.get('reviewer')}: train a new version instead"
         )
     check_target(to)
-    versions.fetch(candidate)
+    versions.fetch_checked(candidate)
     previous = champion_of(to or name)
     promoted = previous
     if previous is None or not versions.is_same(previous, candidate):
@@ -120,7 +120,7 @@ def rollback(name: str, reviewer: str, reason: str) -> Version:
         raise UsageError(
             f"{target.uri} was the champion before, but {target.tags.get('reviewer')} rejected it: promote another one"
         )
-    versions.fetch(target)
+    versions.fetch_checked(target)
     set_tags(current, {"rolled_back_by": reviewer, "rolled_back_reason": reason, "rolled_back_at": timestamp()})
     _move_champion(target)
     return get_version(name, before)

@@ -127,7 +127,8 @@ def _class_changes(page: Assessment) -> list[str]:
     if page.class_change and not page.class_change.is_none:
         shared = sum(name.startswith("iou/") for name in page.changes)
         found.append(
-            f"The classes changed: it is compared with the champion on the {shared} that both know; all labeled pixels count."
+            f"The classes changed: it is compared with the champion on the {shared} that both know. "
+            "IoU counts all labeled pixels, pixel accuracy those of shared classes."
         )
         if page.class_change.added:
             found.append(f"New, so held to the floors alone: {listed(page.class_change.added)}.")

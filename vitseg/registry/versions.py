@@ -28,6 +28,7 @@ from vitseg.model.bundle import Bundle, load_bundle, read_identity
 from vitseg.registry.mlflow_request import mlflow_request
 from vitseg.registry.names import check_name, check_version, parse_address
 
+_DELETE = "delete this folder; it is then fetched anew"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -238,8 +239,17 @@ def fetch(version: Version, cache: Path | None = None) -> Path:
             ready.rename(folder)
         except OSError as error:  # another process was first, with the same bytes
             if read_identity(folder) != bundle.sha256:
-                raise RegistryError(f"{folder} is damaged, or can't be written: delete it") from error
+                raise RegistryError(f"{folder} is damaged, or can't be written: {_DELETE}") from error
     return folder
+
+
+def fetch_checked(version: Version) -> None:
+    """Do what `fetch` does, and read all weights: those that lie in the cache, too."""
+    folder = fetch(version)
+    try:
+        load_bundle(folder)
+    except (DataError, NotFoundError) as error:
+        raise RegistryError(f"{folder} is damaged ({error}): {_DELETE}") from error
 
 
 def _hashes(bundle: Bundle) -> tuple[str, str]:

@@ -27,13 +27,15 @@ class FsspecStore(Store):
             why = (
                 "write %3F and %23 for ? and # in names, and no .." if self._web else "no name may be empty or have ::"
             )
-            raise UsageError(f"{address} can't be read as it is written: {why}")
+            raise UsageError(f"{without_secrets(address)} can't be read as it is written: {why}")
         try:
             self._fs, self._path = fsspec.core.url_to_fs(self.root)
         except (ImportError, ValueError, TypeError, *_ERRORS) as error:  # some file systems connect at once
-            raise UsageError(f"{address}: {reason(error)}") from error
-        if not self.root.endswith(self._path.lstrip("/")):
-            raise UsageError(f"{address} can't be read as it is written: fsspec takes it for {self._path}")
+            raise UsageError(f"{without_secrets(address)}: {reason(error)}") from error
+        names_account = "@" in self.root.split("/")[2]  # abfs://CONTAINER@ACCOUNT/… is read as CONTAINER/…
+        if not names_account and not self.root.endswith(self._path.lstrip("/")):
+            shown = without_secrets(address)
+            raise UsageError(f"{shown} can't be read as it is written: fsspec takes it for {self._path}")
 
     def _key(self, row: dict[str, Any]) -> str:
         return str(row["name"]).removeprefix(self._path).removeprefix("/")

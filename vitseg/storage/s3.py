@@ -1,5 +1,6 @@
 """A bucket as a store: retries, conditional puts, and errors that say what to do."""
 
+import contextlib
 import random
 import secrets
 import time
@@ -107,14 +108,16 @@ class S3Store(Store):
 
     def read_start(self, key: str, size: int) -> bytes:
         """See `Store.read_start`: a range of bytes; a server without ranges sends all."""
-        return self._get(key, Range=f"bytes=0-{size - 1}")[0][:size]
+        return self._get(key, size)[0]
 
-    def _get(self, key: str, **options: str) -> tuple[bytes, str]:
+    def _get(self, key: str, size: int | None = None) -> tuple[bytes, str]:
+        options = {"Range": f"bytes=0-{size - 1}"} if size else {}
         for pause in (*_PAUSES, None):
             response = None
             try:
                 response = self._request("get_object", Key=self.prefix + key, **options)
-                return response["Body"].read(), response["ETag"].strip('"')
+                with contextlib.closing(response["Body"]) as body:
+                    return body.read(size), response["ETag"].strip('"')
             except (*S3_ERRORS, HTTPError) as error:
                 if options and is_error(error, 416, "InvalidRange"):
                     return b"", ""  # an empty object has no first byte

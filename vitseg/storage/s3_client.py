@@ -51,10 +51,18 @@ def start_reading(bucket: str, key: str) -> Future[tuple[bytes, str]]:
 
 
 def renewed_client(old: Any) -> Any:
-    """Return a client that has read the credentials anew, unless another thread has made one since `old`."""
-    if client() is old:
+    """Return a client that has read the credentials anew; `old` where they are the same.
+
+    If another thread has made one since `old`, that is returned.
+    """
+    if client() is old and _keys(boto3.session.Session()) != _keys(_session_of(os.getpid())):
         forget_connections()
     return client()
+
+
+def _keys(session: Any) -> Any:
+    credentials = session.get_credentials()
+    return credentials and credentials.get_frozen_credentials()
 
 
 def endpoint() -> str:
@@ -65,6 +73,7 @@ def endpoint() -> str:
 def forget_connections() -> None:
     """Make the next request read the environment anew."""
     _client_of.cache_clear()
+    _session_of.cache_clear()
     _file_system_of.cache_clear()
 
 
@@ -78,11 +87,14 @@ def _connection(make: Callable[[int], T]) -> T:
 
 # One of each in a process: threads may share them, but they don't survive a fork.
 @functools.cache
+def _session_of(process: int) -> Any:
+    return boto3.session.Session()
+
+
+@functools.cache
 def _client_of(process: int) -> Any:
     retries = {"mode": "standard", "total_max_attempts": 6}
-    connection = boto3.session.Session().client(
-        "s3", region_name=_region(), config=Config(**_settings(), retries=retries)
-    )
+    connection = _session_of(process).client("s3", region_name=_region(), config=Config(**_settings(), retries=retries))
     connection.meta.events.register("before-call.s3", _pay)
     for operation in ("ListObjectsV2", "HeadObject", "GetObject"):
         connection.meta.events.register(f"before-parse.s3.{operation}", _distrust)

@@ -16,7 +16,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from vitseg.errors import AccessError, NotFoundError, StorageError, StoreFullError, UsageError, VitsegError
-from vitseg.storage.base import without_secrets
+from vitseg.storage.base import reason, without_secrets
 from vitseg.storage.s3_client import endpoint
 
 S3_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
@@ -57,7 +57,7 @@ def s3_error(error: Exception, where: str, bucket: str) -> VitsegError:
             "AWS_NO_SIGN_REQUEST=yes), or start the embedded store with `vitseg stack up`"
         )
     if isinstance(error, _NOT_RENEWED):
-        return AccessError(f"no S3 credentials for {where}: {_line(error)}: sign in again, then repeat the command")
+        return AccessError(f"no S3 credentials for {where}: {reason(error)}: sign in again, then repeat the command")
     if isinstance(error, EndpointConnectionError):
         return StorageError(
             f"no S3 server answers at {server}: start it (`vitseg stack up`), or check AWS_ENDPOINT_URL_S3"
@@ -65,7 +65,7 @@ def s3_error(error: Exception, where: str, bucket: str) -> VitsegError:
     if isinstance(error, ParamValidationError):
         return UsageError(f"{where}: S3 allows no such name of a bucket or object")
     if not isinstance(error, ClientError):
-        return StorageError(f"{where}: {_line(error)}")
+        return StorageError(f"{where}: {reason(error)}")
     code, message = code_of(error), str(error.response.get("Error", {}).get("Message", ""))
     if code == "NoSuchBucket":
         return NotFoundError(f"bucket {bucket!r} does not exist at {server}: create it, or check its name")
@@ -98,7 +98,3 @@ def s3_error(error: Exception, where: str, bucket: str) -> VitsegError:
     if code == "400" and error.operation_name == "HeadObject":
         text += " (a session that has ended, another region, or an object under a customer's key)"
     return StorageError(text)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
