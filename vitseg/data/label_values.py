@@ -82,7 +82,7 @@ def read_gray(
     complete = [one for one in explicit if one.is_complete]
     if plain and ids.is_complete:
         # All 0 needs no second opinion, for black is often the color of what does not count, unless the thing is on 0.
-        doubtful = values[-1] > 0 or _is_on_0(labels)
+        doubtful = values[-1] > 0 or ((foreground := foreground_class(labels)) and foreground.id == 0)
         complete = [ids, *(one for one in complete if doubtful)]
     elif not complete and ids.is_complete:
         complete = [ids]
@@ -140,11 +140,6 @@ def _is_white(labels: tuple[Label, ...]) -> bool:
     """Return whether a binary data set shows its thing as white."""
     foreground = foreground_class(labels)
     return foreground is not None and (foreground.id == IGNORE_INDEX or foreground.color == WHITE)
-
-
-def _is_on_0(labels: tuple[Label, ...]) -> bool:
-    foreground = foreground_class(labels)
-    return foreground is not None and foreground.id == 0
 
 
 def _picture(values: np.ndarray, labels: tuple[Label, ...]) -> np.ndarray:

@@ -249,18 +249,15 @@ def _hash(
         return (trust_etags and store.claimed_md5(info)) or store.md5(info)
 
     def one(row: Any) -> tuple[object, ...] | SkippedSource:
+        split, key, image, size, etag, label, label_size, label_etag = row
         try:
-            return hashed(row)
+            label_md5 = md5_of(label, label_size, label_etag) if label else None
+            image_md5 = md5_of(image, size, etag)
         except StorageError as error:
             if not tagged:  # a bucket may fail for a while, and would then lose this sample
                 raise
-            return SkippedSource(unpacked(row[2]), str(error))
-
-    def hashed(row: Any) -> tuple[object, ...]:
-        split, key, image, size, etag, label, label_size, label_etag = row
-        label_md5 = md5_of(label, label_size, label_etag) if label else None
-        tags = (etag, label_etag) if tagged else (None, None)
-        return split, key, image, md5_of(image, size, etag), label, label_md5, *tags
+            return SkippedSource(unpacked(image), str(error))
+        return split, key, image, image_md5, label, label_md5, *((etag, label_etag) if tagged else (None, None))
 
     tagged = isinstance(store, LocalStore)  # elsewhere a tag may be the size alone
     table.execute("CREATE TABLE hashed (split, key, image, image_md5, label, label_md5, image_tag, label_tag)")
