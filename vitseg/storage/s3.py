@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, NoReturn
 from urllib.parse import quote, unquote
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, IncompleteReadError
 from urllib3.exceptions import HTTPError
 
 from vitseg.bounded_map import bounded_map
@@ -117,7 +117,12 @@ class S3Store(Store):
             try:
                 response = self._request("get_object", Key=self.prefix + key, **options)
                 with contextlib.closing(response["Body"]) as body:
-                    return body.read(size), response["ETag"].strip('"')
+                    content = body.read(size)
+                if size and len(content) < (
+                    wanted := min(size, response.get("ContentLength", 0))
+                ):  # botocore says nothing
+                    raise IncompleteReadError(actual_bytes=len(content), expected_bytes=wanted)
+                return content, response["ETag"].strip('"')
             except (*S3_ERRORS, HTTPError) as error:
                 if options and is_error(error, 416, "InvalidRange"):
                     return b"", ""  # an empty object has no first byte
