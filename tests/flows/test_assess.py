@@ -11,7 +11,7 @@ from vitseg.labels import Label
 from vitseg.model.bundle import save_bundle
 from vitseg.model.segmenter import build_model
 from vitseg.registry import promotion, tracking, versions
-from vitseg.registry.gate import is_stale, verdict_of
+from vitseg.registry.gate import is_compared, is_stale, verdict_of
 from vitseg.registry.versions import Version, get_version
 
 
@@ -29,7 +29,7 @@ def test_a_version_gets_a_verdict_a_page_and_a_picture(candidate: Version, tmp_p
     assert result["rules"][0].keys() == {"rule", "threshold", "value", "passed"}
     assert (result["rules"][0]["threshold"], result["rules"][0]["passed"]) == ("≥ 0.99", False)
     found = get_version("candidates", "1")
-    assert verdict_of(found) == "failed"
+    assert (verdict_of(found), is_compared(found)) == ("failed", True)
     assert found.description.startswith("# Gate: FAILED")
     assert found.description.endswith("# Training summary\n\nby hand")
     assert [file.path for file in MlflowClient().list_artifacts(found.run_id, "review")] == ["review/examples.png"]
@@ -77,6 +77,7 @@ def test_a_champion_that_shares_no_class_is_told_and_stands_in_nobodys_way(candi
     assert [rule["rule"].split(" (")[0] for rule in result["rules"]] == ["mIoU", "IoU of the worst class"]
     page = get_version("candidates", "1").description
     assert "The champion was not compared, as they share no class of these images: only floors apply." in page
+    assert not is_compared(get_version("candidates", "1"))
     assert promotion.promote("candidates", "1", "ada", "streets again").aliases == ("champion",)
     with pytest.raises(UnrelatedClassesError, match=r"the model knows crack, joint; .* share no class"):
         assess("candidates", "2")  # on these shards it can't be measured at all
