@@ -57,7 +57,7 @@ def test_labels_survive_json() -> None:
 
 @pytest.mark.parametrize("key", ["name", "color", "id", "train_id"])
 def test_a_row_without_a_key_is_refused(key: str) -> None:
-    with pytest.raises(DataError, match=r"needs name, color \[r, g, b\], id and train_id"):
+    with pytest.raises(DataError, match=rf"lacks {key}: it needs name, color \[r, g, b\], id and train_id"):
         Label.from_json({name: value for name, value in ROW.items() if name != key})
 
 
@@ -76,8 +76,8 @@ def test_a_row_without_a_key_is_refused(key: str) -> None:
         {"train_id": -1},
     ],
 )
-def test_a_row_with_a_bad_value_is_refused(change: dict[str, object]) -> None:
-    with pytest.raises(DataError):
+def test_a_row_with_a_bad_value_is_refused_by_the_class_s_name(change: dict[str, object]) -> None:
+    with pytest.raises(DataError, match=rf"class '{ROW['name']}': .*{next(iter(change))}"):
         Label.from_json({**ROW, **change})
 
 

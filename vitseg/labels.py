@@ -21,6 +21,7 @@ from vitseg.class_change import class_key
 from vitseg.errors import DataError
 
 IGNORE_INDEX = 255
+_KEYS = ("name", "color", "id", "train_id")
 _MAX_ID = 2**31
 
 
@@ -44,13 +45,20 @@ class Label:
         Raises:
             DataError: a key is missing or a value out of range.
         """
+        if lacking := [key for key in _KEYS if not isinstance(row, dict) or key not in row]:
+            raise DataError(
+                f"class {row!r} lacks {', '.join(lacking)}: it needs name, color [r, g, b], id and train_id"
+            )
         try:
             red, green, blue = (_whole(value) for value in row["color"])
             if max(red, green, blue) == 1 and any(isinstance(value, float) for value in row["color"]):
                 raise ValueError("colors are 0-255, not 0-1")
             label = Label(str(row["name"]), (red, green, blue), _whole(row["id"]), _whole(row["train_id"]))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise DataError(f"class {row!r} needs name, color [r, g, b], id and train_id") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            found = ", ".join(f"{key} {row[key]!r}" for key in _KEYS[1:])
+            raise DataError(
+                f"class {row['name']!r}: color is three whole numbers of 0-255, id and train_id are one each; found {found}"
+            ) from error
         if not all(0 <= value <= 255 for value in label.color):
             raise DataError(f"class {label.name!r}: color {label.color} is outside 0-255")
         if abs(label.id) > _MAX_ID:
