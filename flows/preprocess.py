@@ -110,7 +110,7 @@ def _show(manifest: Manifest) -> None:
 
 
 def _note_findings(manifest: Manifest) -> None:
-    """Tell which split is missing for a training, what was left out, and what is likely a mistake in the labels."""
+    """Note which split a training lacks, what was left out, and what is likely a mistake in the labels."""
     for split in SPLITS:
         if split not in manifest.splits and manifest.targets != "none":
             found = ", ".join(manifest.splits)
