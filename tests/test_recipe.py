@@ -129,7 +129,7 @@ WITHOUT_EFFECT = {
     "run.log_steps",
     "run.panel_epochs",
 }
-WITHOUT_EFFECT |= {"run.hang_minutes", "run.compile"}
+WITHOUT_EFFECT |= {"run.hang_minutes", "run.compile", "run.cuda_graph"}
 
 
 @pytest.mark.parametrize("name", FIELDS)

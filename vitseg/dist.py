@@ -9,7 +9,7 @@ import datetime
 import functools
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,23 @@ def replicate(model: nn.Module, world: World) -> nn.Module:
     devices = [world.device.index] if world.device.type == "cuda" else None
     with waiting_for("the model of all ranks"):
         return nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+
+def copy_from_first(tensors: Iterable[torch.Tensor]) -> None:
+    """Give tensors the values that they have on rank 0."""
+    if dist.is_initialized():
+        with waiting_for("the weights of rank 0"):
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Add up gradients over ranks, in one message; the same parameters have one on every rank."""
+    if dist.is_initialized():
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = sum_over_ranks(torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, summed in zip(gradients, flat.split([each.numel() for each in gradients]), strict=True):
+            gradient.copy_(summed.view_as(gradient))
 
 
 def gradients_stay_local(model: nn.Module, enabled: bool) -> contextlib.AbstractContextManager[None]:

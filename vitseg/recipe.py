@@ -14,8 +14,10 @@ from vitseg.old_keys import OLD_NAMES, rename_keys
 
 _WITHOUT_EFFECT = {
     "data": ("decode_threads",),
-    "run": ("checkpoint_steps", "keep_checkpoints", "log_steps", "panel_epochs", "hang_minutes", "compile"),
-}
+    "run": (
+        "checkpoint_steps", "keep_checkpoints", "log_steps", "panel_epochs", "hang_minutes", "compile", "cuda_graph",
+    ),
+}  # fmt: skip
 """Keys that change how the work is done, not what is computed: a job may continue with other values of them."""
 
 Positive = Annotated[float, Field(gt=0)]
@@ -134,6 +136,9 @@ class RunRecipe:
     or else float16, where they are supported; on CPUs float32."""
     compile: bool = False
     """Compile the model with `torch.compile`: slow to start; needs a C++ compiler, and Triton on GPUs."""
+    cuda_graph: bool = True
+    """On GPUs, launch the forward and backward pass of a step as one CUDA graph: the same kernels, launched together. It keeps
+    its memory between steps."""
     deterministic: bool = False
     """On GPUs, too, compute bit for bit the same weights from the same seed on the same machine; slower."""
 

@@ -19,8 +19,11 @@ STARTED = multiprocessing.get_context("forkserver")
 STARTED.set_forkserver_preload(["tests.training.test_ranks"])  # torch is imported once, not by each rank
 
 
-def work(shards: str, folder: str, rank: int, world_size: int, parts: int) -> None:
-    """Be a rank: leave the gradient of the first step, in float64, and the confusion matrix."""
+def work(shards: str, folder: str, rank: int, world_size: int, parts: int, graphed: bool) -> None:
+    """Be a rank: leave the gradient of the first step, in float64, and the confusion matrix.
+
+    `graphed`: add up gradients as beside a CUDA graph, all at once after the backward pass, and not by DDP.
+    """
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "GLOO_SOCKET_IFNAME": "lo"}
     os.environ |= {dist.MEETING_FILE: f"{folder}/meeting", "CUDA_VISIBLE_DEVICES": ""}
     torch.set_num_threads(1)
@@ -35,6 +38,9 @@ def work(shards: str, folder: str, rank: int, world_size: int, parts: int) -> No
     data, validation = batches_of(shards, manifest, recipe, world)
     learner = Learner(objective, world)
     learner.optimizers = []  # so that the gradient stays
+    learner.graphed = graphed
+    if graphed and rank:
+        torch.nn.init.zeros_(model.decoder.head.weight)  # ranks start from what rank 0 has
     learner.connect()
     learner.take_step(next(data.epoch(0)), step=0, learning_rate=0.0, time_used=0.0)
     gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
@@ -44,11 +50,14 @@ def work(shards: str, folder: str, rank: int, world_size: int, parts: int) -> No
     os._exit(0)  # see the end of `vitseg.training.worker`
 
 
-def answers(shards: str, folder: Path, world_size: int, parts: int) -> tuple[torch.Tensor, torch.Tensor]:
+def answers(
+    shards: str, folder: Path, world_size: int, parts: int, graphed: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what all ranks found, which must be the same."""
     folder.mkdir()
     ranks = [
-        STARTED.Process(target=work, args=(shards, str(folder), rank, world_size, parts)) for rank in range(world_size)
+        STARTED.Process(target=work, args=(shards, str(folder), rank, world_size, parts, graphed))
+        for rank in range(world_size)
     ]
     for rank in ranks:
         rank.start()
@@ -67,8 +76,11 @@ def test_gradients_and_confusion_matrix_do_not_depend_on_ranks_and_parts(shards:
     gradient, confusion = answers(shards, tmp_path / "1x1", 1, 1)
     assert gradient.abs().max() > 1e-3
     assert confusion.count_nonzero() > 20
+    found = {}
     for world_size, parts in ((1, 2), (2, 1), (3, 1)):
-        other, counted = answers(shards, tmp_path / f"{world_size}x{parts}", world_size, parts)
+        other, counted = found[world_size] = answers(shards, tmp_path / f"{world_size}x{parts}", world_size, parts)
         assert torch.equal(counted, confusion), world_size
         if world_size != 3:  # which can't share 8 images
             torch.testing.assert_close(other, gradient, rtol=0, atol=1e-6)
+    # Beside a CUDA graph gradients are added up all at once: to the same bits, as halves and doubles are exact.
+    assert torch.equal(answers(shards, tmp_path / "graphed", 2, 1, graphed=True)[0], found[2][0])

@@ -6,6 +6,7 @@ launch.py           starts `torch.distributed.run` on the machines of nodes.py; 
 worker.py           what one rank runs; watchdog.py ends one that hangs
 rank_reports.py     the lines by which ranks report to the launcher, and whose failure ended a job
 loop.py             the training loop; step.py takes one optimizer step, resume.py goes on from a checkpoint
+cuda_graph.py       a step's forward and backward pass, launched as one on GPUs
 objectives/         everything in which trainings differ: inputs, loss, validation, panels, export
 progress.py         steps, history, the best epoch, speed and the time budget
 initial_weights.py  weights to start from (`--init`); hugging_face.py fetches them from the hub

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vitseg import dist
 from vitseg.data.loader import Batch
+from vitseg.training.cuda_graph import GraphedPass, Pass
 from vitseg.training.objectives.base import Objective
 from vitseg.training.optimizer import WeightAverage, build_optimizers
 from vitseg.training.precision import autocast_type
@@ -34,7 +35,7 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class StepResult:
-    """Sums over the whole batch, the gradient's norm, and the losses of this rank's parts of the batch.
+    """Sums over the whole batch, the gradient's norm, and the losses of this rank's parts of the batch, float64 (parts,).
 
     `diverged`: loss or gradient are not finite, and the weights were not changed.
     """
@@ -42,7 +43,7 @@ class StepResult:
     totals: Totals
     time_used: float
     gradient_norm: float
-    part_losses: list[Tensor]
+    part_losses: Tensor
     diverged: bool
 
 
@@ -58,6 +59,12 @@ class Learner:
         self.dtype = autocast_type(self.recipe.run.precision, world.device)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype is torch.float16)
         self.replica = self.model
+        # Backward passes of DDP, which talk to other ranks, can't be part of a graph.
+        self.graphed = self.recipe.run.cuda_graph and world.device.type == "cuda"
+        self.parameters = list(self.model.parameters())
+        self.compute_gradients: Pass = self._backward
+        if self.graphed:
+            self.compute_gradients = GraphedPass(self._backward, self.parameters)
 
     @property
     def eval_model(self) -> nn.Module:
@@ -65,8 +72,11 @@ class Learner:
         return self.average.module if self.average else self.model
 
     def connect(self) -> None:
-        """Average gradients over ranks from now on; call it when the model has the weights that it starts from."""
-        self.replica = dist.replicate(self.model, self.world)
+        """Add up gradients over ranks from now on; call it when the model has the weights that it starts from."""
+        if self.graphed:
+            dist.copy_from_first(self.model.state_dict().values())  # as DDP does
+        else:
+            self.replica = dist.replicate(self.model, self.world)
 
     def take_step(self, batch: Batch, *, step: int, learning_rate: float, time_used: float) -> StepResult:
         """Take one optimizer step on this rank's part of a global batch.
@@ -79,13 +89,15 @@ class Learner:
         rows = range(self.world.rank, self.recipe.data.batch_size, self.world.world_size)  # as `order.rank_rows`
         images, targets = self.objective.inputs(batch, step, rows)
         loss_count, valid = (count.double() for count in self.objective.counts(targets))
-        clock = loss_count.new_tensor(time_used if self.world.rank == 0 else 0.0)
+        clock = torch.full_like(loss_count, time_used if self.world.rank == 0 else 0.0)
         counts = Counts(loss_count, valid, clock).sum_over_ranks()
-        losses, correct = self._backward(images, targets, counts.loss)
-        sums = dist.sum_over_ranks(torch.stack([torch.stack(losses).sum(), correct]))
+        losses, correct = self.compute_gradients(images, targets, counts.loss)
+        if self.graphed:
+            dist.sum_gradients(self.parameters)
+        sums = dist.sum_over_ranks(torch.stack([losses.sum(), correct]))
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip_norm or math.inf)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.optimizer.clip_norm or math.inf)
         # The one place where a step waits for the device.
         count, labeled, used, loss, right, size = dist.read_numbers(torch.stack([*counts, *sums, norm.double()]))
         # Where float16 overflows, the step is left out, and the scaler scales less from then on.
@@ -94,11 +106,14 @@ class Learner:
             self._update(learning_rate, overflow=not math.isfinite(size))
         return StepResult(Totals(loss, count, right, labeled), used, size, losses, diverged)
 
-    def _backward(self, images: Tensor, targets: Tensor, count: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Compute gradients; return the loss of each part, and the number of correct pixels; float64."""
+    def _backward(self, images: Tensor, targets: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute gradients; return the loss of each part, and the number of correct pixels; float64.
+
+        It may be recorded (see `cuda_graph`): nothing in here waits for the device.
+        """
         parts = self.recipe.optimizer.accumulate
         # DDP averages over ranks: times world size makes it the sum that the global count divides.
-        scale = self.world.world_size / count.where(count > 0, 1)
+        scale = (1 if self.graphed else self.world.world_size) / count.where(count > 0, 1)
         losses, correct = [], torch.zeros_like(count)
         for part, (some, theirs) in enumerate(zip(images.chunk(parts), targets.chunk(parts), strict=True)):
             with dist.gradients_stay_local(self.replica, part + 1 < parts):
@@ -109,22 +124,22 @@ class Learner:
                 dist.backward(self.scaler.scale(loss * scale.to(loss.dtype)))
             losses.append(loss.detach().double())
             correct += right
-        return losses, correct
+        return torch.stack(losses), correct
 
     def _update(self, learning_rate: float, overflow: bool) -> None:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
-            if not overflow:
-                self.scaler.step(optimizer)
+            if not overflow:  # known by now: the scaler's own step would ask the device
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
         if self.average and not overflow:
             self.average.update_parameters(self.model)
 
 
-def bad_samples(batch: Batch, part_losses: list[Tensor]) -> list[str]:
-    """Return the keys of the parts of a batch whose loss is not finite."""
+def bad_samples(batch: Batch, part_losses: Tensor) -> list[str]:
+    """Return the keys of the parts of a batch whose loss, of (parts,), is not finite."""
     size = len(batch.keys) // len(part_losses)
-    bad = [number for number, loss in enumerate(part_losses) if not loss.isfinite()]
+    bad = [number for number, loss in enumerate(part_losses.tolist()) if not math.isfinite(loss)]
     return [key for number in bad for key in batch.keys[number * size : (number + 1) * size]]

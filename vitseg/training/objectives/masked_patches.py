@@ -59,7 +59,7 @@ class MaskedPatches(Objective):
     def counts(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the number of hidden patches, and 0: no pixel has a class."""
         hidden = len(targets) * (self.model.patches - targets.shape[1])
-        return targets.new_tensor(hidden), targets.new_zeros(())
+        return targets.new_full((), hidden), targets.new_zeros(())
 
     def model_inputs(self, images: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
         """Return photographs and visible patches."""
