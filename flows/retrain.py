@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from flows.preprocess import preprocess
 from flows.stack.processes import locked
 from flows.tasks.plan_training import changes_since
 from flows.train import train
-from vitseg.config import load_recipe
+from vitseg.config import load_request
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.home import home
 from vitseg.old_keys import current_start
@@ -70,8 +71,9 @@ def retrain(
         place = canonical(shards or str(home() / "shards" / name))
         prepared = preprocess(source, place, size=size)
         manifest = read_manifest(place)
-        recipe = Segmentation.fit_recipe(load_recipe(preset, None, overrides), manifest).digest()
-        version = versions.find_trained(name, prepared["fingerprint"], recipe)
+        request = load_request(preset, None, overrides)
+        digest = replace(request, recipe=Segmentation.fit_recipe(request.recipe, manifest)).digest()
+        version = versions.find_trained(name, prepared["fingerprint"], digest)
         trained = None
         known = promotion.champion_of(to or name)
         if version is None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vitseg.config import load_recipe
+from vitseg.config import load_recipe, load_request
 from vitseg.errors import NotFoundError, UsageError
 from vitseg.recipes import PRESETS
 
@@ -107,3 +107,31 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
     assert "run is a section" in refusal(file=file)
     file.write_text("[run]\nepochs = {a = 1}")
     assert "run.epochs" in refusal(file=file)
+
+
+def test_a_batch_is_left_to_the_device_by_whoever_speaks_last(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[data]\nbatch_size = 'auto'\n")
+    asked = load_request("small", file)
+    assert (asked.auto_batch, asked.own_rate) == (True, False)
+    assert asked.recipe == load_recipe("small") == load_recipe("small", file)  # until a batch is chosen, the preset's
+    assert load_request("small", file, ["data.batch_size=4"]) == load_request("small", overrides=["data.batch_size=4"])
+    file.write_text("[data]\nbatch_size = 4\n[optimizer]\nlearning_rate = 0.004\n")
+    asked = load_request("small", file, ["data.batch_size=auto"])
+    assert (asked.auto_batch, asked.own_rate, asked.recipe.data.batch_size) == (True, True, 16)
+    for parts, batch in ((3, 18), (16, 16)):
+        overrides = ["data.batch_size=auto", f"optimizer.accumulate={parts}"]
+        assert load_request("small", None, overrides).recipe.data.batch_size == batch
+
+
+@pytest.mark.parametrize("text", ["optimizer.accumulate=0", "optimizer.accumulate=many"])
+def test_what_is_wrong_is_refused_with_an_automatic_batch_too(text: str) -> None:
+    assert text.partition("=")[0] in refusal("data.batch_size=auto", text)
+
+
+def test_a_section_that_is_none_is_refused_with_an_automatic_batch_too(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    for section in ("data", "optimizer"):
+        file.write_text(f"{section} = 3")
+        assert f"{section} is a section" in refusal(file=file)
+    assert "optimizer is a section" in refusal("data.batch_size=auto", file=file)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitseg.architecture import Architecture
-from vitseg.config import load_recipe, recipe_from
+from vitseg.config import load_recipe, load_request, recipe_from
 from vitseg.errors import UsageError
 from vitseg.recipe import (
     AugmentRecipe,
@@ -140,6 +140,21 @@ def test_the_digest_changes_with_what_is_computed_and_not_with_how_it_is(name: s
     changed = dataclasses.replace(part, **{key: other(name, getattr(part, key))})
     same = dataclasses.replace(recipe, **{section: changed}).digest() == recipe.digest()
     assert same == (name in WITHOUT_EFFECT)
+
+
+def test_a_request_has_the_digest_of_its_recipe_unless_it_leaves_something_to_the_device() -> None:
+    auto = "data.batch_size=auto"
+    numbers = [["data.batch_size=16"], ["data.batch_size=32"]]
+    open_ones = [
+        [auto],
+        [auto, "optimizer.learning_rate=0.004"],
+        [auto, "optimizer.learning_rate=0.001"],
+        [auto, "run.epochs=7"],
+    ]
+    digests = [load_request("small", None, overrides).digest() for overrides in numbers + open_ones]
+    assert digests[:2] == [load_recipe("small", None, overrides).digest() for overrides in numbers]
+    assert len(set(digests)) == len(digests)
+    assert load_request("small", None, [auto, "run.log_steps=3"]).digest() == digests[2]
 
 
 @given(st.sampled_from(["tiny", "small", "base"]), st.integers(1, 10**6), st.floats(1e-9, 1.0))

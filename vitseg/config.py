@@ -17,11 +17,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from vitseg.errors import NotFoundError, UsageError
 from vitseg.old_keys import rename_keys
-from vitseg.recipe import Recipe
+from vitseg.recipe import Recipe, RecipeRequest
 from vitseg.recipes import PRESETS
 
 
 def load_recipe(preset: str = "tiny", file: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe of `load_request`: with the preset's batch, where the request leaves it to the device."""
+    return load_request(preset, file, overrides).recipe
+
+
+def load_request(preset: str = "tiny", file: str | Path | None = None, overrides: Sequence[str] = ()) -> RecipeRequest:
     """Return a preset, overridden by a user's TOML file and by `a.b=c` options, in this order.
 
     Raises:
@@ -31,17 +36,23 @@ def load_recipe(preset: str = "tiny", file: str | Path | None = None, overrides:
     if preset not in PRESETS:
         raise UsageError(f"preset {preset!r} does not exist: choose {', '.join(PRESETS)}")
     values: dict[str, Any] = tomllib.loads((resources.files("vitseg") / "recipes" / f"{preset}.toml").read_text())
-    if file is not None:
-        _merge(values, rename_keys(read_toml(Path(file)), warn=True))
-    changes: dict[str, Any] = {}
+    preset_batch, changes = values["data"]["batch_size"], dict[str, Any]()
+    own = rename_keys(read_toml(Path(file)), warn=True) if file is not None else {}
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals or name.count(".") != 1:
             raise UsageError(f"--set {override}: write SECTION.KEY=VALUE, as in run.epochs=20")
         section, key = name.strip().split(".")
         _merge(changes, {section: {key: _literal(text.strip())}})
-    _merge(values, rename_keys(changes, warn=True))
-    return recipe_from(values)
+    _merge(own, rename_keys(changes, warn=True))
+    _merge(values, own)
+    auto = isinstance(values["data"], Mapping) and values["data"]["batch_size"] == "auto"
+    if auto:
+        parts = values["optimizer"].get("accumulate", 1) if isinstance(values["optimizer"], Mapping) else 1
+        parts = parts if isinstance(parts, int) and parts > 0 else 1  # what it can't be is refused below
+        values["data"]["batch_size"] = -(-preset_batch // parts) * parts
+    recipe = recipe_from(values)
+    return RecipeRequest(recipe=recipe, auto_batch=auto, own_rate="learning_rate" in own.get("optimizer", {}))
 
 
 def recipe_from(values: Mapping[str, Any]) -> Recipe:

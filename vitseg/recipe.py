@@ -31,7 +31,8 @@ class DataRecipe:
 
     batch_size: Count = 16
     """Images of an optimizer step, over all ranks together. So the result does not depend on the number of ranks, except for
-    dropout, drop path and rounding (of which Muon, in bfloat16, does more than AdamW)."""
+    dropout, drop path and rounding (of which Muon, in bfloat16, does more than AdamW). `auto`: what fits and fills the
+    device, measured when a job is first started (see `vitseg.training.batch_size`)."""
     shuffle_shards: Count = 16
     """Shards that are open at once; samples are shuffled across them."""
     flip: bool = True
@@ -48,7 +49,8 @@ class OptimizerRecipe:
     name: Literal["adamw", "muon"] = "adamw"
     """`adamw`; or `muon` for matrices with AdamW for the rest, which learns much more from the same images."""
     learning_rate: Positive = 0.0015
-    """Peak learning rate."""
+    """Peak learning rate. With `data.batch_size` = `auto` the preset's is scaled by the square root of the batch ÷ the
+    preset's batch; one of yours is kept."""
     weight_decay: NotNegative = 0.0001
     """Decay of weight matrices, not of norms, biases and embeddings."""
     warmup_share: Share = 0.05
@@ -177,4 +179,25 @@ class Recipe:
         if not self.run.deterministic:  # a deterministic job must not be answered with another one's weights
             del values["run"]["deterministic"]
         values = rename_keys(values, OLD_NAMES)  # so that jobs of earlier versions are found
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+        return _hash(values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeRequest:
+    """A recipe as a user asks for it. A job's own recipe has a number where this one says `auto`."""
+
+    recipe: Recipe
+    """With `auto_batch`, its batch is the preset's."""
+    auto_batch: bool = False
+    """Whether `data.batch_size` is `auto`."""
+    own_rate: bool = False
+    """Whether `optimizer.learning_rate` is the user's, not the preset's."""
+
+    def digest(self) -> str:
+        """Return 12 hex digits that do not depend on what is chosen: the same request finds the same job."""
+        digest = self.recipe.digest()
+        return _hash({"recipe": digest, "batch_size": "auto", "own_rate": self.own_rate}) if self.auto_batch else digest
+
+
+def _hash(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

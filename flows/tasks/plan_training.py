@@ -10,21 +10,23 @@ from vitseg.class_change import ClassChange, class_change, match_names
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.errors import VitsegError
 from vitseg.model.encoder_bundle import CONFIG
-from vitseg.recipe import Recipe
+from vitseg.recipe import RecipeRequest
 from vitseg.registry import promotion, tracking, versions
 from vitseg.registry.markdown import listed
 from vitseg.registry.versions import Version
 from vitseg.storage import open_store
+from vitseg.training.batch_size import choose_batch
 from vitseg.training.initial_weights import FILE
 from vitseg.training.job import MASKED, SEGMENTATION, Job, forget_job, write_job
-from vitseg.training.plan import new_job, plan_job
+from vitseg.training.nodes import Nodes
+from vitseg.training.plan import check, new_job, plan_job
 
 
 @task
 def plan_training(
     shards: str,
-    recipe: Recipe,
-    world_size: int,
+    request: RecipeRequest,
+    nodes: Nodes,
     *,
     name: str,
     resume: bool,
@@ -38,8 +40,8 @@ def plan_training(
     `vitseg.training.objectives.OBJECTIVES`; the rest is as in `flows.train`.
     """
     manifest = read_manifest(shards)
-    fresh, weights = new_job(shards, manifest, recipe, world_size, init=init, task=kind)
-    if fresh.recipe != recipe:
+    fresh, weights = new_job(shards, manifest, request, nodes.world_size, init=init, task=kind)
+    if fresh.recipe != request.recipe:
         note(
             "this data set has pairs of images and no classes: model.target=rgb, and model.pixels=fixed to see brightness"
         )
@@ -49,11 +51,22 @@ def plan_training(
             return open_store(job.encoder).stat(CONFIG) is not None
         return versions.is_version_of(name, job.result["model_uri"], job.run_id)
 
+    def choose(job: Job) -> Job:
+        if request.auto_batch:
+            note("data.batch_size=auto: measuring which batch fits and fills the device")
+            job = choose_batch(job, manifest, nodes, own_rate=request.own_rate)
+        return job
+
     action, job = plan_job(
-        fresh, resume=resume, max_minutes=max_minutes, run_exists=tracking.run_exists, is_delivered=is_delivered
-    )
+        fresh, choose=choose, resume=resume, max_minutes=max_minutes, run_exists=tracking.run_exists,
+        is_delivered=is_delivered,
+    )  # fmt: skip
     if action == "nothing":
         return job
+    if job.chosen:
+        note(", ".join(f"{key}={reason}" for key, reason in job.chosen.items()))
+    if action != "deliver":
+        check(job, manifest, nodes.world_size)
     if action == "start":
         if kind == SEGMENTATION and (champion := promotion.champion_of(name)):
             for line in changes_since(champion, manifest)[1]:
@@ -109,6 +122,7 @@ def _start_run(job: Job, name: str) -> str:
     """Start a run with the recipe as parameters `section.key`; return its id."""
     sections = job.recipe.to_json()
     params = {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
+    params |= {f"{key}.chosen": reason for key, reason in job.chosen.items()}
     params |= {"init": job.init, "init.sha256": job.init_sha256} if job.init else {}
     tags = {"vitseg.job": job.folder, "vitseg.shards": job.shards, "vitseg.fingerprint": job.fingerprint}
     tags |= {"vitseg.task": job.task} if job.task != SEGMENTATION else {}

@@ -62,7 +62,7 @@ def register(job: Job, name: str, seconds: float, world_size: int) -> dict[str, 
         for title, picture in pictures.items():
             tracking.log_picture(job.run_id, picture, f"pictures/{title}.png")
         tracking.log_values(job.run_id, evaluation.flat("final/"), step=len(history))
-        page = training_summary(job.run_id, evaluation, bundle, manifest, job.recipe, len(history))
+        page = training_summary(job.run_id, evaluation, bundle, manifest, job.recipe, len(history), job.recipe_digest)
         provenance.write_provenance(job.run_id, _record(job, manifest, world_size))
         note("registering")
         version = versions.register(folder, name=name, run_id=job.run_id, tags=_tags(job, evaluation), description=page)
@@ -87,7 +87,7 @@ def _record(job: Job, manifest: Manifest, world_size: int) -> provenance.Provena
     seconds, attempts = tracking.run_age(job.run_id)
     return provenance.Provenance(
         shards=job.shards,
-        recipe=job.recipe.digest(),
+        recipe=job.recipe_digest,
         seed=job.recipe.run.seed,
         init=job.init,
         world_size=world_size,
@@ -106,7 +106,7 @@ def _tags(job: Job, evaluation: Evaluation) -> dict[str, str]:
         **{name: f"{metrics[name]:.4f}" for name in shown},
         "data_fingerprint": job.fingerprint,
         "shards": job.shards,
-        "recipe": job.recipe.digest(),
+        "recipe": job.recipe_digest,
         "review": promotion.PENDING,
     }
 

@@ -19,6 +19,7 @@ from vitseg.errors import NotFoundError, UsageError, VitsegError
 from vitseg.labels import Label, train_classes
 from vitseg.model.bundle import save_bundle
 from vitseg.model.segmenter import build_model
+from vitseg.recipe import RecipeRequest
 from vitseg.registry.versions import Version
 
 OVERRIDES = [*SMALL, "run.epochs=1"]
@@ -226,7 +227,7 @@ def test_only_what_was_compared_with_the_champion_of_now_is_promoted_without_a_p
     for name, fake in {
         "preprocess": lambda *_, **__: {"fingerprint": "f"},
         "read_manifest": lambda _: None,
-        "load_recipe": lambda *_: None,
+        "load_request": lambda *_: RecipeRequest(recipe=small_recipe()),
         "train": train,
         "ensure_assessed": assess,
         "changes_since": lambda *_: (ClassChange((), removed=removed), []),

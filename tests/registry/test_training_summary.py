@@ -35,7 +35,7 @@ def test_the_page_holds_metrics_classes_and_links_to_pictures_that_are_drawn(bun
     manifest = Manifest(
         fingerprint="ab" * 32, created="now", image_size=bundle.image_size, classes=bundle.classes, splits=splits
     )
-    page = training_summary("f00d", EVALUATION, bundle, manifest, small_recipe(), 3)
+    page = training_summary("f00d", EVALUATION, bundle, manifest, small_recipe(), 3, "d1ce57")
     assert "mIoU 0.516" in page
     assert "pixel accuracy 0.792" in page
     assert "Seam ratio, 8-pixel patches: rows 1.42, columns – (labels 1.00, 0.98)." in page
@@ -63,7 +63,7 @@ def test_a_class_that_is_nowhere_has_a_row_too(bundle: Bundle) -> None:
     matrix = MATRIX.clone()
     matrix[3, 2] = 0
     manifest = Manifest(fingerprint="f" * 64, created="", image_size=(16, 24), classes=bundle.classes, splits={})
-    page = training_summary("f00d", evaluated(matrix[None]), bundle, manifest, small_recipe(), 1)
+    page = training_summary("f00d", evaluated(matrix[None]), bundle, manifest, small_recipe(), 1, "d1ce57")
     assert "| building | – |" in page
 
 
@@ -74,7 +74,7 @@ def test_a_version_without_classes_has_psnr_and_panels_of_images(tmp_path: Path)
     assert images.classes == ()
     manifest = Manifest(fingerprint="f" * 64, created="", image_size=(16, 24), classes=(), splits={})
     evaluation = dataclasses.replace(evaluated(None, psnr=23.456, samples=2), mean_absolute_error=0.0321)
-    page = training_summary("f00d", evaluation, images, manifest, small_recipe("model.target=rgb"), 3)
+    page = training_summary("f00d", evaluation, images, manifest, small_recipe("model.target=rgb"), 3, "d1ce57")
     assert "**PSNR 23.46 dB**, mean absolute error 0.0321 on 2 validation images" in page
     assert "class" not in page
     photos = torch.zeros(2, 3, 16, 24, dtype=torch.uint8)

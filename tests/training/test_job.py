@@ -38,6 +38,30 @@ def test_a_job_is_read_as_it_was_written(job: Job) -> None:
     assert job.checkpoints == f"{job.folder}/checkpoints"
 
 
+def test_a_choice_changes_the_recipe_and_not_what_finds_the_job(job: Job) -> None:
+    chosen = job.choose("data.batch_size", 32, "it fits").choose("optimizer.learning_rate", 0.008, "twice")
+    assert (chosen.recipe.data.batch_size, chosen.recipe.optimizer.learning_rate) == (32, 0.008)
+    assert chosen.recipe_digest == job.recipe_digest == RECIPE.digest() != chosen.recipe.digest()
+    write_job(chosen)
+    assert read_job(job.folder) == chosen
+    other = dataclasses.replace(job, recipe=load_recipe("tiny", overrides=["run.epochs=3", "run.log_steps=9"]))
+    again = other.choose_as(chosen)
+    assert again.recipe == load_recipe(
+        "tiny",
+        overrides=["run.epochs=3", "run.log_steps=9", "data.batch_size=32", "optimizer.learning_rate=0.008"],
+    )
+    assert (again.chosen, again.recipe_digest) == (chosen.chosen, chosen.recipe_digest)
+
+
+def test_a_job_from_before_there_were_choices_is_read(job: Job) -> None:
+    write_job(job)
+    file = Path(job.folder, "job.json")
+    data = json.loads(file.read_bytes())
+    del data["chosen"], data["asked"]
+    file.write_text(json.dumps(data))
+    assert read_job(job.folder) == job
+
+
 def test_a_finished_job_says_so(job: Job) -> None:
     finished = finish_job(job, {"version": 3, "metrics": {"miou": 0.5}})
     assert read_job(job.folder) == finished
@@ -70,6 +94,7 @@ def test_no_secret_lands_in_a_job(job: Job, monkeypatch: pytest.MonkeyPatch) -> 
         lambda data: json.dumps({**data, "schema": 2}).encode(),
         lambda data: json.dumps({**data, "recipe": {"run": {"epoch": 3}}}).encode(),
         lambda data: json.dumps({**data, "result": 5}).encode(),
+        lambda data: json.dumps({**data, "chosen": 5}).encode(),
         *(
             lambda data, gone=key: json.dumps({k: v for k, v in data.items() if k != gone}).encode()
             for key in ("recipe", "shards", "result")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vitseg.config import load_recipe
+from vitseg.config import load_recipe, load_request
 from vitseg.data.manifest import Manifest, ShardInfo, Split
 from vitseg.errors import DataError, UsageError
 from vitseg.labels import train_classes
@@ -81,8 +81,37 @@ def test_what_is_left_to_do_for_a_job(
     assert dict(job.result) == (before.result if action == "nothing" else {})
 
 
+@pytest.mark.parametrize("world_size", [1, 5])
+def test_what_is_chosen_for_a_new_job_stays(tmp_path: Path, world_size: int) -> None:
+    """On 5 ranks, too, which could not share the preset's batch of 8."""
+    request = load_request("tiny", None, ["data.batch_size=auto"])
+    fresh, _ = new_job(str(tmp_path), manifest(train=400, val=1), request, world_size)
+    assert fresh.folder.endswith(f"-{request.digest()}")
+    batches = iter([40, 80])
+
+    def plan(resume: bool) -> Job:
+        _, job = plan_job(
+            fresh, choose=lambda job: job.choose("data.batch_size", next(batches), "fits"), resume=resume,
+            max_minutes=None, run_exists=lambda run: True, is_delivered=lambda job: True,
+        )  # fmt: skip
+        write_job(job)
+        return job
+
+    assert [plan(resume).recipe.data.batch_size for resume in (True, True, False, True)] == [40, 40, 80, 80]
+    assert plan(resume=True).recipe_digest == request.digest()
+
+
+def test_a_chosen_batch_needs_as_many_ranks_as_can_share_it(job: Job) -> None:
+    chosen = job.choose("data.batch_size", 16, "fits")
+    check(chosen, manifest(train=16, val=1), world_size=2)
+    with pytest.raises(UsageError, match=r"by 3 ranks × 1 parts: go on with as many .* --no-resume"):
+        check(chosen, manifest(train=16, val=1), world_size=3)
+    with pytest.raises(UsageError, match="only 16 training samples: take fewer ranks or parts"):
+        new_job("shards", manifest(train=16, val=1), load_request("tiny", None, ["data.batch_size=auto"]), 17)
+
+
 def test_pairs_of_images_are_learned_as_colors() -> None:
     pairs = dataclasses.replace(manifest(train=16, val=1), classes=(), targets="images")
-    job, start = new_job("shards", pairs, load_recipe("tiny"), 1)
+    job, start = new_job("shards", pairs, load_request("tiny"), 1)
     assert (job.recipe.model.target, job.recipe.model.pixels, start) == ("rgb", "fixed", None)
-    assert new_job("shards", pairs, load_recipe("tiny"), 1, task=MASKED)[0].recipe == load_recipe("tiny")
+    assert new_job("shards", pairs, load_request("tiny"), 1, task=MASKED)[0].recipe == load_recipe("tiny")

@@ -46,9 +46,12 @@ def draw_training(
 
 
 def training_summary(
-    run_id: str, evaluation: Evaluation, bundle: Bundle, manifest: Manifest, recipe: Recipe, epochs: int
+    run_id: str, evaluation: Evaluation, bundle: Bundle, manifest: Manifest, recipe: Recipe, epochs: int, digest: str
 ) -> str:
-    """Return the summary of a training and its validation in Markdown; the run holds its pictures."""
+    """Return the summary of a training and its validation in Markdown; the run holds its pictures.
+
+    `digest` is that of the recipe as it was asked for.
+    """
     scores = evaluation.scores
     rows = [
         f"| {label.name} | {'–' if iou is None else f'{iou:.3f}'} |"
@@ -71,6 +74,6 @@ def training_summary(
         "",
         f"Data: {counts} images of {manifest.image_size[1]}×{manifest.image_size[0]}, "
         f"fingerprint `{manifest.fingerprint[:16]}`. Model: sha256 `{bundle.sha256[:16]}`. "
-        f"Recipe: `{recipe.digest()}`, seed {recipe.run.seed}, target `{recipe.model.target}`.",
+        f"Recipe: `{digest}`, seed {recipe.run.seed}, target `{recipe.model.target}`.",
     ]
     return "\n".join(lines)[:MAX_PAGE]

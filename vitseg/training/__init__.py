@@ -2,6 +2,7 @@
 
 job.py              what is trained, on which data, into which run; lives in the bucket beside its checkpoints
 plan.py             refuses what can't be trained
+batch_size.py       `data.batch_size=auto`: what fits a device and fills it
 launch.py           starts `torch.distributed.run` on the machines of nodes.py; agent.py ends it with its parent
 worker.py           what one rank runs; watchdog.py ends one that hangs
 rank_reports.py     the lines by which ranks report to the launcher, and whose failure ended a job

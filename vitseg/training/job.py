@@ -12,7 +12,7 @@ from typing import Any
 from vitseg.config import recipe_from
 from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.json_input import malformed_as_data_error, parse_json
-from vitseg.recipe import Recipe
+from vitseg.recipe import Recipe, RecipeRequest
 from vitseg.storage import join, open_store
 
 SCHEMA = 1
@@ -30,6 +30,8 @@ class Job:
     `init` is the address of the weights to start from ("": from scratch), `init_sha256` the hash of the `init.safetensors`
     made of them. `max_minutes` is the time that all attempts together may take. `result` is empty until the job is
     finished; then it is what `vitseg train` prints.
+    `chosen` are the keys of the recipe whose values were chosen for the device when the job was new, each with the reason;
+    `asked` is the digest of the recipe before that ("": as it is).
     """
 
     folder: str
@@ -41,6 +43,8 @@ class Job:
     init_sha256: str = ""
     task: str = SEGMENTATION
     max_minutes: float | None = None
+    chosen: Mapping[str, str] = field(default_factory=dict)
+    asked: str = ""
     result: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -58,13 +62,35 @@ class Job:
         """Address of the folder in which a pretraining leaves its encoder; `--init` takes it."""
         return join(self.folder, "encoder")
 
+    @property
+    def recipe_digest(self) -> str:
+        """Digest of the recipe as it was asked for, by which the same request finds the job again."""
+        return self.asked or self.recipe.digest()
+
+    def choose(self, key: str, value: Any, reason: str) -> "Job":
+        """Return the job with a value, `section.key`, that its request leaves to the device."""
+        section, _, name = key.partition(".")
+        part = replace(getattr(self.recipe, section), **{name: value})
+        recipe: Recipe = replace(self.recipe, **{section: part})
+        return replace(self, recipe=recipe, chosen={**self.chosen, key: reason}, asked=self.recipe_digest)
+
+    def choose_as(self, other: "Job") -> "Job":
+        """Return the job with the choices of another one: what was chosen stays, on whichever machine it goes on."""
+        job = self
+        for key, reason in other.chosen.items():
+            section, _, name = key.partition(".")
+            job = job.choose(key, getattr(getattr(other.recipe, section), name), reason)
+        return job
+
     def gets_more_time(self, max_minutes: float | None) -> bool:
         """Return whether it ended because its time was up, and may now take longer (None: without limit)."""
         ended = self.result.get("stopped") == "minutes" and self.max_minutes is not None
         return ended and (max_minutes is None or max_minutes > (self.max_minutes or 0))
 
 
-def job_folder(shards: str, fingerprint: str, recipe: Recipe, init_sha256: str = "", task: str = SEGMENTATION) -> str:
+def job_folder(
+    shards: str, fingerprint: str, recipe: Recipe | RecipeRequest, init_sha256: str = "", task: str = SEGMENTATION
+) -> str:
     """Return the address of the job of this data, recipe and start, under the shards' own `_vitseg/training/`."""
     start = f"-{init_sha256[:12]}" if init_sha256 else ""
     return join(shards, "_vitseg", _FOLDERS[task], f"{fingerprint[:8]}-{recipe.digest()}{start}")
@@ -72,7 +98,8 @@ def job_folder(shards: str, fingerprint: str, recipe: Recipe, init_sha256: str =
 
 def write_job(job: Job) -> None:
     """Write `job.json`."""
-    data = {"schema": SCHEMA, **vars(job), "recipe": job.recipe.to_json(), "result": dict(job.result)}
+    data = {"schema": SCHEMA, **vars(job), "recipe": job.recipe.to_json()}
+    data |= {"chosen": dict(job.chosen), "result": dict(job.result)}
     del data["folder"]
     open_store(job.folder).write("job.json", json.dumps(data, indent=1).encode(), content_type="application/json")
 
@@ -98,9 +125,10 @@ def read_job(folder: str) -> Job | None:
 def _from_json(folder: str, data: Mapping[str, Any]) -> Job:
     if data.get("schema") != SCHEMA:
         raise DataError("written by another version of vitseg")
-    # Older jobs have neither --init nor a task.
+    # Older jobs have neither --init nor a task, nor choices.
     known = {item.name: data[item.name] for item in fields(Job) if item.name in data}
-    known |= {"recipe": recipe_from(data["recipe"]), "run_id": data["run_id"], "result": dict(data["result"])}
+    known |= {"recipe": recipe_from(data["recipe"]), "run_id": data["run_id"]}
+    known |= {"chosen": dict(data.get("chosen", {})), "result": dict(data["result"])}
     return Job(**known | {"folder": folder})
 
 

@@ -67,6 +67,15 @@ def run_ranks(
         raise RankLostError(f"the agent that starts the ranks {how}: its last lines are in the flow run's log")
 
 
+def rank_environment(nproc: int) -> dict[str, str]:
+    """Return the variables by which so many ranks share a machine's cores, and keep their memory."""
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // nproc))
+    return {
+        "OMP_NUM_THREADS": threads,
+        **{name: value for name, value in KEEP_MEMORY.items() if name not in os.environ},
+    }
+
+
 def stop_ranks() -> None:
     """End all ranks that this process has started; their `run_ranks` then raises RankLostError."""
     child_processes.stop(_mark(), _STOP_SECONDS)
@@ -81,7 +90,6 @@ def _started(job_folder: str, nodes: Nodes, meeting: str) -> Iterator[subprocess
     job_id = job_folder.rstrip("/").rpartition("/")[2]
     command = [sys.executable, "-m", "vitseg.training.agent", *nodes.arguments(job_id, meeting)]
     command += ["-m", "vitseg.training.worker", job_folder]
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // nodes.nproc))
     alone = {
         MEETING_FILE: f"{meeting}/ranks",
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # or the agent opens one for the ranks, on every interface
@@ -94,13 +102,12 @@ def _started(job_folder: str, nodes: Nodes, meeting: str) -> Iterator[subprocess
         **nodes.network(),
         NOTES: meeting,
         SCRATCH: meeting,
-        "OMP_NUM_THREADS": threads,
+        **rank_environment(nodes.nproc),
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",  # a rank that crashes in foreign code still says where
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # a tracking server that is away must not hold up the ranks:
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # nor one that does not answer
         "TORCH_DISTRIBUTED_DEBUG": "OFF",
-        **{name: value for name, value in KEEP_MEMORY.items() if name not in os.environ},
     }
     mark = f"{_mark()}/{secrets.token_hex(4)}"
     process = child_processes.start(

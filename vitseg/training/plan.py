@@ -7,7 +7,7 @@ from typing import Literal
 from vitseg.data.manifest import Manifest
 from vitseg.errors import DataError, UsageError
 from vitseg.model.patches import patch_grid
-from vitseg.recipe import Recipe
+from vitseg.recipe import RecipeRequest
 from vitseg.training.initial_weights import Initial, fit_initial
 from vitseg.training.job import SEGMENTATION, Job, job_folder, read_job
 from vitseg.training.objectives import OBJECTIVES
@@ -17,24 +17,36 @@ Action = Literal["start", "resume", "deliver", "nothing"]
 
 
 def new_job(
-    shards: str, manifest: Manifest, recipe: Recipe, world_size: int, *, init: str = "", task: str = SEGMENTATION
+    shards: str,
+    manifest: Manifest,
+    request: RecipeRequest,
+    world_size: int,
+    *,
+    init: str = "",
+    task: str = SEGMENTATION,
 ) -> tuple[Job, Initial | None]:
     """Return the job of this data, recipe and start as it is before anything was done, and the weights it starts from.
 
     Raises:
         DataError, UsageError: see `Objective.fit_recipe`, `check` and `fit_initial`.
     """
-    recipe = OBJECTIVES[task].fit_recipe(recipe, manifest)
-    check(Job("", shards, manifest.fingerprint, recipe, task=task), manifest, world_size)
+    recipe = OBJECTIVES[task].fit_recipe(request.recipe, manifest)
+    request = replace(request, recipe=recipe)
+    fresh = tried = Job("", shards, manifest.fingerprint, recipe, task=task)
+    if request.auto_batch:
+        fresh = replace(fresh, asked=request.digest())
+        tried = fresh.choose("data.batch_size", world_size * recipe.optimizer.accumulate, "the smallest that there is")
+    check(tried, manifest, world_size)
     start = fit_initial(init, recipe.model, manifest.image_size, manifest.classes) if init else None
     address, sha256 = (start.address, start.sha256) if start else ("", "")
-    folder = job_folder(shards, manifest.fingerprint, recipe, sha256, task)
-    return Job(folder, shards, manifest.fingerprint, recipe, init=address, init_sha256=sha256, task=task), start
+    folder = job_folder(shards, manifest.fingerprint, request, sha256, task)
+    return replace(fresh, folder=folder, init=address, init_sha256=sha256), start
 
 
 def plan_job(
     fresh: Job,
     *,
+    choose: Callable[[Job], Job] = lambda job: job,
     resume: bool,
     max_minutes: float | None,
     run_exists: Callable[[str], bool],
@@ -42,10 +54,12 @@ def plan_job(
 ) -> tuple[Action, Job]:
     """Decide what is left to do for a job of `new_job`, and return it as it is now.
 
-    `resume` goes on with what is in its folder, else it starts over. `run_exists` returns whether the tracking server has
-    a run, `is_delivered` whether the result of a finished job still exists.
+    `resume` goes on with what is in its folder, else it starts over. `choose` fills in what its request leaves to the
+    device; a job that is there keeps what was chosen for it. `run_exists` returns whether the tracking server has a run,
+    `is_delivered` whether the result of a finished job still exists.
     """
-    job = replace(read_job(fresh.folder) or fresh, recipe=fresh.recipe) if resume else fresh
+    found = read_job(fresh.folder) if resume else None
+    job = replace(found, recipe=fresh.recipe).choose_as(found) if found else choose(fresh)
     trained = bool(job.result) and not job.gets_more_time(max_minutes)
     job = replace(job, max_minutes=max_minutes)
     if trained and is_delivered(job):
@@ -71,13 +85,14 @@ def check(job: Job, manifest: Manifest, world_size: int) -> None:
             raise DataError(f"{job.shards} has no samples in split {split!r}: training needs both train and val")
     patch_grid(manifest.image_size, job.recipe.model.patch_size)
     samples, share = manifest.splits["train"].samples, world_size * accumulate
+    chosen = "data.batch_size" in job.chosen
     if samples < batch_size:
-        raise UsageError(
-            f"data.batch_size = {batch_size}, but there are only {samples} training samples: "
-            "--set data.batch_size=… lowers it"
-        )
+        advice = "take fewer ranks or parts" if chosen else "--set data.batch_size=… lowers it"
+        raise UsageError(f"data.batch_size = {batch_size}, but there are only {samples} training samples: {advice}")
     if batch_size % share:
+        advice = f"make it a multiple of {share}"
+        if chosen:
+            advice = "go on with as many ranks as this job had, or choose another batch with --no-resume"
         raise UsageError(
-            f"data.batch_size = {batch_size} can't be shared by {world_size} ranks × {accumulate} parts: "
-            f"make it a multiple of {share}"
+            f"data.batch_size = {batch_size} can't be shared by {world_size} ranks × {accumulate} parts: {advice}"
         )

@@ -40,7 +40,7 @@ def describe_error(error: Exception, rank: int, recipe: Recipe | None) -> dict[s
     if not isinstance(error, VitsegError):
         short = f"{type(error).__name__}: {(message.strip().splitlines() or ['no message'])[0]}"
         kind, message = RankLostError, f"rank {rank} failed: {short}"
-        if _is_memory(error):
+        if is_memory(error):
             now = f" (now {recipe.optimizer.accumulate} and {recipe.data.batch_size})" if recipe else ""
             kind = TrainingError
             message = (
@@ -53,7 +53,7 @@ def describe_error(error: Exception, rank: int, recipe: Recipe | None) -> dict[s
         "message": message,
         "rank": rank,
         "traceback": text[-_LONGEST:],
-        "echo": dist.lost_a_peer(error) and not _is_memory(error),
+        "echo": dist.lost_a_peer(error) and not is_memory(error),
     }
 
 
@@ -89,6 +89,7 @@ def _rebuild(event: dict[str, Any]) -> VitsegError:
     return getattr(vitseg.errors, str(event["kind"]), TrainingError)(str(event["message"]))
 
 
-def _is_memory(error: Exception) -> bool:
+def is_memory(error: Exception) -> bool:
+    """Return whether an error says that memory ran out."""
     cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch has no type for this one
     return cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)

@@ -10,12 +10,17 @@ from mlflow import MlflowClient
 from flows.tasks import plan_training as module
 from tests.training.conftest import small_recipe
 from vitseg.data.manifest import read_manifest
+from vitseg.errors import UsageError
 from vitseg.labels import Label
 from vitseg.model.bundle import save_bundle
 from vitseg.model.segmenter import build_model
+from vitseg.recipe import RecipeRequest
 from vitseg.registry import tracking, versions
 from vitseg.storage import open_store
+from vitseg.training import batch_size
+from vitseg.training.batch_size import Measured, Trial
 from vitseg.training.job import MASKED, SEGMENTATION, Job, finish_job, read_job
+from vitseg.training.nodes import Nodes
 
 
 @pytest.fixture
@@ -27,7 +32,9 @@ def notes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def plan(shards: str, kind: str = SEGMENTATION, **options: Any) -> Job:
     given = {"name": "streets", "resume": True, **options}
-    return module.plan_training.fn(shards, small_recipe("run.seed=71"), 1, kind=kind, **given)
+    return module.plan_training.fn(
+        shards, RecipeRequest(recipe=small_recipe("run.seed=71")), Nodes(), kind=kind, **given
+    )
 
 
 @pytest.mark.parametrize("kind", [SEGMENTATION, MASKED])
@@ -45,6 +52,41 @@ def test_a_job_has_one_run_until_it_is_started_over(shards: str, sqlite: str, no
     again = plan(shards, kind, resume=False)
     assert again.run_id != job.run_id
     assert not list(open_store(job.checkpoints).list())
+
+
+@pytest.mark.parametrize("kind", [SEGMENTATION, MASKED])
+def test_a_batch_is_chosen_once_a_job_and_told_in_one_line(
+    shards: str, sqlite: str, notes: list[str], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[int] = []
+
+    def measure(job: Job, nproc: int, first: int, largest: int) -> Measured:
+        measured.append(nproc)
+        return Measured([Trial(4, 50.0, 2**29, 2**33)], "memory")
+
+    monkeypatch.setattr(batch_size, "measure_apart", measure)
+    request = RecipeRequest(recipe=small_recipe("run.seed=72", "optimizer.learning_rate=0.004"), auto_batch=True)
+
+    def plan(nproc: int, resume: bool = True) -> Job:
+        return module.plan_training.fn(shards, request, Nodes(nproc), name="streets", resume=resume, kind=kind)
+
+    job = plan(2, resume=False)
+    assert notes[1:] == [
+        "data.batch_size=8 (50 images/s a rank, on one device like the others; 0.50 of 8.00 GiB; twice as many would not "
+        "fit), optimizer.learning_rate=0.004 (the preset's 0.004 × √(8 ÷ 8))"
+    ]
+    params = tracking.MlflowClient().get_run(job.run_id).data.params
+    assert params["data.batch_size"] == "8"
+    assert params["data.batch_size.chosen"].startswith("8 (50 images/s")
+    assert (plan(1), plan(4), measured) == (job, job, [2])
+    with pytest.raises(UsageError, match="--no-resume"):
+        plan(3)
+    done = finish_job(job, {"encoder": job.encoder, "model_uri": "models:/streets/1"})
+    monkeypatch.setattr(module.versions, "is_version_of", lambda *_: True)
+    open_store(job.encoder).write("config.json", b"{}")
+    assert plan(3) == done  # there is nothing to do for them
+    plan(1, resume=False)
+    assert measured == [2, 1]
 
 
 def test_a_finished_pretraining_is_finished_as_long_as_its_encoder_is_there(

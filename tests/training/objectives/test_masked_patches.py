@@ -17,6 +17,7 @@ from vitseg.data.verify import verify
 from vitseg.dist import World
 from vitseg.errors import UsageError
 from vitseg.model.masked_autoencoder import build_masked
+from vitseg.recipe import RecipeRequest
 from vitseg.registry import tracking
 from vitseg.synth.dataset import write_photographs
 from vitseg.training.initial_weights import fit_initial
@@ -64,7 +65,7 @@ def test_photographs_are_whole_shards(photo_shards: str) -> None:
     report = verify(photo_shards)
     assert (report.samples, report.problems) == (26, [])
     with pytest.raises(UsageError, match="vitseg pretrain"):
-        new_job(photo_shards, manifest, small_recipe(), 1)
+        new_job(photo_shards, manifest, RecipeRequest(recipe=small_recipe()), 1)
 
 
 def test_two_ranks_and_a_restart_compute_what_one_does(
