@@ -158,7 +158,7 @@ def test_the_batch_is_that_of_all_ranks_and_parts_and_the_rate_goes_with_its_roo
     assert chosen.recipe.optimizer.learning_rate == 0.01131  # 0.004 × √(64 ÷ 8)
     assert chosen.recipe_digest == job.asked  # the same request finds it again
     assert chosen.chosen["data.batch_size"] == (
-        "64 (80 images/s a rank, on one device like the others; 1.00 of 8.00 GiB; "
+        "64 (80.0 images/s a rank, on one device like the others; 1.00 of 8.00 GiB; "
         "more would leave fewer than 32 steps an epoch)"
     )
     assert chosen.chosen["optimizer.learning_rate"] == "0.01131 (the preset's 0.004 × √(64 ÷ 8))"

@@ -98,8 +98,9 @@ def choose_batch(job: Job, manifest: Manifest, nodes: Nodes, *, own_rate: bool, 
     batch, end = share * trial.images, measured.end if trial == measured.trials[-1] else "speed"
     after = rate if own_rate else float(f"{rate * math.sqrt(batch / before):.4g}")
     others = ", on one device like the others" if nodes.world_size > 1 else ""
+    digits = 1 if trial.images_per_second < 100 else 0
     reason = (
-        f"{batch} ({trial.images_per_second:.3g} images/s a rank{others}; {trial.memory / 2**30:.2f} of "
+        f"{batch} ({trial.images_per_second:,.{digits}f} images/s a rank{others}; {trial.memory / 2**30:.2f} of "
         f"{trial.free / 2**30:.2f} GiB; {_ENDS[end]})"
     )
     job = job.choose("data.batch_size", batch, reason)

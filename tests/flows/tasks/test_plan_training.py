@@ -72,12 +72,12 @@ def test_a_batch_is_chosen_once_a_job_and_told_in_one_line(
 
     job = plan(2, resume=False)
     assert notes[1:] == [
-        "data.batch_size=8 (50 images/s a rank, on one device like the others; 0.50 of 8.00 GiB; twice as many would not "
+        "data.batch_size=8 (50.0 images/s a rank, on one device like the others; 0.50 of 8.00 GiB; twice as many would not "
         "fit), optimizer.learning_rate=0.004 (the preset's 0.004 × √(8 ÷ 8))"
     ]
     params = tracking.MlflowClient().get_run(job.run_id).data.params
     assert params["data.batch_size"] == "8"
-    assert params["data.batch_size.chosen"].startswith("8 (50 images/s")
+    assert params["data.batch_size.chosen"].startswith("8 (50.0 images/s")
     assert (plan(1), plan(4), measured) == (job, job, [2])
     with pytest.raises(UsageError, match="--no-resume"):
         plan(3)
