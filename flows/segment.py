@@ -49,9 +49,9 @@ def segment(
         tile: slide the model over the full resolution instead of shrinking the image.
         flip: ask the model about the mirrored image, too: twice the time.
         max_pixels: larger images are refused.
-        batch_size: images a forward pass; by default 2 on a processor, 16 on a GPU.
+        batch_size: images a forward pass; by default 2 on a processor, on a GPU 64 of 256×256 or as many pixels.
         chunk: images a task; by default so many that all workers have some, at most 256.
-        runner: where tasks run; by default a process for each of several GPUs, else threads.
+        runner: where tasks run; by default processes where there are GPUs and cores for them, else threads.
         workers: tasks at a time; by default as suits runner and machine.
         max_failures: stop once more objects than that have failed.
         price_per_hour: of the machines; tells what the job costs.

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.bench.measure import pack_scenes
 from vitseg import dist
@@ -12,11 +14,20 @@ from vitseg.data.augment import augment
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest
 from vitseg.evaluation import evaluate_batches
+from vitseg.inference import context
+from vitseg.inference import model as inference_model
+from vitseg.inference.chunk import segment_chunk
+from vitseg.inference.gpu_stream import GpuStream
+from vitseg.inference.job import ModelRef, Options
+from vitseg.inference.plan import plan_job
+from vitseg.labels import train_classes
 from vitseg.losses import segmentation_loss
+from vitseg.model.bundle import load_bundle, read_identity, save_bundle
 from vitseg.model.neighborhood_attention import NeighborhoodAttention
 from vitseg.model.segmenter import build_model
 from vitseg.recipe import Recipe
 from vitseg.storage import open_store
+from vitseg.synth.dataset import write_photographs
 from vitseg.training.logger import TrainingLogger
 from vitseg.training.loop import Trainer
 from vitseg.training.objectives.masked_patches import MaskedPatches
@@ -189,3 +200,62 @@ def test_losses_agree() -> None:
     )
     torch.testing.assert_close(here[0].cpu(), there[0], rtol=1e-5, atol=0)
     assert here[1].cpu() == there[1]
+
+
+@pytest.fixture(scope="module")
+def segmenter(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train a small model, so that its scores are as clear as those of real ones, and save it."""
+    folder = tmp_path_factory.mktemp("segmenter")
+    trainer = make_trainer(data, load_recipe("small", overrides=EIGHT), GPU, folder / "run")
+    trainer.run()
+    save_bundle(folder / "bundle", trainer.model, data[1].classes)
+    return folder / "bundle"
+
+
+@pytest.mark.parametrize("options", [{}, {"flip": True}, {"tile": True}, {"tile": True, "flip": True}], ids=str)
+def test_masks_are_nearly_those_of_a_cpu(
+    segmenter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, bool]
+) -> None:
+    write_photographs(str(tmp_path / "photographs"), count=6, seed=0)
+    reference = ModelRef(name="m", version="local", sha256=str(read_identity(segmenter)), folder=str(segmenter))
+    for name, device in (("cpu", CPU.device), ("cuda", GPU.device)):
+        for module in (inference_model, context):
+            monkeypatch.setattr(module, "own_device", lambda device=device: device)
+        inference_model._loaded.cache_clear()
+        chosen = Options(also=("confidence",), **options)
+        dest = str(tmp_path / name)
+        job = plan_job(
+            str(tmp_path / "photographs"), dest, model=reference, options=chosen, batch_size=4, chunk_images=6
+        )
+        assert segment_chunk(job, 0).ok == 6
+    differ = pixels = 0
+    for there in sorted((tmp_path / "cpu").rglob("*.png")):
+        ids, ours = (
+            np.asarray(Image.open(path)) for path in (there, tmp_path / "cuda" / there.relative_to(tmp_path / "cpu"))
+        )
+        if "confidence" in there.parts:
+            assert np.abs(ids.astype(int) - ours).mean() < 2
+        else:
+            differ, pixels = differ + (ids != ours).sum(), pixels + ids.size
+    assert differ < 0.01 * pixels  # bfloat16, which the processor may not use
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small", "base", "vit-base", "paper"])
+def test_every_preset_is_recorded_as_a_graph_that_gives_the_same_masks(preset: str, tmp_path: Path) -> None:
+    model = build_model(load_recipe(preset).model, (64, 96), 19, 0)
+    torch.nn.init.normal_(model.decoder.head.weight, std=0.1)
+    save_bundle(tmp_path, model, train_classes())
+    bundle = load_bundle(tmp_path)
+    bundle.model.cuda()
+    stream = GpuStream(bundle, GPU.device, 4, flip=False)
+    assert stream._graph is not None
+    images = list(np.random.default_rng(0).integers(0, 256, (8, 64, 96, 3), np.uint8))
+    sizes = [(64, 96), (64, 96), (300, 200), (7, 1000)] * 2
+    waiting = [stream.launch(images[first : first + 4], sizes[first : first + 4]) for first in (0, 4)]
+    ours = [prediction for collect in waiting for prediction in collect()]
+    stream._graph = None
+    theirs = [prediction for first in (0, 4) for prediction in stream.launch(images[first : first + 4], sizes[:4])()]
+    for one, other, size in zip(ours, theirs, sizes, strict=True):
+        assert one.ids.shape == size
+        assert (one.ids == other.ids).mean() > 0.999
+        assert one.mean_confidence == pytest.approx(other.mean_confidence, abs=1e-3)

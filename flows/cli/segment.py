@@ -20,7 +20,7 @@ _TILE = "Slide the model over each image at full resolution."
 _FLIP = "Average with the mirrored image; takes twice as long."
 _MAX_PIXELS = "Refuse images of more than N pixels."
 _MILLIONS = f"{MAX_PIXELS // 10**6} million"
-_RUNNER = "process with several GPUs, else thread"
+_RUNNER = "process with a GPU and four cores, else thread"
 _MAX_FAILURES = "Stop when more than N images have failed."
 _PRICE = "Report the cost of the job on machines of this price."
 _DRY_RUN = "Only count the work, and estimate its time."
@@ -28,7 +28,8 @@ _DRY_RUN = "Only count the work, and estimate its time."
 # Any: the default is text, as on the command line, and typer parses it to a list.
 Also = Annotated[Any, MaskOption(parser=validate.parse_pictures, metavar="NAMES", help=_ALSO)]
 Batch = Annotated[
-    int | None, WorkOption(min=1, metavar="N", show_default="2, on a GPU 16", help="Predict N images at once.")
+    int | None,
+    WorkOption(min=1, metavar="N", show_default="2, on a GPU 64 of 256x256", help="Predict N images at once."),
 ]
 Chunk = Annotated[int | None, WorkOption(min=1, metavar="N", show_default="at most 256", help="Give a task N images.")]
 Workers = Annotated[

@@ -19,10 +19,12 @@ from vitseg.errors import DataError, StorageError, StoreFullError, VitsegError
 from vitseg.inference.chunk import segment_chunk
 from vitseg.inference.job import Job
 from vitseg.inference.ledger import ChunkCounts
+from vitseg.inference.model import SHARES
 
 _MAX_IN_A_ROW = 3  # chunks that may fail one after another, with all their retries: then the store is to blame
 _SHOWN_FAILURES = 5  # objects that are named when they fail
 _PAGE_SECONDS = 5
+_SHARE_BYTES = 8 * 2**30  # of a GPU's memory: CUDA, the model, and scores of 4 million pixels several times over
 
 _finished: "queue.SimpleQueue[int]" = queue.SimpleQueue()
 """Numbers of objects that chunks in this very process have finished; in other processes, only whole chunks count."""
@@ -41,24 +43,34 @@ def _do(job: Job, index: int, threads: int | None) -> ChunkCounts:
 
 
 def default_runner() -> Runner:
-    """Return where chunks run best: a process for each of several GPUs, else threads, which start at once."""
-    return "process" if _gpus() > 1 else "thread"
+    """Return where chunks run best: processes where there is more than one for the GPUs, else threads, which start at once."""
+    return "process" if _gpus() and default_workers("process") > 1 else "thread"
 
 
 def default_workers(runner: str) -> int:
-    """Return how many chunks run at a time: two share a GPU, so that it never waits; else as many as there are cores.
+    """Return how many chunks run at a time: on GPUs what keeps them busy, else as many as there are cores.
 
-    Threads of one process share its interpreter: more than four would wait for each other.
+    Threads of one process share its interpreter: two fill a GPU's pauses, and more than four would wait for each other.
+    Reading and writing keeps a process and two cores busy long before it does a GPU: so several share it, as many as its
+    memory allows.
     """
-    if gpus := _gpus():
-        return 2 if runner == "thread" else gpus
-    return min(cores(), 4) if runner == "thread" else cores()
+    if not (gpus := _gpus()):
+        return min(cores(), 4) if runner == "thread" else cores()
+    if runner == "thread":
+        return 2
+    return gpus * max(1, min(SHARES, cores() // (2 * gpus), _gpu_memory() // _SHARE_BYTES))
 
 
 def _gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def _gpu_memory() -> int:
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory
 
 
 def run_chunks(job: Job, runner: str, workers: int, max_failures: int | None) -> list[ChunkCounts]:
@@ -92,7 +104,7 @@ def _run(indexes: list[int], runner: str, workers: int, outcome: "Outcome", job_
     """Run chunks, some more at a time than there are workers; return those under way when a worker died."""
     here = runner in ("thread", "process")
     ahead = workers + 1 if here else max(workers + 1, CLUSTER_AHEAD)
-    threads = max(1, cores() // workers) if here and not _gpus() else None  # Dask and Ray set it for their workers
+    threads = max(1, cores() // workers) if here else None  # Dask and Ray set it for their workers
     suspects: list[int] = []
     allowed = takewhile(lambda _: not suspects, indexes)
 

@@ -12,7 +12,7 @@ from vitseg.errors import DataError, NotFoundError
 from vitseg.inference import model as model_module
 from vitseg.inference.chunk import segment_chunk
 from vitseg.inference.job import ModelRef
-from vitseg.inference.model import _loaded, bf16, load_once, own_device
+from vitseg.inference.model import _loaded, bf16, default_batch, load_once, own_device
 from vitseg.inference.plan import plan_job
 from vitseg.registry import versions
 
@@ -121,6 +121,22 @@ def test_each_process_takes_a_gpu_of_its_own_and_a_killed_one_gives_it_back(monk
         for process in held:
             process.kill()
             process.communicate()
+
+
+def test_more_processes_than_gpus_share_them_evenly(monkeypatch):
+    gpus(monkeypatch, 3)
+    taken = []
+    for _ in range(6):
+        own_device.cache_clear()
+        taken.append(str(own_device()))
+    assert taken == ["cuda:0", "cuda:1", "cuda:2"] * 2
+
+
+def test_a_batch_of_any_size_has_as_many_pixels_on_a_gpu():
+    cuda = torch.device("cuda")
+    sizes = [(8, 8), (256, 256), (512, 512), (1024, 2048), (4096, 4096)]
+    assert [default_batch(cuda, size) for size in sizes] == [256, 64, 16, 2, 1]
+    assert {default_batch(torch.device("cpu"), size) for size in sizes} == {2}
 
 
 @pytest.mark.parametrize(

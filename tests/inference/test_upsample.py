@@ -23,7 +23,7 @@ def test_strips_are_the_bilinear_interpolation_of_the_whole(given_size, size, ro
     whole = F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
     for top in range(0, size[0], rows):
         part = slice(top, min(top + rows, size[0]))
-        torch.testing.assert_close(torch.stack(list(upsample._upsampled(scores, size, part))), whole[:, part])
+        torch.testing.assert_close(torch.stack(list(upsample.upsampled_rows(scores, size, part))), whole[:, part])
 
 
 @settings(deadline=None, max_examples=60)

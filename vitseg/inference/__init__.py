@@ -10,6 +10,7 @@
       read.py           an object → a task for the model
       predict.py        a batch of tasks → predictions
         model.py          the bundle, loaded once a process, on its GPU
+        gpu_stream.py     on a GPU: a batch is launched while the one before it is collected
         upsample.py       scores at the model's size → class ids at the image's own
         tiles.py          an image at its own scale under sliding windows → class ids
       write.py          a prediction → mask and pictures

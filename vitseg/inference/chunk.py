@@ -4,12 +4,14 @@
     this thread         predict_batch: batches through the model → class ids     → Prediction or Row
     writers (threads)   write_object: encode → pictures → mask                   → Row
 
-Between them at most so many objects, bytes and pixels wait that memory stays bounded. Two chunks at a time in a process
-keep its model busy while one of them begins or ends.
+Between them at most so many objects, bytes and pixels wait that memory stays bounded. Two chunks at a time in a process,
+or several processes, keep the model busy while one of them begins or ends.
 """
 
+import functools
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
@@ -18,10 +20,11 @@ import torch
 from vitseg.bounded_map import bounded_map
 from vitseg.errors import AccessError, StorageError
 from vitseg.inference.context import ChunkContext, chunk_context
+from vitseg.inference.gpu_stream import lend_stream
 from vitseg.inference.job import Job
 from vitseg.inference.ledger import ChunkCounts, Listed, Part, Row, read_listing, read_part, write_part
-from vitseg.inference.model import BATCH, load_once
-from vitseg.inference.predict import Prediction, predict_batch
+from vitseg.inference.model import default_batch, load_once
+from vitseg.inference.predict import Prediction, launch_batch, predict_batch
 from vitseg.inference.read import Task, read_object
 from vitseg.inference.write import write_object
 from vitseg.storage import open_store
@@ -29,6 +32,7 @@ from vitseg.storage import open_store
 _READERS = 4
 _WRITERS = 4
 _BYTES_AHEAD = 256 * 2**20  # of objects that are read, and not predicted yet
+_PIXELS_LAUNCHED = 256_000_000  # of the masks of a batch on a GPU, which then gets no more images
 _PIXELS_BEHIND = 64_000_000  # of masks that are predicted, and not written yet; one larger may pass alone
 
 Progress = Callable[[int], None]
@@ -78,6 +82,11 @@ def segment_chunk(
     return part.counts(index, written)
 
 
+def batches_ahead(context: ChunkContext) -> int:
+    """Return how many batches are launched before one is collected: a GPU computes one while another is written."""
+    return 1 if context.device.type == "cuda" and not context.job.options.tile else 0
+
+
 def segment_objects(
     context: ChunkContext, objects: dict[int, Listed], progress: Progress
 ) -> tuple[dict[int, Row], int]:
@@ -86,7 +95,9 @@ def segment_objects(
     written = 0
     behind: deque[tuple[int, int, Future[Row]]] = deque()  # place, pixels, what writes it
     batch: list[tuple[int, Task]] = []
-    batch_size = context.job.batch_size or BATCH[context.device.type]
+    batch_size = context.job.batch_size or default_batch(context.device, context.bundle.image_size)
+    ahead = batches_ahead(context)
+    launched: deque[Iterator[tuple[int, Prediction | Row]]] = deque()
 
     def settle(*, most: int, pixels: int = 0) -> None:
         nonlocal written
@@ -97,21 +108,34 @@ def segment_objects(
             written += rows[place].status == "ok"
             progress(1)
 
-    def flush() -> None:
-        for place, found in predict_batch(context, batch, batch_size):
-            if isinstance(found, Prediction):
-                settle(most=2 * _WRITERS, pixels=found.pixels)
-                behind.append((place, found.pixels, writers.submit(write_object, context, found)))
-            else:
-                rows[place] = found
-                progress(1)
+    def flush(*, ahead: int) -> None:
+        # Predict the batch, and wait until at most `ahead` batches are being predicted.
+        launched.append(begin(context, tuple(batch)))
         batch.clear()
+        while len(launched) > ahead:
+            for place, found in launched.popleft():
+                if isinstance(found, Prediction):
+                    settle(most=max(2 * _WRITERS, batch_size), pixels=found.pixels)
+                    behind.append((place, found.pixels, writers.submit(write_object, context, found)))
+                else:
+                    rows[place] = found
+                    progress(1)
+
+    def is_full() -> bool:
+        pixels = sum(math.prod(task.size or ()) for _, task in batch) if ahead else 0
+        stored = sum(task.info.size for _, task in batch)
+        return len(batch) == batch_size or stored > _BYTES_AHEAD or pixels > _PIXELS_LAUNCHED
 
     with ExitStack() as stack:  # after an error, nothing that waits is begun
         readers = ThreadPoolExecutor(_READERS, "vitseg-read")
         stack.callback(readers.shutdown, cancel_futures=True)
         writers = ThreadPoolExecutor(_WRITERS, "vitseg-write")
         stack.callback(writers.shutdown, cancel_futures=True)
+        begin = functools.partial(predict_batch, batch_size=batch_size)
+        if ahead:
+            options = context.job.options
+            lent = lend_stream(context.bundle, context.device, batch_size, flip=options.flip)
+            begin = functools.partial(launch_batch, stream=stack.enter_context(lent))
         count = max(2 * _READERS, 2 * batch_size)
         reading = bounded_map(
             lambda pair: readers.submit(read_object, context, pair[1]), objects.items(), count,
@@ -124,8 +148,8 @@ def segment_objects(
                 progress(1)
                 continue
             batch.append((place, found))
-            if len(batch) == batch_size or sum(task.info.size for _, task in batch) > _BYTES_AHEAD:
-                flush()
-        flush()
+            if is_full():
+                flush(ahead=ahead)
+        flush(ahead=0)
         settle(most=0)
     return rows, written

@@ -1,7 +1,9 @@
-"""The model of a job in this process: loaded once, onto a GPU that no other process has, and run on batches."""
+"""The model of a job in this process: loaded once, onto the GPU that fewest processes have, and run on batches."""
 
 import fcntl
 import functools
+import itertools
+import math
 import os
 import threading
 from collections.abc import Iterable
@@ -17,8 +19,9 @@ from vitseg.inference.job import ModelRef
 from vitseg.model.bundle import Bundle, load_bundle
 from vitseg.storage.atomic import lock
 
-BATCH = {"cpu": 2, "cuda": 16}
-"""Images a forward pass by default, by device: more don't fit a processor's cache, fewer don't fill a GPU."""
+SHARES = 8
+"""Processes that share a GPU, at most."""
+_PIXELS = 2**22  # a forward pass on a GPU: fewer don't fill it
 Moments = tuple[float, float] | None
 """Mean and standard deviation of the photograph that a window is cut from; None for whole photographs."""
 
@@ -53,17 +56,17 @@ def _folder(model: ModelRef) -> Path:
 
 @functools.cache
 def own_device() -> torch.device:
-    """Return the GPU that this process computes on from now on, or the CPU."""
+    """Return the GPU that this process computes on from now on, the one that fewest others have, or the CPU."""
     count = torch.cuda.device_count()
-    for index in range(count) if count > 1 else ():
+    for share, index in itertools.product(range(SHARES), range(count)) if count > 1 else ():
         # By its own name: processes may number the GPUs that they see differently.
-        if _lock_gpu(str(torch.cuda.get_device_properties(index).uuid)):
+        if _lock_gpu(f"{torch.cuda.get_device_properties(index).uuid}{f'-{share}' if share else ''}"):
             return torch.device("cuda", index)
     return torch.device("cuda", os.getpid() % count) if count else torch.device("cpu")
 
 
 def _lock_gpu(name: str) -> bool:
-    """Lock a GPU against all processes of this user, whichever folder they work in; return whether it was free."""
+    """Lock a share of a GPU against all processes of this user, whichever folder they work in; return whether it was free."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitseg" / "gpus"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,6 +90,11 @@ def bf16(device: torch.device) -> bool:
     except OSError:
         return False
     return torch.backends.mkldnn.is_available() and bool({"avx512_bf16", "amx_bf16"} & set(words))
+
+
+def default_batch(device: torch.device, image_size: tuple[int, int]) -> int:
+    """Return the images a forward pass: 2 on a processor, whose cache more don't fit; on a GPU 4 million pixels."""
+    return max(1, min(256, _PIXELS // math.prod(image_size))) if device.type == "cuda" else 2
 
 
 def stack_planes(images: Iterable[np.ndarray]) -> Tensor:

@@ -10,6 +10,7 @@ from vitseg.errors import SampleError
 from vitseg.images.decode import one_large, open_image
 from vitseg.images.rows import Photo, open_photo, pixel_moments
 from vitseg.inference.context import ChunkContext
+from vitseg.inference.gpu_stream import GpuStream
 from vitseg.inference.ledger import Row, row_without_mask
 from vitseg.inference.model import forward, stack_planes
 from vitseg.inference.read import Task
@@ -57,6 +58,30 @@ def predict_batch(
         yield place, Prediction(task, own, task.seconds + share + time.perf_counter() - started)
 
 
+def launch_batch(
+    context: ChunkContext, batch: Sequence[tuple[int, Task]], stream: GpuStream
+) -> Iterator[tuple[int, Prediction | Row]]:
+    """Do what `predict_batch` does on a GPU: begin now, and wait for it where the first prediction is asked for."""
+    if not batch:
+        return iter(())
+    started = time.perf_counter()
+    batch = sorted(batch, key=lambda pair: pair[1].size or ())  # images of one size are scaled together
+    with context.stopwatch.measure("forward"):
+        images = [task.pixels for _, task in batch if task.pixels is not None]
+        collect = stream.launch(images, [task.size for _, task in batch if task.size])
+    spent = time.perf_counter() - started
+
+    def collected() -> Iterator[tuple[int, Prediction | Row]]:
+        started = time.perf_counter()
+        with context.stopwatch.measure("forward"):
+            outputs = collect()
+        share = (spent + time.perf_counter() - started) / len(batch)
+        for (place, task), output in zip(batch, outputs, strict=True):
+            yield place, Prediction(task, output, task.seconds + share)
+
+    return collected()
+
+
 def _predict_task_tiled(context: ChunkContext, task: Task, batch_size: int) -> Prediction | Row:
     limit = context.job.options.max_pixels
     assert task.data is not None
@@ -78,6 +103,6 @@ def _tile(context: ChunkContext, photo: Photo, batch_size: int) -> MaskPredictio
     moments = pixel_moments(photo)
     network = functools.partial(forward, bundle, device=context.device, flip=options.flip, moments=moments)
     if not bundle.classes:
-        return predict_colors_tiled(network, photo, bundle.image_size, batch_size)
+        return predict_colors_tiled(network, photo, bundle.image_size, batch_size, context.device)
     keep = "confidence" in options.also
-    return predict_tiled(network, photo, bundle.image_size, batch_size, keep_confidence=keep)
+    return predict_tiled(network, photo, bundle.image_size, batch_size, context.device, keep_confidence=keep)

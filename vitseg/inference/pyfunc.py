@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from vitseg.images.resize import resize
-from vitseg.inference.model import BATCH, forward, stack_planes
+from vitseg.inference.model import default_batch, forward, stack_planes
 from vitseg.inference.upsample import upsample_colors, upsample_scores
 from vitseg.model.bundle import Bundle, load_bundle
 
@@ -28,7 +28,7 @@ class Predictor:
 
         Of a model without classes: images uint8 (B, H, W, 3).
         """
-        bundle, size, batch = self.bundle, data.shape[1:3], BATCH[_CPU.type]
+        bundle, size, batch = self.bundle, data.shape[1:3], default_batch(_CPU, self.bundle.image_size)
         found = np.empty((len(data), *size) if bundle.classes else (len(data), *size, 3), np.uint8)
         for start in range(0, len(data), batch):
             fitted = stack_planes(resize(photo, bundle.image_size) for photo in data[start : start + batch])

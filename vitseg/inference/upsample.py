@@ -61,25 +61,29 @@ def upsample_colors(colors: Tensor, size: tuple[int, int]) -> ImagePrediction:
     Raises:
         DataError: the colors are not numbers.
     """
-    small = Image.fromarray(to_bytes(colors))
+    return resize_colors(to_bytes(colors), size)
+
+
+def resize_colors(colors: np.ndarray, size: tuple[int, int]) -> ImagePrediction:
+    """Scale colors, uint8 (h, w, 3), to (H, W), bicubic and antialiased."""
+    small = Image.fromarray(colors)
     return ImagePrediction(np.asarray(small.resize((size[1], size[0]), Image.Resampling.BICUBIC)))
 
 
 def best_upsampled(scores: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Return the argmax, uint8 (H, W), of what `F.interpolate(scores, size, mode="bilinear")` gives."""
-    if not scores.is_cuda:  # a GPU is quickest when all pixels are treated alike
-        # With its border repeated, every pixel lies in a cell, between four scores.
-        padded = F.pad(scores[None], (1, 1, 1, 1), mode="replicate")[0]
-        best = first_best(iter(padded)).numpy()
-        first = best[:-1, :-1]
-        mixed = (first != best[:-1, 1:]) | (first != best[1:, :-1]) | (first != best[1:, 1:])
-        if mixed.mean() <= _MANY or size[1] > _WIDE:
-            return _by_cells(padded, size, first, mixed)
+    """Return the argmax, uint8 (H, W), of what `F.interpolate(scores, size, mode="bilinear")` gives, on the processor."""
+    # With its border repeated, every pixel lies in a cell, between four scores.
+    padded = F.pad(scores[None], (1, 1, 1, 1), mode="replicate")[0]
+    best = first_best(iter(padded)).numpy()
+    first = best[:-1, :-1]
+    mixed = (first != best[:-1, 1:]) | (first != best[1:, :-1]) | (first != best[1:, 1:])
+    if mixed.mean() <= _MANY or size[1] > _WIDE:
+        return _by_cells(padded, size, first, mixed)
     ids = np.empty(size, np.uint8)
     rows = max(1, _AT_ONCE // size[1])
     for top in range(0, size[0], rows):
         part = slice(top, min(top + rows, size[0]))
-        ids[part] = first_best(_upsampled(scores, size, part)).cpu().numpy()
+        ids[part] = first_best(upsampled_rows(scores, size, part)).numpy()
     return ids
 
 
@@ -139,7 +143,7 @@ def _mixtures(corners: list[Tensor], down: Tensor, across: Tensor) -> Iterator[T
         yield torch.addcmul(left, right - left, across)
 
 
-def _upsampled(scores: Tensor, size: tuple[int, int], part: slice) -> Iterator[Tensor]:
+def upsampled_rows(scores: Tensor, size: tuple[int, int], part: slice) -> Iterator[Tensor]:
     """Yield what `F.interpolate` gives for some rows, (rows, W), class by class."""
     given = scores.shape[1]
     centers = ((torch.arange(size[0])[part] + 0.5) * (given / size[0]) - 0.5).clamp(0, given - 1).to(scores.device)
@@ -152,19 +156,19 @@ def _upsampled(scores: Tensor, size: tuple[int, int], part: slice) -> Iterator[T
         yield F.interpolate(mixed[None, None], size=shape, mode="bilinear", align_corners=False)[0, 0]
 
 
+def best_class(scores: Tensor) -> Tensor:
+    """Return the class whose score (K, rows, W) is largest, uint8 (rows, W) on the same device: of equals the first."""
+    return scores.argmax(0).to(torch.uint8) if scores.is_cuda else first_best(iter(scores))
+
+
 def first_best(planes: Iterator[Tensor]) -> Tensor:
     """Return the number of the plane whose score is largest, uint8: of equals the first.
 
-    Plane by plane, each pass within the cache: on a processor many times as fast as torch's max over a leading dimension
+    Plane by plane, each pass within the cache: on the processor many times as fast as torch's max over a leading dimension
     (and torch's `>` takes four times as long as numpy's).
     """
     top = next(planes).clone()
-    ids = torch.zeros(top.shape, dtype=torch.uint8, device=top.device)
-    if top.is_cuda:
-        for number, plane in enumerate(planes, start=1):
-            ids[plane > top] = number
-            torch.maximum(top, plane, out=top)
-        return ids
+    ids = torch.zeros(top.shape, dtype=torch.uint8)
     best, numbers = top.numpy(), ids.numpy()
     for number, values in enumerate(map(Tensor.numpy, planes), start=1):
         better = (values > best).view(np.uint8) * np.uint8(number)  # numbers grow: the largest is that of the last
@@ -174,9 +178,9 @@ def first_best(planes: Iterator[Tensor]) -> Tensor:
 
 
 def certainty(scores: Tensor) -> Tensor:
-    """Return the probability, 0–1, of the likeliest class: (K, rows, W) → float32 (rows, W)."""
+    """Return the probability, 0–1, of the likeliest class: (K, rows, W) → float32 (rows, W) on the same device."""
     if scores.is_cuda:
-        return scores.float().softmax(0).amax(0).cpu()
+        return scores.softmax(0).amax(0)
     planes = scores.float().numpy()
     most = planes.max(0)
     total, term = np.zeros_like(most), np.empty_like(most)
@@ -197,4 +201,9 @@ def to_bytes(colors: Tensor) -> np.ndarray:
     """Round colors, float (3, rows, W) in 0–1, to uint8 (rows, W, 3); DataError where they are not numbers."""
     if not colors.isfinite().all():
         raise DataError("the model's colors are not numbers (NaN or infinite): the bundle is unusable")
-    return (colors.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return unit_bytes(colors).permute(1, 2, 0).cpu().numpy()
+
+
+def unit_bytes(values: Tensor) -> Tensor:
+    """Round values in 0–1 to uint8, 0–255."""
+    return (values.clamp(0, 1) * 255).round().to(torch.uint8)

@@ -113,3 +113,26 @@ def test_too_many_failures_stop_it_too(run: Any) -> None:
     assert "6 objects failed, more than --max-failures 5" in str(raised)
     assert len(pools[0]) <= 10
     assert len(run(100, failed=1, most=100)[0]) == 100
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cores", "gibibytes", "runner", "workers"),
+    [
+        (0, 16, 0, "thread", 4),
+        (1, 16, 141, "process", 8),
+        (1, 64, 141, "process", 8),  # more would only wait for it
+        (1, 16, 24, "process", 3),
+        (1, 2, 141, "thread", 2),
+        (1, 16, 6, "thread", 2),
+        (2, 2, 6, "process", 2),  # one each
+        (4, 64, 80, "process", 32),
+    ],
+)
+def test_a_gpu_is_shared_by_as_many_processes_as_cores_and_memory_allow(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, cores: int, gibibytes: int, runner: str, workers: int
+) -> None:
+    monkeypatch.setattr(segment_chunks, "_gpus", lambda: gpus)
+    monkeypatch.setattr(segment_chunks, "_gpu_memory", lambda: gibibytes * 2**30)
+    monkeypatch.setattr(segment_chunks, "cores", lambda: cores)
+    assert segment_chunks.default_runner() == runner
+    assert segment_chunks.default_workers(runner) == workers
