@@ -25,10 +25,11 @@ from tests.bench.segment_run import SIZE, smooth_scores
 from vitseg import dist
 from vitseg.config import load_recipe
 from vitseg.images.resize import model_input
+from vitseg.inference.model import default_batch, forward
 from vitseg.inference.upsample import upsample_scores
 from vitseg.labels import CITYSCAPES, train_classes
 from vitseg.masks import encode_mask, mask_ids, renumber
-from vitseg.model.bundle import load_bundle, save_bundle
+from vitseg.model.bundle import Bundle, load_bundle, save_bundle
 from vitseg.storage import join, open_store
 from vitseg.synth.dataset import write_photographs
 from vitseg.training.logger import TrainingLogger
@@ -38,6 +39,7 @@ from vitseg.training.worker import batches_of
 BUCKET = "s3://vitseg"
 IMAGES = 256
 LARGE = 96
+PASSES = 50
 CORES = len(os.sched_getaffinity(0))
 OBJECTS = int(os.environ.get("BENCH_OBJECTS", "20000"))
 
@@ -62,6 +64,10 @@ def _figures(folder: Path) -> Iterator[Figure]:
     train(folder, Path(model))
     bundle = load_bundle(Path(model))
     numbers = itertools.count()
+    if torch.cuda.is_available():
+        bundle.model.cuda()
+        yield from _on_a_gpu(model, bundle, torch.device("cuda"))
+        return
 
     def job(*options: str, of: str = source) -> Side:
         return lambda: run(of, join(BUCKET, f"masks-{next(numbers)}"), model, *options)["images_per_second"]
@@ -116,6 +122,37 @@ def _figures(folder: Path) -> Iterator[Figure]:
     )  # fmt: skip
 
 
+def _on_a_gpu(model: str, bundle: Bundle, device: torch.device) -> Iterator[Figure]:
+    """Yield how busy jobs keep a GPU. What processes need to start is left out, by the difference of two jobs."""
+    numbers = itertools.count()
+    batch = default_batch(device, bundle.image_size)
+    images = torch.randint(0, 256, (batch, 3, *bundle.image_size), dtype=torch.uint8, device=device)
+
+    def passes() -> None:
+        for _ in range(PASSES):
+            forward(bundle, images, device)
+        torch.get_device_module(device).synchronize()
+
+    def seconds(source: str, *options: str) -> float:
+        return run(source, join(BUCKET, f"gpu-{next(numbers)}"), model, *options)["seconds"]
+
+    def compared(size: tuple[int, int], count: int, windows: int, *options: str) -> Figure:
+        few, many = (join(BUCKET, f"{name}-{size[0]}-{count}") for name in ("few", "many"))
+        fill(few, count // 4, size)
+        fill(many, count, size)
+        what = " ".join([f"{size[0]}×{size[1]}", *options])
+        return compare(
+            f"segment: images a second of the job, bucket to bucket / forward passes alone (small, {what}, {CORES} cores)",
+            lambda: windows * (count - count // 4) / (seconds(many, *options) - seconds(few, *options)),
+            lambda: rate(PASSES * batch, passes), goal=0.90, better="higher", warm_up=False,
+        )  # fmt: skip
+
+    passes()
+    yield compared((512, 256), OBJECTS, 1)
+    yield compared((2048, 1024), OBJECTS // 4, 1)
+    yield compared((2048, 1024), OBJECTS // 50, 7 * 15, "--tile")  # windows of 256×256, every 128 pixels
+
+
 def _free(kind: str, job: Side, alone: Callable[[], dict[str, float]]) -> Iterator[Figure]:
     """Yield how a job whose model costs nothing compares with its stages."""
     rates: list[float] = []
@@ -146,7 +183,7 @@ def train(folder: Path, bundle: Path) -> None:
     shards, manifest = pack_scenes(folder / "lesson", train=96, val=8, side=SIZE[0])
     recipe = load_recipe("small", overrides=["data.batch_size=8", "run.epochs=5", "run.evaluate_epochs=5"])
     world = dist.start()
-    objective = Segmentation(Segmentation.build_model(recipe, manifest), recipe, manifest)
+    objective = Segmentation(Segmentation.build_model(recipe, manifest).to(world.device), recipe, manifest)
     data, validation = batches_of(shards, manifest, recipe, world)
     log("training the preset small for 5 epochs of 96 scenes")
     TrainerWithoutCheckpoints(

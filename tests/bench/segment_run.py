@@ -1,4 +1,4 @@
-"""One job in a process of its own: `python -m tests.bench.segment_run SOURCE DEST MODEL [--free]`.
+"""One job in a process of its own: `python -m tests.bench.segment_run SOURCE DEST MODEL [--free] [--tile]`.
 
 With `--free` the model costs nothing: its scores exist beforehand. The last line of standard output is the result.
 """
@@ -37,7 +37,7 @@ def main(source: str, dest: str, model: str, *options: str) -> None:
 
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    answer = segment(source, dest, model=model)
+    answer = segment(source, dest, model=model, tile="--tile" in options)
     # Not getrusage: its figure starts with the memory of the parent process.
     peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
     output.write(json.dumps({**answer, "peak_bytes": peak}) + "\n")

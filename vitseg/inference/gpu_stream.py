@@ -113,7 +113,9 @@ class GpuStream:
                 self._found = self._predict()
             self._graph = graph
         except RuntimeError as error:
-            log.warning("the model can't be captured as a CUDA graph, which is slower: %s", str(error).splitlines()[0])
+            log.warning(
+                "the model can't be captured as a CUDA graph, which is slower: %s", str(error).partition("\n")[0]
+            )
 
     def _staging(self, like: Tensor) -> Tensor:
         """Return memory that a GPU copies by itself; torch keeps it for another batch once nobody uses it."""
