@@ -104,7 +104,8 @@ def choose_batch(job: Job, manifest: Manifest, nodes: Nodes, *, own_rate: bool, 
         f"{trial.free / 2**30:.2f} GiB; {_ENDS[end]})"
     )
     job = job.choose("data.batch_size", batch, reason)
-    scaled = "kept, for you set it" if own_rate else f"the preset's {rate:g} × √({batch} ÷ {before})"
+    scaled = f"the preset's {rate:g} × √({batch} ÷ {before})" if batch != before else "the preset's, as its batch"
+    scaled = "kept, for you set it" if own_rate else scaled
     return job.choose("optimizer.learning_rate", after, f"{after:g} ({scaled})")
 
 
@@ -185,11 +186,12 @@ def measure_apart(job: Job, nproc: int, first: int, largest: int) -> Measured:
         try:
             for line in process.stdout or ():
                 event = parse_event(line)
+                kind = event.pop("event") if event else ""
                 if event is None:
                     lines.append(line.strip() or lines[-1])
-                elif event.pop("event") == "trial":
+                elif kind == "trial":
                     trials.append(Trial(**event))
-                else:
+                elif kind == "climbed":
                     end = event["end"]
             code = process.wait()
         finally:
