@@ -106,7 +106,8 @@ def _beside_champion(
 ) -> tuple[EvaluatedModel, EvaluatedModel] | None:
     """Return champion and version over the classes that both know; None: they can't be compared, as they share none."""
     try:
-        return over_shared_classes(evaluate_model(champion.uri, shards, split, keep_images=True), ours)
+        theirs = evaluate_model(champion.uri, shards, split, keep_images=True, precision=ours.precision)
+        return over_shared_classes(theirs, ours)
     except UnrelatedClassesError as error:
         note(f"the champion {champion.uri} is not compared: {error}")
         return None

@@ -24,7 +24,8 @@ def compare(a: str, b: str, *, shards: str, split: str = "val") -> dict[str, Any
         shards: address of the folder that holds manifest.json.
         split: split of the data set.
     """
-    measured = [evaluate_model(address, shards, split, keep_images=True) for address in (a, b)]
+    first = evaluate_model(a, shards, split, keep_images=True)
+    measured = (first, evaluate_model(b, shards, split, keep_images=True, precision=first.precision))
     change = class_change(*(model.class_names for model in measured))
     models = over_shared_classes(*measured)
     before, after = (_metrics(model, split) for model in models)

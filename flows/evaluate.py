@@ -10,9 +10,10 @@ from flows.display.console import note, progress
 from vitseg.class_change import class_change
 from vitseg.data.manifest import read_manifest
 from vitseg.errors import UnrelatedClassesError
-from vitseg.evaluation import evaluate_bundle
+from vitseg.evaluation import evaluate_bundle, evaluation_precision
 from vitseg.metrics.result import Evaluation
 from vitseg.model.bundle import Bundle, load_bundle
+from vitseg.precision import Precision
 from vitseg.registry import versions
 
 
@@ -23,6 +24,7 @@ class EvaluatedModel:
     uri: str
     bundle: Bundle
     evaluation: Evaluation
+    precision: Precision
 
     @property
     def class_names(self) -> list[str]:
@@ -43,13 +45,19 @@ def evaluate(model: str, shards: str, *, split: str = "val") -> dict[str, Any]:
     """
     evaluated = evaluate_model(model, shards, split)
     result = {**evaluated.evaluation.to_json(), "model": evaluated.uri, "split": split}
+    result["precision"] = evaluated.precision.name
     rows = [{"class": name, "IoU": iou} for name, iou in result["per_class_iou"].items() if iou is not None]
     create_table_artifact(rows, key="per-class-iou", description=f"{evaluated.uri}: {evaluated.evaluation.headline}")
     return result
 
 
-def evaluate_model(model: str, shards: str, split: str, keep_images: bool = False) -> EvaluatedModel:
-    """Evaluate a model, with progress; `keep_images` keeps a confusion matrix per image."""
+def evaluate_model(
+    model: str, shards: str, split: str, keep_images: bool = False, precision: Precision | None = None
+) -> EvaluatedModel:
+    """Evaluate a model, with progress; `keep_images` keeps a confusion matrix per image.
+
+    `precision` is that of a model it is compared with: a difference must not come from rounding.
+    """
     version, folder = versions.open_model(model)
     bundle = load_bundle(folder)
     manifest = read_manifest(shards)
@@ -57,13 +65,18 @@ def evaluate_model(model: str, shards: str, split: str, keep_images: bool = Fals
     if tuple(manifest.image_size) != tuple(bundle.image_size):
         sizes = [f"{width}×{height}" for height, width in (manifest.image_size, bundle.image_size)]
         note(f"photographs of {sizes[0]} are resized to the model's {sizes[1]}, and its scores back")
+    precision = precision or evaluation_precision(bundle)
+    note(precision.line())
     with progress("evaluating", unit="images") as show:
-        evaluation = evaluate_bundle(bundle, shards, split, progress=show, keep_images=keep_images, manifest=manifest)
+        evaluation = evaluate_bundle(
+            bundle, shards, split,
+            progress=show, keep_images=keep_images, manifest=manifest, precision=precision.name,
+        )  # fmt: skip
     if evaluation.only_in_data:
         note(f"{version.uri} does not know, so not measured: {', '.join(evaluation.only_in_data)}")
     if evaluation.only_in_model:
         note(f"not among the classes of {shards}, so not measured: {', '.join(evaluation.only_in_model)}")
-    return EvaluatedModel(version.uri, bundle, evaluation)
+    return EvaluatedModel(version.uri, bundle, evaluation, precision)
 
 
 def over_shared_classes(a: EvaluatedModel, b: EvaluatedModel) -> tuple[EvaluatedModel, EvaluatedModel]:

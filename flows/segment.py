@@ -16,7 +16,10 @@ from vitseg.inference.commit import Summary, commit_job
 from vitseg.inference.dry_run import dry_run as count_work
 from vitseg.inference.job import Ids, ModelRef, Options, Picture
 from vitseg.inference.plan import another_source, plan_job
+from vitseg.precision import FILE as PRECISION
+from vitseg.precision import kept
 from vitseg.registry import versions
+from vitseg.storage import open_store
 
 
 @flow(name="segment", flow_run_name="segment {source}")
@@ -76,6 +79,8 @@ def segment(
     note(f"{pluralize(job.listed, 'object')} in {pluralize(job.chunks, 'chunk')}, with {version.uri}; job {job.id}")
     counts = run_chunks(job, runner, workers, max_failures)
     summary = commit_job(job, time.monotonic() - start, sum(part.written for part in counts), price_per_hour)
+    if summary.ok and (chosen := kept(open_store(job.dest), job.file(PRECISION))):
+        note(chosen.line())
     _tell(summary, version.uri)
     return {**asdict(summary), "model": version.uri}
 

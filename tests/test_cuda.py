@@ -25,6 +25,7 @@ from vitseg.losses import segmentation_loss
 from vitseg.model.bundle import load_bundle, read_identity, save_bundle
 from vitseg.model.neighborhood_attention import NeighborhoodAttention
 from vitseg.model.segmenter import build_model
+from vitseg.precision import Precision
 from vitseg.recipe import Recipe
 from vitseg.storage import open_store
 from vitseg.synth.dataset import write_photographs
@@ -37,6 +38,7 @@ from vitseg.training.worker import batches_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CPU, GPU = dist.World(0, 1, torch.device("cpu")), dist.World(0, 1, torch.device("cuda", 0))
+HALF = Precision("bfloat16", "of a test")
 EIGHT = ["run.epochs=12", "data.batch_size=8", "run.evaluate_epochs=1000", "run.panel_epochs=1000"]
 
 Data = tuple[str, Manifest]
@@ -247,7 +249,7 @@ def test_every_preset_is_recorded_as_a_graph_that_gives_the_same_masks(preset: s
     save_bundle(tmp_path, model, train_classes())
     bundle = load_bundle(tmp_path)
     bundle.model.cuda()
-    stream = GpuStream(bundle, GPU.device, 4, flip=False)
+    stream = GpuStream(bundle, GPU.device, 4, precision=HALF, flip=False)
     assert stream._graph is not None
     images = list(np.random.default_rng(0).integers(0, 256, (8, 64, 96, 3), np.uint8))
     sizes = [(64, 96), (64, 96), (300, 200), (7, 1000)] * 2

@@ -25,6 +25,7 @@ from vitseg.metrics.scores import confusion_matrix, strongest_channel_agrees
 from vitseg.metrics.seams import seam_counts
 from vitseg.model.bundle import Bundle
 from vitseg.model.segmenter import class_scores, scaled_to
+from vitseg.precision import Precision, autocast, choose, time_forward
 from vitseg.recipe import LossRecipe
 
 _NAMED = 10  # classes in a message
@@ -94,6 +95,7 @@ def evaluate_batches(
     patches: Sequence[int] = (),
     keep_images: bool = False,
     foreign: bool = False,
+    precision: str = "float32",
 ) -> Evaluation:
     """Run a model over this rank's batches and add up over all ranks.
 
@@ -108,6 +110,7 @@ def evaluate_batches(
         keep_images: keep the confusion matrix of each image, too.
         foreign: the label K of K classes stands for classes that the model does not know: it counts in the confusion matrix,
             then (K + 1, K + 1), alone.
+        precision: what the model computes in, as `vitseg.precision` names it; all else is at least float32.
     """
     device = criterion.palette.device
     count = criterion.classes + foreign
@@ -121,9 +124,10 @@ def evaluate_batches(
     model.eval()
     for number, batch in enumerate(batches):
         images, labels = batch.images.to(device), batch.labels.to(device)
-        output = model(images)
-        if keep_images and number < _TIMED:
-            fastest = max(_images_per_second(model, images), fastest)
+        with autocast(precision, device):
+            output = model(images)
+            if keep_images and number < _TIMED:
+                fastest = max(_images_per_second(model, images), fastest)
         output = scaled_to(output, labels)
         if criterion.classes:
             predictions = criterion.predict(output)
@@ -190,6 +194,7 @@ def evaluate_bundle(
     progress: Callable[[int, int], None] | None = None,
     keep_images: bool = False,
     manifest: Manifest | None = None,
+    precision: str = "float32",
 ) -> Evaluation:
     """Evaluate a bundle on a split of a data set, whose manifest may be known; the loss is that of no recipe.
 
@@ -226,18 +231,28 @@ def evaluate_bundle(
         if progress:
             progress(done, loader.samples)
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device()
     criterion = criterion_for(bundle.architecture.target, bundle.classes, device)
     own_size = tuple(manifest.image_size) == tuple(bundle.image_size)
     try:
         sides = patch_sides(bundle.architecture) if own_size else ()  # scaled, patches have no side in whole pixels
         found = evaluate_batches(
-            bundle.model.to(device), batches, criterion, count, sides, keep_images=keep_images, foreign=not same
-        )
+            bundle.model.to(device), batches, criterion, count, sides, keep_images=keep_images, foreign=not same,
+            precision=precision,
+        )  # fmt: skip
     finally:
         bundle.model.to("cpu")
     found = replace(found, classes=tuple(model_names), only_in_data=change.added, only_in_model=change.removed)
     return found if same else found.over(change.shared)
+
+
+def evaluation_precision(bundle: Bundle) -> Precision:
+    """Return what `evaluate_bundle` should compute in on this machine; on processors it is measured."""
+    return choose(_device(), lambda: time_forward(bundle.model, bundle.image_size))
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _as_model_sees(batch: Batch, bundle: Bundle, names: Sequence[str] | None) -> Batch:

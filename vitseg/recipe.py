@@ -135,7 +135,8 @@ class RunRecipe:
     """Which weights are registered: `best`, those of the epoch with the best score, or `last`."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of forward passes: `float32`, or by autocast `bfloat16` or `float16` (with scaled gradients). `auto`: on GPUs bfloat16,
-    or else float16, where they are supported; on CPUs float32."""
+    or else float16; on processors bfloat16 if they have instructions for it and the model is faster with it, measured when
+    the job begins, or else float32, as always with `deterministic`. A job goes on in what it began with."""
     compile: bool = False
     """Compile the model with `torch.compile`: slow to start; needs a C++ compiler, and Triton on GPUs."""
     cuda_graph: bool = True

@@ -65,6 +65,8 @@ def show_training(
             def on_event(event: dict[str, Any]) -> None:
                 if event["event"] == "note":
                     note(event["text"])
+                if line := event.get("precision"):
+                    note(line)
                 if event["event"] not in ("start", "step", "epoch"):
                     return
                 state.on_event(event)

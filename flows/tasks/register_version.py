@@ -19,6 +19,8 @@ from vitseg.errors import AccessError, DataError, RegistryError
 from vitseg.evaluation import evaluate_bundle
 from vitseg.metrics.result import Evaluation
 from vitseg.model.bundle import FILES, Bundle, load_bundle
+from vitseg.precision import FILE as PRECISION
+from vitseg.precision import Name, kept
 from vitseg.registry import promotion, provenance, tracking, versions
 from vitseg.registry.training_summary import draw_training, training_summary
 from vitseg.storage import open_store
@@ -54,16 +56,20 @@ def register(job: Job, name: str, seconds: float, world_size: int) -> dict[str, 
             reasons = {"minutes": "time was up", "patience": "no epoch was better for a while"}
             reason = reasons.get(history[-1].get("stopped", ""), "trained")
             note(f"{reason} after epoch {history[-1]['epoch']}; the model is that of epoch {chosen['epoch']}")
+        chose = kept(open_store(job.folder), PRECISION)
+        precision: Name = chose.name if chose else "float32"  # as before there was a choice
         shown = Batches(job.shards, manifest, "val", batch_size=6, shuffle=False, drop_last=False)
         first = next(iter(shown.epoch(0)))
         with progress("evaluating", unit="images") as show:
-            evaluation = evaluate_bundle(bundle, job.shards, "val", progress=show, manifest=manifest)
+            evaluation = evaluate_bundle(
+                bundle, job.shards, "val", progress=show, manifest=manifest, precision=precision
+            )
         pictures = draw_training(bundle, first, evaluation, history)
         for title, picture in pictures.items():
             tracking.log_picture(job.run_id, picture, f"pictures/{title}.png")
         tracking.log_values(job.run_id, evaluation.flat("final/"), step=len(history))
         page = training_summary(job.run_id, evaluation, bundle, manifest, job.recipe, len(history), job.recipe_digest)
-        provenance.write_provenance(job.run_id, _record(job, manifest, world_size))
+        provenance.write_provenance(job.run_id, _record(job, manifest, world_size, precision))
         note("registering")
         version = versions.register(folder, name=name, run_id=job.run_id, tags=_tags(job, evaluation), description=page)
         _check_version(version, bundle, first.images, Path(temporary) / "cache")
@@ -77,13 +83,14 @@ def register(job: Job, name: str, seconds: float, world_size: int) -> dict[str, 
         "epochs": history[-1]["epoch"],
         "best_epoch": chosen["epoch"],
         "stopped": history[-1].get("stopped"),
+        "precision": precision,
         "seconds": round(seconds, 3),
     }
     finish_job(job, result)
     return result
 
 
-def _record(job: Job, manifest: Manifest, world_size: int) -> provenance.Provenance:
+def _record(job: Job, manifest: Manifest, world_size: int, precision: Name) -> provenance.Provenance:
     seconds, attempts = tracking.run_age(job.run_id)
     return provenance.Provenance(
         shards=job.shards,
@@ -93,6 +100,7 @@ def _record(job: Job, manifest: Manifest, world_size: int) -> provenance.Provena
         world_size=world_size,
         seconds=round(seconds, 1),
         attempts=attempts,
+        precision=precision,
         flow_run=str(runtime.flow_run.ui_url if os.environ.get("PREFECT_API_URL") else runtime.flow_run.name),
         **provenance.data_fields(manifest),
         **provenance.environment_fields(),

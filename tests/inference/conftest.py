@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from vitseg import precision
 from vitseg.inference import chunk
 from vitseg.inference import model as model_module
 from vitseg.inference.commit import Summary, commit_job
@@ -24,7 +25,7 @@ RED, GREEN, BLUE = (250, 20, 10), (20, 250, 10), (10, 20, 250)
 @pytest.fixture(autouse=True)
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute in float32, also on machines with bfloat16."""
-    monkeypatch.setattr(model_module, "bf16", lambda device: False)
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: False)
 
 
 @pytest.fixture

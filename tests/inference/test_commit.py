@@ -49,6 +49,7 @@ def test_the_summary_closes_the_job(job):
             "dest": job.dest,
             "model": {"name": "streets", "version": "3", "sha256": "a" * 64},
             "options": {"ids": "train", "also": [], "tile": False, "flip": False, "max_pixels": 200_000_000},
+            "precision": "float32",
             "failures": [{"key": "3.jpg", "error": "the object is empty"}],
             "least_confident": str(path.with_name("least-confident.jpg")),
             "summary": str(path),

@@ -4,10 +4,13 @@ from vitseg.errors import UsageError
 from vitseg.inference.context import STAGES, Stopwatch, chunk_context
 from vitseg.inference.job import Options
 from vitseg.inference.plan import plan_job
+from vitseg.precision import Precision
 from vitseg.storage import open_store
 
 from .color_rule import CLASSES, ColorRule, model
 from .conftest import RED, encode, halves, plain, put, run
+
+FLOAT32 = Precision("float32", "of a test")
 
 
 def test_the_summary_tells_where_the_time_went(folders, rule):
@@ -35,6 +38,6 @@ def test_a_model_without_classes_has_no_ids_and_no_pictures(folders, options):
     job = plan_job(str(source), str(dest), model=model(), options=options)
     store = open_store(str(dest))
     with pytest.raises(UsageError, match="has no classes"):
-        chunk_context(job, ColorRule(classes=()), store, fresh=True)
-    context = chunk_context(job, ColorRule(), store, fresh=True)
+        chunk_context(job, ColorRule(classes=()), store, FLOAT32, fresh=True)
+    context = chunk_context(job, ColorRule(), store, FLOAT32, fresh=True)
     assert context.numbers.tolist() == ([label.id for label in CLASSES] if options.ids == "label" else [0, 1, 2])

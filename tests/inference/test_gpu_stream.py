@@ -16,10 +16,12 @@ from vitseg.inference.upsample import upsample_colors, upsample_scores
 from vitseg.labels import train_classes
 from vitseg.model.bundle import Bundle, load_bundle, save_bundle
 from vitseg.model.segmenter import build_model
+from vitseg.precision import Precision
 
 from .conftest import encode, put, read_ids, rows, run
 
 CPU = torch.device("cpu")
+FLOAT32 = Precision("float32", "of a test")
 SIZE = (16, 24)
 SIZES = [(16, 24), (16, 24), (40, 30), (5, 70), (5, 70)]
 
@@ -51,7 +53,7 @@ def predict_alone(bundle: Bundle, photo: np.ndarray) -> torch.Tensor:
 def test_predictions_are_those_of_the_processor(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     monkeypatch.setattr(gpu_stream, "_SCORES_AT_ONCE", at_once)
     batch = photos(5)
-    found = GpuStream(bundle, CPU, 8, flip=False).launch(batch, SIZES)()
+    found = GpuStream(bundle, CPU, 8, precision=FLOAT32, flip=False).launch(batch, SIZES)()
     for photo, size, ours in zip(batch, SIZES, found, strict=True):
         theirs = upsample_scores(predict_alone(bundle, photo), size)
         assert ours.ids.shape == size
@@ -63,14 +65,14 @@ def test_predictions_are_those_of_the_processor(bundle: Bundle, monkeypatch: pyt
 def test_images_of_a_model_without_classes_are_those_of_the_processor(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle", "rgb")
     batch = photos(5)
-    found = GpuStream(bundle, CPU, 5, flip=False).launch(batch, SIZES)()
+    found = GpuStream(bundle, CPU, 5, precision=FLOAT32, flip=False).launch(batch, SIZES)()
     for photo, size, ours in zip(batch, SIZES, found, strict=True):
         theirs = upsample_colors(predict_alone(bundle, photo), size)
         assert np.abs(ours.colors.astype(int) - theirs.colors).max() <= 1
 
 
 def test_a_mask_depends_neither_on_its_neighbors_nor_on_their_number(bundle: Bundle) -> None:
-    stream = GpuStream(bundle, CPU, 4, flip=True)
+    stream = GpuStream(bundle, CPU, 4, precision=FLOAT32, flip=True)
     one, *others = photos(4)
     masks = [
         stream.launch(batch, [(40, 30)] * len(batch))()[place].ids.copy()
@@ -91,7 +93,7 @@ class Graph:
 
 
 def test_a_batch_is_unharmed_by_the_next_one_that_is_launched_before_it_is_collected(bundle: Bundle) -> None:
-    stream, (one, two) = GpuStream(bundle, CPU, 1, flip=False), photos(2)
+    stream, (one, two) = GpuStream(bundle, CPU, 1, precision=FLOAT32, flip=False), photos(2)
     wanted = [stream.launch([photo], [SIZE])() for photo in (one, two)]
     with torch.inference_mode():
         stream._graph = graph = Graph(stream)
@@ -108,7 +110,7 @@ def test_a_batch_is_unharmed_by_the_next_one_that_is_launched_before_it_is_colle
 def test_output_that_is_not_numbers_is_an_error(tmp_path: Path, target: str) -> None:
     bundle = make_bundle(tmp_path / "bundle", target)
     bundle.model.decoder.head.bias.fill_(float("nan"))
-    collect = GpuStream(bundle, CPU, 2, flip=False).launch(photos(2), [SIZE, SIZE])
+    collect = GpuStream(bundle, CPU, 2, precision=FLOAT32, flip=False).launch(photos(2), [SIZE, SIZE])
     with pytest.raises(DataError, match="not numbers"):
         collect()
 
@@ -132,9 +134,12 @@ def test_scaled_at_once_are_no_more_scores_than_fit(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_stream_is_lent_again_and_never_to_two_at_once(bundle: Bundle) -> None:
-    with lend_stream(bundle, CPU, 2, flip=False) as one, lend_stream(bundle, CPU, 2, flip=False) as two:
+    with (
+        lend_stream(bundle, CPU, 2, precision=FLOAT32, flip=False) as one,
+        lend_stream(bundle, CPU, 2, precision=FLOAT32, flip=False) as two,
+    ):
         assert one is not two
-    with lend_stream(bundle, CPU, 2, flip=False) as again:
+    with lend_stream(bundle, CPU, 2, precision=FLOAT32, flip=False) as again:
         assert again in (one, two)
 
 

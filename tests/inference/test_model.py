@@ -8,13 +8,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from vitseg import precision
 from vitseg.errors import DataError, NotFoundError
 from vitseg.inference import model as model_module
 from vitseg.inference.chunk import segment_chunk
+from vitseg.inference.commit import commit_job
 from vitseg.inference.job import ModelRef
-from vitseg.inference.model import _loaded, bf16, default_batch, load_once, own_device
+from vitseg.inference.model import _loaded, default_batch, job_precision, load_once, own_device
 from vitseg.inference.plan import plan_job
+from vitseg.precision import FILE, Precision, keep
 from vitseg.registry import versions
+from vitseg.storage import open_store
 
 from . import color_rule
 from .color_rule import SHA256, model
@@ -139,11 +143,55 @@ def test_a_batch_of_any_size_has_as_many_pixels_on_a_gpu():
     assert {default_batch(torch.device("cpu"), size) for size in sizes} == {2}
 
 
-@pytest.mark.parametrize(
-    ("flags", "wanted"), [("fpu avx2 avx512f", False), ("avx512f avx512_bf16", True), ("amx_bf16 amx_tile", True)]
-)
-def test_a_processor_computes_in_bfloat16_where_it_has_instructions_for_it(monkeypatch, flags, wanted):
-    monkeypatch.setattr(Path, "read_text", lambda self: f"flags : {flags}\n")
-    bf16.cache_clear()
-    assert bf16(torch.device("cpu")) == wanted
-    bf16.cache_clear()
+def outcome(single, half):
+    """Stand in for a measurement: seconds in float32 and in bfloat16."""
+    return lambda: (single, half)
+
+
+@pytest.fixture
+def instructions(monkeypatch):
+    """Be on a processor with instructions for bfloat16."""
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: True)
+
+
+def test_the_first_worker_of_a_job_chooses_for_all_others_and_for_later_attempts(folders, rule, instructions):
+    source, dest = folders
+    put(source, "x.png", encode(plain(BLUE)))
+    job = plan_job(str(source), str(dest), model=model())
+    store = open_store(str(dest))
+    assert job_precision(job, store, outcome(2, 1)).name == "bfloat16"
+    assert job_precision(job, store, outcome(1, 2)).name == "bfloat16"  # another machine, where it is slower
+    assert plan_job(str(source), str(dest), model=model()) == job  # the same command, after a kill
+    again = plan_job(str(source), str(dest), model=model("b" * 64))
+    assert job_precision(again, store, outcome(1, 2)).name == "float32"
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_a_chunk_is_computed_in_what_its_job_chose(folders, rule, instructions, monkeypatch, name):
+    source, dest = folders
+    put(source, "x.png", encode(plain(BLUE)))
+    predict, seen = rule.predict, []
+
+    def watched(images, moments):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return predict(images)
+
+    monkeypatch.setattr(rule, "predict", watched)
+    job = plan_job(str(source), str(dest), model=model())
+    keep(open_store(str(dest)), job.file(FILE), Precision(name, "of a test"))
+    assert segment_chunk(job, 0).ok == 1
+    assert commit_job(job, 1.0).precision == name
+    assert seen == [name == "bfloat16"]
+
+
+def test_a_mask_is_kept_in_whichever_precision_it_was_computed(folders, rule, instructions):
+    source, dest = folders
+    put(source, "x.png", encode(plain(BLUE)))
+    store, made = open_store(str(dest)), []
+    for name in ("bfloat16", "float32"):
+        job = plan_job(str(source), str(dest), model=model())
+        keep(store, job.file(FILE), Precision(name, "of a test"))
+        counts = segment_chunk(job, 0)
+        commit_job(job, 1.0)
+        made.append((counts.ok, counts.skipped))
+    assert made == [(1, 0), (0, 1)]

@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from vitseg.architecture import Architecture
-from vitseg.inference import model as model_module
 from vitseg.inference.chunk import segment_chunk
 from vitseg.inference.job import ModelRef, Options
 from vitseg.inference.plan import plan_job
@@ -68,22 +67,6 @@ def test_images_of_different_sizes_share_a_batch(folders, rule):
     assert summary.ok == 6
     assert len(rule.moments) == 2  # calls of the model
     assert [read_ids(dest / f"{number}.png.png").max() for number in range(6)] == [2, 0, 2, 0, 2, 0]
-
-
-def test_the_model_computes_in_bfloat16_where_the_device_has_it(folders, rule, monkeypatch):
-    source, dest = folders
-    put(source, "x.png", encode(plain(RED)))
-    found, seen = rule.predict, []
-
-    def watched(images, moments):
-        seen.append(torch.is_autocast_enabled("cpu"))
-        return found(images)
-
-    monkeypatch.setattr(rule, "predict", watched)
-    run(source, dest)
-    monkeypatch.setattr(model_module, "bf16", lambda device: True)
-    run(source, dest, ids="label")
-    assert seen == [False, True]
 
 
 def test_tiles_keep_what_shrinking_loses(folders, rule):

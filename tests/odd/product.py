@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+from vitseg import precision
 from vitseg.data.commit import commit
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import read_manifest
@@ -266,8 +267,8 @@ def segment(source: Path | str, dest: Path, size: tuple[int, int], *, tile: bool
     bundle = Same(size, sha256=f"{size[0]:032x}{size[1]:032x}")
     loaded, model_module.load_bundle = model_module.load_bundle, lambda folder: bundle
     model = ModelRef(name="same", version="1", sha256=bundle.sha256, folder=str(Path(__file__).parent))
-    before, job = model_module.bf16, None
-    model_module.bf16 = lambda device: False
+    before, job = precision.has_bfloat16, None
+    precision.has_bfloat16 = lambda device: False
     try:
         with watched() as seen:
             job = plan_job(
@@ -277,7 +278,7 @@ def segment(source: Path | str, dest: Path, size: tuple[int, int], *, tile: bool
                 segment_chunk(job, index)
             commit_job(job, 1.0)
     finally:
-        model_module.load_bundle, model_module.bf16 = loaded, before
+        model_module.load_bundle, precision.has_bfloat16 = loaded, before
     made = Segmented(seen.error, seen.faults)
     if job is None or seen.error or (seen.faults and not (dest / job.file("summary.json")).exists()):
         return made

@@ -53,7 +53,7 @@ def test_mlflow_itself_loads_a_version_without_any_pickle(
     register: Register, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    monkeypatch.setattr("vitseg.inference.model.bf16", lambda device: False)
+    monkeypatch.setattr("vitseg.precision.has_bfloat16", lambda device: False)
     version = register(0)
     model = mlflow.pyfunc.load_model(version.uri)
     bundle = load_bundle(tmp_path / "bundle-0")

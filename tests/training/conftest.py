@@ -21,6 +21,7 @@ SMALL = [
     "model.encoder_projection=24", "model.blocks=1", "model.heads=2", "model.head_width=8", "model.mlp_units=[32]",
     "model.features_per_patch=16", "model.decoder=patch", "model.decoder_projection=16", "model.decoder_mlp_units=[32]",
     "data.batch_size=8", "run.epochs=3", "run.checkpoint_steps=2", "run.log_steps=1",
+    "run.precision=float32",  # not to be measured
 ]  # fmt: skip
 
 AUGMENT = ["augment.scale=[0.6, 2.0]", "augment.color=0.4", "augment.rare=0.5"]

@@ -10,6 +10,7 @@ from mlflow.artifacts import load_image
 
 from tests.training.conftest import MakeTrainer, small_recipe
 from vitseg.checkpoint import newest_checkpoint
+from vitseg.precision import Precision
 from vitseg.registry import metric_upload, tracking
 from vitseg.training.logger import TrackingLogger
 from vitseg.training.throughput import Throughput
@@ -29,7 +30,9 @@ def test_a_tracking_server_that_goes_away_stops_no_training(
     shown = next(iter(trainer.validation.epoch(0)))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")  # nobody listens
     draw = functools.partial(trainer.objective.draw_panels, batch=shown)
-    trainer.logger = logger = TrackingLogger(run_id, str(tmp_path), draw, Throughput(1, 1.0))
+    trainer.logger = logger = TrackingLogger(
+        run_id, str(tmp_path), draw, Throughput(1, 1.0), Precision("float32", "of a test")
+    )
     history = trainer.run()
     assert [row["epoch"] for row in history] == [1, 2]
     checkpoint = newest_checkpoint(trainer.checkpoints)

@@ -23,10 +23,11 @@ from vitseg.inference.context import ChunkContext, chunk_context
 from vitseg.inference.gpu_stream import lend_stream
 from vitseg.inference.job import Job
 from vitseg.inference.ledger import ChunkCounts, Listed, Part, Row, read_listing, read_part, write_part
-from vitseg.inference.model import default_batch, load_once
+from vitseg.inference.model import default_batch, job_precision, load_once
 from vitseg.inference.predict import Prediction, launch_batch, predict_batch
 from vitseg.inference.read import Task, read_object
 from vitseg.inference.write import write_object
+from vitseg.precision import time_forward
 from vitseg.storage import open_store
 
 _READERS = 4
@@ -66,10 +67,11 @@ def segment_chunk(
     rows = {place: row for place, row in enumerate(before.rows) if row.status != "failed"} if before else {}
     progress(len(rows))
     bundle = load_once(job.model)
-    context = chunk_context(job, bundle, dest, fresh=not before and not dest.stat(job.begun_key(index)))
-    dest.write(job.begun_key(index), b"")
     if threads:
         torch.set_num_threads(threads)
+    precision = job_precision(job, dest, lambda: time_forward(bundle.model, bundle.image_size))
+    context = chunk_context(job, bundle, dest, precision, fresh=not before and not dest.stat(job.begun_key(index)))
+    dest.write(job.begun_key(index), b"")
     left = {place: objects[place] for place in range(len(objects)) if place not in rows}
     new_rows, written = segment_objects(context, left, progress)
     rows |= new_rows
@@ -134,7 +136,9 @@ def segment_objects(
         begin = functools.partial(predict_batch, batch_size=batch_size)
         if ahead:
             options = context.job.options
-            lent = lend_stream(context.bundle, context.device, batch_size, flip=options.flip)
+            lent = lend_stream(
+                context.bundle, context.device, batch_size, precision=context.precision, flip=options.flip
+            )
             begin = functools.partial(launch_batch, stream=stack.enter_context(lent))
         count = max(2 * _READERS, 2 * batch_size)
         reading = bounded_map(

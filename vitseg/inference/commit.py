@@ -13,6 +13,8 @@ from vitseg.inference.contact_sheet import SHOWN, draw_sheet
 from vitseg.inference.context import STAGES
 from vitseg.inference.job import Job
 from vitseg.inference.ledger import NAMED_FAILURES, STATUSES, ChunkCounts, Row, read_part
+from vitseg.precision import FILE as PRECISION
+from vitseg.precision import kept
 from vitseg.storage import Store, open_store
 
 _THREADS = 8
@@ -40,6 +42,8 @@ class Summary:
     dest: str
     model: dict[str, str]
     options: dict[str, Any]
+    precision: str | None
+    """What masks of this job are computed in; None: all of its chunks were done before there was a choice."""
     failures: list[dict[str, str]]
     """The first 20 `{key, error}`."""
     least_confident: str | None
@@ -75,6 +79,7 @@ def commit_job(job: Job, seconds: float, written: int | None = None, price_per_h
     ok, skipped, failed = (sum(getattr(part, status) for part in counts) for status in STATUSES)
     if ok + skipped + failed != job.listed:
         raise DataError(f"job {job.id}: {ok} ok + {skipped} skipped + {failed} failed are not the {job.listed} listed")
+    precision = kept(dest, job.file(PRECISION))
     summary = Summary(
         job=job.id,
         listed=job.listed,
@@ -90,6 +95,7 @@ def commit_job(job: Job, seconds: float, written: int | None = None, price_per_h
         dest=job.dest,
         model={"name": job.model.name, "version": job.model.version, "sha256": job.model.sha256},
         options=job.options.to_json(),
+        precision=precision.name if precision else None,
         failures=[{"key": key, "error": error} for part in counts for key, error in part.failures][:NAMED_FAILURES],
         least_confident=draw_sheet(dest, job, _least_sure(chain.from_iterable(unsure))),
         summary=dest.uri(job.file("summary.json")),

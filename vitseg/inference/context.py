@@ -14,6 +14,7 @@ from vitseg.inference.job import Job
 from vitseg.inference.model import own_device
 from vitseg.masks import mask_ids
 from vitseg.model.bundle import Bundle
+from vitseg.precision import Precision
 from vitseg.storage import Store, open_store
 
 STAGES = ("check", "fetch", "decode", "forward", "encode", "write")
@@ -50,13 +51,14 @@ class ChunkContext:
     numbers: np.ndarray  # uint8 (K,): train id -> id in the file
     palette: np.ndarray  # uint8 (256, 3)
     device: torch.device  # of the model
+    precision: Precision  # of its forward passes
     fresh: bool = False  # the chunk was never begun before: only masks that planning saw can be there
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
 
-def chunk_context(job: Job, bundle: Bundle, dest: Store, *, fresh: bool) -> ChunkContext:
+def chunk_context(job: Job, bundle: Bundle, dest: Store, precision: Precision, *, fresh: bool) -> ChunkContext:
     """Open the source of a job and choose the ids and colors of its masks; refuse those that its model doesn't have."""
     if not bundle.classes and (job.options.also or job.options.ids != "train"):
         raise UsageError(f"{job.model.name} has no classes, it makes images: leave out --also and --ids")
     numbers, palette = mask_ids(bundle.classes, job.options.ids)
-    return ChunkContext(job, open_store(job.root), dest, bundle, numbers, palette, own_device(), fresh)
+    return ChunkContext(job, open_store(job.root), dest, bundle, numbers, palette, own_device(), precision, fresh)

@@ -14,9 +14,10 @@ from vitseg.inference.chunk import segment_objects
 from vitseg.inference.context import chunk_context
 from vitseg.inference.job import Job, ModelRef, Options, key_problem
 from vitseg.inference.ledger import Listed, Row
-from vitseg.inference.model import load_once
+from vitseg.inference.model import load_once, own_device
 from vitseg.inference.plan import MaskIndex, list_source
 from vitseg.inference.reusable_mask import find_reusable_mask
+from vitseg.precision import choose, time_forward
 from vitseg.storage import LocalStore, ObjectInfo, canonical, open_store
 
 SAMPLED = 32
@@ -117,9 +118,10 @@ def _draw(sample: list[ObjectInfo], info: ObjectInfo, number: int, dice: random.
 def _time_sample(job: Job, sample: list[ObjectInfo]) -> tuple[float, int]:
     """Return objects a second, and how many of the sample can't be read."""
     bundle, dest = load_once(job.model), open_store(job.dest)
+    precision = choose(own_device(), lambda: time_forward(bundle.model, bundle.image_size))
 
     def segment(objects: list[ObjectInfo]) -> list[Row]:
-        context = chunk_context(job, bundle, _NoStore(), fresh=True)
+        context = chunk_context(job, bundle, _NoStore(), precision, fresh=True)
         listed = [Listed(info, key_problem(info.key, dest), made=False) for info in objects]
         return list(segment_objects(context, dict(enumerate(listed)), lambda count: None)[0].values())
 

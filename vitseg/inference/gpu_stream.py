@@ -30,6 +30,7 @@ from vitseg.inference.upsample import (
     upsampled_rows,
 )
 from vitseg.model.bundle import Bundle
+from vitseg.precision import Precision
 
 Predictions = list[MaskPrediction | ImagePrediction]
 log = logging.getLogger(__name__)
@@ -45,8 +46,10 @@ class GpuStream:
     the processor it computes the same, at once: so it can be tested there.
     """
 
-    def __init__(self, bundle: Bundle, device: torch.device, batch_size: int, *, flip: bool) -> None:
-        self._bundle, self._device, self._flip = bundle, device, flip
+    def __init__(
+        self, bundle: Bundle, device: torch.device, batch_size: int, *, precision: Precision, flip: bool
+    ) -> None:
+        self._bundle, self._device, self._precision, self._flip = bundle, device, precision, flip
         self._module = torch.get_device_module(device)
         self._stream = self._module.Stream(device)
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -99,7 +102,8 @@ class GpuStream:
 
         Without classes: colors (B, 3, h, w), the same as uint8 (B, h, w, 3), and sums that are not finite if they aren't.
         """
-        output = forward(self._bundle, self._images.permute(0, 3, 1, 2), self._device, flip=self._flip)
+        images = self._images.permute(0, 3, 1, 2)
+        output = forward(self._bundle, images, self._device, self._precision, flip=self._flip)
         if not self._bundle.classes:
             return output, unit_bytes(output).permute(0, 2, 3, 1), output.sum((1, 2, 3), dtype=torch.float64)
         certain = output.softmax(1).amax(1)
@@ -142,13 +146,15 @@ def upsample_batch(scores: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @contextmanager
-def lend_stream(bundle: Bundle, device: torch.device, batch_size: int, *, flip: bool) -> Iterator[GpuStream]:
+def lend_stream(
+    bundle: Bundle, device: torch.device, batch_size: int, *, precision: Precision, flip: bool
+) -> Iterator[GpuStream]:
     """Lend a stream to a thread; the next one gets it with its graph."""
-    idle = _idle_streams(bundle, device, batch_size, flip)
+    idle = _idle_streams(bundle, device, batch_size, precision, flip)
     try:
         stream = idle.pop()
     except IndexError:
-        stream = GpuStream(bundle, device, batch_size, flip=flip)
+        stream = GpuStream(bundle, device, batch_size, precision=precision, flip=flip)
     try:
         yield stream
     finally:
@@ -156,5 +162,7 @@ def lend_stream(bundle: Bundle, device: torch.device, batch_size: int, *, flip: 
 
 
 @functools.lru_cache(maxsize=1)  # those of an earlier model go with their memory
-def _idle_streams(bundle: Bundle, device: torch.device, batch_size: int, flip: bool) -> list[GpuStream]:
+def _idle_streams(
+    bundle: Bundle, device: torch.device, batch_size: int, precision: Precision, flip: bool
+) -> list[GpuStream]:
     return []

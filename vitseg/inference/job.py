@@ -5,6 +5,7 @@
     DEST/_vitseg/also/overlay/<key>.jpg       the colors over the photo
     DEST/_vitseg/also/confidence/<key>.png    probability of the chosen class, 255 is certain
     DEST/_vitseg/<job>/listing/*/part-*.parquet, listing.json  the frozen listing
+    DEST/_vitseg/<job>/precision.json                          what its masks are computed in, as its first worker chose
     DEST/_vitseg/<job>/part-*.parquet, summary.json            the rows, and the proof that they are complete
     DEST/_vitseg/<job>/begun/*                                 marks of chunks in work, or in work when the job was killed
     DEST/_vitseg/<job>/least-confident.jpg                     a contact sheet for a person to look at first

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from vitseg.errors import DataError
-from vitseg.inference.job import ModelRef
+from vitseg.inference.job import Job, ModelRef
 from vitseg.model.bundle import Bundle, load_bundle
+from vitseg.precision import FILE, Measure, Precision, autocast, choose, keep, kept, on_device
+from vitseg.storage import Store
 from vitseg.storage.atomic import lock
 
 SHARES = 8
@@ -26,6 +28,7 @@ Moments = tuple[float, float] | None
 """Mean and standard deviation of the photograph that a window is cut from; None for whole photographs."""
 
 _load_lock = threading.Lock()
+_choose_lock = threading.Lock()
 _held_locks: list[FileIO] = []  # the system gives them up when the process ends, however it ends
 
 
@@ -80,16 +83,11 @@ def _lock_gpu(name: str) -> bool:
     return True
 
 
-@functools.cache
-def bf16(device: torch.device) -> bool:
-    """Return whether a device has instructions for bfloat16: GPUs since 2020, some processors (twice as fast there)."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    try:
-        words = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-    return torch.backends.mkldnn.is_available() and bool({"avx512_bf16", "amx_bf16"} & set(words))
+def job_precision(job: Job, dest: Store, measure: Measure) -> Precision:
+    """Return what a job's masks are computed in: the first worker that asks chooses for all, and for later attempts."""
+    with _choose_lock:  # two threads would measure each other
+        chosen = kept(dest, job.file(FILE)) or keep(dest, job.file(FILE), choose(own_device(), measure))
+    return on_device(chosen, own_device())
 
 
 def default_batch(device: torch.device, image_size: tuple[int, int]) -> int:
@@ -103,14 +101,20 @@ def stack_planes(images: Iterable[np.ndarray]) -> Tensor:
 
 
 def forward(
-    bundle: Bundle, images: Tensor, device: torch.device, *, flip: bool = False, moments: Moments = None
+    bundle: Bundle,
+    images: Tensor,
+    device: torch.device,
+    precision: Precision,
+    *,
+    flip: bool = False,
+    moments: Moments = None,
 ) -> Tensor:
     """Return scores (B, K, h, w), or colors (B, 3, h, w), of images uint8 (B, 3, h, w) of the model's size.
 
     `flip`: the mean of these and of what the model makes of the mirrored images, mirrored back.
     """
     network = bundle.predict if bundle.classes else bundle.colors
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16(device)):
+    with autocast(precision.name, device):
         output = network(images, moments=moments)
         if flip:
             output = (output + network(images.flip(-1), moments=moments).flip(-1)) / 2

@@ -47,7 +47,7 @@ def predict_batch(
     started = time.perf_counter()
     with context.stopwatch.measure("forward"):
         images = stack_planes(task.pixels for _, task in batch if task.pixels is not None)
-        outputs = forward(context.bundle, images, context.device, flip=context.job.options.flip)
+        outputs = forward(context.bundle, images, context.device, context.precision, flip=context.job.options.flip)
     share = (time.perf_counter() - started) / len(batch)
     upsample = upsample_scores if context.bundle.classes else upsample_colors
     for (place, task), output in zip(batch, outputs, strict=True):
@@ -101,7 +101,9 @@ def _predict_task_tiled(context: ChunkContext, task: Task, batch_size: int) -> P
 def _tile(context: ChunkContext, photo: Photo, batch_size: int) -> MaskPrediction | ImagePrediction:
     bundle, options = context.bundle, context.job.options
     moments = pixel_moments(photo)
-    network = functools.partial(forward, bundle, device=context.device, flip=options.flip, moments=moments)
+    network = functools.partial(
+        forward, bundle, device=context.device, precision=context.precision, flip=options.flip, moments=moments
+    )
     if not bundle.classes:
         return predict_colors_tiled(network, photo, bundle.image_size, batch_size, context.device)
     keep = "confidence" in options.also

@@ -13,6 +13,7 @@ from vitseg.images.resize import resize
 from vitseg.inference.model import default_batch, forward, stack_planes
 from vitseg.inference.upsample import upsample_colors, upsample_scores
 from vitseg.model.bundle import Bundle, load_bundle
+from vitseg.precision import choose, time_forward
 
 _CPU = torch.device("cpu")
 
@@ -22,6 +23,7 @@ class Predictor:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
+        self.precision = choose(_CPU, lambda: time_forward(bundle.model, bundle.image_size))
 
     def predict(self, data: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
         """Return train ids uint8 (B, H, W) for photographs uint8 (B, H, W, 3) of any one size.
@@ -32,7 +34,7 @@ class Predictor:
         found = np.empty((len(data), *size) if bundle.classes else (len(data), *size, 3), np.uint8)
         for start in range(0, len(data), batch):
             fitted = stack_planes(resize(photo, bundle.image_size) for photo in data[start : start + batch])
-            for place, output in enumerate(forward(bundle, fitted, _CPU), start=start):
+            for place, output in enumerate(forward(bundle, fitted, _CPU, self.precision), start=start):
                 own = upsample_scores(output, size).ids if bundle.classes else upsample_colors(output, size).colors
                 found[place] = own
         return found

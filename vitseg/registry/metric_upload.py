@@ -42,10 +42,17 @@ class MetricStream:
         run_id: the run; the new attempt is counted when the server first answers.
         folder: address of the folder that keeps what could not be uploaded.
         on_notice: called with one line when the server goes away or comes back.
+        tags: set on the run when the server first answers.
     """
 
-    def __init__(self, run_id: str, folder: str, on_notice: Callable[[str], None] = log.warning) -> None:
-        self._run_id, self._folder, self._on_notice = run_id, folder, on_notice
+    def __init__(
+        self,
+        run_id: str,
+        folder: str,
+        on_notice: Callable[[str], None] = log.warning,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        self._run_id, self._folder, self._on_notice, self._tags = run_id, folder, on_notice, tags
         self._waiting: list[Metric] = []
         self._pictures: dict[str, Image.Image] = {}
         self._lock = threading.Lock()
@@ -103,7 +110,7 @@ class MetricStream:
             closed = self._closed.wait(_FLUSH_SECONDS)
             try:
                 if not resumed:
-                    resume_run(self._run_id)
+                    resume_run(self._run_id, self._tags)
                     resumed = True  # so that this attempt is counted once, however often the next request fails
                 if logged is None:
                     logged = _logged_steps(self._run_id)

@@ -65,6 +65,8 @@ class Provenance:
     commit: str
     """Git commit of the code, with `+` if files differed from it; "": unknown."""
     device: str
+    precision: str = ""
+    """What its forward passes computed in; "": unknown, as of earlier versions."""
     versions: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     """What is likely a mistake in the labels, as preprocessing found."""

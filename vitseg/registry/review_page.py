@@ -234,10 +234,11 @@ def _provenance(ours: Provenance, candidate: Version) -> list[str]:
     flow_run = f"[flow run]({ours.flow_run})" if ours.flow_run.startswith("http") else f"flow run {ours.flow_run}"
     commit = f"commit `{ours.commit[:12]}{ours.commit[40:]}`" if ours.commit else "commit unknown"
     packages = ", ".join(f"{name} {version}" for name, version in ours.versions.items())
+    precision = f" in {ours.precision}" if ours.precision else ""
     return [
         "# Provenance",
         f"- Recipe `{ours.recipe}`, seed {ours.seed}, from {f'`{ours.init}`' if ours.init else 'scratch'}",
-        f"- Trained by {ranks} on {ours.device} in {duration(ours.seconds)}{attempts}: "
+        f"- Trained by {ranks} on {ours.device}{precision} in {duration(ours.seconds)}{attempts}: "
         f"{flow_run}, MLflow run `{candidate.run_id}`",
         f"- Code: {commit}; {packages}",
         f"- Model: sha256 `{candidate.sha256[:16]}`",

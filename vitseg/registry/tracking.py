@@ -76,13 +76,14 @@ def end_run(run_id: str, status: str = "FINISHED") -> None:
         MlflowClient().set_terminated(run_id, status)
 
 
-def resume_run(run_id: str) -> None:
-    """Mark a run as RUNNING and count one more attempt."""
+def resume_run(run_id: str, tags: Mapping[str, str] | None = None) -> None:
+    """Mark a run as RUNNING, count one more attempt, and set some tags."""
     with mlflow_request("resuming a run"):
         client = MlflowClient()
         client.update_run(run_id, status="RUNNING")
         attempts = int(client.get_run(run_id).data.tags.get(_ATTEMPTS, "0"))
-        client.set_tag(run_id, _ATTEMPTS, str(attempts + 1))
+        for key, value in {**(tags or {}), _ATTEMPTS: str(attempts + 1)}.items():
+            client.set_tag(run_id, key, value)
 
 
 def run_age(run_id: str) -> tuple[float, int]:

@@ -12,7 +12,7 @@ objectives/         everything in which trainings differ: inputs, loss, validati
 progress.py         steps, history, the best epoch, speed and the time budget
 initial_weights.py  weights to start from (`--init`); hugging_face.py fetches them from the hub
 optimizer.py        AdamW or Muon (muon.py), the learning rate of each step, and the weights' moving average
-precision.py        in which numbers a forward pass computes
+precision.py        what a job computes in, chosen when it begins
 throughput.py       FLOP/s of a training, against what the devices reach
 logger.py           what the loop reports to; on rank 0 to the launcher and the tracking server
 """

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from vitseg.precision import Precision
 from vitseg.training.rank_reports import emit
 from vitseg.training.throughput import Throughput
 
@@ -49,20 +50,23 @@ class TrackingLogger(TrainingLogger):
         folder: str,
         draw_panels: Callable[[nn.Module], Image.Image],
         throughput: Throughput,
+        precision: Precision,
     ) -> None:
         from vitseg.registry.metric_upload import MetricStream  # imports MLflow: other ranks need not wait
         from vitseg.registry.system_metrics import SystemMetrics
 
-        self.draw_panels, self.throughput = draw_panels, throughput
+        self.draw_panels, self.throughput, self.precision = draw_panels, throughput, precision
         self.closed = False
-        self.metrics = MetricStream(run_id, folder, lambda text: emit("note", text=text))
+        self.metrics = MetricStream(
+            run_id, folder, lambda text: emit("note", text=text), {"vitseg.precision": precision.name}
+        )
         self.system = SystemMetrics(run_id)
 
     def log_start(self, step: int, history: list[dict[str, Any]]) -> None:
         """Log the rate of the devices and the cost of an image as `throughput/*`."""
         values = self.throughput.limits()
         self.metrics.log({f"throughput/{name}": value for name, value in values.items()}, step)
-        emit("start", step=step, history=history, **values)
+        emit("start", step=step, history=history, precision=self.precision.line(), **values)
 
     def log_step(self, step: int, values: dict[str, float]) -> None:
         """Log a step's metrics as `step/*`."""

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from vitseg import dist
 from vitseg.data.loader import Batch
+from vitseg.precision import autocast_type
 from vitseg.training.cuda_graph import GraphedPass, Pass
 from vitseg.training.objectives.base import Objective
 from vitseg.training.optimizer import WeightAverage, build_optimizers
-from vitseg.training.precision import autocast_type
 from vitseg.training.progress import Totals
 
 

@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitseg import dist
 from vitseg.model.masked_autoencoder import MaskedAutoencoder, visible_patches
 from vitseg.model.summary import summarize
+from vitseg.precision import autocast_type
 from vitseg.recipe import Recipe
-from vitseg.training.precision import autocast_type
 
 _FORWARD_AND_BACKWARD = 3
 """Times the forward pass: backward does each matrix product once for the weights, once for what comes before them."""

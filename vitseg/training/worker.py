@@ -11,6 +11,7 @@ from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.errors import UsageError, VitsegError
 from vitseg.git_commit import code_commit
+from vitseg.precision import time_both
 from vitseg.recipe import Recipe
 from vitseg.storage import open_store
 from vitseg.training.job import HISTORY, Job, read_job
@@ -18,7 +19,7 @@ from vitseg.training.logger import TrackingLogger, TrainingLogger
 from vitseg.training.loop import Trainer
 from vitseg.training.objectives import objective_for
 from vitseg.training.plan import check
-from vitseg.training.precision import make_deterministic
+from vitseg.training.precision import job_precision, make_deterministic, training_pass
 from vitseg.training.rank_reports import describe_error, emit
 from vitseg.training.throughput import measure_throughput
 from vitseg.training.watchdog import FIRST_MINUTES, watched
@@ -65,14 +66,16 @@ def train_rank(job_folder: str, world: dist.World) -> None:
     try:
         with watched(recipe.run.hang_minutes) as alive:
             objective = objective_for(job, manifest, world.device)
+            precision = job_precision(job, world, lambda: time_both(training_pass(objective)))
+            objective.compute_in(precision.name)
             if recipe.run.compile:
                 objective.model.compile()
             data, validation = batches_of(job.shards, manifest, recipe, world)
-            throughput = measure_throughput(objective.flops_per_image(), recipe.run.precision, world)
+            throughput = measure_throughput(objective.flops_per_image(), precision.name, world)
             if world.rank == 0:
                 shown = Batches(job.shards, manifest, "val", batch_size=PANEL_IMAGES, shuffle=False, drop_last=False)
                 draw = functools.partial(objective.draw_panels, batch=next(iter(shown.epoch(0))))
-                logger = TrackingLogger(job.run_id, job.folder, draw, throughput)
+                logger = TrackingLogger(job.run_id, job.folder, draw, throughput, precision)
             trainer = Trainer(
                 objective, world, data, validation, open_store(job.checkpoints), logger, alive,
                 max_minutes=job.max_minutes, commit=code_commit(),

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from vitseg.data.augment import augment
 from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import Manifest
+from vitseg.precision import Name
 from vitseg.recipe import Recipe
 from vitseg.training.job import Job
 
@@ -47,6 +49,10 @@ class Objective(ABC):
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
+
+    def compute_in(self, precision: Name) -> None:
+        """Train and validate in this precision from now on."""
+        self.recipe = replace(self.recipe, run=replace(self.recipe.run, precision=precision))
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Return what an epoch's row is compared by; larger is better."""

@@ -19,6 +19,7 @@ from vitseg.model.encoder_bundle import pack_encoder
 from vitseg.model.masked_autoencoder import MaskedAutoencoder, build_masked, normalize_patches, visible_patches
 from vitseg.model.patches import patchify, unpatchify
 from vitseg.pictures.panels import panel_sheet
+from vitseg.precision import autocast
 from vitseg.recipe import Recipe
 from vitseg.storage import open_store
 from vitseg.training.job import Job
@@ -77,7 +78,9 @@ class MaskedPatches(Objective):
         model.eval()
         for batch in batches.epoch(0):
             images, visible = batch.images.to(self.device), self._visible(batch, VALIDATION)
-            loss, _ = self.loss(model(images, visible), images, visible)
+            with autocast(self.recipe.run.precision, images.device):
+                output = model(images, visible)
+            loss, _ = self.loss(output, images, visible)
             sums += torch.stack([loss.double(), self.counts(visible)[0].double()])
             on_batch()
         model.train()

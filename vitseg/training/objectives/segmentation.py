@@ -90,7 +90,9 @@ class Segmentation(Objective):
 
     def validate(self, model: nn.Module, batches: Batches, on_batch: Callable[[], None]) -> dict[str, float]:
         """Evaluate the model on the validation split."""
-        evaluation = evaluate_batches(model, batches.epoch(0), self.criterion, progress=lambda images: on_batch())
+        evaluation = evaluate_batches(
+            model, batches.epoch(0), self.criterion, lambda images: on_batch(), precision=self.recipe.run.precision
+        )
         return evaluation.flat("val/")
 
     def draw_panels(self, model: nn.Module, batch: Batch) -> Image.Image:
