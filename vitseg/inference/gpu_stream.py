@@ -116,10 +116,9 @@ class GpuStream:
             with _capturing, torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._found = self._predict()
             self._graph = graph
-        except RuntimeError as error:
-            log.warning(
-                "the model can't be captured as a CUDA graph, which is slower: %s", str(error).partition("\n")[0]
-            )
+        except RuntimeError as error:  # torch's errors of the device and of its memory are of this type
+            reason = str(error.__context__ or error).strip().partition("\n")[0]
+            log.warning("no CUDA graph of the model, each kernel is launched on its own: %s", reason)
 
     def _staging(self, like: Tensor) -> Tensor:
         """Return memory that a GPU copies by itself; torch keeps it for another batch once nobody uses it."""
