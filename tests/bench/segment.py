@@ -30,6 +30,7 @@ from vitseg.inference.upsample import upsample_scores
 from vitseg.labels import CITYSCAPES, train_classes
 from vitseg.masks import encode_mask, mask_ids, renumber
 from vitseg.model.bundle import Bundle, load_bundle, save_bundle
+from vitseg.precision import choose, time_forward
 from vitseg.storage import join, open_store
 from vitseg.synth.dataset import write_photographs
 from vitseg.training.logger import TrainingLogger
@@ -125,12 +126,13 @@ def _figures(folder: Path) -> Iterator[Figure]:
 def _on_a_gpu(model: str, bundle: Bundle, device: torch.device) -> Iterator[Figure]:
     """Yield how busy jobs keep a GPU. What processes need to start is left out, by the difference of two jobs."""
     numbers = itertools.count()
+    precision = choose(device, lambda: time_forward(bundle.model, bundle.image_size))
     batch = default_batch(device, bundle.image_size)
     images = torch.randint(0, 256, (batch, 3, *bundle.image_size), dtype=torch.uint8, device=device)
 
     def passes() -> None:
         for _ in range(PASSES):
-            forward(bundle, images, device)
+            forward(bundle, images, device, precision)
         torch.get_device_module(device).synchronize()
 
     def seconds(source: str, *options: str) -> float:

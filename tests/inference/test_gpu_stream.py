@@ -2,20 +2,24 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from vitseg.architecture import Architecture
+from vitseg.config import load_recipe
 from vitseg.errors import DataError
 from vitseg.inference import chunk, gpu_stream
 from vitseg.inference.gpu_stream import GpuStream, lend_stream, upsample_batch
 from vitseg.inference.upsample import upsample_colors, upsample_scores
-from vitseg.labels import train_classes
+from vitseg.labels import palette, train_classes
 from vitseg.model.bundle import Bundle, load_bundle, save_bundle
-from vitseg.model.segmenter import build_model
+from vitseg.model.segmenter import Segmenter, build_model
 from vitseg.precision import Precision
 
 from .conftest import encode, put, read_ids, rows, run
@@ -104,6 +108,32 @@ def test_a_batch_is_unharmed_by_the_next_one_that_is_launched_before_it_is_colle
         np.testing.assert_array_equal(ours.ids, theirs.ids)
         np.testing.assert_array_equal(ours.confidence, theirs.confidence)
         assert ours.mean_confidence == theirs.mean_confidence
+
+
+class Devices(TorchDispatchMode):
+    """Notes the devices of the tensors that operations get."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = set[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen |= {value.device.type for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)}
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small", "base", "vit-base", "paper"])
+def test_a_graph_can_hold_every_preset_as_from_the_second_pass_on_nothing_is_copied_to_the_device(preset: str) -> None:
+    arch, meta = load_recipe(preset).model, torch.device("meta")  # a device without memory, other than the processor
+    with meta:
+        model = Segmenter(arch, (64, 96), 19).eval()
+    classes = train_classes()
+    bundle = Bundle(model, arch, classes, (64, 96), palette(classes), "", "", {})
+    images = torch.zeros(2, 3, 64, 96, dtype=torch.uint8, device=meta)
+    bundle.predict(images)
+    with Devices() as devices:
+        bundle.predict(images)
+    assert devices.seen == {"meta"}
 
 
 @pytest.mark.parametrize("target", ["classes", "rgb"])

@@ -7,6 +7,7 @@ Shapes: B images of H×W pixels, K classes.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -74,10 +75,13 @@ class Bundle:
             DataError: a side of the images is no multiple of the patch size.
         """
         assert self.classes, "a model without classes has no scores: see colors"
-        colors = torch.from_numpy(self.palette[: len(self.classes)])
         with torch.inference_mode():
             output = self.model(images.to(self.model.mean.device), moments=moments)
-            return class_scores(output, colors, self.architecture.target)
+            return class_scores(output, self._class_colors, self.architecture.target)
+
+    @functools.cached_property  # copied to a GPU once: such a copy waits for all that the GPU has to do
+    def _class_colors(self) -> Tensor:
+        return torch.from_numpy(self.palette[: len(self.classes)]).to(self.model.mean.device)
 
     def colors(self, images: Tensor, moments: tuple[float, float] | None = None) -> Tensor:
         """Return the color images float32 (B, 3, H, W), 0–1, of a model of target `rgb`; arguments as in `predict`."""
