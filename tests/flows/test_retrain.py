@@ -223,23 +223,26 @@ def test_only_what_was_compared_with_the_champion_of_now_is_promoted_without_a_p
         champions.append(one_champion)
         return {"version": "2"}
 
+    sought: list[tuple[str, ...]] = []
+    request = RecipeRequest(recipe=small_recipe(), auto_batch=True)
     monkeypatch.setenv("VITSEG_HOME", str(tmp_path))
     for name, fake in {
         "preprocess": lambda *_, **__: {"fingerprint": "f"},
         "read_manifest": lambda _: None,
-        "load_request": lambda *_: RecipeRequest(recipe=small_recipe()),
+        "load_request": lambda *_: request,
         "train": train,
         "ensure_assessed": assess,
         "changes_since": lambda *_: (ClassChange((), removed=removed), []),
     }.items():
         monkeypatch.setattr(module, name, fake)
     monkeypatch.setattr(module.Segmentation, "fit_recipe", lambda *_: small_recipe())
-    monkeypatch.setattr(module.versions, "find_trained", lambda *_: None)
+    monkeypatch.setattr(module.versions, "find_trained", lambda *given: sought.append(given))
     monkeypatch.setattr(module.versions, "get_version", lambda *_: mine)
     monkeypatch.setattr(module.promotion, "champion_of", lambda _: champions[0] if champions else None)
     monkeypatch.setattr(module.promotion, "promote", promote)
     monkeypatch.setattr(module, "_propose", lambda *given: proposed.append(given))
     module.retrain.fn(str(tmp_path), name="moving", auto_promote=True)
+    assert sought == [("moving", "f", request.digest())]  # not that of the batch that was chosen
     assert (len(promoted), len(proposed)) == ((0, 1) if told else (1, 0))
     assert told in capsys.readouterr().err
     waiting = dataclasses.replace(mine, aliases=("challenger",))
