@@ -29,11 +29,12 @@ from vitseg import child_processes, dist
 from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.errors import TrainingError
+from vitseg.precision import time_both
 from vitseg.training.job import Job, read_job, write_job
 from vitseg.training.launch import rank_environment
 from vitseg.training.nodes import Nodes
 from vitseg.training.objectives import OBJECTIVES
-from vitseg.training.precision import make_deterministic
+from vitseg.training.precision import job_precision, make_deterministic, training_pass
 from vitseg.training.rank_reports import emit, ended_by, is_memory, parse_event
 from vitseg.training.step import Learner
 from vitseg.training.watchdog import watched
@@ -211,8 +212,10 @@ def attempt_steps(job: Job, manifest: Manifest, sample: Batch, device: torch.dev
         torch.cuda.reset_peak_memory_stats(device)
     size = images * job.recipe.optimizer.accumulate
     recipe = replace(job.recipe, data=replace(job.recipe.data, batch_size=size))
-    kind = OBJECTIVES[job.task]
-    learner = Learner(kind(kind.build_model(recipe, manifest).to(device), recipe, manifest), dist.World(0, 1, device))
+    kind, world = OBJECTIVES[job.task], dist.World(0, 1, device)
+    objective = kind(kind.build_model(recipe, manifest).to(device), recipe, manifest)
+    objective.compute_in(job_precision(job, world, lambda: time_both(training_pass(objective))).name)
+    learner = Learner(objective, world)
     learner.connect()
     rows = torch.arange(size) % len(sample.keys)
     batch = Batch(sample.images[rows], sample.labels[rows], [sample.keys[row] for row in rows.tolist()])
