@@ -38,7 +38,7 @@ FLOORS = {
             "old_keys",
             "config",
         ),
-        *("storage", "images", "dist", "precision", "home", "child_processes", "git_commit"),
+        *("storage", "images", "dist", "device_copy", "precision", "home", "child_processes", "git_commit"),
     },
     1: {"data", "synth", "model", "losses", "metrics", "masks", "pictures"},
     2: {"checkpoint", "evaluation", "registry"},

@@ -145,6 +145,97 @@ def test_deterministic_means_the_same_weights_each_time(data: Data, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    "settings",
+    [[], ["run.precision=float16"], ["optimizer.accumulate=2", "model.stochastic_depth=0.3", "model.dropout=0.1"]],
+    ids=str,
+)
+def test_a_graph_trains_the_same_weights_also_where_it_was_cut(
+    data: Data, tmp_path: Path, settings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = [*EIGHT, "run.epochs=4", "run.evaluate_epochs=4", "run.checkpoint_steps=1", "run.log_steps=1"]
+    recipe = load_recipe("small", overrides=[*few, *settings])
+    eager = load_recipe("small", overrides=[*few, *settings, "run.cuda_graph=false"])
+    make_deterministic()
+    try:
+        trainers = [make_trainer(data, each, GPU, tmp_path / str(i)) for i, each in enumerate((recipe, eager, recipe))]
+        trainers[2].logger = Power(cut=5)  # in the middle of the third epoch
+        with pytest.raises(KeyboardInterrupt):
+            trainers[2].run()
+        trainers[2] = make_trainer(data, recipe, GPU, tmp_path / "2")
+        for trainer in trainers:
+            trainer.run()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert capsys.readouterr().out.count("a step is one CUDA graph from now on") == 3
+    wanted = trainers[1].model.state_dict()
+    for trainer in trainers:
+        for name, tensor in trainer.model.state_dict().items():
+            assert torch.equal(tensor, wanted[name]), name
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["run.cuda_graph=false"],
+        ["run.precision=float16", "optimizer.average=0.9"],
+        ["loss.class_weights=balanced", "loss.dice=1", "optimizer.accumulate=2"],
+        ["model.target=rgb"],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", [Segmentation, MaskedPatches])
+def test_a_step_waits_for_the_gpu_once(
+    data: Data, settings: list[str], kind: type[Objective], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards, manifest = data
+    recipe = load_recipe("small", overrides=[*EIGHT, *settings])
+    learner = Learner(kind(kind.build_model(recipe, manifest).to(GPU.device), recipe, manifest), GPU)
+    learner.connect()
+    batch = next(batches_of(shards, manifest, recipe, GPU)[0].epoch(0))
+    assert batch.images.is_pinned()
+    assert batch.labels.is_pinned()
+    read, reads = dist.read_numbers, list[int]()
+
+    def reading(tensor: torch.Tensor) -> list[float]:
+        torch.cuda.set_sync_debug_mode("default")
+        reads.append(len(tensor))
+        numbers = read(tensor)
+        torch.cuda.set_sync_debug_mode("error")
+        return numbers
+
+    for step in range(3):
+        learner.take_step(batch, step=step, learning_rate=1e-3, time_used=0.0)
+    monkeypatch.setattr(dist, "read_numbers", reading)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(3, 6):
+            learner.take_step(batch, step=step, learning_rate=1e-3, time_used=0.0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(reads) == 3
+
+
+def test_an_evaluation_waits_for_the_gpu_at_its_end_only(data: Data, tmp_path: Path) -> None:
+    trainer = make_trainer(data, load_recipe("small", overrides=EIGHT), GPU, tmp_path)
+
+    def watched(batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            torch.cuda.set_sync_debug_mode("error")
+            yield batch
+            torch.cuda.set_sync_debug_mode("default")
+
+    wanted = evaluate_batches(trainer.model, trainer.validation.epoch(0), trainer.objective.criterion, patches=(8,))
+    try:
+        found = evaluate_batches(
+            trainer.model, watched(trainer.validation.epoch(0)), trainer.objective.criterion, patches=(8,)
+        )
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(found.confusion, wanted.confusion)
+
+
+@pytest.mark.parametrize(
     "settings", [["run.precision=float16"], ["run.precision=float32"], ["run.compile=true"]], ids=str
 )
 def test_other_numbers_and_kernels_learn_nearly_the_same(data: Data, tmp_path: Path, settings: list[str]) -> None:

@@ -1,11 +1,13 @@
 """One optimizer step: the same however its batch is cut up, and left out where numbers overflow."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.bench.launches import beside_the_graph
 from tests.training.conftest import AUGMENT, MakeTrainer, Power, small_recipe, weights
 
 
@@ -69,3 +71,7 @@ def test_a_gradient_that_overflows_in_one_optimizers_part_changes_nothing(make_t
     assert trainer.learner.scaler.get_scale() == 2.0**13  # from 2¹⁶, halved by each of three steps
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(trainer).items())
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.learner.eval_model.state_dict().items())
+
+
+def test_a_step_launches_few_operations_beside_its_graph(tmp_path: Path) -> None:
+    assert beside_the_graph("small", tmp_path) <= 300

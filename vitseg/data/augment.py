@@ -9,12 +9,14 @@ an output pixel is that of the source pixel in which its center falls, so labels
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vitseg.device_copy import to_device
 from vitseg.labels import IGNORE_INDEX
 from vitseg.recipe import AugmentRecipe
 
@@ -48,23 +50,19 @@ def augment(
     moved = recipe.scale != (1.0, 1.0)
     if not moved and not recipe.color:
         return images, labels
-    drawn = np.stack([_draws(seed, step, row) for row in rows])
-    draws = torch.from_numpy(drawn).to(images.device)
-    pixels = images.float()
-    if recipe.color:
-        pixels = _jitter(images, 1 + recipe.color * (2 * draws[:, _BRIGHTNESS:_DRAWS] - 1))
+    draws = np.stack([_draws(seed, step, row) for row in rows])
+    factors = 1 + recipe.color * (2 * draws[:, _BRIGHTNESS:_DRAWS] - 1)
+    crops = _plan_crops(draws, recipe.scale, fills_frame=labels.ndim == 4, size=(images.shape[2], images.shape[3]))
+    # What is known before anybody looks at the images goes to their device by a single copy.
+    tables = (draws, factors, class_weights(pixels_per_class), *crops)
+    drawn, factor, weights, *crop = _upload(tables, images.device)
+    pixels = _jitter(images, factor) if recipe.color else images.float()
     if moved:
-        low, high = recipe.scale
-        # As likely twice as large as half as large. One number at a time: a vectorized power may round otherwise at
-        # the end of a batch than in its middle.
-        scale = draws.new_tensor([low * (high / low) ** power for power in drawn[:, _SCALE].tolist()])
-        if labels.ndim == 4:
-            scale = scale.clamp(min=1)  # a target image has no value that is ignored
         seeks_rare = recipe.rare and labels.ndim == 3
-        focus = _rare_pixels(labels, pixels_per_class, draws, recipe.rare) if seeks_rare else None
-        y, x = _sources(scale, draws, focus, (images.shape[2], images.shape[3]))
-        pixels = _resample(pixels, y, x)
-        labels = _nearest(labels, y, x) if labels.ndim == 3 else _to_bytes(_resample(labels.float(), y, x))
+        focus = _rare_pixels(labels, weights, drawn, recipe.rare) if seeks_rare else None
+        source = _source(_Crops(*crop), drawn, focus, images.shape[2])
+        pixels = _resample(pixels, source)
+        labels = _nearest(labels, source) if labels.ndim == 3 else _to_bytes(_resample(labels.float(), source))
     return _to_bytes(pixels), labels
 
 
@@ -86,6 +84,59 @@ def _draws(seed: int, step: int, row: int) -> np.ndarray:
     return (np.random.PCG64(sequence).random_raw(_DRAWS) >> np.uint64(32)) * 2.0**-32
 
 
+class _Crops(NamedTuple):
+    """Where crops may lie, float64, as far as labels have no say; row before column, or all rows before all columns.
+
+    Each has its `sides` (B, 2) in source pixels, starts between `lowest` and `highest` (B, 2), and reads at `offsets`
+    (B, H + W) from there, in an image with the sides `frame` (H + W,).
+    """
+
+    sides: Tensor
+    lowest: Tensor
+    highest: Tensor
+    offsets: Tensor
+    frame: Tensor
+
+
+class _Source(NamedTuple):
+    """From where each output row and column comes, source coordinates float64 (B, H + W), and where there are pixels.
+
+    `grid` is (B, H, W, 2) as `F.grid_sample` takes it, `inside` bool (B, H, W).
+    """
+
+    places: Tensor
+    grid: Tensor
+    inside: Tensor
+
+
+def _plan_crops(
+    draws: np.ndarray, scales: tuple[float, float], *, fills_frame: bool, size: tuple[int, int]
+) -> tuple[np.ndarray, ...]:
+    """Scale images of `size` (H, W), and return the `_Crops` of that size.
+
+    A crop, of `size` / scale source pixels, lies anywhere inside the image; if it is larger, the image lies anywhere inside
+    the crop. That can't be where an image must fill its frame, as a target image: it has no value that is ignored.
+    """
+    low, high = scales
+    # As likely twice as large as half as large. One number at a time: a vectorized power may round otherwise at
+    # the end of a batch than in its middle.
+    scale = np.array([[low * (high / low) ** power] for power in draws[:, _SCALE].tolist()])
+    if fills_frame:
+        scale = scale.clip(min=1)
+    sides = 1 / scale * np.array(size)
+    room = np.array(size) - sides
+    centers = np.concatenate([np.arange(length) + 0.5 for length in size])
+    frame = np.repeat(np.array(size, np.float64), size)
+    return sides, room.clip(max=0), room.clip(min=0), centers / scale, frame
+
+
+def _upload(tables: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
+    """Return tables float64 on a device, by a single copy."""
+    flat = to_device(torch.from_numpy(np.concatenate([table.ravel() for table in tables])), device)
+    parts = flat.split([table.size for table in tables])
+    return [part.view(table.shape) for part, table in zip(parts, tables, strict=True)]
+
+
 def _jitter(images: Tensor, factors: Tensor) -> Tensor:
     """Change brightness, then contrast, then saturation of uint8 (B, 3, H, W), by factors (B, 3); float32, 0–255."""
     brightness, contrast, saturation = factors.float()[:, :, None, None, None].unbind(1)
@@ -104,56 +155,53 @@ def _luma(pixels: Tensor) -> Tensor:
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
-def _rare_pixels(labels: Tensor, pixels_per_class: Sequence[int], draws: Tensor, share: float) -> Tensor:
-    """Choose for some images a class that is there, the rarer the likelier, and one of its pixels: row and column (B, 2).
+def _rare_pixels(labels: Tensor, weights: Tensor, draws: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Choose for some images a class that is there, the rarer the likelier, and one of its pixels.
 
-    They are -1 where the crop may lie anywhere: not chosen, or nothing labeled.
+    Return row and column (B, 2), and whether there is one (B, 1): not where none was to be chosen, or nothing is labeled.
+    `weights` are those of the classes (K,).
     """
     batch, _, width = labels.shape
-    weights = torch.from_numpy(class_weights(pixels_per_class)).to(labels.device)
     flat = labels.flatten(1).long()
-    first = 256 * torch.arange(batch, device=labels.device)[:, None]
-    counts = torch.bincount((flat + first).flatten(), minlength=256 * batch).view(batch, 256)[:, : len(weights)]
+    # Not torch.bincount, which waits for a GPU to tell the largest id.
+    counts = flat.new_zeros(batch, 256).scatter_add_(1, flat, flat.new_ones(1, 1).expand_as(flat))[:, : len(weights)]
     heights = (weights * (counts > 0)).cumsum(1)
     chosen = (draws[:, _CLASS, None] * heights[:, -1:] >= heights).sum(1, keepdim=True).clamp(max=len(weights) - 1)
     number = (draws[:, _PIXEL, None] * counts.gather(1, chosen)).long()  # 0 – n-1 of the n pixels of that class
     place = torch.searchsorted((flat == chosen).cumsum(1), number + 1)
     found = (draws[:, _RARE, None] < share) & (heights[:, -1:] > 0)
-    return torch.cat([place // width, place % width], 1).where(found, -1)
+    return torch.cat([place // width, place % width], 1), found
 
 
-def _sources(scale: Tensor, draws: Tensor, focus: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return from where each output row and column comes: source coordinates float64 (B, H) and (B, W).
+def _source(crops: _Crops, draws: Tensor, focus: tuple[Tensor, Tensor] | None, height: int) -> _Source:
+    """Place the crops; if there is a pixel in focus, it is in."""
+    lowest, highest = crops.lowest, crops.highest
+    if focus is not None:
+        pixel, found = focus
+        # All of the pixel, so that an output pixel's center falls into it.
+        lowest = torch.where(found, torch.maximum(lowest, pixel + 1 - crops.sides), lowest)
+        highest = torch.where(found, torch.minimum(highest, pixel), highest)
+    start = lowest + draws[:, _Y : _X + 1] * (highest - lowest)
+    width = len(crops.frame) - height
+    places = torch.cat([start[:, :1].expand(-1, height), start[:, 1:].expand(-1, width)], 1) + crops.offsets
+    across = (2 * places / crops.frame - 1).float()
+    down, right = across[:, :height, None], across[:, None, height:]
+    covered = (places >= 0) & (places < crops.frame)
+    return _Source(
+        places,
+        torch.stack([right.expand(-1, height, -1), down.expand(-1, -1, width)], dim=-1),
+        covered[:, :height, None] & covered[:, None, height:],
+    )
 
-    The crop, of `size` / scale source pixels, lies anywhere inside the image; if it is larger, the image lies anywhere
-    inside the crop; if there is a pixel in focus, it is in.
-    """
-    axes = []
-    for axis, (length, drawn) in enumerate(zip(size, (_Y, _X), strict=True)):
-        crop = length / scale
-        low, high = (length - crop).clamp(max=0), (length - crop).clamp(min=0)
-        if focus is not None:
-            pixel = focus[:, axis]
-            # All of the pixel, so that an output pixel's center falls into it.
-            low = torch.where(pixel < 0, low, torch.maximum(low, pixel + 1 - crop))
-            high = torch.where(pixel < 0, high, torch.minimum(high, pixel.double()))
-        start = low + draws[:, drawn] * (high - low)
-        centers = torch.arange(length, dtype=torch.float64, device=scale.device) + 0.5
-        axes.append(start[:, None] + centers / scale[:, None])
-    return axes[0], axes[1]
 
-
-def _resample(pixels: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Read images float32 (B, 3, H, W) at the grid of y (B, H) and x (B, W), bilinearly; their own mean where there are none.
+def _resample(pixels: Tensor, source: _Source) -> Tensor:
+    """Read images float32 (B, 3, H, W) bilinearly; their own mean where there are none.
 
     Where a photo does not fill its frame its label is 255, and its mean stays what it is without the frame. Down to a scale
     of a half every source pixel still counts.
     """
-    height, width = pixels.shape[2:]
-    across = (2 * x / width - 1).float()[:, None, :].expand(-1, height, -1)
-    down = (2 * y / height - 1).float()[:, :, None].expand(-1, -1, width)
-    read = F.grid_sample(pixels, torch.stack([across, down], dim=-1), padding_mode="border", align_corners=False)
-    return read.where(_inside(y, x, (height, width))[:, None], _mean(pixels))
+    read = F.grid_sample(pixels, source.grid, padding_mode="border", align_corners=False)
+    return read.where(source.inside[:, None], _mean(pixels))
 
 
 def _mean(pixels: Tensor) -> Tensor:
@@ -162,17 +210,13 @@ def _mean(pixels: Tensor) -> Tensor:
     return total.float() / pixels[0].numel()
 
 
-def _nearest(labels: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Read train ids (B, H, W) at the grid of y (B, H) and x (B, W); 255 where there are none."""
+def _nearest(labels: Tensor, source: _Source) -> Tensor:
+    """Read train ids (B, H, W) at their nearest pixels; 255 where there are none."""
     height, width = labels.shape[1:]
     image = torch.arange(len(labels), device=labels.device)[:, None, None]
-    row, column = y.long().clamp(0, height - 1)[:, :, None], x.long().clamp(0, width - 1)[:, None, :]
-    return labels[image, row, column].where(_inside(y, x, (height, width)), IGNORE_INDEX)
-
-
-def _inside(y: Tensor, x: Tensor, size: tuple[int, int]) -> Tensor:
-    rows, columns = ((at >= 0) & (at < length) for at, length in zip((y, x), size, strict=True))
-    return rows[:, :, None] & columns[:, None, :]
+    place = source.places.long()
+    row, column = place[:, :height, None].clamp(0, height - 1), place[:, None, height:].clamp(0, width - 1)
+    return labels[image, row, column].where(source.inside, IGNORE_INDEX)
 
 
 def _to_bytes(pixels: Tensor) -> Tensor:

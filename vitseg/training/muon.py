@@ -45,28 +45,25 @@ def _share_out(updates: Sequence[torch.Tensor], group: dict[str, Any]) -> list[t
     shares = [[number for which in _by_shape(updates) for number in which][first::ranks] for first in range(ranks)]
     own: dict[int, torch.Tensor] = {}
     for which in _by_shape([updates[number] for number in shares[rank]]):
-        numbers = [shares[rank][index] for index in which]
-        stack = torch.stack([_on_its_side(updates[number]) for number in numbers])
+        numbers = sorted((shares[rank][index] for index in which), key=lambda number: _is_tall(updates[number]))
+        stack = torch.stack([update.mT if _is_tall(update) else update for update in (updates[n] for n in numbers)])
         parts = orthogonalized(stack, group["ns_coefficients"], group["ns_steps"], group["eps"])
-        own |= dict(zip(numbers, parts, strict=True))
+        wide = sum(not _is_tall(updates[number]) for number in numbers)
+        # In memory as the matrices are: else every matrix would be updated by a kernel of its own.
+        own |= dict(zip(numbers, [*parts[:wide], *parts[wide:].mT.contiguous()], strict=True))
     mine = torch.cat(
         [own[number].flatten() for number in shares[rank]] or [updates[0].new_zeros(0, dtype=torch.bfloat16)]
     )
     lengths = [sum(updates[number].numel() for number in share) for share in shares]
     found: dict[int, torch.Tensor] = {}
     for share, flat in zip(shares, dist.gather_flat(mine, lengths), strict=True):
-        pieces = flat.split([updates[number].numel() for number in share])
+        pieces = flat.to(updates[0].dtype).split([updates[number].numel() for number in share])
         found |= dict(zip(share, pieces, strict=True))
-    return [
-        _on_its_side(found[number].view(_on_its_side(update).shape), like=update).to(update.dtype)
-        for number, update in enumerate(updates)
-    ]
+    return [found[number].view(update.shape) for number, update in enumerate(updates)]
 
 
-def _on_its_side(matrix: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor:
-    """Return a tall matrix turned on its side; or one turned like another."""
-    turn = matrix.shape != like.shape if like is not None else matrix.shape[0] > matrix.shape[1]
-    return matrix.mT if turn else matrix
+def _is_tall(matrix: torch.Tensor) -> bool:
+    return matrix.shape[0] > matrix.shape[1]
 
 
 def _by_shape(matrices: Sequence[torch.Tensor]) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -63,8 +64,10 @@ class WeightAverage(AveragedModel):
         super().__init__(model)
         self.decay = decay
 
+    @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Move the average towards a model's weights."""
+        """Move the average towards a model's weights; buffers of these models never change."""
         updates = int(self.n_averaged)
-        self.multi_avg_fn = get_ema_multi_avg_fn(min(self.decay, (1 + updates) / (10 + updates)))
-        super().update_parameters(model)
+        kept = min(self.decay, (1 + updates) / (10 + updates)) if updates else 0.0
+        get_ema_multi_avg_fn(kept)(list(self.module.parameters()), list(model.parameters()), updates)
+        self.n_averaged += 1

@@ -60,7 +60,7 @@ class Learner:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype is torch.float16)
         self.replica = self.model
         # Backward passes of DDP, which talk to other ranks, can't be part of a graph.
-        self.graphed = self.recipe.run.cuda_graph and world.device.type == "cuda"
+        self.graphed = self.recipe.run.cuda_graph and world.device.type == "cuda" and objective.graphable
         self.parameters = list(self.model.parameters())
         self.compute_gradients: Pass = self._backward
         if self.graphed:

@@ -96,6 +96,7 @@ def batches_of(shards: str, manifest: Manifest, recipe: Recipe, world: dist.Worl
         Batches, shards, manifest,
         batch_size=recipe.data.batch_size, rank=world.rank, world_size=world.world_size, seed=recipe.run.seed,
         shuffle_shards=recipe.data.shuffle_shards, threads=recipe.data.decode_threads,
+        pin_memory=world.device.type == "cuda",
     )  # fmt: skip
     train = batches("train", shuffle=True, drop_last=True, flip=recipe.data.flip)
     return train, batches("val", shuffle=False, drop_last=False)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vitseg.data.augment import augment
 from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import Manifest
+from vitseg.device_copy import to_device
 from vitseg.precision import Name
 from vitseg.recipe import Recipe
 from vitseg.training.job import Job
@@ -53,6 +54,11 @@ class Objective(ABC):
     def compute_in(self, precision: Name) -> None:
         """Train and validate in this precision from now on."""
         self.recipe = replace(self.recipe, run=replace(self.recipe.run, precision=precision))
+
+    @property
+    def graphable(self) -> bool:
+        """Whether model and loss never wait for a GPU, so that a pass can be recorded."""
+        return True
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Return what an epoch's row is compared by; larger is better."""
@@ -96,6 +102,6 @@ class Objective(ABC):
 
     def augmented(self, images: Tensor, labels: Tensor, step: int, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Move images and labels to the device and change them as the recipe says."""
-        images, labels = (part.to(self.device, non_blocking=True) for part in (images, labels))
+        images, labels = (to_device(part, self.device) for part in (images, labels))
         pixels = self.manifest.splits["train"].pixels_per_class
         return augment(images, labels, self.recipe.augment, pixels, seed=self.recipe.run.seed, step=step, rows=rows)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vitseg import dist
 from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import Manifest
+from vitseg.device_copy import to_device
 from vitseg.model.encoder_bundle import pack_encoder
 from vitseg.model.masked_autoencoder import MaskedAutoencoder, build_masked, normalize_patches, visible_patches
 from vitseg.model.patches import patchify, unpatchify
@@ -118,4 +119,6 @@ class MaskedPatches(Objective):
 
     def _visible(self, batch: Batch, step: int) -> Tensor:
         masked, seed = self.recipe.masked, self.recipe.run.seed
-        return visible_patches(batch.keys, self.model.patches, masked.ratio, seed=seed, step=step).to(self.device)
+        return to_device(
+            visible_patches(batch.keys, self.model.patches, masked.ratio, seed=seed, step=step), self.device
+        )

@@ -58,6 +58,11 @@ class Segmentation(Objective):
         """Return mIoU, or PSNR for pairs of images."""
         return "val/miou" if manifest.classes else "val/psnr"
 
+    @property
+    def graphable(self) -> bool:
+        """The spiral decoder brings the order of patches to the device in each pass, which waits."""
+        return not self.model.teacher_forcing
+
     def flops_per_image(self) -> int:
         """Return the FLOP of one image in a training step."""
         return training_flops(self.recipe, self.manifest.image_size, logit_count(self.manifest.classes))
