@@ -1,5 +1,6 @@
 """What a GPU changes: nothing but speed. Skipped where there is none."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,11 @@ import torch
 from PIL import Image
 
 from tests.bench.measure import pack_scenes
+from tests.training.conftest import Power
 from vitseg import dist
 from vitseg.config import load_recipe
 from vitseg.data.augment import augment
-from vitseg.data.loader import Batches
+from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import Manifest
 from vitseg.evaluation import evaluate_batches
 from vitseg.inference import context
@@ -31,9 +33,11 @@ from vitseg.storage import open_store
 from vitseg.synth.dataset import write_photographs
 from vitseg.training.logger import TrainingLogger
 from vitseg.training.loop import Trainer
+from vitseg.training.objectives.base import Objective
 from vitseg.training.objectives.masked_patches import MaskedPatches
 from vitseg.training.objectives.segmentation import Segmentation
 from vitseg.training.precision import make_deterministic
+from vitseg.training.step import Learner
 from vitseg.training.worker import batches_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -185,10 +185,12 @@ def copy_from_first(tensors: Iterable[torch.Tensor]) -> None:
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Add up gradients over ranks, in one message; the same parameters have one on every rank."""
     if dist.is_initialized():
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        flat = sum_over_ranks(torch.cat([gradient.flatten() for gradient in gradients]))
-        for gradient, summed in zip(gradients, flat.split([each.numel() for each in gradients]), strict=True):
-            gradient.copy_(summed.view_as(gradient))
+        learning = [parameter for parameter in parameters if parameter.grad is not None]
+        flat = sum_over_ranks(
+            torch.cat([parameter.grad.flatten() for parameter in learning if parameter.grad is not None])
+        )
+        for parameter, summed in zip(learning, flat.split([each.numel() for each in learning]), strict=True):
+            parameter.grad = summed.view_as(parameter)  # and no copy of each
 
 
 def gradients_stay_local(model: nn.Module, enabled: bool) -> contextlib.AbstractContextManager[None]:

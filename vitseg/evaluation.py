@@ -16,12 +16,13 @@ from vitseg.architecture import Architecture
 from vitseg.class_change import class_change, match_names
 from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import Manifest, read_manifest
+from vitseg.device_copy import to_device
 from vitseg.errors import UnrelatedClassesError, UsageError
 from vitseg.images.resize import resize_planes
 from vitseg.labels import IGNORE_INDEX, Label, palette
 from vitseg.losses import loss_count, segmentation_loss, target_colors, valid_mask
 from vitseg.metrics.result import Evaluation
-from vitseg.metrics.scores import confusion_matrix, strongest_channel_agrees
+from vitseg.metrics.scores import confusion_of, count_pairs, strongest_channel_agrees
 from vitseg.metrics.seams import seam_counts
 from vitseg.model.bundle import Bundle
 from vitseg.model.segmenter import class_scores, scaled_to
@@ -114,7 +115,7 @@ def evaluate_batches(
     """
     device = criterion.palette.device
     count = criterion.classes + foreign
-    confusion = torch.zeros(count, count, dtype=torch.int64, device=device)
+    pairs = torch.zeros(count + 2, count + 1, dtype=torch.int64, device=device)
     seams = torch.zeros(2, len(patches), 2, 2, 2, dtype=torch.int64, device=device)  # of predictions, of labels
     # loss, what divides it, valid pixels, two errors, strongest channels that agree, samples
     sums = torch.zeros(7, dtype=torch.float64, device=device)
@@ -123,7 +124,7 @@ def evaluate_batches(
     was_training = model.training
     model.eval()
     for number, batch in enumerate(batches):
-        images, labels = batch.images.to(device), batch.labels.to(device)
+        images, labels = to_device(batch.images, device), to_device(batch.labels, device)
         with autocast(precision, device):
             output = model(images)
             if keep_images and number < _TIMED:
@@ -131,9 +132,9 @@ def evaluate_batches(
         output = scaled_to(output, labels)
         if criterion.classes:
             predictions = criterion.predict(output)
-            confusion += confusion_matrix(labels, predictions, count)
-            if keep_images:
-                kept += [confusion_matrix(*pair, count).cpu() for pair in zip(labels, predictions, strict=True)]
+            each = [count_pairs(*pair, count) for pair in zip(labels, predictions, strict=True)] if keep_images else []
+            pairs += count_pairs(labels, predictions, count)
+            kept += torch.stack(each)[:, :count, :count].cpu() if each else []
             for i, patch in enumerate(patches):
                 seams[:, i] += torch.stack([seam_counts(ids, patch) for ids in (predictions, labels)])
         if foreign:
@@ -144,19 +145,19 @@ def evaluate_batches(
         differences = colors - targets
         errors = [each.mean(1).where(valid, 0).sum() for each in (differences.abs(), differences.square())]
         channels = (strongest_channel_agrees(colors, targets) & valid).sum()
-        values = [loss, divisor, valid.sum(), *errors, channels, sums.new_tensor(len(images))]
+        values = [loss, divisor, valid.sum(), *errors, channels, torch.full_like(channels, len(images))]
         sums += torch.stack([value.double() for value in values])
         if progress:
             progress(len(images))
     model.train(was_training)
     if criterion.classes:
-        dist.sum_over_ranks(confusion)
+        dist.sum_over_ranks(pairs)
         dist.sum_over_ranks(seams)
     of_predictions, of_labels = (dict(zip(patches, side, strict=True)) for side in seams.cpu())
     loss_sum, count_sum, pixels, absolute, squared, channels_sum, samples = dist.sum_over_ranks(sums).tolist()
     pixels = max(1, pixels)
     return Evaluation(
-        confusion.cpu(),
+        confusion_of(pairs.cpu()),
         loss_sum / (count_sum or 1),
         absolute / pixels,
         channels_sum / pixels,

@@ -1,4 +1,6 @@
-"""The same model, loss and optimizer in a loop of a few lines: `python -m tests.bench.bare_loop SHARDS` prints images a second.
+"""The same model, loss and optimizer in a loop of a few lines, which prints images a second.
+
+`python -m tests.bench.bare_loop SHARDS PRESET [KEY=VALUE …]`
 
 Without data loading, clipping, metrics and checkpoints: the least that training costs.
 """
@@ -14,24 +16,31 @@ from vitseg.data.manifest import read_manifest
 from vitseg.labels import palette
 from vitseg.losses import segmentation_loss
 from vitseg.model.segmenter import build_model
+from vitseg.precision import autocast
 from vitseg.training.optimizer import build_optimizers
 
 
-def main(shards: str) -> None:
-    recipe, manifest = timed_recipe(), read_manifest(shards)
+def main(shards: str, preset: str, *overrides: str) -> None:
+    recipe, manifest = timed_recipe(*overrides, preset=preset), read_manifest(shards)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size, classes = recipe.data.batch_size, manifest.classes
     batches = list(Batches(shards, manifest, "train", batch_size=size).epoch(0))
-    colors = torch.from_numpy(palette(classes))
-    model = build_model(recipe.model, manifest.image_size, len(classes), seed=0)
+    tensors = [(batch.images.to(device), batch.labels.to(device)) for batch in batches]
+    colors = torch.from_numpy(palette(classes)).to(device)
+    model = build_model(recipe.model, manifest.image_size, len(classes), seed=0).to(device)
     optimizers = build_optimizers(model, recipe.optimizer)
-    for step, batch in enumerate(batches):
+    for step, (images, labels) in enumerate(tensors):
         if step == WARM_UP:
             start = time.perf_counter()
-        loss, valid = segmentation_loss(model(batch.images), batch.labels, colors, recipe.model.target)
+        with autocast(recipe.run.precision, device):
+            output = model(images)
+        loss, valid = segmentation_loss(output, labels, colors, recipe.model.target)
         (loss / valid).backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     sys.stdout.write(f"{size * (len(batches) - WARM_UP) / (time.perf_counter() - start)}\n")
 
 

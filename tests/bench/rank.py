@@ -1,4 +1,4 @@
-"""One rank of a timed training: `python -m tests.bench.rank SHARDS FOLDER PRESET`.
+"""One rank of a timed training: `python -m tests.bench.rank SHARDS FOLDER PRESET [KEY=VALUE …]`.
 
 Rank 0 prints the share of the epoch for which it waited for data, and images a second.
 """
@@ -56,9 +56,9 @@ def train(shards: str, manifest: Manifest, recipe: Recipe, folder: Path, world: 
     return watch
 
 
-def main(shards: str, folder: str, preset: str) -> None:
+def main(shards: str, folder: str, preset: str, *overrides: str) -> None:
     world = dist.start()
-    recipe = timed_recipe(preset=preset)
+    recipe = timed_recipe(*overrides, preset=preset)
     watch = train(shards, read_manifest(shards), recipe, Path(folder), world)
     if world.rank == 0:
         sys.stdout.write(f"{watch.waited} {watch.rate(recipe.data.batch_size)}\n")

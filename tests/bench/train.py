@@ -3,6 +3,8 @@
 Every side is a process of its own, in the environment in which `vitseg train` starts its ranks.
 """
 
+import contextlib
+import gc
 import itertools
 import os
 import subprocess
@@ -12,8 +14,13 @@ from pathlib import Path
 
 import torch
 
+from tests.bench.launches import beside_the_graph, passes
 from tests.bench.measure import Figure, Side, compare, pack_scenes
-from tests.bench.rank import timed_recipe
+from tests.bench.rank import WARM_UP, timed_recipe
+from vitseg.config import load_recipe
+from vitseg.data.loader import Batches
+from vitseg.training.batch_size import Trial, attempt_steps, climb, free_memory
+from vitseg.training.job import Job
 from vitseg.training.launch import KEEP_MEMORY
 from vitseg.training.throughput import matrix_rate, training_flops
 
@@ -21,11 +28,22 @@ THREADS = os.cpu_count() or 1
 SIDE, STEPS = 256, 16
 TILE, TILE_STEPS = 96, 64
 """Here a step takes a tenth of the time, and communication between ranks as long as before."""
+GPU_SCENES = 512
 FEW = 8
 """Steps of the larger preset."""
 
 
 def figures(folder: Path) -> Iterator[Figure]:
+    counts = (
+        ("forward + backward of small", passes("small"), 600),
+        ("a step beside its graph", beside_the_graph("small", folder), 300),
+    )
+    for what, count, goal in counts:
+        yield Figure(f"train: operations dispatched in {what} (CPU count)", count, goal, "lower", 1)
+    if torch.cuda.is_available():
+        yield from on_a_gpu("small", folder, rate=2500, share=0.1)
+        yield from on_a_gpu("base", folder, rate=None, share=0.25)
+        return
     batch_size, small = timed_recipe().data.batch_size, timed_recipe(preset="small")
     shards, manifest = pack_scenes(folder / "large", train=STEPS * batch_size, val=8, side=SIDE)
     few, _ = pack_scenes(folder / "few", train=FEW * small.data.batch_size, val=8, side=SIDE)
@@ -47,6 +65,35 @@ def figures(folder: Path) -> Iterator[Figure]:
     )  # fmt: skip
 
 
+def on_a_gpu(preset: str, folder: Path, *, rate: float | None, share: float) -> Iterator[Figure]:
+    """Measure a preset at the batch at which it is fastest, which is found as for `data.batch_size=auto`."""
+    device, recipe = torch.device("cuda", 0), load_recipe(preset)
+    shards, manifest = pack_scenes(folder / preset, train=GPU_SCENES, val=8, side=SIDE)
+    sample = next(Batches(shards, manifest, "train", batch_size=8).epoch(0))
+    job, trials = Job(str(folder), shards, manifest.fingerprint, recipe), list[Trial]()
+
+    free = free_memory(device, 1)
+    with contextlib.redirect_stdout(sys.stderr):  # standard output is for the figures
+        climb(
+            lambda images: attempt_steps(job, manifest, sample, device, images, free),
+            8, 1024, on_trial=trials.append, may_fail=True,
+        )  # fmt: skip
+    gc.collect()
+    torch.cuda.empty_cache()  # the processes below need it
+    best = max(trials, key=lambda trial: trial.images_per_second)
+    name = f"preset {preset} at {SIDE} × {SIDE} in batches of {best.images}"
+    yield Figure(f"train: images a second of {name}", round(best.images_per_second), rate, "higher", 1)
+    flops = training_flops(recipe, manifest.image_size, len(manifest.classes)) * best.images_per_second
+    products = matrix_rate(device)
+    yield Figure(f"train: FLOP/s of {name} / FLOP/s of large matrix products", flops / products, share, "higher", 1)
+    batch = f"data.batch_size={min(best.images, GPU_SCENES // (2 * WARM_UP))}"
+    yield compare(
+        f"train: images a second of {preset}, Trainer on shards / bare loop on tensors in memory",
+        lambda: run_ranks(1, THREADS, shards, folder, preset, batch)[1], bare_loop(shards, preset, batch),
+        goal=0.95, better="higher", warm_up=False,
+    )  # fmt: skip
+
+
 _NUMBERS = itertools.count()
 
 
@@ -55,17 +102,19 @@ def ranks(nproc: int, threads: int, shards: str, folder: Path) -> Side:
     return lambda: run_ranks(nproc, threads, shards, folder)[1]
 
 
-def run_ranks(nproc: int, threads: int, shards: str, folder: Path, preset: str = "tiny") -> tuple[float, float]:
+def run_ranks(
+    nproc: int, threads: int, shards: str, folder: Path, preset: str = "tiny", *overrides: str
+) -> tuple[float, float]:
     """Train for an epoch; return the share of it spent waiting for data, and images a second."""
     command = ["torch.distributed.run", f"--nproc-per-node={nproc}", "--standalone", "--local-addr", "127.0.0.1"]
-    command += ["-m", "tests.bench.rank", shards, str(folder / f"checkpoints-{next(_NUMBERS)}"), preset]
+    command += ["-m", "tests.bench.rank", shards, str(folder / f"checkpoints-{next(_NUMBERS)}"), preset, *overrides]
     waited, rate = _numbers(command, threads)
     return waited, rate
 
 
-def bare_loop(shards: str) -> Side:
+def bare_loop(shards: str, preset: str = "tiny", *overrides: str) -> Side:
     """Return a side that trains as `tests.bench.bare_loop` does."""
-    return lambda: _numbers(["tests.bench.bare_loop", shards], THREADS)[-1]
+    return lambda: _numbers(["tests.bench.bare_loop", shards, preset, *overrides], THREADS)[-1]
 
 
 def _numbers(module: list[str], threads: int) -> list[float]:

@@ -15,7 +15,14 @@ from PIL import Image
 from vitseg.data.label_values import read_ids
 from vitseg.errors import DataError
 from vitseg.labels import CITYSCAPES, train_classes
-from vitseg.metrics.scores import Scores, confusion_matrix, select_classes, strongest_channel_agrees
+from vitseg.metrics.scores import (
+    Scores,
+    confusion_matrix,
+    confusion_of,
+    count_pairs,
+    select_classes,
+    strongest_channel_agrees,
+)
 
 CLASSES = 4
 IDS = st.integers(0, CLASSES - 1)
@@ -186,3 +193,12 @@ def test_other_classes_are_merged_and_never_right() -> None:
     assert Scores.from_confusion(matrix).per_class_iou == pytest.approx((5 / 17, 7 / 23, 9 / 29))
     assert scores.pixel_accuracy == pytest.approx(14 / (23 + 8))  # of the pixels of these classes
     assert torch.equal(select_classes(torch.stack([matrix, matrix]), [1, None, 0], 2)[1], merged)
+
+
+def test_counts_of_batches_add_up_before_anybody_looks_at_them():
+    truth, predicted = torch.tensor([0, 2, 255, 1]), torch.tensor([0, 1, 2, 1])
+    counts = count_pairs(truth, predicted, 3) + count_pairs(truth, predicted, 3)
+    assert torch.equal(confusion_of(counts), 2 * confusion_matrix(truth, predicted, 3))
+    assert int(counts.sum()) == 8
+    with pytest.raises(DataError, match="label is outside 0-2, at 2 pixels"):
+        confusion_of(counts + count_pairs(torch.tensor([3, 7, 255]), torch.tensor([0, 1, 2]), 3))

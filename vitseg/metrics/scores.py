@@ -29,15 +29,38 @@ def confusion_matrix(labels: Tensor, predictions: Tensor, classes: int) -> Tenso
     Raises:
         DataError: the shapes differ, or an id is out of range.
     """
+    return confusion_of(count_pairs(labels, predictions, classes))
+
+
+def count_pairs(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
+    """Count pixels as `confusion_matrix`, but without waiting for a GPU: int64 (K + 2, K + 1), to be added up.
+
+    Row K counts labels that are out of range, row K + 1 ignored ones, column K predictions that are out of range.
+
+    Raises:
+        DataError: the shapes differ.
+    """
     if labels.shape != predictions.shape:
         raise DataError(f"labels {tuple(labels.shape)} and predictions {tuple(predictions.shape)} differ in shape")
-    valid = labels != IGNORE_INDEX
-    targets = labels[valid].long()
-    for name, ids in (("prediction", predictions), ("label", targets)):
-        if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < classes):
-            raise DataError(f"a {name} is outside 0-{classes - 1}: {int(ids.min())} to {int(ids.max())}")
-    cells = targets * classes + predictions[valid].long()
-    return torch.bincount(cells, minlength=classes**2).reshape(classes, classes)
+    ids = (labels.long(), predictions.long())
+    rows, columns = (each.where((each >= 0) & (each < classes), classes) for each in ids)
+    cells = (rows.where(labels != IGNORE_INDEX, classes + 1) * (classes + 1) + columns).flatten()
+    # Not torch.bincount, which waits for a GPU to tell the largest id.
+    counts = cells.new_zeros((classes + 2) * (classes + 1)).scatter_add_(0, cells, cells.new_ones(1).expand_as(cells))
+    return counts.view(classes + 2, classes + 1)
+
+
+def confusion_of(counts: Tensor) -> Tensor:
+    """Return the confusion matrix int64 (K, K) of a sum of `count_pairs`.
+
+    Raises:
+        DataError: an id is out of range.
+    """
+    classes = counts.shape[1] - 1
+    for name, stray in (("prediction", counts[:, classes]), ("label", counts[classes])):
+        if pixels := int(stray.sum()):
+            raise DataError(f"a {name} is outside 0-{classes - 1}, at {pixels} pixels")
+    return counts[:classes, :classes]
 
 
 def select_classes(matrices: Tensor, places: Sequence[int | None], count: int) -> Tensor:
