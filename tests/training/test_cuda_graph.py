@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from tests.training.conftest import AUGMENT, MakeTrainer, Power, small_recipe, weights
+from vitseg.dist import World
 from vitseg.errors import TrainingError
 from vitseg.training import cuda_graph
 from vitseg.training.cuda_graph import GraphedPass
 from vitseg.training.loop import Trainer
+from vitseg.training.step import Learner
 
 RANDOM = ["model.stochastic_depth=0.4", "model.dropout=0.2", "model.blocks=2", *AUGMENT]
 
@@ -148,7 +150,18 @@ def test_a_loss_that_is_not_finite_is_told_with_its_samples(
     assert device.replays
 
 
-def test_no_graph_is_recorded_on_a_processor(make_trainer: MakeTrainer) -> None:
-    learner = make_trainer("job", small_recipe()).learner
-    assert not learner.graphed
-    assert learner.compute_gradients == learner._backward
+@pytest.mark.parametrize(
+    ("device", "settings", "graphed"),
+    [
+        ("cpu", [], False),
+        ("cuda", [], True),
+        ("cuda", ["run.cuda_graph=false"], False),
+        ("cuda", ["model.decoder=spiral"], False),  # teacher forcing waits for the device
+    ],
+)
+def test_a_graph_is_for_gpus_and_for_models_that_never_wait(
+    make_trainer: MakeTrainer, device: str, settings: list[str], graphed: bool
+) -> None:
+    objective = make_trainer("job", small_recipe("run.precision=float32", *settings)).objective
+    learner = Learner(objective, World(0, 1, torch.device(device)))
+    assert learner.graphed == isinstance(learner.compute_gradients, GraphedPass) == graphed

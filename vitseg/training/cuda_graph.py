@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from vitseg import dist
 from vitseg.training.rank_reports import emit
 
+_UNFINISHED: list[torch.cuda.CUDAGraph] = []
+"""Graphs that are being recorded, or whose recording failed: torch's allocator refers to these until the process ends."""
+
 Pass = Callable[..., tuple[Tensor, ...]]
 """Computes gradients from tensors, without waiting for the device, and returns tensors that have none."""
 
@@ -78,9 +81,11 @@ def run_beside(function: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]
 def record(function: Callable[[], tuple[Tensor, ...]]) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
     """Record the kernels of a pass, without running them; return its outputs, empty until then, and what runs the kernels."""
     graph = torch.cuda.CUDAGraph()
+    _UNFINISHED.append(graph)
     with (
         torch.cuda.stream(torch.cuda.current_stream()),  # back to it, also where a recording fails and leaves its own
         torch.cuda.graph(graph, capture_error_mode="thread_local"),  # other threads decode, and may allocate
     ):
         outputs = function()
+    _UNFINISHED.remove(graph)
     return outputs, graph.replay

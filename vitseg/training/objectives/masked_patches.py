@@ -78,7 +78,7 @@ class MaskedPatches(Objective):
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         model.eval()
         for batch in batches.epoch(0):
-            images, visible = batch.images.to(self.device), self._visible(batch, VALIDATION)
+            images, visible = to_device(batch.images, self.device), self._visible(batch, VALIDATION)
             with autocast(self.recipe.run.precision, images.device):
                 output = model(images, visible)
             loss, _ = self.loss(output, images, visible)
