@@ -12,11 +12,13 @@ from typing import Any
 from vitseg import dist
 from vitseg.config import load_recipe
 from vitseg.data.manifest import Manifest, read_manifest
+from vitseg.precision import choose, time_both
 from vitseg.recipe import Recipe
 from vitseg.storage import open_store
 from vitseg.training.logger import TrainingLogger
 from vitseg.training.loop import Trainer
 from vitseg.training.objectives.segmentation import Segmentation
+from vitseg.training.precision import training_pass
 from vitseg.training.worker import batches_of
 
 WARM_UP = 4
@@ -50,6 +52,8 @@ def timed_recipe(*overrides: str, preset: str = "tiny") -> Recipe:
 def train(shards: str, manifest: Manifest, recipe: Recipe, folder: Path, world: dist.World) -> Stopwatch:
     """Run the Trainer as a job does, without the tracking server."""
     objective = Segmentation(Segmentation.build_model(recipe, manifest).to(world.device), recipe, manifest)
+    if recipe.run.precision == "auto":
+        objective.compute_in(choose(world.device, lambda: time_both(training_pass(objective))).name)
     watch = Stopwatch()
     data, validation = batches_of(shards, manifest, recipe, world)
     Trainer(objective, world, data, validation, open_store(str(folder)), watch).run()

@@ -129,6 +129,7 @@ def _on_a_gpu(model: str, bundle: Bundle, device: torch.device) -> Iterator[Figu
     precision = choose(device, lambda: time_forward(bundle.model, bundle.image_size))
     batch = default_batch(device, bundle.image_size)
     images = torch.randint(0, 256, (batch, 3, *bundle.image_size), dtype=torch.uint8, device=device)
+    precision = choose(device, lambda: time_forward(bundle.model, bundle.image_size))
 
     def passes() -> None:
         for _ in range(PASSES):

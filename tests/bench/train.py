@@ -19,11 +19,13 @@ from tests.bench.measure import Figure, Side, compare, pack_scenes
 from tests.bench.rank import WARM_UP, timed_recipe
 from vitseg.config import load_recipe
 from vitseg.data.loader import Batches
+from vitseg.precision import has_bfloat16
 from vitseg.training.batch_size import Trial, attempt_steps, climb, free_memory
 from vitseg.training.job import Job
 from vitseg.training.launch import KEEP_MEMORY
 from vitseg.training.throughput import matrix_rate, training_flops
 
+CPU = torch.device("cpu")
 THREADS = os.cpu_count() or 1
 SIDE, STEPS = 256, 16
 TILE, TILE_STEPS = 96, 64
@@ -58,10 +60,22 @@ def figures(folder: Path) -> Iterator[Figure]:
         ranks(1, THREADS, shards, folder), bare_loop(shards), goal=0.97, better="higher", rounds=5, warm_up=False,
     )  # fmt: skip
     flops = training_flops(small, manifest.image_size, len(manifest.classes))
+    yield share_of_products("float32", flops, few, folder, goal=None)
+    if has_bfloat16(CPU):
+        yield share_of_products("bfloat16", flops, few, folder, goal=0.6)
     yield compare(
-        f"train: FLOP/s of preset small at {SIDE} × {SIDE} / FLOP/s of large matrix products",
-        lambda: flops * run_ranks(1, THREADS, few, folder, "small")[1],
-        lambda: matrix_rate(torch.device("cpu"), seconds=2), goal=None, better="higher", warm_up=False,
+        f"train: images a second, preset small at {SIDE} × {SIDE}, run.precision=auto / float32",
+        lambda: small_rate(few, folder, "auto"), lambda: small_rate(few, folder, "float32"),
+        goal=3.0, better="higher", warm_up=False,
+    )  # fmt: skip
+
+
+def share_of_products(precision: str, flops: int, shards: str, folder: Path, goal: float | None) -> Figure:
+    """Compare the FLOP/s of preset `small`, of so many FLOP an image, with those of large matrix products."""
+    return compare(
+        f"train: FLOP/s of preset small at {SIDE} × {SIDE} / FLOP/s of large matrix products, {precision}",
+        lambda: flops * small_rate(shards, folder, precision), lambda: matrix_rate(CPU, precision, seconds=2),
+        goal=goal, better="higher", warm_up=False,
     )  # fmt: skip
 
 
@@ -99,7 +113,7 @@ _NUMBERS = itertools.count()
 
 def ranks(nproc: int, threads: int, shards: str, folder: Path) -> Side:
     """Return a side that trains in a process group of its own; what processes need to start is not counted."""
-    return lambda: run_ranks(nproc, threads, shards, folder)[1]
+    return lambda: run_ranks(nproc, threads, shards, folder, "tiny", "run.precision=float32")[1]  # as the bare loop
 
 
 def run_ranks(
@@ -110,6 +124,11 @@ def run_ranks(
     command += ["-m", "tests.bench.rank", shards, str(folder / f"checkpoints-{next(_NUMBERS)}"), preset, *overrides]
     waited, rate = _numbers(command, threads)
     return waited, rate
+
+
+def small_rate(shards: str, folder: Path, precision: str) -> float:
+    """Return images a second of preset `small` in a precision; choosing one is not counted."""
+    return run_ranks(1, THREADS, shards, folder, "small", f"run.precision={precision}")[1]
 
 
 def bare_loop(shards: str, preset: str = "tiny", *overrides: str) -> Side:
