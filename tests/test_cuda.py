@@ -110,7 +110,7 @@ def test_augmentation_makes_the_same_images(data: Data) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        ["model.decoder=overlap"],
+        ["model.decoder=attention"],
         ["model.decoder=patch", "optimizer.name=adamw"],
         ["model.decoder=spiral"],
         ["model.target=rgb"],

@@ -326,6 +326,6 @@ def test_ratios_that_do_not_exist_are_null_and_no_metric(bundles: dict[str, Bund
 
 def test_the_sides_of_a_networks_patches() -> None:
     assert patch_sides(Architecture(patch_size=16)) == (16,)
-    assert patch_sides(Architecture(patch_size=16, decoder="overlap", fine_patch=4)) == (16, 4)
-    assert patch_sides(Architecture(patch_size=16, decoder="overlap")) == (16,)
+    assert patch_sides(Architecture(patch_size=16, decoder="attention", fine_patch=4, fine_blocks=1)) == (16, 4)
+    assert patch_sides(Architecture(patch_size=16, decoder="attention", fine_blocks=1)) == (16,)
     assert patch_sides(Architecture(patch_size=16, fine_patch=4)) == (16,)  # read by no other decoder

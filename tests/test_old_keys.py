@@ -16,7 +16,7 @@ OLD_RECIPE = """{"model": {"patch_size": 8, "pixels": "image", "spatial_embeddin
 "encoder_projection": 120, "blocks": 4, "heads": 4, "head_width": 32, "mlp_units": [256, 128], "features_per_patch": 64,
 "decoder_projection": 64, "decoder_mlp_units": [256], "skip_projection": false, "normalisation": "none",
 "norm_epsilon": 1e-06, "class_token": false, "dropout": 0.0, "stochastic_depth": 0.0, "layer_scale": 0.0,
-"decoder": "overlap", "fine_patch": 8, "fine_width": 128, "fine_blocks": 1, "fine_heads": 4, "fine_reach": 3,
+"decoder": "patch", "fine_patch": 8, "fine_width": 128, "fine_blocks": 1, "fine_heads": 2, "fine_reach": 2,
 "narrow_width": 64, "spiral_blocks": 2, "target": "classes"}, "data": {"batch_size": 8, "shuffle_shards": 16,
 "flip": true, "decode_threads": 2}, "augment": {"scale": [1.0, 1.0], "color": 0.0, "rare": 0.0}, "loss": {"rgb":
 "absolute", "class_weights": "none", "label_smoothing": 0.0, "dice": 0.0}, "optimiser": {"name": "muon",
@@ -25,8 +25,12 @@ OLD_RECIPE = """{"model": {"patch_size": 8, "pixels": "image", "spatial_embeddin
 {"epochs": 2, "seed": 0, "checkpoint_steps": 30, "keep_checkpoints": 2, "log_steps": 5, "evaluate_epochs": 1,
 "panel_epochs": 3, "hang_minutes": 10.0, "patience": 0, "select": "best", "precision": "auto", "compile": false,
 "deterministic": false}}"""
-OLD_DIGEST = "3761d768482c"
-NEW_OPTIONS = ["optimizer.average=0.9", "model.normalization=none", "model.fine_radius=3", "run.epochs=2"]
+OLD_DIGEST = "d09434599ccc"
+NEW_OPTIONS = ["optimizer.average=0.9", "model.normalization=none", "run.epochs=2"]
+PATCH_DECODER = [
+    "model.decoder=patch", "model.features_per_patch=64", "model.decoder_projection=64", "model.decoder_mlp_units=[256]",
+    "model.fine_patch=8",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -39,8 +43,9 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixt
 
 
 def test_a_job_of_an_older_version_is_found_again(warnings: pytest.LogCaptureFixture) -> None:
-    old = recipe_from(json.loads(OLD_RECIPE))
-    assert old == load_recipe("tiny", overrides=NEW_OPTIONS)
+    values = json.loads(OLD_RECIPE)
+    old = recipe_from(values | {"model": old_keys.without_overlap_keys(values["model"])})
+    assert old == load_recipe("tiny", overrides=NEW_OPTIONS + PATCH_DECODER)
     assert old.digest() == OLD_DIGEST
     assert not warnings.messages
 
@@ -49,10 +54,9 @@ def test_a_user_is_told_the_new_key_once(warnings: pytest.LogCaptureFixture, tmp
     file = tmp_path / "mine.toml"
     file.write_text("[optimiser]\naverage = 0.9\n[model]\nnormalisation = 'none'\n")
     for _ in range(2):
-        recipe = load_recipe("tiny", file, ["model.fine_reach=3", "run.epochs=2"])
+        recipe = load_recipe("tiny", file, ["run.epochs=2"])
         assert recipe == load_recipe("tiny", overrides=NEW_OPTIONS)
     assert sorted(text.partition(":")[0] for text in warnings.messages) == [
-        "fine_reach is called fine_radius now",
         "normalisation is called normalization now",
         "optimiser is called optimizer now",
     ]

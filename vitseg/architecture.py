@@ -66,20 +66,15 @@ class Architecture:
     """Drop path: share of images that skip the last block in training, 0–1; for earlier blocks it is proportionally less."""
     layer_scale: Annotated[float, Field(ge=0)] = 0.0
     """Initial value of the learned factor on residual branches (CaiT); 0: no such factor."""
-    decoder: Literal["patch", "overlap", "spiral"] = "patch"
-    """`patch`: the paper's, each patch independently; `overlap`: ours, without seams; `spiral`: patch after patch."""
+    decoder: Literal["patch", "attention", "spiral", "overlap"] = "patch"
+    """`patch`: the paper's, each patch independently; `attention`: ours, without seams; `spiral`: patch after patch. `overlap`:
+    of old bundles alone."""
     fine_patch: Annotated[int, Field(ge=0, le=2**16)] = 0
-    """Decoder `overlap`: side of its finer patches, pixels, a divisor of `patch_size`; 0: `patch_size`."""
+    """Decoder `attention`: side of its finer patches, pixels, a divisor of `patch_size`; 0: `patch_size`."""
     fine_width: Annotated[int, Field(ge=1, le=2**15)] = 64
-    """Decoder `overlap`: width of the tokens of finer patches."""
+    """Decoder `attention`: width of the tokens of finer patches, a multiple of 32, the width of a head."""
     fine_blocks: Annotated[int, Field(ge=0, le=512)] = 0
-    """Decoder `overlap`: blocks of neighborhood attention."""
-    fine_heads: Depth = 2
-    """Decoder `overlap`: heads of these blocks."""
-    fine_radius: Depth = 2
-    """Decoder `overlap`: rows and columns of finer patches that this attention extends to each side."""
-    narrow_width: Width = 64
-    """Decoder `overlap`: width to which tokens are projected before they are decoded to pixels."""
+    """Decoder `attention`: number of its blocks, at least 1."""
     spiral_blocks: Depth = 2
     """Decoder `spiral`: number of its blocks."""
     target: Literal["classes", "rgb"] = "classes"
@@ -88,7 +83,7 @@ class Architecture:
     def __post_init__(self) -> None:
         fine = self.fine_patch or self.patch_size
         require(self.patch_size % fine == 0, "model.fine_patch must divide model.patch_size")
-        # Fine patches overlap by half of one, in whole pixels.
-        even = self.decoder != "overlap" or fine % 2 == 0
-        require(even, f"model.fine_patch = {fine} must be even: set one that is, and divides patch_size")
-        require(self.fine_width % self.fine_heads == 0, "model.fine_width must be a multiple of model.fine_heads")
+        if self.decoder == "attention":
+            require(self.fine_blocks > 0, "model.fine_blocks must be 1 or more where model.decoder = attention")
+            width = f"model.fine_width = {self.fine_width} must be a multiple of 32, the width of a head"
+            require(self.fine_width % 32 == 0, width)

@@ -183,7 +183,7 @@ def _images_per_second(model: nn.Module, images: torch.Tensor) -> float:
 
 def patch_sides(arch: Architecture) -> tuple[int, ...]:
     """Return the sides of the patches, pixels, whose borders may show in what a network predicts, largest first."""
-    fine = arch.fine_patch if arch.decoder == "overlap" else 0
+    fine = arch.fine_patch if arch.decoder in ("attention", "overlap") else 0
     return tuple(sorted({arch.patch_size, fine or arch.patch_size}, reverse=True))
 
 

@@ -14,6 +14,8 @@ from vitseg.errors import UsageError
 log = logging.getLogger(__name__)
 
 NEW_NAMES = {"optimiser": "optimizer", "normalisation": "normalization", "fine_reach": "fine_radius"}
+OVERLAP_KEYS = {"fine_heads": 2, "fine_radius": 2, "narrow_width": 64}
+"""Keys that every architecture had as long as recipes could ask for the decoder `overlap`, and their defaults."""
 OLD_NAMES = {new: old for old, new in NEW_NAMES.items()}
 
 
@@ -31,6 +33,11 @@ def rename_keys(values: Any, names: Mapping[str, str] = NEW_NAMES, *, warn: bool
         if warn:
             _warn_once(f"{old} is called {names[old]} now: please rename it, the next version won't know {old}")
     return {names.get(key, key): rename_keys(value, names, warn=warn) for key, value in values.items()}
+
+
+def without_overlap_keys(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an architecture as vitseg wrote it without the keys that only the decoder `overlap` reads."""
+    return {key: value for key, value in rename_keys(architecture).items() if key not in OVERLAP_KEYS}
 
 
 def current_start(start: str) -> str:

@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from vitseg.architecture import STRICT, Architecture, Count, Share, require
-from vitseg.old_keys import OLD_NAMES, rename_keys
+from vitseg.old_keys import OLD_NAMES, OVERLAP_KEYS, rename_keys
 
 _WITHOUT_EFFECT = {
     "data": ("decode_threads",),
@@ -161,6 +161,8 @@ class Recipe:
     def __post_init__(self) -> None:
         divides = self.data.batch_size % self.optimizer.accumulate == 0
         require(divides, "data.batch_size must be a multiple of optimizer.accumulate")
+        old = self.model.decoder == "overlap"
+        require(not old, "model.decoder = overlap is for old bundles alone, for it was a convolution: choose attention")
         plain = self.loss.class_weights == "none" and not self.loss.label_smoothing and not self.loss.dice
         require(
             plain or self.model.target == "classes",
@@ -179,6 +181,7 @@ class Recipe:
                 del values[section][key]
         if not self.run.deterministic:  # a deterministic job must not be answered with another one's weights
             del values["run"]["deterministic"]
+        values["model"] = {**OVERLAP_KEYS, **values["model"]}
         values = rename_keys(values, OLD_NAMES)  # so that jobs of earlier versions are found
         return _hash(values)
 

@@ -74,10 +74,10 @@ def test_layer_scale_starts_as_nearly_nothing():
 def test_stochastic_depth_leaves_whole_images_out_and_keeps_the_mean():
     torch.manual_seed(0)
     branch = ResidualBranch(Architecture(stochastic_depth=0.5), width=2, depth=0.5)  # a quarter
-    out = branch(torch.ones(4000, 3, 2)).reshape(4000, -1)
+    out = branch(torch.zeros(4000, 3, 2), torch.ones(4000, 3, 2)).reshape(4000, -1)
     assert sorted(out.unique().tolist()) == pytest.approx([0, 1 / 0.75])
     assert (out == out[:, :1]).all()
     assert float((out[:, 0] == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
     assert float(out.mean()) == pytest.approx(1, abs=0.04)
     branch.eval()
-    assert torch.equal(branch(torch.ones(5, 2)), torch.ones(5, 2))
+    assert torch.equal(branch(torch.ones(5, 2), torch.ones(5, 2)), 2 * torch.ones(5, 2))

@@ -13,11 +13,12 @@ from vitseg.architecture import Architecture
 from vitseg.errors import DataError, NotFoundError
 from vitseg.labels import Label, train_classes
 from vitseg.model.bundle import FILES, load_bundle, read_identity, save_bundle
+from vitseg.model.convolutional_decoder import ConvolutionalArchitecture
 from vitseg.model.segmenter import build_model
 
 CLASSES = train_classes()[:4]
 SIZE = (16, 24)
-OLD_KEYS = {"normalisation": "normalization", "fine_reach": "fine_radius"}
+OLD_KEYS = {"normalisation": "normalization"}
 
 
 def architecture(target: str = "classes") -> Architecture:
@@ -297,7 +298,34 @@ def test_no_number_of_the_architecture_is_guessed(folder):
 def test_bundles_without_a_later_key_keep_their_meaning(folder):
     before = load_bundle(folder).predict(photos())
     config = json.loads((folder / "config.json").read_text())
-    for key in ("pixels", "narrow_width"):
-        del config["architecture"][key]
+    del config["architecture"]["pixels"]
     (folder / "config.json").write_text(json.dumps(config))
     assert torch.equal(load_bundle(folder).predict(photos()), before)
+
+
+OLD_DECODER = {"fine_blocks": 1, "fine_heads": 2, "fine_reach": 2, "narrow_width": 16}
+"""Keys that all bundles had until decoders without convolution, under the names of that time."""
+
+
+def test_a_bundle_of_the_old_decoder_is_read(tmp_path):
+    arch = ConvolutionalArchitecture(
+        **dataclasses.asdict(architecture())
+        | {"decoder": "overlap", "fine_patch": 4, "fine_width": 16, "fine_blocks": 1}
+        | {"fine_heads": 2, "fine_radius": 2, "narrow_width": 16}
+    )
+    model = build_model(arch, SIZE, 4, seed=0).eval()
+    save_bundle(tmp_path, model, CLASSES)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["architecture"]["fine_reach"] = config["architecture"].pop("fine_radius")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    bundle = load_bundle(tmp_path)
+    assert bundle.architecture == arch
+    assert torch.allclose(bundle.model(photos()), model(photos()), atol=1e-6)
+
+
+def test_a_bundle_with_keys_of_the_old_decoder_is_read(folder):
+    before = load_bundle(folder)
+    edit_architecture(folder, **OLD_DECODER)
+    after = load_bundle(folder)
+    assert after.architecture == dataclasses.replace(before.architecture, fine_blocks=1)
+    assert torch.equal(after.predict(photos()), before.predict(photos()))

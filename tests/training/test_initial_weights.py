@@ -117,7 +117,7 @@ def test_of_classes_that_are_all_new_the_last_layer_is_new(bundle: Path, tmp_pat
     )
 
 
-@pytest.mark.parametrize("decoder", ["patch", "overlap", "spiral"])
+@pytest.mark.parametrize("decoder", ["patch", "attention", "spiral"])
 def test_several_classes_become_a_binary_model_and_back(tmp_path: Path, decoder: str) -> None:
     arch = small_recipe(f"model.decoder={decoder}", "model.patch_size=16").model
     road, car = train_classes()[0], dataclasses.replace(train_classes()[13], train_id=1)

@@ -80,7 +80,7 @@ def test_decay_pulls_matrices_alone(name: str) -> None:
     assert model.encoder.embedding.projection.weight.mean().item() == pytest.approx(0.95)
 
 
-@pytest.mark.parametrize("decoder", ["patch", "overlap", "spiral"])
+@pytest.mark.parametrize("decoder", ["patch", "attention", "spiral"])
 def test_muon_takes_the_matrices_but_for_embeddings_and_the_last(decoder: str) -> None:
     arch = Architecture(decoder=decoder, patch_size=8, blocks=1, fine_blocks=1)
     model = build_model(arch, (16, 16), 3, seed=0)

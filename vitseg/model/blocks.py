@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,9 +28,11 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return softmax(Q·Kᵀ/√d)·V of each head, projected back to (B, N, D)."""
-        query, key, value = rearrange(self.qkv(tokens), "b n (qkv h d) -> qkv b h n d", qkv=3, h=self.heads)
+        batch, count = tokens.shape[:2]
+        qkv = self.qkv(tokens.flatten(0, 1)).view(batch, count, 3, self.heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()
         mixed = F.scaled_dot_product_attention(query, key, value)
-        return self.output(rearrange(mixed, "b h n d -> b n (h d)"))
+        return self.output(mixed.transpose(1, 2).reshape(batch * count, -1)).view(batch, count, -1)
 
 
 class Mlp(nn.Module):
@@ -44,9 +45,10 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, width) to (…, units[-1])."""
+        rows = x.flatten(0, -2)
         for layer in self.layers[:-1]:
-            x = self.dropout(F.gelu(layer(x)))
-        return self.layers[-1](x)
+            rows = self.dropout(F.gelu(layer(rows)))
+        return self.layers[-1](rows).view(*x.shape[:-1], -1)
 
 
 class TransformerBlock(nn.Module):
@@ -68,14 +70,14 @@ class TransformerBlock(nn.Module):
         projected = arch.skip_projection or width != self.width
         self.skip = nn.Linear(width, self.width) if projected else nn.Identity()
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Mix tokens (B, …, D) by attention, then transform each of them."""
-        tokens = tokens + self.attention_branch(self.attention(self.attention_norm(tokens)))
-        return self.skip(tokens) + self.mlp_branch(self.mlp(self.mlp_norm(tokens)))
+    def forward(self, tokens: Tensor, *context: Tensor) -> Tensor:
+        """Mix tokens (B, …, D) by attention, to which `context` is passed on, then transform each of them."""
+        tokens = self.attention_branch(tokens, self.attention(self.attention_norm(tokens), *context))
+        return self.mlp_branch(self.skip(tokens), self.mlp(self.mlp_norm(tokens)))
 
 
 class ResidualBranch(nn.Module):
-    """What is applied to a residual before it is added: dropout, layer scale and drop path; nothing by default."""
+    """Adds a residual to its tokens: after dropout, layer scale and drop path; nothing of these by default."""
 
     def __init__(self, arch: Architecture, width: int, depth: float) -> None:
         super().__init__()
@@ -83,16 +85,16 @@ class ResidualBranch(nn.Module):
         self.scale = nn.Parameter(torch.full((width,), arch.layer_scale)) if arch.layer_scale else None
         self.drop_path = arch.stochastic_depth * depth
 
-    def forward(self, residual: Tensor) -> Tensor:
-        """Return the residual (B, …, D) to add."""
+    def forward(self, tokens: Tensor, residual: Tensor) -> Tensor:
+        """Return tokens + residual, both (B, …, D)."""
         residual = self.dropout(residual)
-        if self.scale is not None:
-            residual = residual * self.scale
-        if not self.training or not self.drop_path:
-            return residual
-        # Some images skip this branch; in the others it is scaled up, which keeps the expected value.
-        kept = torch.rand(len(residual), *[1] * (residual.ndim - 1), device=residual.device) >= self.drop_path
-        return residual * kept / (1 - self.drop_path)
+        factor = self.scale
+        if self.training and self.drop_path:
+            # Some images skip this branch; in the others it is scaled up, which keeps the expected value.
+            kept = torch.rand(len(residual), *[1] * (residual.ndim - 1), device=residual.device) >= self.drop_path
+            kept = kept / (1 - self.drop_path)
+            factor = kept if factor is None else kept * factor
+        return tokens + residual if factor is None else torch.addcmul(tokens, residual, factor.to(residual.dtype))
 
 
 def layer_norm(arch: Architecture, width: int) -> nn.Module:

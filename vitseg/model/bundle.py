@@ -27,8 +27,9 @@ from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.images.resize import resize_planes
 from vitseg.json_input import parse_json
 from vitseg.labels import Label, logit_count, palette, train_classes
+from vitseg.model.convolutional_decoder import ConvolutionalArchitecture
 from vitseg.model.segmenter import Segmenter, class_scores, scaled_to
-from vitseg.old_keys import rename_keys
+from vitseg.old_keys import OVERLAP_KEYS, rename_keys, without_overlap_keys
 from vitseg.storage import LocalStore
 
 SCHEMA = 1
@@ -41,7 +42,7 @@ _KEYS = {"schema", "architecture", "classes", "image_size", "target", "normaliza
 _CONFIG_BYTES = 1 << 20
 _HEADER_BYTES = 1 << 20  # of the weights file, beside the tensors themselves
 _LARGEST_SIDE = 1 << 16
-_ADDED_KEYS = {"pixels": "fixed", "narrow_width": 64}
+_ADDED_KEYS = {"pixels": "fixed"}
 """Keys of an architecture that older bundles lack, and the values that these had."""
 
 
@@ -224,10 +225,15 @@ def architecture_from(values: Any) -> Architecture:
     if not isinstance(values, dict):
         raise DataError("architecture is not an object")
     values = {**_ADDED_KEYS, **rename_keys(values)}
+    kind: type[Architecture] = Architecture
+    if values.get("decoder") == "overlap":
+        kind, values = ConvolutionalArchitecture, {**OVERLAP_KEYS, **values}
+    else:
+        values = without_overlap_keys(values)
     # A default can't stand for a missing number: the shapes of weights don't depend on all, such as heads.
-    if missing := sorted({field.name for field in dataclasses.fields(Architecture)} - values.keys()):
+    if missing := sorted({field.name for field in dataclasses.fields(kind)} - values.keys()):
         raise DataError(f"architecture lacks {', '.join(missing)}")
-    arch = build(Architecture, values, "architecture")
+    arch = build(kind, values, "architecture")
     assert isinstance(arch, Architecture)
     return arch
 

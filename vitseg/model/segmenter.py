@@ -9,14 +9,17 @@ from torch.nn import functional as F
 
 from vitseg.architecture import Architecture
 from vitseg.errors import UsageError
+from vitseg.model.attention_decoder import AttentionDecoder
+from vitseg.model.convolutional_decoder import ConvolutionalDecoder
 from vitseg.model.encoder import VisionTransformer
 from vitseg.model.image_model import ImageModel, initialize_linear, seeded
-from vitseg.model.overlap_decoder import OverlapDecoder
 from vitseg.model.patch_decoder import PatchDecoder
 from vitseg.model.spiral_decoder import SpiralDecoder
 
-Decoder = PatchDecoder | OverlapDecoder | SpiralDecoder
-_DECODERS: dict[str, type[Decoder]] = {"patch": PatchDecoder, "overlap": OverlapDecoder, "spiral": SpiralDecoder}
+Decoder = PatchDecoder | AttentionDecoder | SpiralDecoder | ConvolutionalDecoder
+_DECODERS: dict[str, type[Decoder]] = {
+    "patch": PatchDecoder, "attention": AttentionDecoder, "spiral": SpiralDecoder, "overlap": ConvolutionalDecoder,
+}  # fmt: skip
 
 
 class Segmenter(ImageModel):
@@ -35,14 +38,18 @@ class Segmenter(ImageModel):
             raise UsageError(f"a model has 1 (binary) to 255 classes, not {classes}: images need target rgb")
         self.classes = classes
         self.encoder = VisionTransformer(arch, self.grid)
-        self.features = nn.Linear(self.encoder.width, arch.features_per_patch)
+        # The attention decoder asks the tokens themselves.
+        self.features: nn.Module = nn.Identity()
+        if arch.decoder != "attention":
+            self.features = nn.Linear(self.encoder.width, arch.features_per_patch)
         self.teacher_forcing = arch.decoder == "spiral"
         self.channels = classes if arch.target == "classes" else 3
-        self.decoder: Decoder = _DECODERS[arch.decoder](arch, self.channels)
+        self.decoder = _DECODERS[arch.decoder](arch, self.channels)
         self.apply(initialize_linear)
-        # Start with all classes about equally likely, or with gray. In the overlap decoder the start is closer still to
-        # equal: larger random weights leave a pattern in each patch wherever two classes stay nearly as likely.
-        nn.init.trunc_normal_(self.decoder.head.weight, std=0.002 if arch.decoder == "overlap" else 0.02)
+        # Start with all classes about equally likely, or with gray. Where tokens share out the pixels, the start is closer
+        # still to equal: larger random weights leave a pattern in each patch wherever two classes stay nearly as likely.
+        alone = arch.decoder in ("patch", "spiral")
+        nn.init.trunc_normal_(self.decoder.head.weight, std=0.02 if alone else 0.002)
 
     def forward(
         self, images: Tensor, targets: Tensor | None = None, moments: tuple[float, float] | None = None

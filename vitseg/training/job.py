@@ -12,6 +12,7 @@ from typing import Any
 from vitseg.config import recipe_from
 from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.json_input import malformed_as_data_error, parse_json
+from vitseg.old_keys import without_overlap_keys
 from vitseg.recipe import Recipe, RecipeRequest
 from vitseg.storage import join, open_store
 
@@ -127,7 +128,8 @@ def _from_json(folder: str, data: Mapping[str, Any]) -> Job:
         raise DataError("written by another version of vitseg")
     # Older jobs have neither --init nor a task, nor choices.
     known = {item.name: data[item.name] for item in fields(Job) if item.name in data}
-    known |= {"recipe": recipe_from(data["recipe"]), "run_id": data["run_id"]}
+    recipe = {**data["recipe"], "model": without_overlap_keys(data["recipe"]["model"])}
+    known |= {"recipe": recipe_from(recipe), "run_id": data["run_id"]}
     known |= {"chosen": dict(data.get("chosen", {})), "result": dict(data["result"])}
     return Job(**known | {"folder": folder})
 

@@ -3,7 +3,7 @@ import torch
 
 from vitseg.architecture import Architecture
 from vitseg.model.blocks import TransformerBlock
-from vitseg.model.neighborhood_attention import NeighborhoodAttention, unfold_overlapping
+from vitseg.model.convolutional_decoder import NeighborhoodAttention, unfold_overlapping
 
 
 def by_definition(attention: NeighborhoodAttention, tokens: torch.Tensor) -> torch.Tensor:

@@ -6,12 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from vitseg.architecture import Architecture
-from vitseg.model.overlap_decoder import OverlapDecoder, OverlapLinear
+from vitseg.model.convolutional_decoder import ConvolutionalArchitecture, ConvolutionalDecoder, OverlapLinear
 
-ARCH = Architecture(
+ARCH = ConvolutionalArchitecture(
     patch_size=8, features_per_patch=5, decoder_projection=6, decoder_mlp_units=(12,),
-    fine_patch=4, fine_width=8, fine_blocks=2, fine_heads=2, fine_radius=2,
+    fine_patch=4, fine_width=8, fine_blocks=2, fine_heads=2, fine_radius=2, narrow_width=64, decoder="overlap",
 )  # fmt: skip
 
 
@@ -97,7 +96,7 @@ def test_nearly_nothing_is_left_where_a_square_ends():
 
 @pytest.mark.parametrize("fine_patch", [0, 2, 4, 8])
 def test_output_is_as_large_as_the_image_for_every_finer_patch(fine_patch):
-    decoder = OverlapDecoder(dataclasses.replace(ARCH, fine_patch=fine_patch), channels=3)
+    decoder = ConvolutionalDecoder(dataclasses.replace(ARCH, fine_patch=fine_patch), channels=3)
     pixels = decoder(torch.rand(2, 6, 5), torch.rand(2, 6, 8 * 8 * 3), (2, 3))
     assert pixels.shape == (2, 3, 16, 24)
     assert pixels.is_contiguous(memory_format=torch.channels_last)
@@ -105,7 +104,7 @@ def test_output_is_as_large_as_the_image_for_every_finer_patch(fine_patch):
 
 def test_a_patch_may_be_three_finer_ones():
     arch = dataclasses.replace(ARCH, patch_size=12, fine_patch=4)
-    assert OverlapDecoder(arch, channels=3)(torch.rand(2, 6, 5), torch.rand(2, 6, 12 * 12 * 3), (2, 3)).shape == (
+    assert ConvolutionalDecoder(arch, channels=3)(torch.rand(2, 6, 5), torch.rand(2, 6, 12 * 12 * 3), (2, 3)).shape == (
         2,
         3,
         24,
@@ -115,7 +114,7 @@ def test_a_patch_may_be_three_finer_ones():
 
 def test_both_features_and_the_photograph_count():
     torch.manual_seed(0)
-    decoder = OverlapDecoder(ARCH, channels=3)
+    decoder = ConvolutionalDecoder(ARCH, channels=3)
     features, patches = torch.rand(1, 6, 5), torch.rand(1, 6, 8 * 8 * 3)
     output = decoder(features, patches, (2, 3))
     assert not torch.allclose(decoder(features + 1, patches, (2, 3)), output, atol=1e-4)
