@@ -11,6 +11,7 @@ from PIL import Image
 from tests.bench.measure import pack_scenes
 from tests.training.conftest import Power
 from vitseg import dist
+from vitseg.architecture import Architecture
 from vitseg.config import load_recipe
 from vitseg.data.augment import augment
 from vitseg.data.loader import Batch, Batches
@@ -24,8 +25,8 @@ from vitseg.inference.job import ModelRef, Options
 from vitseg.inference.plan import plan_job
 from vitseg.labels import train_classes
 from vitseg.losses import segmentation_loss
+from vitseg.model.attention_decoder import AttentionDecoder
 from vitseg.model.bundle import load_bundle, read_identity, save_bundle
-from vitseg.model.neighborhood_attention import NeighborhoodAttention
 from vitseg.model.segmenter import build_model
 from vitseg.precision import Precision
 from vitseg.recipe import Recipe
@@ -72,16 +73,16 @@ def test_a_preset_says_what_it_says_on_a_cpu(preset: str) -> None:
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
-def test_attention_among_neighbors_has_the_same_gradients(half: bool) -> None:
+def test_the_attention_decoder_has_the_same_gradients(half: bool) -> None:
     torch.manual_seed(0)
-    layer, tokens = NeighborhoodAttention(64, 8, 2), torch.randn(2, 13, 9, 64)
-    torch.nn.init.normal_(layer.offset_bias)
+    arch = Architecture(patch_size=8, mlp_units=(96, 64), decoder="attention", fine_patch=4, fine_blocks=1)
+    layer, tokens, patches = AttentionDecoder(arch, 5), torch.randn(2, 13 * 8, 64), torch.randn(2, 13 * 8, 192)
     found = []
     for device in ("cpu", "cuda"):
         layer = layer.to(device)
         with torch.autocast(device, torch.bfloat16, enabled=half and device == "cuda"):
-            mixed = layer(tokens.to(device))
-        (mixed.float() * torch.arange(64, device=device)).sum().backward()
+            mixed = layer(tokens.to(device), patches.to(device), (13, 8))
+        (mixed.float() * torch.arange(5, device=device)[:, None, None]).sum().backward()
         found.append(
             [mixed.detach().float().cpu(), *(parameter.grad.float().cpu() for parameter in layer.parameters())]
         )

@@ -74,7 +74,9 @@ def pixels_to_try(arch: Architecture) -> list[tuple[int, int]]:
     return [(side, 2 * side), (side + side // 2, 2 * side + side // 2), (0, 0), (2 * side - 1, 3 * side - 1)]
 
 
-@pytest.mark.parametrize("arch", ALL, ids=lambda arch: f"{arch.decoder}-{arch.position}-{arch.fine_patch}-{arch.target}")
+@pytest.mark.parametrize(
+    "arch", ALL, ids=lambda arch: f"{arch.decoder}-{arch.position}-{arch.fine_patch}-{arch.target}"
+)
 def test_without_attention_a_pixel_depends_on_its_own_patch_alone(arch):
     for pixel in pixels_to_try(arch)[: 4 if arch.decoder == "attention" else 1]:
         found = reached(arch, pixel)

@@ -1,4 +1,4 @@
-"""The network of the paper "Vision Transformers for Segmentation", and its variants: no convolution anywhere.
+"""The network of the paper "Vision Transformers for Segmentation", and its variants, without a convolution.
 
 In the order of the forward pass:
 
@@ -7,9 +7,9 @@ In the order of the forward pass:
     blocks                   multi-head self-attention, MLP, and the pre-norm Transformer block of both
     encoder                  a Vision Transformer: patches -> tokens
     patch_decoder            the paper's: features and original patches -> pixels, each patch independently
-    overlap_decoder          ours: on a finer grid, with overlapping squares of pixels, so without seams
-    neighborhood_attention   the attention of its tokens to their neighbors
+    attention_decoder        ours: finer patches of the photograph ask the tokens around them, so without seams
     spiral_decoder           autoregressive: patch after patch, from the center outwards; causal blocks and their cache
+    convolutional_decoder    that of old bundles, under its true name
     segmenter                the whole network: normalize -> patches -> encoder -> decoder
     classifier               the original ViT: the encoder with a classification head
 

@@ -77,15 +77,18 @@ class AttentionDecoder(nn.Module):
         return rearrange(image, "b (y p) (x q) d -> (b y x p q) d", p=side, q=side)
 
     def _around_windows(self, tokens: Tensor, grid: tuple[int, int], side: int) -> tuple[Tensor, ...]:
-        """Return the key and the value of each block in turn, (W, heads, (side + 2)², D / heads): a window's tokens and those around.
+        """Return the key and the value of each block in turn, those of a window and around it: (W, heads, (side + 2)², d).
 
-        Beyond the border of the image, its outermost tokens are repeated.
+        Beyond the border of the image, its outermost ones are repeated.
         """
-        planes = rearrange(self.keys_values(tokens.flatten(0, 1)), "(b h w) (i j d) -> b d (h i) (w j)", h=grid[0], w=grid[1], i=self.parts, j=self.parts)
-        padded = F.pad(planes, (1, 1, 1, 1), mode="replicate")
+        all_of_image = rearrange(
+            self.keys_values(tokens.flatten(0, 1)), "(b h w) (i j d) -> b d (h i) (w j)",
+            h=grid[0], w=grid[1], i=self.parts, j=self.parts,
+        )  # fmt: skip
+        padded = F.pad(all_of_image, (1, 1, 1, 1), mode="replicate")
         windows = padded.unfold(2, side + 2, side).unfold(3, side + 2, side)
         return rearrange(
-            windows, "b (kv h d) y x p q -> kv (b y x) h (p q) d", kv=2 * len(self.blocks), d=HEAD_WIDTH
+            windows, "b (n h d) y x p q -> n (b y x) h (p q) d", n=2 * len(self.blocks), d=HEAD_WIDTH
         ).unbind()
 
 

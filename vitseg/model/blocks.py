@@ -88,13 +88,13 @@ class ResidualBranch(nn.Module):
     def forward(self, tokens: Tensor, residual: Tensor) -> Tensor:
         """Return tokens + residual, both (B, …, D)."""
         residual = self.dropout(residual)
-        factor = self.scale
+        factor: Tensor | None = self.scale
         if self.training and self.drop_path:
             # Some images skip this branch; in the others it is scaled up, which keeps the expected value.
             kept = torch.rand(len(residual), *[1] * (residual.ndim - 1), device=residual.device) >= self.drop_path
             kept = kept / (1 - self.drop_path)
             factor = kept if factor is None else kept * factor
-        return tokens + residual if factor is None else torch.addcmul(tokens, residual, factor.to(residual.dtype))
+        return tokens + (residual if factor is None else residual * factor.to(residual.dtype))
 
 
 def layer_norm(arch: Architecture, width: int) -> nn.Module:
