@@ -105,6 +105,10 @@ def test_a_value_out_of_range_is_named(text: str) -> None:
     assert text.partition("=")[0] in refusal(text)
 
 
+def test_keys_of_the_decoder_that_went_are_named() -> None:
+    assert "model.fine_heads: only the old decoder overlap had it: leave it out" in refusal("model.fine_heads=4")
+
+
 def test_a_batch_must_be_cut_evenly() -> None:
     assert "multiple of optimizer.accumulate" in refusal("data.batch_size=16", "optimizer.accumulate=3")
 

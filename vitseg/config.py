@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from vitseg.errors import NotFoundError, UsageError
-from vitseg.old_keys import rename_keys
+from vitseg.old_keys import OVERLAP_KEYS, rename_keys
 from vitseg.recipe import Recipe, RecipeRequest
 from vitseg.recipes import PRESETS
 
@@ -118,6 +118,7 @@ def _check_keys(kind: Any, values: Any, what: str, where: str = "") -> None:
         if key not in kinds:
             near = difflib.get_close_matches(key, kinds, n=1)
             hint = f"did you mean {where}{near[0]}?" if near else f"it knows {', '.join(sorted(kinds))}"
+            hint = "only the old decoder overlap had it: leave it out" if key in OVERLAP_KEYS else hint
             raise UsageError(f"{what}: unknown key {where}{key}: {hint}")
         if dataclasses.is_dataclass(kinds[key]):
             _check_keys(kinds[key], value, what, f"{where}{key}.")

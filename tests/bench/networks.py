@@ -36,7 +36,8 @@ from vitseg.training.worker import batches_of
 # U-Net too, but on validation images of full size 0.0015 did better (mIoU 0.131 to 0.107 after an epoch): hence 0.002.
 ADAMW = ["optimizer.name=adamw", "optimizer.weight_decay=0.0001", "model.stochastic_depth=0.0"]
 PAPER = [
-    *ADAMW, "optimizer.learning_rate=0.0007", "model.decoder=patch", "model.decoder_projection=128",
+    *ADAMW, "optimizer.learning_rate=0.0007", "model.decoder=patch", "model.features_per_patch=128",
+    "model.decoder_projection=128",
     "model.decoder_mlp_units=[512, 512]",
 ]  # fmt: skip
 NETWORKS: dict[str, tuple[str, list[str]]] = {
@@ -108,7 +109,7 @@ def train_network(
     watch = Minutes(f"{name}-{seed}", recipe.data.batch_size, clock)
     with tempfile.TemporaryDirectory() as nothing:
         TrainerWithoutCheckpoints(objective, world, data, validation, open_store(nothing), watch).run()
-    final = evaluate_batches(model, validation.epoch(0), objective.criterion, patches=(8, 16)).to_json()
+    final = evaluate_batches(model, validation.epoch(0), objective.criterion, patches=(4, 8, 16)).to_json()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     result = {"name": name, "seed": seed, "parameters": parameters, "device": device_name(), "rows": watch.rows}
     result |= {"recipe": recipe.to_json(), "final": final}
