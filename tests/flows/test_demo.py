@@ -20,7 +20,10 @@ def test_the_whole_way_and_again(
     result = demo.demo(str(tmp_path))
     assert result["preprocess"]["samples"] == 22
     assert result["train"]["model_uri"] == "models:/vitseg-demo/1"
-    assert result["evaluate"]["miou"] == pytest.approx(result["train"]["metrics"]["miou"], abs=1e-6)
+    alike = result["evaluate"]["precision"] == result["train"]["precision"]  # each measures what is faster
+    near = 1e-6 if alike else 0.01
+    assert result["evaluate"]["miou"] == pytest.approx(result["train"]["metrics"]["miou"], abs=near)
+    assert result["segment"]["precision"] in ("float32", "bfloat16")
     assert (result["segment"]["ok"], result["segment"]["skipped"], result["segment"]["failed"]) == (6, 1, 0)
     page = Path(result["report"]).read_text()
     assert "models:/vitseg-demo/1" in page

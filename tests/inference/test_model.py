@@ -160,7 +160,7 @@ def test_the_first_worker_of_a_job_chooses_for_all_others_and_for_later_attempts
     job = plan_job(str(source), str(dest), model=model())
     store = open_store(str(dest))
     assert job_precision(job, store, outcome(2, 1)).name == "bfloat16"
-    assert job_precision(job, store, outcome(1, 2)).name == "bfloat16"  # another machine, where it is slower
+    assert job_precision(job, store, lambda: pytest.fail("measured again")).name == "bfloat16"  # on any machine
     assert plan_job(str(source), str(dest), model=model()) == job  # the same command, after a kill
     again = plan_job(str(source), str(dest), model=model("b" * 64))
     assert job_precision(again, store, outcome(1, 2)).name == "float32"

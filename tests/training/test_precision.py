@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from tests.training.conftest import AUGMENT, MakeTrainer, Power, small_recipe, weights
 from vitseg import dist, precision
 from vitseg.checkpoint import newest_checkpoint
+from vitseg.data.loader import Batches
 from vitseg.data.manifest import read_manifest
 from vitseg.dist import World
 from vitseg.evaluation import evaluate_batches
@@ -181,6 +182,19 @@ def test_a_measurement_leaves_weights_gradients_and_random_numbers_alone(
     assert all(parameter.grad is None for parameter in objective.model.parameters())
     for name, tensor in objective.model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+def test_pretraining_validates_in_what_it_is_trained_in(shards: str, tmp_path: Path) -> None:
+    manifest = read_manifest(shards)
+    job = new_job(tmp_path, shards, "masked.decoder_width=32", task=MASKED)
+    objective = objective_for(job, manifest, ALONE.device)
+    batches = Batches(shards, manifest, "val", batch_size=8, shuffle=False, drop_last=False)
+    losses = []
+    for name in ("float32", "bfloat16"):
+        objective.compute_in(name)
+        losses.append(objective.validate(objective.model, batches, lambda: None)["val/loss"])
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
 
 
 def test_bfloat16_is_as_accurate_as_float32(make_trainer: MakeTrainer) -> None:
