@@ -27,9 +27,9 @@ OLD_RECIPE = """{"model": {"patch_size": 8, "pixels": "image", "spatial_embeddin
 "deterministic": false}}"""
 OLD_DIGEST = "d09434599ccc"
 NEW_OPTIONS = ["optimizer.average=0.9", "model.normalization=none", "run.epochs=2"]
-PATCH_DECODER = [
+OF_ITS_TIME = [
     "model.decoder=patch", "model.features_per_patch=64", "model.decoder_projection=64", "model.decoder_mlp_units=[256]",
-    "model.fine_patch=8",
+    "model.fine_patch=8", "optimizer.learning_rate=0.004",
 ]  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixt
 def test_a_job_of_an_older_version_is_found_again(warnings: pytest.LogCaptureFixture) -> None:
     values = json.loads(OLD_RECIPE)
     old = recipe_from(values | {"model": old_keys.without_overlap_keys(values["model"])})
-    assert old == load_recipe("tiny", overrides=NEW_OPTIONS + PATCH_DECODER)
+    assert old == load_recipe("tiny", overrides=NEW_OPTIONS + OF_ITS_TIME)
     assert old.digest() == OLD_DIGEST
     assert not warnings.messages
 

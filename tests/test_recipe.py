@@ -88,7 +88,13 @@ def test_every_key_is_read_somewhere(name: str) -> None:
             if name.startswith(("data.", "run.")) and name not in ("data.flip", "run.seed", "run.patience")
         ),
         *("model.blocks=0", "model.patch_size=-8", "model.mlp_units=[]", "model.mlp_units=[64, 0]"),
-        *("model.decoder_mlp_units=[0]", "model.dropout=1", "model.dropout=nan", "model.position=rotary"),
+        *(
+            "model.decoder_mlp_units=[0]",
+            "model.dropout=1",
+            "model.dropout=nan",
+            "model.position=polar",
+            "model.registers=-1",
+        ),
         *("model.target=depth", "optimizer.learning_rate=0", "optimizer.learning_rate=nan"),
         *("optimizer.weight_decay=-1", "optimizer.warmup_share=1.0", "optimizer.schedule=step"),
         *(
@@ -167,6 +173,10 @@ def test_a_recipe_survives_json(preset: str, epochs: int, rate: float) -> None:
     again = recipe_from(json.loads(json.dumps(recipe.to_json())))
     assert again == recipe
     assert again.digest() == recipe.digest()
+
+
+def test_heads_that_can_not_be_rotated_are_refused() -> None:
+    assert "model.head_width = 6 must be a multiple of 4" in refusal("model.position=rotary", "model.head_width=6")
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,9 @@ class Architecture:
     so that the brightness of the camera or the day does not matter."""
     spatial_embedding: Width = 8
     """Width of the learned embedding of a patch's position, with `position` = `concat`."""
-    position: Literal["concat", "add"] = "concat"
-    """How the embedding of a position is combined with the projection: `concat` as in the paper, `add` as in the original ViT."""
+    position: Literal["concat", "add", "rotary"] = "concat"
+    """How tokens know their position: its learned embedding is combined with the projection, by `concat` as in the paper or
+    `add` as in the original ViT; `rotary`: queries and keys are rotated by it, as in DINOv3, and nothing is learned."""
     encoder_projection: Width = 128
     """Width to which a flattened patch is projected."""
     blocks: Depth = 4
@@ -43,7 +44,9 @@ class Architecture:
     heads: Depth = 8
     """Attention heads of each block."""
     head_width: Width = 16
-    """Width of the query, key and value of one head."""
+    """Width of the query, key and value of one head; with `position` = `rotary` a multiple of 4."""
+    query_key_norm: bool = False
+    """Whether the encoder's queries and keys are normalized (RMSNorm) before their product, as in ViT-22B."""
     mlp_units: Annotated[tuple[Width, ...], Field(min_length=1, max_length=64)] = (512, 1024)
     """Widths of the MLP of each Transformer block; tokens leave a block as wide as the last of them."""
     features_per_patch: Width = 32
@@ -60,6 +63,8 @@ class Architecture:
     """What LayerNorm adds to the variance; take that of published weights (timm 1e-6, Hugging Face's ViT 1e-12)."""
     class_token: bool = False
     """Whether the encoder has a learned token without a patch, as the original ViT."""
+    registers: Annotated[int, Field(ge=0, le=512)] = 0
+    """Number of further learned tokens without a patch, where the encoder can keep what concerns the whole image (DINOv2: 4)."""
     dropout: Share = 0.0
     """Share of activations dropped in training, 0–1."""
     stochastic_depth: Share = 0.0
@@ -83,6 +88,9 @@ class Architecture:
     def __post_init__(self) -> None:
         fine = self.fine_patch or self.patch_size
         require(self.patch_size % fine == 0, "model.fine_patch must divide model.patch_size")
+        if self.position == "rotary":
+            width = f"model.head_width = {self.head_width} must be a multiple of 4 where model.position = rotary"
+            require(self.head_width % 4 == 0, width)
         if self.decoder == "attention":
             require(self.fine_blocks > 0, "model.fine_blocks must be 1 or more where model.decoder = attention")
             width = f"model.fine_width = {self.fine_width} must be a multiple of 32, the width of a head"

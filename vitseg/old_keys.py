@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 NEW_NAMES = {"optimiser": "optimizer", "normalisation": "normalization", "fine_reach": "fine_radius"}
 OVERLAP_KEYS = {"fine_heads": 2, "fine_radius": 2, "narrow_width": 64}
 """Keys that every architecture had as long as recipes could ask for the decoder `overlap`, and their defaults."""
+LATER_KEYS = {"registers": 0, "query_key_norm": False}
+"""Keys of an architecture that it did not have when digests of jobs were first written, and what it was without them."""
 OLD_NAMES = {new: old for old, new in NEW_NAMES.items()}
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from vitseg.architecture import STRICT, Architecture, Count, Share, require
-from vitseg.old_keys import OLD_NAMES, OVERLAP_KEYS, rename_keys
+from vitseg.old_keys import LATER_KEYS, OLD_NAMES, OVERLAP_KEYS, rename_keys
 
 _WITHOUT_EFFECT = {
     "data": ("decode_threads",),
@@ -181,7 +181,8 @@ class Recipe:
                 del values[section][key]
         if not self.run.deterministic:  # a deterministic job must not be answered with another one's weights
             del values["run"]["deterministic"]
-        values["model"] = {**OVERLAP_KEYS, **values["model"]}
+        model = {key: value for key, value in values["model"].items() if LATER_KEYS.get(key) != value}
+        values["model"] = {**OVERLAP_KEYS, **model}
         values = rename_keys(values, OLD_NAMES)  # so that jobs of earlier versions are found
         return _hash(values)
 

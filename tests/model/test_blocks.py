@@ -11,7 +11,7 @@ from vitseg.model.blocks import Mlp, MultiHeadAttention, ResidualBranch, Transfo
 def test_attention_is_the_formula_of_the_paper_head_by_head():
     torch.manual_seed(0)
     width, heads, head_width = 6, 2, 4  # heads · head_width differs from the width
-    attention = MultiHeadAttention(width, heads, head_width)
+    attention = MultiHeadAttention(Architecture(heads=heads, head_width=head_width), width)
     tokens = torch.randn(1, 5, width)
     query, key, value = (tokens[0] @ attention.qkv.weight.T + attention.qkv.bias).chunk(3, dim=-1)
     parts = []
@@ -21,6 +21,21 @@ def test_attention_is_the_formula_of_the_paper_head_by_head():
         parts.append(weights @ value[:, columns])
     expected = torch.cat(parts, dim=-1) @ attention.output.weight.T + attention.output.bias
     assert torch.allclose(attention(tokens)[0], expected, atol=1e-5)
+
+
+def test_queries_and_keys_are_normalized_and_scaled_each_by_their_own_numbers():
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(Architecture(heads=2, head_width=4, query_key_norm=True, norm_epsilon=1e-3), 6)
+    torch.nn.init.uniform_(attention.query_key_scale, 0.5, 2)
+    tokens = torch.randn(3, 5, 6)
+    qkv = attention.qkv(tokens).view(3, 5, 3, 2, 4)
+    query, key = (
+        qkv[:, :, part] / (qkv[:, :, part].square().mean(-1, keepdim=True) + 1e-3).sqrt() * scale
+        for part, scale in enumerate(attention.query_key_scale)
+    )
+    weights = torch.softmax(torch.einsum("bnhd,bmhd->bhnm", query, key) / 2, dim=-1)
+    mixed = torch.einsum("bhnm,bmhd->bnhd", weights, qkv[:, :, 2])
+    assert torch.allclose(attention(tokens), attention.output(mixed.flatten(2)), atol=1e-5)
 
 
 def test_mlp_is_linear_only_in_its_last_layer():

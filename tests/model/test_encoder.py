@@ -42,6 +42,32 @@ def test_a_class_token_comes_first_and_depends_on_the_image():
     assert not torch.allclose(tokens[0, 0], tokens[1, 0], atol=1e-4)
 
 
+@pytest.mark.parametrize("class_token", [False, True])
+def test_registers_come_after_the_class_token_and_before_the_patches(class_token):
+    torch.manual_seed(0)
+    encoder = VisionTransformer(dataclasses.replace(ARCH, class_token=class_token, registers=3), (2, 3))
+    patches = torch.rand(2, 6, 12)
+    assert encoder(patches, (2, 3)).shape == (2, class_token + 3 + 6, 24)
+    before = encoder.embedding(patches, (2, 3))
+    given = []
+    encoder.blocks[0].register_forward_pre_hook(lambda _module, inputs: given.append(inputs[0]))
+    encoder(patches, (2, 3))
+    [first] = given
+    assert torch.equal(first[:, -6:], before)
+    assert torch.equal(first[:, -9:-6], encoder.registers.expand(2, -1, -1))
+    if class_token:
+        assert torch.equal(first[:, 0], encoder.class_token.expand(2, -1))
+
+
+def test_options_that_are_not_asked_for_change_nothing():
+    names = VisionTransformer(ARCH, (2, 3)).state_dict().keys()
+    assert not [name for name in names if "register" in name or "scale" in name]
+    both = dataclasses.replace(ARCH, position="rotary", registers=1, query_key_norm=True)
+    assert VisionTransformer(both, (2, 3)).state_dict().keys() ^ names == {
+        "embedding.position", "registers", "blocks.0.attention.query_key_scale", "blocks.1.attention.query_key_scale",
+    }  # fmt: skip
+
+
 def test_positions_are_interpolated_on_another_grid():
     torch.manual_seed(0)
     encoder = VisionTransformer(ARCH, (2, 3))

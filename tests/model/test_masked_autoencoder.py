@@ -28,22 +28,25 @@ def visible(step=0, seed=0, keys=KEYS, ratio=0.75):
     return visible_patches(keys, 24, ratio, seed=seed, step=step)
 
 
+ROTARY = {"position": "rotary", "class_token": True, "registers": 2, "query_key_norm": True}
+
+
 @pytest.fixture
 def photos():
     torch.manual_seed(0)
     return torch.randint(0, 256, (4, 3, *SIZE), dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("values", [{}, {"position": "add"}, {"class_token": True}, {"normalization": "none"}])
+@pytest.mark.parametrize("values", [{}, {"position": "add"}, {"class_token": True}, {"normalization": "none"}, ROTARY])
 def test_every_patch_is_predicted(photos, values):
     model = make(**values)
     assert model(photos, visible()).shape == (4, 24, 48)
     assert count_convolutions(model) == 0
 
 
-@pytest.mark.parametrize("class_token", [False, True])
-def test_hidden_patches_do_not_change_the_prediction(photos, class_token):
-    model, shown = make(class_token=class_token), visible()
+@pytest.mark.parametrize("values", [{}, {"class_token": True}, ROTARY])
+def test_hidden_patches_do_not_change_the_prediction(photos, values):
+    model, shown = make(**values), visible()
     hidden = model.hidden(shown)
     mask = hidden.unflatten(1, (4, 6)).repeat_interleave(4, 1).repeat_interleave(4, 2)
     other = torch.where(mask[:, None], 255 - photos, photos)

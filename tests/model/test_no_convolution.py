@@ -30,11 +30,12 @@ CHOICES = {
     "fine_patch": [0, 2, 4],
     "target": ["classes", "rgb"],
     "class_token": [False, True],
+    "registers": [0, 3],
 }
 ALL = [
     dataclasses.replace(SMALL, **dict(zip(CHOICES, values, strict=True)))
     for values in itertools.product(*CHOICES.values())
-    if values[0] == "attention" or values[2] == 0
+    if (values[0] == "attention" or values[2] == 0) and (values[5] == 0 or values[3:5] == ("classes", True))
 ]
 GRID = (3, 5)
 

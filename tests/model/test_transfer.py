@@ -46,6 +46,18 @@ def test_positions_are_resampled_to_the_new_grid() -> None:
     assert "2×3 to 3×3 patches" in found.taken
 
 
+def test_rotary_positions_fit_every_grid() -> None:
+    rotary = dataclasses.replace(ARCH, position="rotary", registers=2)
+    weights = build_model(rotary, SIZE, 3, seed=0).state_dict()
+    new = build_model(rotary, (12, 12), 3, seed=1).state_dict()
+    found = transfer_weights(weights, (rotary, SIZE), (rotary, (12, 12)), new)
+    assert found.tensors.keys() == new.keys() - {"mean", "std"}
+    assert torch.equal(found.tensors["encoder.registers"], weights["encoder.registers"])
+    assert found.taken.startswith("the encoder and")
+    with pytest.raises(UsageError, match=r"--set model.position=rotary --set model.registers=2 makes them equal"):
+        transfer_weights(weights, (rotary, SIZE), (ARCH, SIZE), {})
+
+
 def test_another_encoder_is_refused_with_the_options_that_fit() -> None:
     other = dataclasses.replace(ARCH, heads=4, layer_scale=0.1)
     with pytest.raises(UsageError, match=r"--set model.heads=2 --set model.layer_scale=0.0 makes them equal"):

@@ -4,6 +4,7 @@ In the order of the forward pass:
 
     image_model              photographs, normalized and cut to patches: the base of every network
     patches                  images to patches and back; embeddings of patches and positions
+    rotary                   positions as rotations of queries and keys
     blocks                   multi-head self-attention, MLP, and the pre-norm Transformer block of both
     encoder                  a Vision Transformer: patches -> tokens
     patch_decoder            the paper's: features and original patches -> pixels, each patch independently

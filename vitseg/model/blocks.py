@@ -2,7 +2,8 @@
 
 Attention is that of "Attention Is All You Need" (https://arxiv.org/abs/1706.03762), the block that of ViT
 (https://arxiv.org/abs/2010.11929), with layer scale (CaiT, https://arxiv.org/abs/2103.17239) and drop path (stochastic
-depth, https://arxiv.org/abs/1603.09382) where the architecture has them.
+depth, https://arxiv.org/abs/1603.09382), normalized queries and keys (ViT-22B, https://arxiv.org/abs/2302.05442) and rotary
+positions where the architecture has them.
 
 Shapes: B images, N tokens, D width of a token, h heads, d width of a head.
 """
@@ -15,24 +16,42 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitseg.architecture import Architecture
+from vitseg.model.rotary import rotate
 
 
 class MultiHeadAttention(nn.Module):
     """Self-attention among all tokens: (B, N, D) -> (B, N, D). The width of a head is independent of D."""
 
-    def __init__(self, width: int, heads: int, head_width: int) -> None:
+    def __init__(self, arch: Architecture, width: int) -> None:
         super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * heads * head_width)
-        self.output = nn.Linear(heads * head_width, width)
+        self.heads, self.epsilon = arch.heads, arch.norm_epsilon
+        self.qkv = nn.Linear(width, 3 * arch.heads * arch.head_width)
+        self.output = nn.Linear(arch.heads * arch.head_width, width)
+        self.query_key_scale = nn.Parameter(torch.ones(2, arch.head_width)) if arch.query_key_norm else None
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return softmax(Q·Kᵀ/√d)·V of each head, projected back to (B, N, D)."""
+    def forward(self, tokens: Tensor, *rotation: Tensor) -> Tensor:
+        """Return softmax(Q·Kᵀ/√d)·V of each head, projected back to (B, N, D).
+
+        With rotary positions, `rotation` are the cosines and sines by which Q and K are rotated.
+        """
         batch, count = tokens.shape[:2]
-        qkv = self.qkv(tokens.flatten(0, 1)).view(batch, count, 3, self.heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()
+        qkv = self.qkv(tokens.flatten(0, 1)).view(batch, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        if rotation or self.query_key_scale is not None:
+            query, key, value = self._placed(qkv, rotation)
+        else:
+            query, key, value = qkv.unbind()
         mixed = F.scaled_dot_product_attention(query, key, value)
         return self.output(mixed.transpose(1, 2).reshape(batch * count, -1)).view(batch, count, -1)
+
+    def _placed(self, qkv: Tensor, rotation: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalize and rotate queries and keys, both at once, of (3, B, h, N, d); return them and the values."""
+        both, value = qkv.split((2, 1))
+        if self.query_key_scale is not None:
+            both = F.rms_norm(both, both.shape[-1:], eps=self.epsilon) * self.query_key_scale.view(2, 1, 1, 1, -1)
+        if rotation:
+            both = rotate(both, *rotation)
+        query, key = both.to(value.dtype).unbind()
+        return query, key, value.squeeze(0)
 
 
 class Mlp(nn.Module):
@@ -62,7 +81,7 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.width = arch.mlp_units[-1]
         self.attention_norm = layer_norm(arch, width)
-        self.attention = attention or MultiHeadAttention(width, arch.heads, arch.head_width)
+        self.attention = attention or MultiHeadAttention(arch, width)
         self.attention_branch = ResidualBranch(arch, width, depth)
         self.mlp_norm = layer_norm(arch, width)
         self.mlp = Mlp(width, arch.mlp_units, arch.dropout)

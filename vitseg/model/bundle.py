@@ -29,7 +29,7 @@ from vitseg.json_input import parse_json
 from vitseg.labels import Label, logit_count, palette, train_classes
 from vitseg.model.convolutional_decoder import ConvolutionalArchitecture
 from vitseg.model.segmenter import Segmenter, class_scores, scaled_to
-from vitseg.old_keys import OVERLAP_KEYS, rename_keys, without_overlap_keys
+from vitseg.old_keys import LATER_KEYS, OVERLAP_KEYS, rename_keys, without_overlap_keys
 from vitseg.storage import LocalStore
 
 SCHEMA = 1
@@ -42,7 +42,7 @@ _KEYS = {"schema", "architecture", "classes", "image_size", "target", "normaliza
 _CONFIG_BYTES = 1 << 20
 _HEADER_BYTES = 1 << 20  # of the weights file, beside the tensors themselves
 _LARGEST_SIDE = 1 << 16
-_ADDED_KEYS = {"pixels": "fixed"}
+_ADDED_KEYS = {"pixels": "fixed", **LATER_KEYS}
 """Keys of an architecture that older bundles lack, and the values that these had."""
 
 

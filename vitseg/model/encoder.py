@@ -1,6 +1,8 @@
 """The encoder: a Vision Transformer (https://arxiv.org/abs/2010.11929) without its classification head.
 
-Shapes: B images, P side of a patch, N patches, V visible patches, D width of a token.
+Registers are those of "Vision Transformers Need Registers" (https://arxiv.org/abs/2309.16588).
+
+Shapes: B images, P side of a patch, N patches, V visible patches, R registers, D width of a token.
 """
 
 import torch
@@ -9,20 +11,26 @@ from torch import Tensor, nn
 from vitseg.architecture import Architecture
 from vitseg.model.blocks import TransformerBlock, layer_norm
 from vitseg.model.patches import PatchEmbedding
+from vitseg.model.rotary import rotation
 
 
 class VisionTransformer(nn.Module):
     """Flattened patches (B, N, P·P·3) -> tokens (B, N, D) with context from the whole image; `width` is D.
 
-    With `class_token`, a learned token without a patch comes first: (B, 1 + N, D).
+    Learned tokens without a patch come first, where the architecture has them: the class token, then the registers:
+    (B, 1 + R + N, D).
     """
 
     def __init__(self, arch: Architecture, grid: tuple[int, int]) -> None:
         super().__init__()
         self.embedding = PatchEmbedding(arch, grid)
         self.class_token = nn.Parameter(torch.empty(self.embedding.width)) if arch.class_token else None
-        if self.class_token is not None:
-            nn.init.trunc_normal_(self.class_token, std=0.02)
+        registers = torch.empty(arch.registers, self.embedding.width)
+        self.registers = nn.Parameter(registers) if arch.registers else None
+        for learned in (self.class_token, self.registers):
+            if learned is not None:
+                nn.init.trunc_normal_(learned, std=0.02)
+        self.rotary_width = arch.head_width if arch.position == "rotary" else 0
         self.blocks = nn.ModuleList()
         self.width = self.embedding.width
         for index in range(arch.blocks):
@@ -39,9 +47,17 @@ class VisionTransformer(nn.Module):
         tokens = self.embedding(patches, grid)
         if visible is not None:
             tokens = tokens.gather(1, visible[..., None].expand(-1, -1, tokens.shape[-1]))
-        if self.class_token is not None:
-            first = self.class_token.to(tokens.dtype).expand(len(tokens), 1, -1)
-            tokens = torch.cat((first, tokens), dim=1)
+        patch_count, width = tokens.shape[1:]
+        learned = [
+            token.to(tokens.dtype).expand(len(tokens), token.numel() // width, -1)
+            for token in (self.class_token, self.registers)
+            if token is not None
+        ]
+        if learned:
+            tokens = torch.cat((*learned, tokens), dim=1)
+        context: tuple[Tensor, ...] = ()
+        if self.rotary_width:
+            context = rotation(grid, self.rotary_width, tokens.shape[1] - patch_count, tokens, visible)
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = block(tokens, *context)
         return self.norm(tokens)

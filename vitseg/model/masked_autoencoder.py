@@ -40,6 +40,7 @@ class MaskedAutoencoder(ImageModel):
         light = dataclasses.replace(
             arch, heads=width // _HEAD_WIDTH, head_width=_HEAD_WIDTH, mlp_units=(4 * width, width),
             normalization="layer", skip_projection=False, dropout=0.0, stochastic_depth=0.0, layer_scale=0.0,
+            query_key_norm=False,
         )  # fmt: skip
         self.encoder = VisionTransformer(arch, self.grid)
         self.embedding = nn.Linear(self.encoder.width, width)
@@ -55,10 +56,10 @@ class MaskedAutoencoder(ImageModel):
     def forward(self, images: Tensor, visible: Tensor) -> Tensor:
         """Predict all patches of photographs (0–255), as `normalize_patches` gives them, from the visible ones."""
         encoded = self.embedding(self.encoder(*self.cut(images), visible))
-        class_token, encoded = encoded[:, : -visible.shape[1]], encoded[:, -visible.shape[1] :]
+        without_patch, encoded = encoded[:, : -visible.shape[1]], encoded[:, -visible.shape[1] :]
         tokens = self.mask_token.to(encoded.dtype).expand(len(encoded), self.patches, -1)
         tokens = tokens.scatter(1, visible[..., None].expand_as(encoded), encoded)
-        tokens = torch.cat((class_token, tokens + self.decoder_position.to(encoded.dtype)), dim=1)
+        tokens = torch.cat((without_patch, tokens + self.decoder_position.to(encoded.dtype)), dim=1)
         for block in self.decoder:
             tokens = block(tokens)
         return self.prediction(self.norm(tokens[:, -self.patches :]))

@@ -54,7 +54,7 @@ class PatchEmbedding(nn.Module):
 
     The projection of a patch and the learned embedding of its position are concatenated as in the paper (D is the
     sum of both widths), or added as in the original ViT (D is the width of the projection). For images of another
-    size, the learned positions are interpolated.
+    size, the learned positions are interpolated. With rotary positions there are none here.
     """
 
     def __init__(self, arch: Architecture, grid: tuple[int, int]) -> None:
@@ -63,15 +63,19 @@ class PatchEmbedding(nn.Module):
         self.grid = grid
         spatial = arch.spatial_embedding if self.concat else arch.encoder_projection
         self.projection = nn.Linear(arch.patch_size**2 * 3, arch.encoder_projection)
-        self.position = nn.Parameter(torch.empty(grid[0] * grid[1], spatial))
+        learned = arch.position != "rotary"
+        self.position = nn.Parameter(torch.empty(grid[0] * grid[1], spatial)) if learned else None
         self.width = arch.encoder_projection + (spatial if self.concat else 0)
-        if not self.position.is_meta:  # on the meta device, torch would take a second to compute nothing
+        # On the meta device, torch would take a second to compute nothing.
+        if self.position is not None and not self.position.is_meta:
             with torch.no_grad():
                 self.position.copy_(sine_positions(grid, spatial))
 
     def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """Embed the patches (B, N, P·P·3) of a grid (rows, columns) as tokens (B, N, D)."""
         projected = self.projection(patches)
+        if self.position is None:
+            return projected
         position = resample_positions(self.position, self.grid, grid).to(projected.dtype)
         if not self.concat:
             return projected + position

@@ -71,7 +71,7 @@ class Segmenter(ImageModel):
         """
         patches, grid = self.cut(images, moments)
         tokens = self.encoder(patches, grid)
-        features = self.features(tokens[:, -patches.shape[1] :])  # without a class token, which comes first
+        features = self.features(tokens[:, -patches.shape[1] :])  # without tokens of no patch, which come first
         pixels = self.decoder(features, patches, grid, *(() if targets is None else (targets,)))
         return pixels.sigmoid() if self.architecture.target == "rgb" else pixels
 

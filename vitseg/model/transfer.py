@@ -19,7 +19,7 @@ POSITION = "encoder.embedding.position"
 # What must be equal for the encoders to compute the same. Not all of it changes the shapes of weights, as heads.
 _ENCODER_KEYS = (
     "patch_size", "pixels", "position", "encoder_projection", "blocks", "heads", "head_width", "mlp_units", "skip_projection",
-    "normalization", "class_token",
+    "normalization", "class_token", "registers", "query_key_norm",
 )  # fmt: skip
 
 
@@ -72,10 +72,12 @@ def transfer_weights(
         options = " ".join(f"--set model.{key}={option(getattr(old, key))}" for key in wrong)
         raise UsageError(f"its encoder is not this recipe's: {options} makes them equal")
     grids = [patch_grid(size, old.patch_size) for _, size in (source, target)]
-    position = weights.get(POSITION)
-    if position is None or position.ndim != 2 or len(position) != grids[0][0] * grids[0][1]:
-        raise DataError(f"it holds no {POSITION} for {grids[0][0]}×{grids[0][1]} patches")
-    fitted = {**weights, POSITION: resample_positions(position, grids[0], grids[1])}
+    fitted = dict(weights)
+    if old.position != "rotary":
+        position = weights.get(POSITION)
+        if position is None or position.ndim != 2 or len(position) != grids[0][0] * grids[0][1]:
+            raise DataError(f"it holds no {POSITION} for {grids[0][0]}×{grids[0][1]} patches")
+        fitted[POSITION] = resample_positions(position, grids[0], grids[1])
     # Tensors of different decoders may agree in name and shape, but not in meaning.
     same_decoder = (old.decoder, old.target) == (new.decoder, new.target)
     words = ""
@@ -127,7 +129,7 @@ def option(value: object) -> str:
 def _in_words(tensors: Mapping[str, Tensor], left: list[str], grids: list[tuple[int, int]]) -> str:
     decoder = [name for name in tensors if not name.startswith("encoder.")]
     words = "the encoder"
-    if grids[0] != grids[1]:
+    if POSITION in tensors and grids[0] != grids[1]:
         words += f" (positions resampled from {grids[0][0]}×{grids[0][1]} to {grids[1][0]}×{grids[1][1]} patches)"
     words += f" and {len(decoder)} tensors of the decoder" if decoder else ", nothing of the decoder"
     return words + (f"; new are {len(left)} tensors: {', '.join(left[:3])}{' …' if left[3:] else ''}" if left else "")

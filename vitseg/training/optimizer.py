@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from vitseg.recipe import OptimizerRecipe
 from vitseg.training.muon import StackedMuon
 
-_EMBEDDINGS = ("position", "offset_bias")
+_EMBEDDINGS = ("position", "offset_bias", "registers", "query_key_scale")  # matrices by their shape alone
 
 
 def build_optimizers(model: nn.Module, recipe: OptimizerRecipe) -> list[Optimizer]:
