@@ -151,7 +151,12 @@ def test_deterministic_means_the_same_weights_each_time(data: Data, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "settings",
-    [[], ["run.precision=float16"], ["optimizer.accumulate=2", "model.stochastic_depth=0.3", "model.dropout=0.1"]],
+    [
+        [],
+        ["run.precision=float16"],
+        ["optimizer.accumulate=2", "model.stochastic_depth=0.3", "model.dropout=0.1"],
+        ["model.position=rotary", "model.registers=4", "model.query_key_norm=true"],
+    ],
     ids=str,
 )
 def test_a_graph_trains_the_same_weights_also_where_it_was_cut(

@@ -77,6 +77,12 @@ def test_each_token_goes_to_its_own_place_in_the_decoder(photos, class_token):
             assert torch.allclose(told[row, patch], drawn, atol=1e-5)
 
 
+def test_queries_and_keys_are_normalized_in_the_encoder_alone():
+    scales = [name for name in make(**ROTARY).state_dict() if "query_key_scale" in name]
+    assert len(scales) == 2  # its blocks
+    assert all(name.startswith("encoder.") for name in scales)
+
+
 def test_the_loss_is_the_mean_over_hidden_patches_of_their_normalized_values(photos):
     model, shown = make(), visible()
     drawn = model(photos, shown)

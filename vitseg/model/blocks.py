@@ -37,20 +37,21 @@ class MultiHeadAttention(nn.Module):
         batch, count = tokens.shape[:2]
         qkv = self.qkv(tokens.flatten(0, 1)).view(batch, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         if rotation or self.query_key_scale is not None:
-            query, key, value = self._placed(qkv, rotation)
+            query, key, value = self._normalize_and_rotate(qkv, rotation)
         else:
             query, key, value = qkv.unbind()
         mixed = F.scaled_dot_product_attention(query, key, value)
         return self.output(mixed.transpose(1, 2).reshape(batch * count, -1)).view(batch, count, -1)
 
-    def _placed(self, qkv: Tensor, rotation: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    def _normalize_and_rotate(self, qkv: Tensor, rotation: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Normalize and rotate queries and keys, both at once, of (3, B, h, N, d); return them and the values."""
         both, value = qkv.split((2, 1))
         if self.query_key_scale is not None:
-            both = F.rms_norm(both, both.shape[-1:], eps=self.epsilon) * self.query_key_scale.view(2, 1, 1, 1, -1)
+            scaled = F.rms_norm(both, both.shape[-1:], eps=self.epsilon) * self.query_key_scale.view(2, 1, 1, 1, -1)
+            both = scaled.to(value.dtype)  # with autocast it is float32
         if rotation:
             both = rotate(both, *rotation)
-        query, key = both.to(value.dtype).unbind()
+        query, key = both.unbind()
         return query, key, value.squeeze(0)
 
 
