@@ -1,15 +1,16 @@
 """Our decoder: the original patches come back at a finer grid, and each asks the encoder's tokens around it, by attention.
 
 The paper's decoder reintroduces the original patches too, but decodes each by itself, so that neighbors disagree at their
-border. Here the photograph is cut again, into finer patches. Each of them is a query; its keys and values are the nine
-encoder tokens around it. Scores fall with distance, so that a token which enters or leaves the neighborhood of a query has
-weight 0 there: from one patch to the next nothing changes abruptly, and no seams show. Before training, this attention is an
-interpolation of what the tokens say. Then each finer patch has one vector of logits, which are interpolated to pixels.
+border. Here the photograph is cut again, into finer patches, and each of them is a query. Each encoder token has a key and a
+value for 2×2 places in its patch, and a query attends to the nine places around it. Scores fall with distance, so that a place
+which enters or leaves the neighborhood of a query has weight 0 there: from one patch to the next nothing changes abruptly, and
+no seams show. Before training, this attention nearly interpolates what the tokens say. Last, each finer patch has one vector of
+logits, which are interpolated to pixels.
 
 No learned layer reads more than one patch or one token; what is around comes in by attention alone.
 
-Shapes: B images of H×W pixels, P side of a patch, N tokens of width E on a grid of h×w, p side of a finer patch, D width of its
-token. Windows: squares of finer patches whose queries are computed together; W of them in a batch, q queries in each.
+Shapes: B images of H×W pixels, P side of a patch, N encoder tokens of width E, p side of a finer patch, D width of its token, d
+width of a head. Windows are squares of finer patches whose queries are computed together: W in a batch, q queries in each.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from vitseg.model.blocks import TransformerBlock, layer_norm
 HEAD_WIDTH = 32
 _MLP_RATIO = 2
 _PARTS = 2  # rows and columns of places in an encoder token that have a key and a value of their own
-_WINDOW = 4  # most rows and columns of keys under a window: larger ones compute more scores that count for nothing
+_WINDOW = 8  # rows and columns of finer patches in a window, at most: larger ones compute more scores that count for nothing
 _NEVER = -1e4  # score of a key outside the neighborhood; not -inf, which gives NaN where bfloat16 rounds
 
 
@@ -57,7 +58,7 @@ class AttentionDecoder(nn.Module):
     def forward(self, tokens: Tensor, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """Decode the patches of a grid (rows, columns)."""
         keys = grid[0] * self.parts, grid[1] * self.parts
-        side = math.gcd(_WINDOW, *keys)  # of a window, in keys
+        side = math.gcd(len(self.distance_bias) // self.times, *keys)  # of a window, in keys
         fine, cells = side * self.times, (keys[0] // side, keys[1] // side)
         queries = self.projection(self._cut_finer(patches, grid, fine))
         keys_values = self._around_windows(tokens, grid, side)
@@ -108,14 +109,15 @@ class CrossAttention(nn.Module):
 
 
 def spline_scores(times: int) -> Tensor:
-    """Return what distance adds to the scores of the tokens in and around a window: (4·times, 4·times, 6, 6).
+    """Return what distance adds to the scores of the n×n keys in a window and those around: (n·times, n·times, n + 2, n + 2).
 
-    Of each query's row and column in the window, for each token's row and column, of which the first and the last are
-    outside. It is the logarithm of a quadratic B-spline (https://doi.org/10.1090/qam/15914), whose values are weights that
-    sum to 1 and reach 0 without a kink one and a half tokens away.
+    Of each query's row and column in the window, for each key's row and column, of which the first and the last are outside. It
+    is the logarithm of a quadratic B-spline (https://doi.org/10.1090/qam/15914), whose values are weights that sum to 1
+    and reach 0 without a kink one and a half keys away.
     """
-    place = (torch.arange(_WINDOW * times) + 0.5) / times + 0.5
-    distance = (torch.arange(_WINDOW + 2) - place[:, None]).abs()
+    side = max(1, _WINDOW // times)
+    place = (torch.arange(side * times) + 0.5) / times + 0.5
+    distance = (torch.arange(side + 2) - place[:, None]).abs()
     weight = torch.where(distance < 0.5, 0.75 - distance**2, (1.5 - distance).clamp(min=0) ** 2 / 2)
     line = weight.log().clamp(min=_NEVER)
     return line[:, None, :, None] + line[None, :, None, :]
