@@ -54,11 +54,11 @@ def augment(
     factors = 1 + recipe.color * (2 * draws[:, _BRIGHTNESS:_DRAWS] - 1)
     crops = _plan_crops(draws, recipe.scale, fills_frame=labels.ndim == 4, size=(images.shape[2], images.shape[3]))
     # What is known before anybody looks at the images goes to their device by a single copy.
-    tables = (draws, factors, class_weights(pixels_per_class), *crops)
-    drawn, factor, weights, *crop = _upload(tables, images.device)
+    seeks_rare = recipe.rare and labels.ndim == 3
+    attraction = class_weights(pixels_per_class) if seeks_rare else np.empty(0)
+    drawn, factor, weights, *crop = _upload((draws, factors, attraction, *crops), images.device)
     pixels = _jitter(images, factor) if recipe.color else images.float()
     if moved:
-        seeks_rare = recipe.rare and labels.ndim == 3
         focus = _rare_pixels(labels, weights, drawn, recipe.rare) if seeks_rare else None
         source = _source(_Crops(*crop), drawn, focus, images.shape[2])
         pixels = _resample(pixels, source)
