@@ -137,8 +137,10 @@ def evaluate_batches(
             kept += torch.stack(each)[:, :count, :count].cpu() if each else []
             for i, patch in enumerate(patches):
                 seams[:, i] += torch.stack([seam_counts(ids, patch) for ids in (predictions, labels)])
-        if foreign:
-            labels = labels.masked_fill(labels == criterion.classes, IGNORE_INDEX)
+        if (
+            criterion.classes
+        ):  # no loss for classes that the model does not know, nor for ids that are refused at the end
+            labels = labels.masked_fill(labels >= criterion.classes, IGNORE_INDEX)
         loss, divisor = criterion.loss(output, labels)
         colors = output.float() if criterion.target == "rgb" else criterion.colors_of(predictions)
         targets, valid = criterion.colors_of(labels), valid_mask(labels)

@@ -1,7 +1,7 @@
 """Keys that had another name once: this is the only place that knows both.
 
 Files that vitseg wrote (bundles, jobs, checkpoints) are read without a word, however old they are. The old keys in a user's
-recipe or `--set` are read for one version more, with a warning.
+recipe or `--set` are read for one version more, with a warning; but those of the decoder that went are refused there.
 """
 
 import logging

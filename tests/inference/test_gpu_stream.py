@@ -126,7 +126,7 @@ class Devices(TorchDispatchMode):
 def test_a_graph_can_hold_every_preset_as_from_the_second_pass_on_nothing_is_copied_to_the_device(preset: str) -> None:
     arch, meta = load_recipe(preset).model, torch.device("meta")  # a device without memory, other than the processor
     with meta:
-        model = Segmenter(arch, (64, 96), 19).eval()
+        model = Segmenter(arch, (64, 96), 19).eval().to(meta)
     classes = train_classes()
     bundle = Bundle(model, arch, classes, (64, 96), palette(classes), "", "", {})
     images = torch.zeros(2, 3, 64, 96, dtype=torch.uint8, device=meta)

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vitseg.cuda_recording import first_cause, give_up
 from vitseg.inference.model import forward
 from vitseg.inference.upsample import (
     ImagePrediction,
@@ -37,7 +38,6 @@ log = logging.getLogger(__name__)
 
 _SCORES_AT_ONCE = 2**27  # scaled at a time, of all classes and images: 512 MiB
 _capturing = threading.Lock()  # CUDA can capture one graph at a time
-_failed: list[torch.cuda.CUDAGraph] = []  # graphs whose recording failed: torch's allocator still refers to them
 
 
 class GpuStream:
@@ -118,9 +118,8 @@ class GpuStream:
                 self._found = self._predict()
             self._graph = graph
         except RuntimeError as error:  # torch's errors of the device and of its memory are of this type
-            _failed.append(graph)
-            reason = str(error.__context__ or error).strip().partition("\n")[0]
-            log.warning("no CUDA graph of the model, each kernel is launched on its own: %s", reason)
+            give_up(graph)
+            log.warning("no CUDA graph of the model, each kernel is launched on its own: %s", first_cause(error))
 
     def _staging(self, like: Tensor) -> Tensor:
         """Return memory that a GPU copies by itself; torch keeps it for another batch once nobody uses it."""

@@ -146,7 +146,8 @@ def _mixtures(corners: list[Tensor], down: Tensor, across: Tensor) -> Iterator[T
 def upsampled_rows(scores: Tensor, size: tuple[int, int], part: slice) -> Iterator[Tensor]:
     """Yield what `F.interpolate` gives for some rows, (rows, W), class by class."""
     given = scores.shape[1]
-    centers = ((torch.arange(size[0])[part] + 0.5) * (given / size[0]) - 0.5).clamp(0, given - 1).to(scores.device)
+    rows = torch.arange(size[0], device=scores.device)[part]
+    centers = ((rows + 0.5) * (given / size[0]) - 0.5).clamp(0, given - 1)
     above = centers.floor().long()
     below, down = (above + 1).clamp(max=given - 1), (centers - above)[:, None].to(scores.dtype)
     for plane in scores:

@@ -55,7 +55,8 @@ class AttentionDecoder(nn.Module):
         )
         self.norm = layer_norm(arch, width)
         self.head = nn.Linear(width, channels)
-        self.register_buffer("distance_bias", spline_scores(self.times))
+        # Not among the weights, so that bundles don't depend on the size of windows; so it isn't left on a meta device either.
+        self.register_buffer("distance_bias", spline_scores(self.times), persistent=False)
 
     def forward(self, tokens: Tensor, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """Decode the patches of a grid (rows, columns)."""
@@ -118,8 +119,8 @@ def spline_scores(times: int) -> Tensor:
     and reach 0 without a kink one and a half keys away.
     """
     side = max(1, _WINDOW // times)
-    place = (torch.arange(side * times) + 0.5) / times + 0.5
-    distance = (torch.arange(side + 2) - place[:, None]).abs()
+    place = (torch.arange(side * times, device="cpu") + 0.5) / times + 0.5
+    distance = (torch.arange(side + 2, device="cpu") - place[:, None]).abs()
     weight = torch.where(distance < 0.5, 0.75 - distance**2, (1.5 - distance).clamp(min=0) ** 2 / 2)
     line = weight.log().clamp(min=_NEVER)
     return line[:, None, :, None] + line[None, :, None, :]

@@ -46,7 +46,7 @@ def summarize(arch: Architecture, image_size: tuple[int, int], classes: int) -> 
         UsageError: see `Segmenter`.
     """
     with torch.device("meta"):
-        model = Segmenter(arch, image_size, classes).eval()
+        model = Segmenter(arch, image_size, classes).eval().to("meta")
         image = torch.empty(1, 3, *image_size)
         # With targets, the spiral decoder computes all patches in one pass instead of N: nearly the same FLOPs.
         targets = [torch.empty(1, model.channels, *image_size)] if model.teacher_forcing else []

@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import psutil
 import torch
@@ -225,6 +227,8 @@ def attempt_steps(job: Job, manifest: Manifest, sample: Batch, device: torch.dev
         if cuda:
             torch.cuda.synchronize(device)
         ends.append(time.perf_counter())
+    # A validation comes on top: its memory is not that of the graph of a step.
+    objective.validate(learner.eval_model, cast(Batches, SimpleNamespace(epoch=lambda _: [batch])), lambda: None)
     seconds = min(after - before for before, after in itertools.pairwise(ends[-timed - 1 :]))
     # On a CPU what was freed stays with the process (see `launch.KEEP_MEMORY`).
     memory = torch.cuda.max_memory_reserved(device) if cuda else psutil.Process().memory_info().rss

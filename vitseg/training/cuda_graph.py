@@ -13,10 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from vitseg import dist
+from vitseg.cuda_recording import first_cause, give_up
 from vitseg.training.rank_reports import emit
-
-_UNFINISHED: list[torch.cuda.CUDAGraph] = []
-"""Graphs that are being recorded, or whose recording failed: torch's allocator refers to these until the process ends."""
 
 Pass = Callable[..., tuple[Tensor, ...]]
 """Computes gradients from tensors, without waiting for the device, and returns tensors that have none."""
@@ -58,8 +56,7 @@ class GraphedPass:
         except RuntimeError as error:  # torch's errors of the device and of its memory are of this type
             for parameter in self._parameters:
                 parameter.grad = None
-            reason = (str(error.__context__ or error).strip().splitlines() or [type(error).__name__])[0]
-            emit("note", text=f"no CUDA graph of a step, each kernel is launched on its own: {reason}")
+            emit("note", text=f"no CUDA graph of a step, each kernel is launched on its own: {first_cause(error)}")
             return
         self._gradients = [parameter.grad for parameter in self._parameters]
         self._replay = replay
@@ -81,11 +78,15 @@ def run_beside(function: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]
 def record(function: Callable[[], tuple[Tensor, ...]]) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
     """Record the kernels of a pass, without running them; return its outputs, empty until then, and what runs the kernels."""
     graph = torch.cuda.CUDAGraph()
-    _UNFINISHED.append(graph)
-    with (
-        torch.cuda.stream(torch.cuda.current_stream()),  # back to it, also where a recording fails and leaves its own
-        torch.cuda.graph(graph, capture_error_mode="thread_local"),  # other threads decode, and may allocate
-    ):
-        outputs = function()
-    _UNFINISHED.remove(graph)
+    try:
+        with (
+            torch.cuda.stream(
+                torch.cuda.current_stream()
+            ),  # back to it, also where a recording fails and leaves its own
+            torch.cuda.graph(graph, capture_error_mode="thread_local"),  # other threads decode, and may allocate
+        ):
+            outputs = function()
+    except RuntimeError:
+        give_up(graph)
+        raise
     return outputs, graph.replay
