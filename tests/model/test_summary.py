@@ -47,7 +47,7 @@ BY_HAND = {
         32 * 32 * 8,  # an embedding of 8 for each of 32 · 32 positions
         *(4 * block(128, 4 * 32, 256, 128)),
         2 * 128,
-        *asking(128, 128, fine=4, blocks=1, parts=2),
+        *asking(128, 96, fine=4, blocks=1, parts=2),
     ],
     "small": [
         linear(16 * 16 * 3, 248),
