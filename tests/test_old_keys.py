@@ -29,7 +29,7 @@ OLD_DIGEST = "d09434599ccc"
 NEW_OPTIONS = ["optimizer.average=0.9", "model.normalization=none", "run.epochs=2"]
 OF_ITS_TIME = [
     "model.decoder=patch", "model.features_per_patch=64", "model.decoder_projection=64", "model.decoder_mlp_units=[256]",
-    "model.fine_patch=8", "optimizer.learning_rate=0.004",
+    "model.fine_patch=8", "model.fine_width=128", "optimizer.learning_rate=0.004",
 ]  # fmt: skip
 
 
