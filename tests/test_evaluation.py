@@ -19,7 +19,7 @@ from tests.training.conftest import small_recipe
 from vitseg.architecture import Architecture
 from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import read_manifest
-from vitseg.errors import UnrelatedClassesError, UsageError
+from vitseg.errors import DataError, UnrelatedClassesError, UsageError
 from vitseg.evaluation import Criterion, evaluate_batches, evaluate_bundle, patch_sides
 from vitseg.images.resize import resize
 from vitseg.labels import Label, background_of, train_classes
@@ -322,6 +322,18 @@ def test_ratios_that_do_not_exist_are_null_and_no_metric(bundles: dict[str, Bund
     nothing = {"rows": None, "columns": None}
     assert found.to_json()["seam_ratio"] == found.to_json()["seam_ratio_truth"] == {"16": nothing, "8": nothing}
     assert not [name for name in found.flat() if "seam" in name]
+
+
+def test_labels_out_of_range_are_refused_before_the_loss_meets_them(bundles: dict[str, Bundle]) -> None:
+    model, criterion = bundles["classes"].model, Criterion("classes", 19, torch.from_numpy(bundles["classes"].palette))
+    height, width = model.image_size
+    batch = Batch(
+        torch.zeros(1, 3, height, width, dtype=torch.uint8),
+        torch.full((1, height, width), 200, dtype=torch.uint8),
+        ["a"],
+    )
+    with pytest.raises(DataError, match="a label is outside 0-18"):
+        evaluate_batches(model, [batch], criterion)
 
 
 def test_the_sides_of_a_networks_patches() -> None:

@@ -88,6 +88,10 @@ def test_an_image_of_one_kind_of_patch_shows_no_patches():
     assert torch.allclose(made, made[..., :1, :1].expand_as(made), atol=1e-5)
 
 
+def test_the_size_of_windows_is_nothing_that_a_bundle_holds():
+    assert "distance_bias" not in decoder_of(ARCH).state_dict()
+
+
 def test_windows_do_not_show():
     """The grid decides how many queries are computed together; the result does not depend on it."""
     decoder = decoder_of(ARCH)
