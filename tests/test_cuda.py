@@ -155,7 +155,7 @@ def test_deterministic_means_the_same_weights_each_time(data: Data, tmp_path: Pa
         [],
         ["run.precision=float16"],
         ["optimizer.accumulate=2", "model.stochastic_depth=0.3", "model.dropout=0.1"],
-        ["model.position=rotary", "model.registers=4", "model.query_key_norm=true"],
+        ["model.position=rotary", "model.registers=4"],
     ],
     ids=str,
 )

@@ -45,8 +45,6 @@ class Architecture:
     """Attention heads of each block."""
     head_width: Width = 16
     """Width of the query, key and value of one head; with `position` = `rotary` a multiple of 4."""
-    query_key_norm: bool = False
-    """Whether the encoder's queries and keys are normalized (RMSNorm) before their product, as in ViT-22B."""
     mlp_units: Annotated[tuple[Width, ...], Field(min_length=1, max_length=64)] = (512, 1024)
     """Widths of the MLP of each Transformer block; tokens leave a block as wide as the last of them."""
     features_per_patch: Width = 32

@@ -16,8 +16,10 @@ log = logging.getLogger(__name__)
 NEW_NAMES = {"optimiser": "optimizer", "normalisation": "normalization", "fine_reach": "fine_radius"}
 OVERLAP_KEYS = {"fine_heads": 2, "fine_radius": 2, "narrow_width": 64}
 """Keys that every architecture had as long as recipes could ask for the decoder `overlap`, and their defaults."""
-LATER_KEYS = {"registers": 0, "query_key_norm": False}
+LATER_KEYS = {"registers": 0}
 """Keys of an architecture that it did not have when digests of jobs were first written, and what it was without them."""
+REMOVED_KEYS = {"query_key_norm": False}
+"""Keys that an architecture no longer has, and the value at which it is the same without them."""
 OLD_NAMES = {new: old for old, new in NEW_NAMES.items()}
 
 
@@ -37,9 +39,15 @@ def rename_keys(values: Any, names: Mapping[str, str] = NEW_NAMES, *, warn: bool
     return {names.get(key, key): rename_keys(value, names, warn=warn) for key, value in values.items()}
 
 
+def without_removed_keys(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an architecture as vitseg wrote it without keys that are gone, where their value changes nothing."""
+    renamed = rename_keys(architecture).items()
+    return {key: value for key, value in renamed if key not in REMOVED_KEYS or value != REMOVED_KEYS[key]}
+
+
 def without_overlap_keys(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an architecture as vitseg wrote it without the keys that only the decoder `overlap` reads."""
-    return {key: value for key, value in rename_keys(architecture).items() if key not in OVERLAP_KEYS}
+    """Return the same, without the keys that only the decoder `overlap` reads, too."""
+    return {key: value for key, value in without_removed_keys(architecture).items() if key not in OVERLAP_KEYS}
 
 
 def current_start(start: str) -> str:

@@ -23,21 +23,6 @@ def test_attention_is_the_formula_of_the_paper_head_by_head():
     assert torch.allclose(attention(tokens)[0], expected, atol=1e-5)
 
 
-def test_queries_and_keys_are_normalized_and_scaled_each_by_their_own_numbers():
-    torch.manual_seed(0)
-    attention = MultiHeadAttention(Architecture(heads=2, head_width=4, query_key_norm=True, norm_epsilon=1e-3), 6)
-    torch.nn.init.uniform_(attention.query_key_scale, 0.5, 2)
-    tokens = torch.randn(3, 5, 6)
-    qkv = attention.qkv(tokens).view(3, 5, 3, 2, 4)
-    query, key = (
-        qkv[:, :, part] / (qkv[:, :, part].square().mean(-1, keepdim=True) + 1e-3).sqrt() * scale
-        for part, scale in enumerate(attention.query_key_scale)
-    )
-    weights = torch.softmax(torch.einsum("bnhd,bmhd->bhnm", query, key) / 2, dim=-1)
-    mixed = torch.einsum("bhnm,bmhd->bnhd", weights, qkv[:, :, 2])
-    assert torch.allclose(attention(tokens), attention.output(mixed.flatten(2)), atol=1e-5)
-
-
 def test_mlp_is_linear_only_in_its_last_layer():
     mlp = Mlp(2, (2, 1), dropout=0.0)
     with torch.no_grad():

@@ -298,10 +298,18 @@ def test_no_number_of_the_architecture_is_guessed(folder):
 def test_bundles_without_a_later_key_keep_their_meaning(folder):
     before = load_bundle(folder).predict(photos())
     config = json.loads((folder / "config.json").read_text())
-    for key in ("pixels", "registers", "query_key_norm"):
+    for key in ("pixels", "registers"):
         del config["architecture"][key]
     (folder / "config.json").write_text(json.dumps(config))
     assert torch.equal(load_bundle(folder).predict(photos()), before)
+
+
+def test_a_bundle_with_a_key_that_is_gone_is_read_where_it_changes_nothing(folder):
+    before = load_bundle(folder).predict(photos())
+    edit_architecture(folder, query_key_norm=False)
+    assert torch.equal(load_bundle(folder).predict(photos()), before)
+    edit_architecture(folder, query_key_norm=True)
+    refused(folder, "query_key_norm")
 
 
 OLD_DECODER = {"fine_blocks": 1, "fine_heads": 2, "fine_reach": 2, "narrow_width": 16}

@@ -28,7 +28,7 @@ def visible(step=0, seed=0, keys=KEYS, ratio=0.75):
     return visible_patches(keys, 24, ratio, seed=seed, step=step)
 
 
-ROTARY = {"position": "rotary", "class_token": True, "registers": 2, "query_key_norm": True}
+ROTARY = {"position": "rotary", "class_token": True, "registers": 2}
 
 
 @pytest.fixture
@@ -75,12 +75,6 @@ def test_each_token_goes_to_its_own_place_in_the_decoder(photos, class_token):
             token = model.mask_token if place is None else seen[place]
             drawn = model.prediction(model.norm(token + model.decoder_position[patch]))
             assert torch.allclose(told[row, patch], drawn, atol=1e-5)
-
-
-def test_queries_and_keys_are_normalized_in_the_encoder_alone():
-    scales = [name for name in make(**ROTARY).state_dict() if "query_key_scale" in name]
-    assert len(scales) == 2  # its blocks
-    assert all(name.startswith("encoder.") for name in scales)
 
 
 def test_the_loss_is_the_mean_over_hidden_patches_of_their_normalized_values(photos):

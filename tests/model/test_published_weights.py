@@ -157,7 +157,6 @@ def test_a_patch_is_flattened_as_ours_are(theirs):
         ({"normalization": "none"}, "--set model.normalization=layer"),
         ({"layer_scale": 0.1}, "--set model.layer_scale=0.0"),
         ({"position": "rotary", "registers": 4}, "--set model.position=add --set model.registers=0"),
-        ({"query_key_norm": True}, "--set model.query_key_norm=false"),
     ],
 )
 def test_an_architecture_that_does_not_fit_is_refused_with_the_options_that_do(theirs, values, options):

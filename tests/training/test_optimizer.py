@@ -68,14 +68,13 @@ def test_weight_matrices_decay_and_nothing_else(position: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_registers_and_scales_of_queries_and_keys_neither_decay_nor_turn(name: str) -> None:
-    arch = Architecture(position="rotary", registers=4, query_key_norm=True, class_token=True, patch_size=8, blocks=1)
+def test_registers_neither_decay_nor_turn(name: str) -> None:
+    arch = Architecture(position="rotary", registers=4, class_token=True, patch_size=8, blocks=1)
     model = build_model(arch, (16, 16), 3, seed=0)
     adamw, *_ = build_optimizers(model, OptimizerRecipe(name=name))
     free = {id(parameter) for parameter in adamw.param_groups[1]["params"]}
     assert adamw.param_groups[1]["weight_decay"] == 0
-    scale = model.encoder.blocks[0].attention.query_key_scale
-    assert {id(model.encoder.registers), id(model.encoder.class_token), id(scale)} <= free
+    assert {id(model.encoder.registers), id(model.encoder.class_token)} <= free
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

@@ -2,8 +2,7 @@
 
 Attention is that of "Attention Is All You Need" (https://arxiv.org/abs/1706.03762), the block that of ViT
 (https://arxiv.org/abs/2010.11929), with layer scale (CaiT, https://arxiv.org/abs/2103.17239) and drop path (stochastic
-depth, https://arxiv.org/abs/1603.09382), normalized queries and keys (ViT-22B, https://arxiv.org/abs/2302.05442) and rotary
-positions where the architecture has them.
+depth, https://arxiv.org/abs/1603.09382) and rotary positions where the architecture has them.
 
 Shapes: B images, N tokens, D width of a token, h heads, d width of a head.
 """
@@ -24,10 +23,9 @@ class MultiHeadAttention(nn.Module):
 
     def __init__(self, arch: Architecture, width: int) -> None:
         super().__init__()
-        self.heads, self.epsilon = arch.heads, arch.norm_epsilon
+        self.heads = arch.heads
         self.qkv = nn.Linear(width, 3 * arch.heads * arch.head_width)
         self.output = nn.Linear(arch.heads * arch.head_width, width)
-        self.query_key_scale = nn.Parameter(torch.ones(2, arch.head_width)) if arch.query_key_norm else None
 
     def forward(self, tokens: Tensor, *rotation: Tensor) -> Tensor:
         """Return softmax(Q·Kᵀ/√d)·V of each head, projected back to (B, N, D).
@@ -36,23 +34,13 @@ class MultiHeadAttention(nn.Module):
         """
         batch, count = tokens.shape[:2]
         qkv = self.qkv(tokens.flatten(0, 1)).view(batch, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        if rotation or self.query_key_scale is not None:
-            query, key, value = self._normalize_and_rotate(qkv, rotation)
+        if rotation:
+            both, value = qkv.split((2, 1))
+            query, key, value = *rotate(both, *rotation).unbind(), value.squeeze(0)
         else:
             query, key, value = qkv.unbind()
         mixed = F.scaled_dot_product_attention(query, key, value)
         return self.output(mixed.transpose(1, 2).reshape(batch * count, -1)).view(batch, count, -1)
-
-    def _normalize_and_rotate(self, qkv: Tensor, rotation: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalize and rotate queries and keys, both at once, of (3, B, h, N, d); return them and the values."""
-        both, value = qkv.split((2, 1))
-        if self.query_key_scale is not None:
-            scaled = F.rms_norm(both, both.shape[-1:], eps=self.epsilon) * self.query_key_scale.view(2, 1, 1, 1, -1)
-            both = scaled.to(value.dtype)  # with autocast it is float32
-        if rotation:
-            both = rotate(both, *rotation)
-        query, key = both.unbind()
-        return query, key, value.squeeze(0)
 
 
 class Mlp(nn.Module):

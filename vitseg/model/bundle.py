@@ -29,7 +29,7 @@ from vitseg.json_input import parse_json
 from vitseg.labels import Label, logit_count, palette, train_classes
 from vitseg.model.convolutional_decoder import ConvolutionalArchitecture
 from vitseg.model.segmenter import Segmenter, class_scores, scaled_to
-from vitseg.old_keys import LATER_KEYS, OVERLAP_KEYS, rename_keys, without_overlap_keys
+from vitseg.old_keys import LATER_KEYS, OVERLAP_KEYS, rename_keys, without_overlap_keys, without_removed_keys
 from vitseg.storage import LocalStore
 
 SCHEMA = 1
@@ -224,7 +224,7 @@ def architecture_from(values: Any) -> Architecture:
     """Read the architecture in a `config.json`; DataError or UsageError for keys and values that don't fit."""
     if not isinstance(values, dict):
         raise DataError("architecture is not an object")
-    values = {**_ADDED_KEYS, **rename_keys(values)}
+    values = {**_ADDED_KEYS, **without_removed_keys(values)}
     kind: type[Architecture] = Architecture
     if values.get("decoder") == "overlap":
         kind, values = ConvolutionalArchitecture, {**OVERLAP_KEYS, **values}

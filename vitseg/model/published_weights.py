@@ -184,7 +184,7 @@ def _check_fit(found: Mapping[str, Tensor], arch: Architecture, heads: int | Non
     expected: dict[str, Any] = {
         "patch_size": patch_size, "pixels": "fixed", "position": "add", "class_token": "class_token" in found,
         "encoder_projection": width, "blocks": blocks, "mlp_units": (hidden, width), "normalization": "layer",
-        "skip_projection": False, "layer_scale": 0.0, "registers": 0, "query_key_norm": False,
+        "skip_projection": False, "layer_scale": 0.0, "registers": 0,
     }  # fmt: skip
     if heads:
         expected |= {"heads": heads, "head_width": attention // heads}
