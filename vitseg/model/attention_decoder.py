@@ -61,7 +61,8 @@ class AttentionDecoder(nn.Module):
     def forward(self, tokens: Tensor, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """Decode the patches of a grid (rows, columns)."""
         keys = grid[0] * self.parts, grid[1] * self.parts
-        side = math.gcd(len(self.distance_bias) // self.times, *keys)  # of a window, in keys
+        # Of a window, in keys. An export for any size has no numbers here yet: windows of one patch fit every grid.
+        side = math.gcd(len(self.distance_bias) // self.times, *keys) if isinstance(keys[0], int) else self.parts
         fine, cells = side * self.times, (keys[0] // side, keys[1] // side)
         queries = self.projection(self._cut_finer(patches, grid, fine))
         keys_values = self._around_windows(tokens, grid, side)

@@ -49,7 +49,7 @@ class VisionTransformer(nn.Module):
             tokens = tokens.gather(1, visible[..., None].expand(-1, -1, tokens.shape[-1]))
         patch_count, width = tokens.shape[1:]
         learned = [
-            token.to(tokens.dtype).expand(len(tokens), token.numel() // width, -1)
+            token.to(tokens.dtype).expand(tokens.shape[0], token.numel() // width, -1)
             for token in (self.class_token, self.registers)
             if token is not None
         ]

@@ -29,8 +29,8 @@ def rotation(
     frequencies = torch.logspace(0, 1 / count - 1, count, base=_BASE, device=like.device)
     # Centers of patches in an image that reaches from -1 to 1, times 2π.
     rows, columns = (
-        torch.linspace(edge, -edge, side, device=like.device)[:, None] * frequencies
-        for side, edge in ((side, 2 * math.pi * (1 / side - 1)) for side in grid)
+        (2 * math.pi * ((2 * torch.arange(side, device=like.device) + 1) / side - 1))[:, None] * frequencies
+        for side in grid
     )
     angles = torch.cat((rows[:, None].expand(*grid, -1), columns.expand(*grid, -1)), dim=-1).flatten(0, 1)
     if visible is not None:
