@@ -39,6 +39,7 @@ OTHER_WORDS: dict[str, Any] = {
     "model.position": "add",
     "model.normalization": "none",
     "model.decoder": "spiral",
+    "model.encoder": "frozen",
     "model.target": "rgb",
     "loss.rgb": "squared",
     "loss.class_weights": "balanced",
@@ -91,6 +92,9 @@ def test_every_key_is_read_somewhere(name: str) -> None:
         *(
             "model.decoder_mlp_units=[0]",
             "model.dropout=1",
+            "model.encoder=0",
+            "model.encoder=thawed",
+            "model.encoder=5",  # of four blocks
             "model.dropout=nan",
             "model.position=polar",
             "model.registers=-1",

@@ -69,9 +69,12 @@ class Architecture:
     """Drop path: share of images that skip the last block in training, 0–1; for earlier blocks it is proportionally less."""
     layer_scale: Annotated[float, Field(ge=0)] = 0.0
     """Initial value of the learned factor on residual branches (CaiT); 0: no such factor."""
-    decoder: Literal["patch", "attention", "spiral", "overlap"] = "patch"
-    """`patch`: the paper's, each patch independently; `attention`: ours, without seams; `spiral`: patch after patch. `overlap`:
-    of old bundles alone."""
+    encoder: Literal["trained", "frozen"] | Depth = "trained"
+    """What of the encoder learns, where training starts from other weights: all of it (`trained`); nothing (`frozen`), so that
+    features are computed once; or a number: the last so many blocks and the last norm."""
+    decoder: Literal["patch", "attention", "linear", "spiral", "overlap"] = "patch"
+    """`patch`: the paper's, each patch independently; `attention`: ours, without seams; `linear`: one layer on the encoder's
+    tokens, the yardstick; `spiral`: patch after patch. `overlap`: of old bundles alone."""
     fine_patch: Annotated[int, Field(ge=0, le=2**16)] = 0
     """Decoder `attention`: side of its finer patches, pixels, a divisor of `patch_size`; 0: `patch_size`."""
     fine_width: Annotated[int, Field(ge=1, le=2**15)] = 64
@@ -89,6 +92,9 @@ class Architecture:
         if self.position == "rotary":
             width = f"model.head_width = {self.head_width} must be a multiple of 4 where model.position = rotary"
             require(self.head_width % 4 == 0, width)
+        if isinstance(self.encoder, int):
+            deep = f"model.encoder = {self.encoder}, but there are only model.blocks = {self.blocks}: choose trained"
+            require(self.encoder <= self.blocks, deep)
         if self.decoder == "attention":
             require(self.fine_blocks > 0, "model.fine_blocks must be 1 or more where model.decoder = attention")
             width = f"model.fine_width = {self.fine_width} must be a multiple of 32, the width of a head"

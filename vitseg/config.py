@@ -106,7 +106,8 @@ def build(kind: Any, values: Any, what: str = "recipe") -> Any:
         return TypeAdapter(kind).validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(part for part in first["loc"] if isinstance(part, str))
+        # Without places in a list and kinds of a union.
+        name = ".".join(part for part in first["loc"] if isinstance(part, str) and part.isidentifier())
         raise UsageError(f"{what}: {name} = {first['input']!r}: {first['msg']}") from error
 
 

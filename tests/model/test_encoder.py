@@ -85,3 +85,31 @@ def test_without_normalization_there_is_none():
 def test_deeper_blocks_are_left_out_more_often():
     encoder = VisionTransformer(dataclasses.replace(ARCH, blocks=3, stochastic_depth=0.4), (2, 3))
     assert [block.mlp_branch.drop_path for block in encoder.blocks] == pytest.approx([0.0, 0.2, 0.4])
+
+
+@pytest.mark.parametrize(
+    ("setting", "learning"),
+    [("trained", {"embedding", "class_token", "registers", "blocks.0", "blocks.1", "blocks.2", "norm"}),
+     ("frozen", set()), (1, {"blocks.2", "norm"}), (2, {"blocks.1", "blocks.2", "norm"})],
+)  # fmt: skip
+def test_only_the_parts_that_are_asked_for_learn(setting, learning):
+    arch = dataclasses.replace(ARCH, blocks=3, class_token=True, registers=1, encoder=setting)
+    encoder = VisionTransformer(arch, (2, 3))
+    learns = [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]
+    assert {".".join(name.split(".")[: 2 if "blocks" in name else 1]) for name in learns} == learning
+    tokens = encoder(torch.rand(1, 6, 12), (2, 3))
+    assert tokens.requires_grad == bool(learning)
+    if learning:
+        tokens.sum().backward()
+    assert {name for name, parameter in encoder.named_parameters() if parameter.grad is not None} == set(learns)
+
+
+def test_what_does_not_learn_drops_nothing_in_training():
+    arch = dataclasses.replace(ARCH, blocks=3, dropout=0.5, stochastic_depth=0.5)
+    patches = torch.rand(1, 6, 12)
+    frozen = VisionTransformer(dataclasses.replace(arch, encoder="frozen"), (2, 3)).eval().train()
+    assert torch.equal(frozen(patches, (2, 3)), frozen(patches, (2, 3)))
+    last = VisionTransformer(dataclasses.replace(arch, encoder=1), (2, 3)).train()
+    assert [block.training for block in last.blocks] == [False, False, True]
+    assert not torch.equal(last(patches, (2, 3)), last(patches, (2, 3)))
+    assert not last.eval().blocks[2].training

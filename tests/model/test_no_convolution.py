@@ -61,7 +61,7 @@ def reached(arch: Architecture, pixel: tuple[int, int], *, attention: bool = Fal
 def own_patches(arch: Architecture, pixel: tuple[int, int]) -> torch.Tensor:
     """Return the pixels, bool (H, W), of the patch of a pixel, and of those that its logit is interpolated from."""
     side, fine = arch.patch_size, arch.fine_patch or arch.patch_size
-    step = fine if arch.decoder == "attention" and fine > 1 else 0
+    step = {"attention": fine if fine > 1 else 0, "linear": side}.get(arch.decoder, 0)
     own = torch.zeros(GRID[0] * side, GRID[1] * side, dtype=torch.bool)
     for y, x in itertools.product(*((at - step, at, at + step) for at in pixel)):
         if 0 <= y < own.shape[0] and 0 <= x < own.shape[1]:
@@ -79,7 +79,7 @@ def pixels_to_try(arch: Architecture) -> list[tuple[int, int]]:
     "arch", ALL, ids=lambda arch: f"{arch.decoder}-{arch.position}-{arch.fine_patch}-{arch.target}"
 )
 def test_without_attention_a_pixel_depends_on_its_own_patch_alone(arch):
-    for pixel in pixels_to_try(arch)[: 4 if arch.decoder == "attention" else 1]:
+    for pixel in pixels_to_try(arch)[: 4 if arch.decoder in ("attention", "linear") else 1]:
         found = reached(arch, pixel)
         assert found.any()
         assert not (found & ~own_patches(arch, pixel)).any()

@@ -138,7 +138,7 @@ def test_sizes_and_classes_that_make_no_sense_are_refused_at_once():
             Segmenter(ARCH, (32, 48), 19)(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("decoder", ["patch", "attention"])
+@pytest.mark.parametrize("decoder", ["patch", "attention", "linear"])
 def test_takes_images_of_other_sizes(decoder):
     arch = dataclasses.replace(ARCH, decoder=decoder, fine_patch=4, fine_width=32, fine_blocks=2)
     model = build_model(arch, (32, 48), 19, seed=0).eval()

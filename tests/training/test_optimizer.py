@@ -120,3 +120,14 @@ def test_where_time_is_short_the_rate_has_fallen_when_it_is_up(share: float) -> 
     taken = [learning_rate(recipe, step, 1000, step / 40) for step in range(40)]  # time for 40 of 1000 steps
     assert taken[-1] < 0.01 * recipe.learning_rate
     assert [learning_rate(recipe, step, 1000, 0.0) for step in range(1000)] == rates(recipe, 1000)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_what_does_not_learn_is_in_no_optimizer(name: str) -> None:
+    arch = Architecture(patch_size=8, blocks=2, encoder=1, decoder="linear")
+    model = build_model(arch, (16, 16), 3, seed=0)
+    optimizers = build_optimizers(model, OptimizerRecipe(name=name))
+    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    assert held == {
+        id(p) for part in (model.encoder.blocks[1], model.encoder.norm, model.decoder) for p in part.parameters()
+    }

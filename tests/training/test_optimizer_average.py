@@ -32,3 +32,11 @@ def test_the_average_follows_the_weights_and_is_what_is_validated(make_trainer: 
     assert {name: trainer.progress.history[-1][name] for name in found} == found
     trainer.select_weights()
     torch.testing.assert_close(next(trainer.model.parameters()), wanted)
+
+
+def test_the_average_leaves_alone_what_does_not_learn(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("job", small_recipe("run.epochs=1", "optimizer.average=0.9", "model.encoder=frozen"))
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    trainer.run()
+    for name, tensor in trainer.learner.eval_model.state_dict().items():
+        assert torch.equal(tensor, before[name]) == name.startswith(("encoder.", "mean", "std")), name

@@ -110,6 +110,15 @@ def test_a_chosen_batch_needs_as_many_ranks_as_can_share_it(job: Job) -> None:
         new_job("shards", manifest(train=16, val=1), load_request("tiny", None, ["data.batch_size=auto"]), 17)
 
 
+@pytest.mark.parametrize("encoder", ["frozen", "1"])
+def test_an_encoder_that_does_not_learn_needs_a_start(encoder: str) -> None:
+    request = load_request("tiny", None, [f"model.encoder={encoder}"])
+    with pytest.raises(UsageError, match=f"model.encoder = {encoder}: without --init"):
+        new_job("shards", manifest(train=16, val=1), request, 1)
+    with pytest.raises(UsageError, match="leave out model"):
+        new_job("shards", manifest(train=16, val=1), request, 1, init="weights.safetensors", task=MASKED)
+
+
 def test_pairs_of_images_are_learned_as_colors() -> None:
     pairs = dataclasses.replace(manifest(train=16, val=1), classes=(), targets="images")
     job, start = new_job("shards", pairs, load_request("tiny"), 1)

@@ -38,6 +38,23 @@ class VisionTransformer(nn.Module):
             self.blocks.append(block)
             self.width = block.width
         self.norm = layer_norm(arch, self.width)
+        self.learning = self._learning_parts(arch.encoder)
+        self.requires_grad_(self.learning is None)
+        for part in self.learning or ():
+            part.requires_grad_()
+
+    def _learning_parts(self, setting: str | int) -> list[nn.Module] | None:
+        """Return the parts that learn, None: all of it."""
+        if isinstance(setting, int):
+            return [*self.blocks[-setting:], self.norm]
+        return [] if setting == "frozen" else None
+
+    def train(self, mode: bool = True) -> "VisionTransformer":
+        """Begin or end what is done in training alone, such as drop path; what does not learn stays as in evaluation."""
+        super().train(mode and self.learning is None)
+        for part in self.learning or ():
+            part.train(mode)
+        return self
 
     def forward(self, patches: Tensor, grid: tuple[int, int], visible: Tensor | None = None) -> Tensor:
         """Encode the patches (B, N, P·P·3) of a grid (rows, columns), in row-major order.

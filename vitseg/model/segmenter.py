@@ -13,12 +13,14 @@ from vitseg.model.attention_decoder import AttentionDecoder
 from vitseg.model.convolutional_decoder import ConvolutionalDecoder
 from vitseg.model.encoder import VisionTransformer
 from vitseg.model.image_model import ImageModel, initialize_linear, seeded
+from vitseg.model.linear_decoder import LinearDecoder
 from vitseg.model.patch_decoder import PatchDecoder
 from vitseg.model.spiral_decoder import SpiralDecoder
 
-Decoder = PatchDecoder | AttentionDecoder | SpiralDecoder | ConvolutionalDecoder
+Decoder = PatchDecoder | AttentionDecoder | LinearDecoder | SpiralDecoder | ConvolutionalDecoder
 _DECODERS: dict[str, type[Decoder]] = {
-    "patch": PatchDecoder, "attention": AttentionDecoder, "spiral": SpiralDecoder, "overlap": ConvolutionalDecoder,
+    "patch": PatchDecoder, "attention": AttentionDecoder, "linear": LinearDecoder, "spiral": SpiralDecoder,
+    "overlap": ConvolutionalDecoder,
 }  # fmt: skip
 
 
@@ -38,9 +40,9 @@ class Segmenter(ImageModel):
             raise UsageError(f"a model has 1 (binary) to 255 classes, not {classes}: images need target rgb")
         self.classes = classes
         self.encoder = VisionTransformer(arch, self.grid)
-        # The attention decoder asks the tokens themselves.
+        # These two take the tokens themselves.
         self.features: nn.Module = nn.Identity()
-        if arch.decoder != "attention":
+        if arch.decoder not in ("attention", "linear"):
             self.features = nn.Linear(self.encoder.width, arch.features_per_patch)
         self.teacher_forcing = arch.decoder == "spiral"
         self.channels = classes if arch.target == "classes" else 3

@@ -21,11 +21,12 @@ def build_optimizers(model: nn.Module, recipe: OptimizerRecipe) -> list[Optimize
     step of AdamW (https://arxiv.org/abs/2502.16982), so that one learning rate is right for both. It isn't meant for
     embeddings and the last layer, which stay with AdamW. Embeddings, norms and biases don't decay.
     """
-    last = next((parameter for parameter in reversed(list(model.parameters())) if parameter.ndim == 2), None)
+    learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    last = next((parameter for parameter in reversed(learning.values()) if parameter.ndim == 2), None)
     matrices: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
+    for name, parameter in learning.items():
         if parameter.ndim < 2 or name.endswith(_EMBEDDINGS):
             free.append(parameter)
         elif recipe.name == "muon" and parameter.ndim == 2 and parameter is not last:
@@ -69,5 +70,7 @@ class WeightAverage(AveragedModel):
         """Move the average towards a model's weights; buffers of these models never change."""
         updates = int(self.n_averaged)
         kept = min(self.decay, (1 + updates) / (10 + updates)) if updates else 0.0
-        get_ema_multi_avg_fn(kept)(list(self.module.parameters()), list(model.parameters()), updates)
+        pairs = zip(self.module.parameters(), model.parameters(), strict=True)
+        averages, weights = zip(*(pair for pair in pairs if pair[1].requires_grad), strict=True)
+        get_ema_multi_avg_fn(kept)(averages, weights, updates)
         self.n_averaged += 1

@@ -37,6 +37,10 @@ def new_job(
         fresh = replace(fresh, asked=request.digest())
         tried = fresh.choose("data.batch_size", world_size * recipe.optimizer.accumulate, "the smallest that there is")
     check(tried, manifest, world_size)
+    if recipe.model.encoder != "trained" and not init:
+        raise UsageError(
+            f"model.encoder = {recipe.model.encoder}: without --init its weights are random, and random they would stay"
+        )
     start = fit_initial(init, recipe.model, manifest.image_size, manifest.classes) if init else None
     address, sha256 = (start.address, start.sha256) if start else ("", "")
     folder = job_folder(shards, manifest.fingerprint, request, sha256, task)

@@ -61,7 +61,7 @@ class Learner:
         self.replica = self.model
         # Backward passes of DDP, which talk to other ranks, can't be part of a graph.
         self.graphed = self.recipe.run.cuda_graph and world.device.type == "cuda" and objective.graphable
-        self.parameters = list(self.model.parameters())
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.compute_gradients: Pass = self._backward
         if self.graphed:
             self.compute_gradients = GraphedPass(self._backward, self.parameters)

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vitseg import dist
+from vitseg.architecture import require
 from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import Manifest
 from vitseg.device_copy import to_device
@@ -42,6 +43,12 @@ class MaskedPatches(Objective):
     def build_model(recipe: Recipe, manifest: Manifest) -> MaskedAutoencoder:
         """Make the untrained autoencoder."""
         return build_masked(recipe.model, manifest.image_size, recipe.masked, recipe.run.seed)
+
+    @staticmethod
+    def fit_recipe(recipe: Recipe, manifest: Manifest) -> Recipe:
+        """Refuse an encoder that does not learn."""
+        require(recipe.model.encoder == "trained", "pretraining trains the encoder: leave out model.encoder")
+        return recipe
 
     @staticmethod
     def metric(manifest: Manifest) -> str:
