@@ -10,7 +10,7 @@ from vitseg.architecture import Architecture
 from vitseg.errors import DataError, UsageError
 from vitseg.model.encoder import VisionTransformer
 from vitseg.model.patches import patchify
-from vitseg.model.published_weights import PixelStats, encoder_from_published
+from vitseg.model.published_weights import PixelStats, encoder_from_published, read_published
 
 transformers = pytest.importorskip("transformers")
 
@@ -74,6 +74,13 @@ def as_timm(state):
     return named
 
 
+def converted(state, arch=ARCH, grid=(4, 4), pixels=OURS, heads=3):
+    """Return our encoder's weights, as with files beside the published ones that state pixels and heads."""
+    config = {"num_attention_heads": heads} if heads else {}
+    published = read_published(state, config, {"image_mean": pixels.mean, "image_std": pixels.std})
+    return encoder_from_published(published, arch, grid, OURS)
+
+
 def our_tokens(weights, photos, arch=ARCH):
     """Return our encoder's tokens for photos (B, 3, H, W) in 0–1, normalized as `Segmenter` does."""
     grid = photos.shape[2] // 4, photos.shape[3] // 4
@@ -99,16 +106,14 @@ def reference_tokens(model, photos, pixels=None, **options):
 )
 def test_the_encoder_computes_what_transformers_computes(theirs, naming, pixels):
     photos = torch.rand(2, 3, 16, 16)
-    weights = encoder_from_published(naming(theirs.state_dict()), ARCH, (4, 4), theirs=pixels, ours=OURS, heads=3)
+    weights = converted(naming(theirs.state_dict()), ARCH, (4, 4), pixels)
     assert torch.allclose(our_tokens(weights, photos), reference_tokens(theirs, photos, pixels), atol=1e-5)
 
 
 def test_it_computes_the_same_for_images_of_another_size(theirs):
     for size in ((24, 40), (8, 12), (32, 8)):  # larger, smaller, and as many patches in another form
         photos = torch.rand(2, 3, *size)
-        weights = encoder_from_published(
-            theirs.state_dict(), ARCH, (size[0] // 4, size[1] // 4), theirs=PixelStats(), ours=OURS, heads=3
-        )
+        weights = converted(theirs.state_dict(), ARCH, (size[0] // 4, size[1] // 4), PixelStats(), 3)
         assert torch.allclose(
             our_tokens(weights, photos), reference_tokens(theirs, photos, interpolate_pos_encoding=True), atol=1e-5
         )
@@ -118,7 +123,7 @@ def test_classifiers_are_left_out_and_half_precision_is_widened(theirs):
     state = {f"vit.{name}": tensor for name, tensor in theirs.state_dict().items()}
     state |= {"classifier.weight": torch.zeros(5, 24), "classifier.bias": torch.zeros(5)}
     halves = {name: tensor.half() for name, tensor in state.items()}
-    weights = encoder_from_published(halves, ARCH, (4, 4), theirs=PixelStats(), ours=OURS)
+    weights = converted(halves, ARCH, (4, 4), PixelStats(), None)
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     assert torch.equal(weights["norm.weight"], theirs.layernorm.weight.half().float())
 
@@ -126,21 +131,21 @@ def test_classifiers_are_left_out_and_half_precision_is_widened(theirs):
 def test_a_class_token_without_a_position_of_its_own(theirs):
     state = as_timm(theirs.state_dict())
     without = {**state, "pos_embed": state["pos_embed"][:, 1:]}  # timm's no_embed_class
-    weights = encoder_from_published(without, ARCH, (4, 4), theirs=PixelStats(), ours=OURS)
+    weights = converted(without, ARCH, (4, 4), PixelStats(), None)
     assert torch.equal(weights["class_token"], state["cls_token"].flatten())
     assert torch.equal(weights["embedding.position"], state["pos_embed"][0, 1:])
 
 
 def test_queries_keys_and_values_without_bias(theirs):
     state = {name: tensor for name, tensor in as_timm(theirs.state_dict()).items() if not name.endswith("qkv.bias")}
-    weights = encoder_from_published(state, ARCH, (4, 4), theirs=PixelStats(), ours=OURS)
+    weights = converted(state, ARCH, (4, 4), PixelStats(), None)
     assert not weights["blocks.1.attention.qkv.bias"].any()
     assert weights["blocks.1.attention.qkv.bias"].shape == (72,)
 
 
 def test_a_patch_is_flattened_as_ours_are(theirs):
     kernel = theirs.state_dict()["embeddings.patch_embeddings.projection.weight"]
-    weights = encoder_from_published(theirs.state_dict(), ARCH, (4, 4), theirs=OURS, ours=OURS)
+    weights = converted(theirs.state_dict(), ARCH, (4, 4), OURS, None)
     assert torch.equal(weights["embedding.projection.weight"], rearrange(kernel, "d c p1 p2 -> d (p1 p2 c)"))
 
 
@@ -162,7 +167,7 @@ def test_a_patch_is_flattened_as_ours_are(theirs):
 def test_an_architecture_that_does_not_fit_is_refused_with_the_options_that_do(theirs, values, options):
     arch = Architecture(**{**{name: getattr(ARCH, name) for name in ARCH.__dataclass_fields__}, **values})
     with pytest.raises(UsageError) as caught:
-        encoder_from_published(theirs.state_dict(), arch, (4, 4), theirs=PixelStats(), ours=OURS, heads=3)
+        converted(theirs.state_dict(), arch, (4, 4), PixelStats(), 3)
     assert f"recipe: {options} does" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -183,7 +188,7 @@ def test_a_damaged_file_is_refused_in_one_line(theirs, damage):
     state = dict(theirs.state_dict())
     damage(state)
     with pytest.raises(DataError) as caught:
-        encoder_from_published(state, ARCH, (4, 4), theirs=PixelStats(), ours=OURS)
+        converted(state, ARCH, (4, 4), PixelStats(), None)
     assert "\n" not in str(caught.value)
 
 
@@ -203,7 +208,7 @@ def test_a_damaged_file_is_refused_in_one_line(theirs, damage):
 def test_a_tensor_of_a_wrong_shape_is_refused_instead_of_broadcast(theirs, name, shape):
     state = {**theirs.state_dict(), name: torch.ones(shape)}
     with pytest.raises(DataError) as caught:
-        encoder_from_published(state, ARCH, (4, 4), theirs=PixelStats(), ours=OURS)
+        converted(state, ARCH, (4, 4), PixelStats(), None)
     assert "\n" not in str(caught.value)
 
 
@@ -211,14 +216,14 @@ def test_biases_whose_lengths_only_add_up_are_refused(theirs):
     part = "layers.1.attention."
     state = {**theirs.state_dict(), f"{part}q_proj.bias": torch.ones(48), f"{part}k_proj.bias": torch.ones(0)}
     with pytest.raises(DataError, match=r"attention.query.bias .* has shape \(48,\), not \(24,\)"):
-        encoder_from_published(state, ARCH, (4, 4), theirs=PixelStats(), ours=OURS)
+        converted(state, ARCH, (4, 4), PixelStats(), None)
 
 
 @pytest.mark.parametrize("name", ["reg_token", "blocks.0.ls1.gamma", "norm_pre.weight", "blocks.0.attn.q_norm.weight"])
 def test_what_is_more_than_a_plain_vit_is_refused(theirs, name):
     state = {**as_timm(theirs.state_dict()), name: torch.ones(24)}
     with pytest.raises(UsageError, match=f"no plain Vision Transformer .* {re.escape(name)}"):
-        encoder_from_published(state, ARCH, (4, 4), theirs=PixelStats(), ours=OURS)
+        converted(state, ARCH, (4, 4), PixelStats(), None)
 
 
 def test_pixels_must_be_numbers():

@@ -72,37 +72,87 @@ class PixelStats:
             raise DataError(f"pixel mean {self.mean} and std {self.std} are not three numbers each, std above 0")
 
 
+@dataclass(frozen=True, eq=False)
+class Published:
+    """A published encoder: what its file and those beside it say."""
+
+    architecture: dict[str, Any]
+    """Values by key of `Architecture`, for all that they decide."""
+    pixels: PixelStats
+    """Normalization of the pixels that the weights were trained on."""
+    family: str
+    """Which one it is, for people."""
+    tensors: Mapping[str, Tensor]
+    """By our names, as far as we have them in the same form."""
+    assumed: frozenset[str] = frozenset()
+    """Keys of `architecture`, and `pixels`, that nothing states: their values are those of most models of the family."""
+
+
+def read_published(
+    state: Mapping[str, Tensor], config: Mapping[str, Any], preprocessor: Mapping[str, Any]
+) -> Published:
+    """Read what a published encoder is out of its weights and the files beside them.
+
+    Args:
+        state: a state dict with the names of transformers (with or without `vit.`) or timm.
+        config: content of `config.json`; empty where there is none.
+        preprocessor: content of `preprocessor_config.json`; empty where there is none.
+
+    Raises:
+        UsageError: it is no Vision Transformer of a known family; the message names a tensor or key that is unknown.
+        DataError: a tensor is missing or malformed.
+    """
+    found = _our_names(state)
+    if (activation := config.get("hidden_act", "gelu")) != "gelu":
+        raise UsageError(f"its activation is {activation!r}, this encoder's is gelu: choose another one")
+    projection = found["embedding.projection.weight"]
+    if projection.ndim != 4 or projection.shape[1] != 3 or projection.shape[2] != projection.shape[3]:
+        raise DataError(f"the projection of patches has shape {tuple(projection.shape)}, not (D, 3, P, P)")
+    width, patch_size = projection.shape[0], projection.shape[2]
+    blocks = 1 + max((int(name.split(".")[1]) for name in found if name.startswith("blocks.")), default=-1)
+    first, output = (found.get(f"blocks.0.{part}.weight") for part in ("mlp.layers.0", "attention.output"))
+    if first is None or output is None or first.ndim != 2 or output.ndim != 2:
+        raise DataError("the weights have no Transformer blocks")
+    attention = output.shape[1]
+    heads, epsilon = config.get("num_attention_heads"), config.get("layer_norm_eps")
+    assumed = set() if epsilon else {"norm_epsilon"}
+    if not isinstance(heads, int) or heads < 1:
+        assumed |= {"heads", "head_width"}
+        heads = next(count for count in range(max(1, attention // 64), 0, -1) if attention % count == 0)
+    architecture = {
+        "patch_size": patch_size, "pixels": "fixed", "position": "add", "class_token": "class_token" in found,
+        "encoder_projection": width, "blocks": blocks, "heads": heads, "head_width": attention // heads,
+        "mlp_units": (first.shape[0], width), "normalization": "layer", "norm_epsilon": epsilon or 1e-6,
+        "skip_projection": False, "layer_scale": 0.0, "registers": 0,
+    }  # fmt: skip
+    pixels = _pixels(config, preprocessor)
+    assumed |= {"pixels"} if pixels is None else set()
+    return Published(architecture, pixels or PixelStats(), f"ViT/{patch_size}", found, frozenset(assumed))
+
+
 def encoder_from_published(
-    published: Mapping[str, Tensor],
-    arch: Architecture,
-    grid: tuple[int, int],
-    *,
-    theirs: PixelStats,
-    ours: PixelStats,
-    heads: int | None = None,
+    published: Published, arch: Architecture, grid: tuple[int, int], ours: PixelStats
 ) -> dict[str, Tensor]:
     """Convert published weights to those of `VisionTransformer`.
 
     Args:
-        published: a state dict with the names of transformers (with or without `vit.`) or timm.
+        published: what `read_published` returned.
         arch: of the encoder.
         grid: rows and columns of patches in our images; positions are resampled to it, bicubically.
-        theirs: normalization of the pixels that the weights were trained on.
         ours: normalization of the pixels that the encoder will get.
-        heads: their number of attention heads if known; the shapes of weights don't depend on it.
 
     Returns:
         float32 tensors by the encoder's own names.
 
     Raises:
-        UsageError: they are not those of a plain ViT, or not of this architecture: the message names the recipe's keys.
+        UsageError: they are not those of this architecture: the message names the recipe's keys.
         DataError: a tensor is missing, malformed, or not finite.
     """
-    found = _our_names(published)
-    _check_fit(found, arch, heads)
+    _check_fit(published, arch)
     with torch.device("meta"):
         expected = VisionTransformer(arch, grid).state_dict()
-    ready = found | _changed(found, arch, grid, _pixel_map(ours, theirs))
+    found = published.tensors
+    ready = {**found, **_changed(found, arch, grid, _pixel_map(ours, published.pixels))}
     weights = {name: _tensor(ready, name, *tensor.shape) for name, tensor in expected.items()}
     if broken := next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None):
         raise DataError(f"{broken} holds values that are not finite: the file is damaged")
@@ -170,30 +220,32 @@ def _our_names(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _check_fit(found: Mapping[str, Tensor], arch: Architecture, heads: int | None) -> None:
-    """Refuse weights of another architecture, as far as their shapes show it, with the `--set` options that fit."""
-    projection = found["embedding.projection.weight"]
-    if projection.ndim != 4 or projection.shape[1] != 3 or projection.shape[2] != projection.shape[3]:
-        raise DataError(f"the projection of patches has shape {tuple(projection.shape)}, not (D, 3, P, P)")
-    width, patch_size = projection.shape[0], projection.shape[2]
-    blocks = 1 + max((int(name.split(".")[1]) for name in found if name.startswith("blocks.")), default=-1)
-    first, output = (found.get(f"blocks.0.{part}.weight") for part in ("mlp.layers.0", "attention.output"))
-    if first is None or output is None or first.ndim != 2 or output.ndim != 2:
-        raise DataError("the weights have no Transformer blocks")
-    hidden, attention = first.shape[0], output.shape[1]
-    expected: dict[str, Any] = {
-        "patch_size": patch_size, "pixels": "fixed", "position": "add", "class_token": "class_token" in found,
-        "encoder_projection": width, "blocks": blocks, "mlp_units": (hidden, width), "normalization": "layer",
-        "skip_projection": False, "layer_scale": 0.0, "registers": 0,
-    }  # fmt: skip
-    if heads:
-        expected |= {"heads": heads, "head_width": attention // heads}
-    wrong = {key: value for key, value in expected.items() if getattr(arch, key) != value}
-    if arch.heads * arch.head_width != attention and not heads:
-        wrong |= {"heads": attention // 64, "head_width": 64}  # as in nearly all published models
+def _check_fit(published: Published, arch: Architecture) -> None:
+    """Refuse weights of another architecture, with the `--set` options that fit."""
+    assumed = {*published.assumed, "norm_epsilon"}
+    theirs = published.architecture
+    wrong = {key: value for key, value in theirs.items() if key not in assumed and getattr(arch, key) != value}
+    if arch.heads * arch.head_width != theirs["heads"] * theirs["head_width"]:
+        wrong |= {key: theirs[key] for key in ("heads", "head_width")}
     if wrong:
         options = " ".join(f"--set model.{key}={option(value)}" for key, value in wrong.items())
         raise UsageError(f"the weights don't fit this recipe: {options} does (--preset vit-base is ViT-B/16)")
+
+
+def _pixels(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> PixelStats | None:
+    """Return mean and deviation of a published model's pixels, as transformers or timm write them."""
+    timm = config.get("pretrained_cfg")
+    timm = timm if isinstance(timm, dict) else {}
+    if preprocessor.get("do_normalize") is False:
+        return PixelStats((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    mean = preprocessor.get("image_mean", timm.get("mean"))
+    std = preprocessor.get("image_std", timm.get("std"))
+    if mean is None or std is None:
+        return None
+    try:
+        return PixelStats(tuple(map(float, mean)), tuple(map(float, std)))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"its pixel mean {mean!r} and std {std!r} are not three numbers each") from error
 
 
 def _pixel_map(ours: PixelStats, theirs: PixelStats) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ from vitseg.model import encoder_bundle
 from vitseg.model.bundle import CONFIG, WEIGHTS, load_bundle
 from vitseg.model.image_model import PIXEL_MEAN, PIXEL_STD
 from vitseg.model.patches import patch_grid
-from vitseg.model.published_weights import PixelStats, encoder_from_published
+from vitseg.model.published_weights import PixelStats, encoder_from_published, read_published
 from vitseg.model.segmenter import Segmenter
 from vitseg.model.transfer import Head, Transfer, transfer_weights
 from vitseg.registry.names import parse_address
@@ -201,21 +201,14 @@ class _Target:
         except (SafetensorError, KeyError, ValueError) as error:
             raise DataError(f"it is not a safetensors file: {error}") from error
         config, preprocessor = (_json(_read(store, name)) for name in (CONFIG, _PREPROCESSOR))
-        activation = config.get("hidden_act", "gelu")
-        if activation != "gelu":
-            raise UsageError(f"its activation is {activation!r}, this encoder's is gelu: choose another one")
-        heads = config.get("num_attention_heads")
-        stated = _pixels(config, preprocessor)
-        pixels = stated or PixelStats()
+        published = read_published(state, config, preprocessor)
         grid = patch_grid(self.image_size, self.arch.patch_size)
-        tensors = encoder_from_published(
-            state, self.arch, grid, theirs=pixels, ours=PixelStats(PIXEL_MEAN, PIXEL_STD),
-            heads=heads if isinstance(heads, int) and heads > 0 else None,
-        )  # fmt: skip
-        words = f"the encoder, for pixels of mean {pixels.mean[0]:g} and std {pixels.std[0]:g} …"
-        words += "" if stated else f" (ViT's own: there is no {_PREPROCESSOR} beside the weights)"
-        epsilon = config.get("layer_norm_eps")
-        if epsilon not in (None, self.arch.norm_epsilon):
+        tensors = encoder_from_published(published, self.arch, grid, PixelStats(PIXEL_MEAN, PIXEL_STD))
+        pixels, epsilon = published.pixels, published.architecture["norm_epsilon"]
+        words = f"the encoder of {published.family}, for pixels of mean {pixels.mean[0]:g} and std {pixels.std[0]:g} …"
+        if "pixels" in published.assumed:
+            words += f" (ViT's own: there is no {_PREPROCESSOR} beside the weights)"
+        if "norm_epsilon" not in published.assumed and epsilon != self.arch.norm_epsilon:
             words += f"; its LayerNorms have epsilon {epsilon}: --set model.norm_epsilon={epsilon}"
         return Transfer({f"encoder.{name}": value for name, value in tensors.items()}, words)
 
@@ -247,19 +240,3 @@ def _read(store: Store, name: str) -> bytes | None:
 def _json(content: bytes | None) -> dict[str, Any]:
     values = parse_json(content) if content else {}
     return values if isinstance(values, dict) else {}
-
-
-def _pixels(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> PixelStats | None:
-    """Return mean and deviation of a published model's pixels, as transformers or timm write them."""
-    timm = config.get("pretrained_cfg")
-    timm = timm if isinstance(timm, dict) else {}
-    if preprocessor.get("do_normalize") is False:
-        return PixelStats((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    mean = preprocessor.get("image_mean", timm.get("mean"))
-    std = preprocessor.get("image_std", timm.get("std"))
-    if mean is None or std is None:
-        return None
-    try:
-        return PixelStats(tuple(map(float, mean)), tuple(map(float, std)))
-    except (TypeError, ValueError) as error:
-        raise DataError(f"its pixel mean {mean!r} and std {std!r} are not three numbers each") from error
