@@ -20,6 +20,8 @@ LATER_KEYS = {"registers": 0, "encoder": "trained"}
 """Keys of an architecture that it did not have when digests of jobs were first written, and what it was without them."""
 REMOVED_KEYS = {"query_key_norm": False}
 """Keys that an architecture no longer has, and the value at which it is the same without them."""
+LATER_OPTIMIZER_KEYS = {"encoder_rate": 0.0, "layer_decay": 1.0}
+"""The same of the section `optimizer`."""
 OLD_NAMES = {new: old for old, new in NEW_NAMES.items()}
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from vitseg.architecture import STRICT, Architecture, Count, Share, require
-from vitseg.old_keys import LATER_KEYS, OLD_NAMES, OVERLAP_KEYS, rename_keys
+from vitseg.old_keys import LATER_KEYS, LATER_OPTIMIZER_KEYS, OLD_NAMES, OVERLAP_KEYS, rename_keys
 
 _WITHOUT_EFFECT = {
     "data": ("decode_threads",),
@@ -51,6 +51,11 @@ class OptimizerRecipe:
     learning_rate: Positive = 0.0015
     """Peak learning rate. With `data.batch_size` = `auto` the preset's is scaled by the square root of the batch ÷ the
     preset's batch; one of yours is kept."""
+    encoder_rate: NotNegative = 0.0
+    """Peak learning rate of an encoder that knows something already, at its end; 0: that of everything. `learning_rate` is
+    then that of the decoder alone, and the encoder learns by AdamW whatever `name` is."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """With `encoder_rate`: each block of the encoder learns at this times the rate of the block after it, 0–1."""
     weight_decay: NotNegative = 0.0001
     """Decay of weight matrices, not of norms, biases and embeddings."""
     warmup_share: Share = 0.05
@@ -183,6 +188,8 @@ class Recipe:
             del values["run"]["deterministic"]
         model = {key: value for key, value in values["model"].items() if LATER_KEYS.get(key) != value}
         values["model"] = {**OVERLAP_KEYS, **model}
+        optimizer = values["optimizer"]
+        values["optimizer"] = {key: value for key, value in optimizer.items() if LATER_OPTIMIZER_KEYS.get(key) != value}
         values = rename_keys(values, OLD_NAMES)  # so that jobs of earlier versions are found
         return _hash(values)
 

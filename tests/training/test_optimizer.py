@@ -131,3 +131,43 @@ def test_what_does_not_learn_is_in_no_optimizer(name: str) -> None:
     assert held == {
         id(p) for part in (model.encoder.blocks[1], model.encoder.norm, model.decoder) for p in part.parameters()
     }
+
+
+def rates_by_name(model: nn.Module, recipe: OptimizerRecipe) -> dict[str, float]:
+    """Return the peak learning rate of each parameter that learns."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        names[id(parameter)]: group["lr"]
+        for optimizer in build_optimizers(model, recipe)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_an_encoder_learns_slower_the_further_from_the_decoder(name: str) -> None:
+    arch = Architecture(patch_size=8, blocks=2, class_token=True, position="add")
+    model = build_model(arch, (16, 16), 3, seed=0)
+    recipe = OptimizerRecipe(name=name, learning_rate=0.5, encoder_rate=0.25, layer_decay=0.5)
+    found = rates_by_name(model, recipe)
+    assert found.keys() == {name for name, _ in model.named_parameters()}
+    for parameter, rate in found.items():
+        place = next((place for place in PLACES if parameter.startswith(place)), "")
+        assert rate == PLACES.get(place, 0.5), parameter
+
+
+PLACES = {
+    "encoder.norm.": 0.25,
+    "encoder.blocks.1.": 0.125,
+    "encoder.blocks.0.": 0.0625,
+    "encoder.": 0.03125,  # the embedding of patches and the class token
+}
+
+
+def test_an_encoder_with_a_rate_of_its_own_is_left_to_adamw() -> None:
+    model = build_model(Architecture(patch_size=8, blocks=1), (16, 16), 3, seed=0)
+    _, muon = build_optimizers(model, OptimizerRecipe(name="muon", encoder_rate=0.001))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    turned = {names[id(parameter)] for group in muon.param_groups for parameter in group["params"]}
+    assert turned
+    assert not any(name.startswith("encoder.") for name in turned)

@@ -41,6 +41,23 @@ def test_the_loss_of_a_step_is_torchs_weighted_mean(make_trainer: MakeTrainer) -
     assert heard.losses[1] == pytest.approx(float(wanted), rel=1e-5)
 
 
+def test_a_step_moves_each_part_at_its_own_rate(make_trainer: MakeTrainer) -> None:
+    recipe = small_recipe(
+        "optimizer.name=adamw", "optimizer.learning_rate=0.01", "optimizer.encoder_rate=0.002", "optimizer.layer_decay=0.5",
+        "optimizer.weight_decay=0.0",
+    )  # fmt: skip
+    trainer = make_trainer("job", recipe)
+    before = weights(trainer)
+    batch = next(trainer.data.epoch(0))
+    trainer.learner.take_step(batch, step=0, learning_rate=0.005, time_used=0.0)  # in warm-up: half of the peak
+    moved = {name: (tensor - before[name]).abs().max().item() for name, tensor in weights(trainer).items()}
+    # The first step of AdamW is as long as its rate.
+    last = len(trainer.model.encoder.blocks) - 1
+    assert max(size for name, size in moved.items() if name.startswith("decoder.")) == pytest.approx(0.005, rel=1e-2)
+    assert moved["encoder.norm.weight"] == pytest.approx(0.001, rel=1e-2)
+    assert moved[f"encoder.blocks.{last}.mlp.layers.0.weight"] == pytest.approx(0.0005, rel=1e-2)
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_learns_nearly_the_same(make_trainer: MakeTrainer, precision: str) -> None:
     settings = ["run.epochs=4", "optimizer.learning_rate=0.005"]

@@ -1,6 +1,7 @@
 """The optimizers, the learning rate of each step, and the moving average of the weights."""
 
 import math
+import re
 
 import torch
 from torch import nn
@@ -10,6 +11,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from vitseg.recipe import OptimizerRecipe
 from vitseg.training.muon import StackedMuon
 
+_ENCODER = "encoder."
+_BLOCK = re.compile(rf"{_ENCODER}blocks\.(\d+)\.")
 _EMBEDDINGS = ("position", "offset_bias", "registers", "query_key_scale")  # matrices by their shape alone
 
 
@@ -20,25 +23,44 @@ def build_optimizers(model: nn.Module, recipe: OptimizerRecipe) -> list[Optimize
     that the few large ones of a gradient don't drown the others; what it does to a matrix is scaled to the size of a
     step of AdamW (https://arxiv.org/abs/2502.16982), so that one learning rate is right for both. It isn't meant for
     embeddings and the last layer, which stay with AdamW. Embeddings, norms and biases don't decay.
+
+    An encoder with a learning rate of its own stays with AdamW, too. `share` of a group is its part of the learning rate.
     """
     learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     last = next((parameter for parameter in reversed(learning.values()) if parameter.ndim == 2), None)
-    matrices: list[nn.Parameter] = []
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+    kinds: dict[tuple[float, str], list[nn.Parameter]] = {(1.0, "decayed"): [], (1.0, "free"): [], (1.0, "turned"): []}
     for name, parameter in learning.items():
-        if parameter.ndim < 2 or name.endswith(_EMBEDDINGS):
-            free.append(parameter)
+        share, kind = 1.0, "decayed"
+        if recipe.encoder_rate and name.startswith(_ENCODER):
+            share = encoder_rate(recipe, name, model) / recipe.learning_rate
         elif recipe.name == "muon" and parameter.ndim == 2 and parameter is not last:
-            matrices.append(parameter)
-        else:
-            decayed.append(parameter)
+            kind = "turned"
+        if parameter.ndim < 2 or name.endswith(_EMBEDDINGS):
+            kind = "free"
+        kinds.setdefault((share, kind), []).append(parameter)
     rate, decay = recipe.learning_rate, recipe.weight_decay
-    groups = [{"params": decayed, "weight_decay": decay}, {"params": free, "weight_decay": 0.0}]
+    matrices = kinds.pop((1.0, "turned"))
+    groups = [
+        {"params": parameters, "share": share, "lr": rate * share, "weight_decay": decay if kind == "decayed" else 0.0}
+        for (share, kind), parameters in kinds.items()
+    ]
     optimizers: list[Optimizer] = [AdamW(groups, lr=rate, fused=next(model.parameters()).is_cuda)]
     if matrices:
         optimizers.append(StackedMuon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
     return optimizers
+
+
+def encoder_rate(recipe: OptimizerRecipe, name: str, model: nn.Module) -> float:
+    """Return the peak learning rate of a parameter of the encoder: lower, the further it is from the decoder.
+
+    What published weights know in general is in their first blocks, and should change least (BEiT,
+    https://arxiv.org/abs/2106.08254). The last norm learns at `encoder_rate`, each block at `layer_decay` times the rate
+    of what follows, the embedding of patches at the rate of a block before the first.
+    """
+    blocks = 1 + max(int(found[1]) for other, _ in model.named_parameters() if (found := _BLOCK.match(other)))
+    found = _BLOCK.match(name)
+    after = blocks - int(found[1]) if found else 0 if name.startswith(f"{_ENCODER}norm.") else blocks + 1
+    return recipe.encoder_rate * recipe.layer_decay**after
 
 
 def learning_rate(recipe: OptimizerRecipe, step: int, steps: int, time_used: float = 0.0) -> float:

@@ -129,7 +129,7 @@ class Learner:
     def _update(self, learning_rate: float, overflow: bool) -> None:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = learning_rate * group.get("share", 1.0)  # checkpoints of earlier versions have none
             if not overflow:  # known by now: the scaler's own step would ask the device
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
