@@ -14,7 +14,7 @@ from flows.preprocess import preprocess
 from flows.tasks.plan_training import plan_training
 from flows.tasks.register_version import after_training
 from flows.tasks.run_training import fail_run_on_error, run_training
-from vitseg.config import load_request
+from vitseg.config import load_layers
 from vitseg.data.manifest import MANIFEST
 from vitseg.errors import UsageError
 from vitseg.home import home
@@ -55,8 +55,8 @@ def pretrain(
     resume = resume or (runtime.flow_run.run_count or 1) > 1  # its process was killed, and its server starts it again
     nodes = Nodes(nproc or max(1, torch.cuda.device_count()))
     place = prepare(source, shards and canonical(shards), size)
-    request = load_request(preset, recipe, overrides)
-    job = plan_training(place, request, nodes, name="pretrain", resume=resume, kind=MASKED)
+    layers = load_layers(preset, recipe, overrides)
+    job = plan_training(place, layers, nodes, name="pretrain", resume=resume, kind=MASKED)
     if job.result:
         note(f"nothing to do: {job.result['encoder']} is this recipe on these photographs already (--no-resume: again)")
         return dict(job.result)

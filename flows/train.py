@@ -12,7 +12,7 @@ from flows.tasks.other_nodes import meeting_place
 from flows.tasks.plan_training import plan_training
 from flows.tasks.register_version import register
 from flows.tasks.run_training import fail_run_on_error, run_on_nodes, run_training
-from vitseg.config import load_request
+from vitseg.config import load_layers
 from vitseg.recipes import Preset
 from vitseg.registry.names import check_name
 from vitseg.storage import canonical
@@ -58,8 +58,8 @@ def train(
     starts_nodes = nnodes > 1 and not rendezvous and bool(runtime.deployment.id)
     rendezvous = meeting_place() if starts_nodes else rendezvous
     nodes = Nodes(nproc or max(1, torch.cuda.device_count()), nnodes, rendezvous)
-    request = load_request(preset, recipe, overrides)
-    job = plan_training(shards, request, nodes, name=name, resume=resume, init=init, max_minutes=max_minutes)
+    layers = load_layers(preset, recipe, overrides)
+    job = plan_training(shards, layers, nodes, name=name, resume=resume, init=init, max_minutes=max_minutes)
     if job.result:
         more = "time was up: a larger --max-minutes, or none, goes on"
         hint = more if job.result.get("stopped") == "minutes" else "--no-resume trains it again"

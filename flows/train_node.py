@@ -12,7 +12,7 @@ from prefect.logging import get_run_logger
 from flows.display.console import note
 from flows.tasks.other_nodes import has_ended, ranks_end_with
 from flows.tasks.run_training import can_retry, leave_with_worker
-from vitseg.config import load_request
+from vitseg.config import load_layers
 from vitseg.data.manifest import read_manifest
 from vitseg.errors import NotFoundError, RankLostError
 from vitseg.recipes import Preset
@@ -68,8 +68,8 @@ def train_node(
             raise NotFoundError(f"{job} holds no job.json: this node must reach what `train` writes to")
         run_node.with_options(retries=0)(planned, nodes, minutes)
         return
-    request = load_request(preset, recipe, overrides)
-    run_node(new_job(shards, read_manifest(shards), request, nodes.world_size, init=init)[0], nodes, minutes)
+    layers = load_layers(preset, recipe, overrides)
+    run_node(new_job(shards, read_manifest(shards), layers, nodes.world_size, init=init).job, nodes, minutes)
 
 
 # More retries than `train` has: one is lost where this node is back before the first one has ended.

@@ -1,13 +1,16 @@
 """How a recipe is read: presets, files and --set, and what is refused."""
 
+import dataclasses
+import tomllib
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from vitseg.config import load_recipe, load_request
+from vitseg.config import load_layers, load_recipe, load_request
 from vitseg.errors import NotFoundError, UsageError
-from vitseg.recipes import PRESETS
+from vitseg.recipes import PRESETS, TRANSFER
 
 
 def refusal(*overrides: str, file: Path | None = None) -> str:
@@ -20,7 +23,9 @@ def refusal(*overrides: str, file: Path | None = None) -> str:
 
 def test_all_presets_are_valid_and_differ() -> None:
     files = resources.files("vitseg").joinpath("recipes").iterdir()
-    assert {f"{preset}.toml" for preset in PRESETS} == {file.name for file in files if file.name.endswith(".toml")}
+    assert {f"{name}.toml" for name in (*PRESETS, TRANSFER)} == {
+        file.name for file in files if file.name.endswith(".toml")
+    }
     assert len({load_recipe(preset).digest() for preset in PRESETS}) == len(PRESETS)
 
 
@@ -135,3 +140,50 @@ def test_a_section_that_is_none_is_refused_with_an_automatic_batch_too(tmp_path:
         file.write_text(f"{section} = 3")
         assert f"{section} is a section" in refusal(file=file)
     assert "optimizer is a section" in refusal("data.batch_size=auto", file=file)
+
+
+def shipped(name: str) -> dict[str, Any]:
+    return tomllib.loads((resources.files("vitseg") / "recipes" / f"{name}.toml").read_text())
+
+
+ENCODER = {"patch_size": 14, "position": "add", "heads": 6, "mlp_units": (32, 24)}
+
+
+def test_the_user_s_own_keys_are_known(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[run]\nepochs = 3\n[optimiser]\nlearning_rate = 0.1\n")
+    own = load_request("small", file, ["model.heads=2"]).own_keys
+    assert own == {"run.epochs", "optimizer.learning_rate", "model.heads"}
+
+
+def test_a_start_lays_its_encoder_and_recipe_under_the_user_s_own_keys() -> None:
+    preset = load_request("tiny").recipe.optimizer
+    layers = load_layers("tiny", None, ["optimizer.weight_decay=0.3", "model.dropout=0.1"])
+    before, found = layers.request().recipe, layers.request(ENCODER).recipe
+    assert before.optimizer == dataclasses.replace(preset, weight_decay=0.3)
+    rates = shipped(TRANSFER)["optimizer"]
+    assert {key: getattr(found.optimizer, key) for key in rates} == {**rates, "weight_decay": 0.3}
+    assert (found.model.patch_size, found.model.heads, found.model.mlp_units) == (14, 6, (32, 24))
+    assert (found.model.decoder, found.model.fine_width, found.model.dropout) == ("attention", 96, 0.1)
+
+
+def test_finer_patches_of_the_preset_fit_the_patches_of_a_start() -> None:
+    for patch_size, fine in ((14, 7), (16, 4), (8, 4), (6, 3), (7, 7)):
+        assert load_layers("tiny").request({"patch_size": patch_size}).recipe.model.fine_patch == fine
+    own = load_layers("tiny", None, ["model.fine_patch=2"])
+    assert own.request({"patch_size": 14}).recipe.model.fine_patch == 2
+    with pytest.raises(UsageError, match="fine_patch must divide"):
+        own.request({"patch_size": 7})
+
+
+def test_a_key_that_contradicts_the_encoder_of_a_start_is_refused_but_its_free_ones_are_not() -> None:
+    with pytest.raises(UsageError, match=r"model.heads is set to 4, but its encoder has 6: leave model.heads out"):
+        load_layers("tiny", None, ["model.heads=4"]).request(ENCODER)
+    layers = load_layers("tiny", None, ["model.patch_size=16", "model.heads=6", "model.mlp_units=[32, 24]"])
+    assert layers.request(ENCODER, free={"patch_size"}).recipe.model.patch_size == 16
+
+
+def test_a_batch_left_to_the_device_is_scaled_from_that_of_the_start_s_recipe() -> None:
+    layers = load_layers("tiny", None, ["data.batch_size=auto", "optimizer.accumulate=3"])
+    batches = [layers.request(encoder).recipe.data.batch_size for encoder in (None, {})]
+    assert batches == [-(-shipped(name)["data"]["batch_size"] // 3) * 3 for name in ("tiny", TRANSFER)]

@@ -1,14 +1,17 @@
 """Reads recipes from TOML files and `--set` overrides into the checked dataclasses of `recipe`.
 
 A *preset* is a recipe file that ships with the package (`vitseg/recipes/tiny.toml` …). A user's own file overrides it, and
-`--set a.b=c` overrides both. The resolved recipe is stored beside every checkpoint.
+`--set a.b=c` overrides both. A training that starts from weights has two layers more, between the preset and the user's:
+`vitseg/recipes/transfer.toml`, and the shape of the encoder. The resolved recipe is stored beside every checkpoint.
 """
 
+import copy
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from vitseg.errors import NotFoundError, UsageError
 from vitseg.old_keys import OVERLAP_KEYS, rename_keys
 from vitseg.recipe import Recipe, RecipeRequest
-from vitseg.recipes import PRESETS
+from vitseg.recipes import PRESETS, TRANSFER
 
 
 def load_recipe(preset: str = "tiny", file: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
@@ -27,16 +30,24 @@ def load_recipe(preset: str = "tiny", file: str | Path | None = None, overrides:
 
 
 def load_request(preset: str = "tiny", file: str | Path | None = None, overrides: Sequence[str] = ()) -> RecipeRequest:
-    """Return a preset, overridden by a user's TOML file and by `a.b=c` options, in this order.
+    """Return what `load_layers` reads as the request of a training from scratch.
 
     Raises:
-        UsageError: an unknown preset, key or value; the message suggests the nearest key.
+        UsageError, NotFoundError: see `load_layers` and `RecipeLayers.request`.
+    """
+    return load_layers(preset, file, overrides).request()
+
+
+def load_layers(preset: str = "tiny", file: str | Path | None = None, overrides: Sequence[str] = ()) -> "RecipeLayers":
+    """Read a preset, and what is laid over it: a user's TOML file, then `a.b=c` options.
+
+    Raises:
+        UsageError: an unknown preset or key; the message suggests the nearest key.
         NotFoundError: the file can't be read.
     """
     if preset not in PRESETS:
         raise UsageError(f"preset {preset!r} does not exist: choose {', '.join(PRESETS)}")
-    values: dict[str, Any] = tomllib.loads((resources.files("vitseg") / "recipes" / f"{preset}.toml").read_text())
-    preset_batch, changes = values["data"]["batch_size"], dict[str, Any]()
+    changes = dict[str, Any]()
     own = rename_keys(read_toml(Path(file)), warn=True) if file is not None else {}
     for override in overrides:
         name, equals, text = override.partition("=")
@@ -45,14 +56,61 @@ def load_request(preset: str = "tiny", file: str | Path | None = None, overrides
         section, key = name.strip().split(".")
         _merge(changes, {section: {key: _literal(text.strip())}})
     _merge(own, rename_keys(changes, warn=True))
-    _merge(values, own)
-    auto = isinstance(values["data"], Mapping) and values["data"]["batch_size"] == "auto"
-    if auto:
-        parts = values["optimizer"].get("accumulate", 1) if isinstance(values["optimizer"], Mapping) else 1
-        parts = parts if isinstance(parts, int) and parts > 0 else 1  # what it can't be is refused below
-        values["data"]["batch_size"] = -(-preset_batch // parts) * parts
-    recipe = recipe_from(values)
-    return RecipeRequest(recipe=recipe, auto_batch=auto, own_rate="learning_rate" in own.get("optimizer", {}))
+    _check_keys(Recipe, own, "recipe")
+    return RecipeLayers(_shipped(preset), own)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipeLayers:
+    """A recipe before it is put together: values by section and key."""
+
+    preset: Mapping[str, Any]
+    own: Mapping[str, Any]
+    """The user's, which win."""
+
+    def request(self, encoder: Mapping[str, Any] | None = None, free: Collection[str] = ()) -> RecipeRequest:
+        """Put the recipe together.
+
+        Args:
+            encoder: of a training that starts from weights: the keys of `model` that these decide. They take the place of
+                the preset's, and so does `recipes/transfer.toml`.
+            free: those of them that the user may set otherwise.
+
+        Raises:
+            UsageError: a value of the wrong type or range, or one that contradicts the encoder.
+        """
+        values: dict[str, Any] = copy.deepcopy(dict(self.preset))
+        if encoder is not None:
+            _merge(values, _shipped(TRANSFER))
+            _merge(values, {"model": encoder})
+        preset_batch, fine = values["data"]["batch_size"], values["model"].get("fine_patch", 0)
+        _merge(values, self.own)
+        auto = values["data"]["batch_size"] == "auto"
+        if auto:
+            parts = values.get("optimizer", {}).get("accumulate", 1)
+            parts = parts if isinstance(parts, int) and parts > 0 else 1  # what it can't be is refused below
+            values["data"]["batch_size"] = -(-preset_batch // parts) * parts
+        own_keys = frozenset(f"{section}.{key}" for section, keys in self.own.items() for key in keys)
+        if encoder is not None and "model.fine_patch" not in own_keys:
+            values["model"]["fine_patch"] = _fitting_side(fine, values["model"]["patch_size"])
+        recipe = recipe_from(values)
+        for key in (encoder or {}).keys() - set(free):
+            theirs, ours = (encoder or {})[key], getattr(recipe.model, key)
+            if ours != theirs:
+                raise UsageError(f"model.{key} is set to {ours}, but its encoder has {theirs}: leave model.{key} out")
+        return RecipeRequest(recipe=recipe, auto_batch=auto, own_keys=own_keys)
+
+
+def _shipped(name: str) -> dict[str, Any]:
+    return tomllib.loads((resources.files("vitseg") / "recipes" / f"{name}.toml").read_text())
+
+
+def _fitting_side(side: int, patch_size: Any) -> int:
+    """Return the divisor of a patch's side that is nearest to the side of a finer patch, by ratio; 0 stays."""
+    if not side or not isinstance(patch_size, int) or patch_size < 1:
+        return side
+    divisors = (divisor for divisor in range(1, patch_size + 1) if patch_size % divisor == 0)
+    return min(divisors, key=lambda divisor: abs(math.log(divisor / side)))
 
 
 def recipe_from(values: Mapping[str, Any]) -> Recipe:

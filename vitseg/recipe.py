@@ -202,8 +202,13 @@ class RecipeRequest:
     """With `auto_batch`, its batch is the preset's."""
     auto_batch: bool = False
     """Whether `data.batch_size` is `auto`."""
-    own_rate: bool = False
-    """Whether `optimizer.learning_rate` is the user's, not the preset's."""
+    own_keys: frozenset[str] = frozenset()
+    """The keys that the user has set, not the preset, as `optimizer.learning_rate`."""
+
+    @property
+    def own_rate(self) -> bool:
+        """Whether the learning rate is the user's."""
+        return "optimizer.learning_rate" in self.own_keys
 
     def digest(self) -> str:
         """Return 12 hex digits that do not depend on what is chosen: the same request finds the same job."""

@@ -59,7 +59,7 @@ def train(
     An interrupted training is continued by the same command, from its newest checkpoint.
     """
     overrides = _overrides(set_, epochs)
-    validate.recipe(preset, recipe, overrides)
+    validate.recipe(preset, recipe, overrides, starts=bool(init))
     validate.nodes(nproc, nnodes, rendezvous)
     validate.shards(shards)
     init = validate.init(init)
@@ -94,7 +94,7 @@ def train_node(
     --max-minutes, --resume and --name are taken from the first node; here they change nothing.
     """
     overrides = _overrides(set_, epochs)
-    validate.recipe(preset, recipe, overrides)
+    validate.recipe(preset, recipe, overrides, starts=bool(init))
     validate.nodes(nproc, nnodes, rendezvous, first=False)
     validate.shards(shards)
     init = validate.init(init)

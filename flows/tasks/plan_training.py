@@ -7,10 +7,10 @@ from prefect import task
 
 from flows.display.console import note
 from vitseg.class_change import ClassChange, class_change, match_names
+from vitseg.config import RecipeLayers
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.errors import VitsegError
 from vitseg.model.encoder_bundle import CONFIG
-from vitseg.recipe import RecipeRequest
 from vitseg.registry import promotion, tracking, versions
 from vitseg.registry.markdown import listed
 from vitseg.registry.versions import Version
@@ -25,7 +25,7 @@ from vitseg.training.plan import check, new_job, plan_job
 @task
 def plan_training(
     shards: str,
-    request: RecipeRequest,
+    layers: RecipeLayers,
     nodes: Nodes,
     *,
     name: str,
@@ -40,7 +40,7 @@ def plan_training(
     `vitseg.training.objectives.OBJECTIVES`; the rest is as in `flows.train`.
     """
     manifest = read_manifest(shards)
-    fresh, weights = new_job(shards, manifest, request, nodes.world_size, init=init, task=kind)
+    fresh, request, weights = new_job(shards, manifest, layers, nodes.world_size, init=init, task=kind)
     if fresh.recipe != request.recipe:
         note(
             "this data set has pairs of images and no classes: model.target=rgb, and model.pixels=fixed to see brightness"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from vitseg.config import load_recipe
+from vitseg.config import RecipeLayers, load_layers, load_recipe
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import read_manifest
 from vitseg.dist import World
@@ -31,6 +31,10 @@ MakeTrainer = Callable[..., Trainer]
 
 def small_recipe(*overrides: str) -> Recipe:
     return load_recipe("tiny", overrides=[*SMALL, *overrides])
+
+
+def small_layers(*overrides: str) -> RecipeLayers:
+    return load_layers("tiny", overrides=[*SMALL, *overrides])
 
 
 @pytest.fixture

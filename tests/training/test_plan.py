@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vitseg.config import load_recipe, load_request
+from vitseg.config import load_layers, load_recipe
 from vitseg.data.manifest import Manifest, ShardInfo, Split
 from vitseg.errors import DataError, UsageError
 from vitseg.labels import train_classes
@@ -84,8 +84,8 @@ def test_what_is_left_to_do_for_a_job(
 @pytest.mark.parametrize("world_size", [1, 5])
 def test_what_is_chosen_for_a_new_job_stays(tmp_path: Path, world_size: int) -> None:
     """On 5 ranks, too, which could not share the preset's batch of 8."""
-    request = load_request("tiny", None, ["data.batch_size=auto"])
-    fresh, _ = new_job(str(tmp_path), manifest(train=400, val=1), request, world_size)
+    layers = load_layers("tiny", None, ["data.batch_size=auto"])
+    fresh, request, _ = new_job(str(tmp_path), manifest(train=400, val=1), layers, world_size)
     assert fresh.folder.endswith(f"-{request.digest()}")
     batches = iter([40, 80])
 
@@ -107,20 +107,20 @@ def test_a_chosen_batch_needs_as_many_ranks_as_can_share_it(job: Job) -> None:
     with pytest.raises(UsageError, match=r"by 3 ranks × 1 parts: go on with as many .* --no-resume"):
         check(chosen, manifest(train=16, val=1), world_size=3)
     with pytest.raises(UsageError, match="only 16 training samples: take fewer ranks or parts"):
-        new_job("shards", manifest(train=16, val=1), load_request("tiny", None, ["data.batch_size=auto"]), 17)
+        new_job("shards", manifest(train=16, val=1), load_layers("tiny", None, ["data.batch_size=auto"]), 17)
 
 
 @pytest.mark.parametrize("encoder", ["frozen", "1"])
 def test_an_encoder_that_does_not_learn_needs_a_start(encoder: str) -> None:
-    request = load_request("tiny", None, [f"model.encoder={encoder}"])
+    layers = load_layers("tiny", None, [f"model.encoder={encoder}"])
     with pytest.raises(UsageError, match=f"model.encoder = {encoder}: without --init"):
-        new_job("shards", manifest(train=16, val=1), request, 1)
+        new_job("shards", manifest(train=16, val=1), layers, 1)
     with pytest.raises(UsageError, match="leave out model"):
-        new_job("shards", manifest(train=16, val=1), request, 1, init="weights.safetensors", task=MASKED)
+        new_job("shards", manifest(train=16, val=1), layers, 1, init="weights.safetensors", task=MASKED)
 
 
 def test_pairs_of_images_are_learned_as_colors() -> None:
     pairs = dataclasses.replace(manifest(train=16, val=1), classes=(), targets="images")
-    job, start = new_job("shards", pairs, load_request("tiny"), 1)
+    job, _, start = new_job("shards", pairs, load_layers("tiny"), 1)
     assert (job.recipe.model.target, job.recipe.model.pixels, start) == ("rgb", "fixed", None)
-    assert new_job("shards", pairs, load_request("tiny"), 1, task=MASKED)[0].recipe == load_recipe("tiny")
+    assert new_job("shards", pairs, load_layers("tiny"), 1, task=MASKED).job.recipe == load_recipe("tiny")

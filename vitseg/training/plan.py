@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from vitseg.config import RecipeLayers
 from vitseg.data.manifest import Manifest
 from vitseg.errors import DataError, UsageError
 from vitseg.model.patches import patch_grid
@@ -16,25 +17,35 @@ Action = Literal["start", "resume", "deliver", "nothing"]
 """`deliver`: it is trained, and what follows is left. `nothing`: that is done, too."""
 
 
+class NewJob(NamedTuple):
+    """A job as it is before anything was done, the request that it answers, and the weights it starts from."""
+
+    job: Job
+    request: RecipeRequest
+    start: Initial | None
+
+
 def new_job(
     shards: str,
     manifest: Manifest,
-    request: RecipeRequest,
+    layers: RecipeLayers,
     world_size: int,
     *,
     init: str = "",
     task: str = SEGMENTATION,
-) -> tuple[Job, Initial | None]:
-    """Return the job of this data, recipe and start as it is before anything was done, and the weights it starts from.
+) -> NewJob:
+    """Return the job of this data, recipe and start (the address of its weights, "": from scratch).
 
     Raises:
-        DataError, UsageError: see `Objective.fit_recipe`, `check` and `fit_initial`.
+        DataError, UsageError: see `RecipeLayers.request`, `Objective.fit_recipe`, `check` and `fit_initial`.
     """
-    recipe = OBJECTIVES[task].fit_recipe(request.recipe, manifest)
-    request = replace(request, recipe=recipe)
+    asked = layers.request({} if init else None)
+    request = _fitted(asked, manifest, task)
+    recipe = request.recipe
     fresh = tried = Job("", shards, manifest.fingerprint, recipe, task=task)
+    if request.auto_batch or init:
+        fresh = tried = replace(fresh, asked=_asked_digest(layers, manifest, task) or request.digest())
     if request.auto_batch:
-        fresh = replace(fresh, asked=request.digest())
         tried = fresh.choose("data.batch_size", world_size * recipe.optimizer.accumulate, "the smallest that there is")
     check(tried, manifest, world_size)
     if recipe.model.encoder != "trained" and not init:
@@ -44,7 +55,22 @@ def new_job(
     start = fit_initial(init, recipe.model, manifest.image_size, manifest.classes) if init else None
     address, sha256 = (start.address, start.sha256) if start else ("", "")
     folder = job_folder(shards, manifest.fingerprint, request, sha256, task)
-    return replace(fresh, folder=folder, init=address, init_sha256=sha256), start
+    return NewJob(replace(fresh, folder=folder, init=address, init_sha256=sha256), asked, start)
+
+
+def _fitted(request: RecipeRequest, manifest: Manifest, task: str) -> RecipeRequest:
+    return replace(request, recipe=OBJECTIVES[task].fit_recipe(request.recipe, manifest))
+
+
+def _asked_digest(layers: RecipeLayers, manifest: Manifest, task: str) -> str:
+    """Return the digest of a request without its start, so that a retraining finds its version whatever that started from.
+
+    "": what the user has set is no recipe without the encoder of the start.
+    """
+    try:
+        return _fitted(layers.request(), manifest, task).digest()
+    except UsageError:
+        return ""
 
 
 def plan_job(

@@ -8,13 +8,12 @@ import pytest
 from mlflow import MlflowClient
 
 from flows.tasks import plan_training as module
-from tests.training.conftest import small_recipe
+from tests.training.conftest import small_layers, small_recipe
 from vitseg.data.manifest import read_manifest
 from vitseg.errors import UsageError
 from vitseg.labels import Label
 from vitseg.model.bundle import save_bundle
 from vitseg.model.segmenter import build_model
-from vitseg.recipe import RecipeRequest
 from vitseg.registry import tracking, versions
 from vitseg.storage import open_store
 from vitseg.training import batch_size
@@ -32,9 +31,7 @@ def notes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def plan(shards: str, kind: str = SEGMENTATION, **options: Any) -> Job:
     given = {"name": "streets", "resume": True, **options}
-    return module.plan_training.fn(
-        shards, RecipeRequest(recipe=small_recipe("run.seed=71")), Nodes(), kind=kind, **given
-    )
+    return module.plan_training.fn(shards, small_layers("run.seed=71"), Nodes(), kind=kind, **given)
 
 
 @pytest.mark.parametrize("kind", [SEGMENTATION, MASKED])
@@ -65,15 +62,15 @@ def test_a_batch_is_chosen_once_a_job_and_told_in_one_line(
         return Measured([Trial(4, 50.0, 2**29, 2**33)], "memory")
 
     monkeypatch.setattr(batch_size, "measure_apart", measure)
-    request = RecipeRequest(recipe=small_recipe("run.seed=72", "optimizer.learning_rate=0.004"), auto_batch=True)
+    layers = small_layers("run.seed=72", "optimizer.learning_rate=0.004", "data.batch_size=auto")
 
     def plan(nproc: int, resume: bool = True) -> Job:
-        return module.plan_training.fn(shards, request, Nodes(nproc), name="streets", resume=resume, kind=kind)
+        return module.plan_training.fn(shards, layers, Nodes(nproc), name="streets", resume=resume, kind=kind)
 
     job = plan(2, resume=False)
     assert notes[1:] == [
         "data.batch_size=8 (50.0 images/s a rank, on one device like the others; 0.50 of 8.00 GiB; twice as many would not "
-        "fit), optimizer.learning_rate=0.004 (the preset's, as its batch)"
+        "fit), optimizer.learning_rate=0.004 (kept, for you set it)"
     ]
     params = tracking.MlflowClient().get_run(job.run_id).data.params
     assert params["data.batch_size"] == "8"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.conftest import AUGMENT, small_recipe
+from tests.training.conftest import AUGMENT, small_layers, small_recipe
 from vitseg.data.commit import commit
 from vitseg.data.loader import Batch
 from vitseg.data.manifest import read_manifest
@@ -17,7 +17,6 @@ from vitseg.data.verify import verify
 from vitseg.dist import World
 from vitseg.errors import UsageError
 from vitseg.model.masked_autoencoder import build_masked
-from vitseg.recipe import RecipeRequest
 from vitseg.registry import tracking
 from vitseg.synth.dataset import write_photographs
 from vitseg.training.initial_weights import fit_initial
@@ -65,7 +64,7 @@ def test_photographs_are_whole_shards(photo_shards: str) -> None:
     report = verify(photo_shards)
     assert (report.samples, report.problems) == (26, [])
     with pytest.raises(UsageError, match="vitseg pretrain"):
-        new_job(photo_shards, manifest, RecipeRequest(recipe=small_recipe()), 1)
+        new_job(photo_shards, manifest, small_layers(), 1)
 
 
 def test_two_ranks_and_a_restart_compute_what_one_does(
