@@ -38,6 +38,7 @@ OTHER_WORDS: dict[str, Any] = {
     "model.pixels": "image",
     "model.position": "add",
     "model.normalization": "none",
+    "model.activation": "swiglu",
     "model.decoder": "spiral",
     "model.encoder": "frozen",
     "model.target": "rgb",

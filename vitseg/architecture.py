@@ -53,12 +53,17 @@ class Architecture:
     """Width to which the original patch is projected, where the decoder reintroduces it."""
     decoder_mlp_units: Annotated[tuple[Width, ...], Field(max_length=64)] = (512, 512, 512)
     """Widths of the MLP that turns features and patch into pixels."""
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"] = "gelu"
+    """Between the encoder's layers of an MLP: `gelu`, its approximations `gelu_tanh` (SigLIP) and `quick_gelu` (CLIP), or
+    `swiglu`, a gate as in the largest of DINOv2, for which each layer but the last is twice as wide."""
     skip_projection: bool = False
     """Whether the skip path around the MLP is always a linear layer, as in the paper, or only where the width changes."""
     normalization: Literal["layer", "none"] = "layer"
     """`layer`: LayerNorm before attention, MLPs and features; `none`: nowhere."""
     norm_epsilon: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     """What LayerNorm adds to the variance; take that of published weights (timm 1e-6, Hugging Face's ViT 1e-12)."""
+    pre_norm: bool = False
+    """Whether tokens are normalized before the first block, too (CLIP)."""
     class_token: bool = False
     """Whether the encoder has a learned token without a patch, as the original ViT."""
     registers: Annotated[int, Field(ge=0, le=512)] = 0

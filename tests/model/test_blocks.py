@@ -34,6 +34,24 @@ def test_mlp_is_linear_only_in_its_last_layer():
     assert torch.allclose(mlp(torch.tensor([[1.0, -1.0]])), torch.tensor([[0.841345 - 0.158655 - 3]]), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("activation", "expected"),
+    [
+        ("gelu", 0.5 * (1 + math.erf(1 / math.sqrt(2)))),
+        ("gelu_tanh", 0.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * 1.044715))),
+        ("quick_gelu", 1 / (1 + math.exp(-1.702))),
+        ("swiglu", 3 / (1 + math.exp(-1))),  # the gate comes first
+    ],
+)
+def test_each_activation_is_its_formula(activation, expected):
+    mlp = Mlp(2, (1, 1), dropout=0.0, activation=activation)
+    with torch.no_grad():
+        for layer in mlp.layers:
+            layer.weight.copy_(torch.eye(2)[: len(layer.weight), : layer.in_features])
+            layer.bias.zero_()
+    assert mlp(torch.tensor([[1.0, 3.0]])).item() == pytest.approx(expected, abs=1e-6)
+
+
 def test_skip_path_is_projected_only_where_the_width_changes():
     same = TransformerBlock(Architecture(mlp_units=(12, 8)), width=8)
     wider = TransformerBlock(Architecture(mlp_units=(12, 20)), width=8)

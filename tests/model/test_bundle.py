@@ -298,7 +298,7 @@ def test_no_number_of_the_architecture_is_guessed(folder):
 def test_bundles_without_a_later_key_keep_their_meaning(folder):
     before = load_bundle(folder).predict(photos())
     config = json.loads((folder / "config.json").read_text())
-    for key in ("pixels", "registers"):
+    for key in ("pixels", "registers", "activation", "pre_norm"):
         del config["architecture"][key]
     (folder / "config.json").write_text(json.dumps(config))
     assert torch.equal(load_bundle(folder).predict(photos()), before)

@@ -66,6 +66,19 @@ def test_options_that_are_not_asked_for_change_nothing():
     assert VisionTransformer(both, (2, 3)).state_dict().keys() ^ names == {"embedding.position", "registers"}
 
 
+def test_tokens_are_normalized_before_the_first_block_where_it_is_asked_for():
+    torch.manual_seed(0)
+    encoder = VisionTransformer(dataclasses.replace(ARCH, pre_norm=True, registers=1), (2, 3))
+    torch.nn.init.uniform_(encoder.pre_norm.weight)
+    given = []
+    encoder.blocks[0].register_forward_pre_hook(lambda _module, inputs: given.append(inputs[0]))
+    patches = torch.rand(2, 6, 12)
+    encoder(patches, (2, 3))
+    tokens = torch.cat((encoder.registers.expand(2, -1, -1), encoder.embedding(patches, (2, 3))), dim=1)
+    assert torch.allclose(given[0], encoder.pre_norm(tokens))
+    assert not torch.allclose(given[0], tokens, atol=0.1)
+
+
 def test_positions_are_interpolated_on_another_grid():
     torch.manual_seed(0)
     encoder = VisionTransformer(ARCH, (2, 3))

@@ -46,8 +46,9 @@ class AttentionDecoder(nn.Module):
         self.times = fine_per_patch // self.parts
         # No drop path: it would cut queries off from all that the encoder knows.
         fine = dataclasses.replace(
-            arch, mlp_units=(_MLP_RATIO * width, width), skip_projection=False, stochastic_depth=0.0, layer_scale=0.0
-        )
+            arch, mlp_units=(_MLP_RATIO * width, width), skip_projection=False, stochastic_depth=0.0, layer_scale=0.0,
+            activation="gelu",
+        )  # fmt: skip
         self.projection = nn.Linear(self.fine_patch**2 * 3, width)
         self.keys_values = nn.Linear(arch.mlp_units[-1], self.parts**2 * 2 * arch.fine_blocks * width)
         self.blocks = nn.ModuleList(

@@ -7,7 +7,8 @@ depth, https://arxiv.org/abs/1603.09382) and rotary positions where the architec
 Shapes: B images, N tokens, D width of a token, h heads, d width of a head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -43,19 +44,44 @@ class MultiHeadAttention(nn.Module):
         return self.output(mixed.transpose(1, 2).reshape(batch * count, -1)).view(batch, count, -1)
 
 
-class Mlp(nn.Module):
-    """Linear layers of the given widths, with GELU and dropout between them but not after the last."""
+def quick_gelu(x: Tensor) -> Tensor:
+    """Approximate GELU by a sigmoid, as CLIP does (https://arxiv.org/abs/1606.08415)."""
+    return x * torch.sigmoid(1.702 * x)
 
-    def __init__(self, width: int, units: Sequence[int], dropout: float) -> None:
+
+def swiglu(x: Tensor) -> Tensor:
+    """Multiply the second half of (…, 2·D) by SiLU of the first, its gate (https://arxiv.org/abs/2002.05202)."""
+    gate, value = x.chunk(2, dim=-1)
+    return F.silu(gate) * value
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "quick_gelu": quick_gelu,
+    "swiglu": swiglu,
+}
+
+
+class Mlp(nn.Module):
+    """Linear layers of the given widths, with an activation and dropout between them but not after the last.
+
+    With `swiglu`, the rows of a layer are those of its gate, then as many values that are multiplied by it.
+    """
+
+    def __init__(self, width: int, units: Sequence[int], dropout: float, activation: str = "gelu") -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise((width, *units)))
+        factors = [2 if activation == "swiglu" else 1] * (len(units) - 1) + [1]
+        pairs = zip(pairwise((width, *units)), factors, strict=True)
+        self.layers = nn.ModuleList(nn.Linear(a, factor * b) for (a, b), factor in pairs)
+        self.activation = _ACTIVATIONS[activation]
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, width) to (…, units[-1])."""
         rows = x.flatten(0, -2)
         for layer in self.layers[:-1]:
-            rows = self.dropout(F.gelu(layer(rows)))
+            rows = self.dropout(self.activation(layer(rows)))
         return self.layers[-1](rows).view(*x.shape[:-1], -1)
 
 
@@ -73,7 +99,7 @@ class TransformerBlock(nn.Module):
         self.attention = attention or MultiHeadAttention(arch, width)
         self.attention_branch = ResidualBranch(arch, width, depth)
         self.mlp_norm = layer_norm(arch, width)
-        self.mlp = Mlp(width, arch.mlp_units, arch.dropout)
+        self.mlp = Mlp(width, arch.mlp_units, arch.dropout, arch.activation)
         self.mlp_branch = ResidualBranch(arch, self.width, depth)
         projected = arch.skip_projection or width != self.width
         self.skip = nn.Linear(width, self.width) if projected else nn.Identity()

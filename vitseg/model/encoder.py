@@ -30,6 +30,7 @@ class VisionTransformer(nn.Module):
         for learned in (self.class_token, self.registers):
             if learned is not None:
                 nn.init.trunc_normal_(learned, std=0.02)
+        self.pre_norm = layer_norm(arch, self.embedding.width) if arch.pre_norm else nn.Identity()
         self.rotary_width = arch.head_width if arch.position == "rotary" else 0
         self.blocks = nn.ModuleList()
         self.width = self.embedding.width
@@ -72,6 +73,7 @@ class VisionTransformer(nn.Module):
         ]
         if learned:
             tokens = torch.cat((*learned, tokens), dim=1)
+        tokens = self.pre_norm(tokens)
         context: tuple[Tensor, ...] = ()
         if self.rotary_width:
             context = rotation(grid, self.rotary_width, tokens.shape[1] - patch_count, tokens, visible)

@@ -40,6 +40,7 @@ class MaskedAutoencoder(ImageModel):
         light = dataclasses.replace(
             arch, heads=width // _HEAD_WIDTH, head_width=_HEAD_WIDTH, mlp_units=(4 * width, width),
             normalization="layer", skip_projection=False, dropout=0.0, stochastic_depth=0.0, layer_scale=0.0,
+            activation="gelu",
         )  # fmt: skip
         self.encoder = VisionTransformer(arch, self.grid)
         self.embedding = nn.Linear(self.encoder.width, width)

@@ -19,7 +19,7 @@ POSITION = "encoder.embedding.position"
 # What must be equal for the encoders to compute the same. Not all of it changes the shapes of weights, as heads.
 _ENCODER_KEYS = (
     "patch_size", "pixels", "position", "encoder_projection", "blocks", "heads", "head_width", "mlp_units", "skip_projection",
-    "normalization", "class_token", "registers",
+    "normalization", "class_token", "registers", "activation", "pre_norm",
 )  # fmt: skip
 
 
