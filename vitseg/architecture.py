@@ -47,6 +47,9 @@ class Architecture:
     """Width of the query, key and value of one head; with `position` = `rotary` a multiple of 4."""
     mlp_units: Annotated[tuple[Width, ...], Field(min_length=1, max_length=64)] = (512, 1024)
     """Widths of the MLP of each Transformer block; tokens leave a block as wide as the last of them."""
+    depths: Depth = 1
+    """Number of depths, evenly spread over the encoder's blocks, whose tokens the decoder gets, side by side; 1: only those
+    of the last block. Published encoders know in the middle what they have forgotten at the end."""
     features_per_patch: Width = 32
     """Width of the encoder's features of each patch, the decoder's input."""
     decoder_projection: Width = 128
@@ -94,6 +97,7 @@ class Architecture:
     def __post_init__(self) -> None:
         fine = self.fine_patch or self.patch_size
         require(self.patch_size % fine == 0, "model.fine_patch must divide model.patch_size")
+        require(self.depths <= self.blocks, "model.depths is at most model.blocks")
         if self.position == "rotary":
             width = f"model.head_width = {self.head_width} must be a multiple of 4 where model.position = rotary"
             require(self.head_width % 4 == 0, width)
@@ -104,3 +108,8 @@ class Architecture:
             require(self.fine_blocks > 0, "model.fine_blocks must be 1 or more where model.decoder = attention")
             width = f"model.fine_width = {self.fine_width} must be a multiple of 32, the width of a head"
             require(self.fine_width % 32 == 0, width)
+
+    @property
+    def token_width(self) -> int:
+        """Width of the encoder's tokens, those of all `depths` side by side."""
+        return self.depths * self.mlp_units[-1]

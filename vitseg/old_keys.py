@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 NEW_NAMES = {"optimiser": "optimizer", "normalisation": "normalization", "fine_reach": "fine_radius"}
 OVERLAP_KEYS = {"fine_heads": 2, "fine_radius": 2, "narrow_width": 64}
 """Keys that every architecture had as long as recipes could ask for the decoder `overlap`, and their defaults."""
-LATER_KEYS = {"registers": 0, "encoder": "trained", "activation": "gelu", "pre_norm": False}
+LATER_KEYS = {"registers": 0, "encoder": "trained", "activation": "gelu", "pre_norm": False, "depths": 1}
 """Keys of an architecture that it did not have when digests of jobs were first written, and what it was without them."""
 REMOVED_KEYS = {"query_key_norm": False}
 """Keys that an architecture no longer has, and the value at which it is the same without them."""

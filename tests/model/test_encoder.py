@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from vitseg.architecture import Architecture
+from vitseg.errors import UsageError
 from vitseg.model.encoder import VisionTransformer
 
 ARCH = Architecture(
@@ -126,3 +127,21 @@ def test_what_does_not_learn_drops_nothing_in_training():
     assert [block.training for block in last.blocks] == [False, False, True]
     assert not torch.equal(last(patches, (2, 3)), last(patches, (2, 3)))
     assert not last.eval().blocks[2].training
+
+
+@pytest.mark.parametrize(("depths", "taken"), [(1, [4]), (2, [2, 4]), (4, [1, 2, 3, 4])])
+def test_tokens_of_several_depths_lie_side_by_side(depths: int, taken: list[int]) -> None:
+    torch.manual_seed(0)
+    arch = dataclasses.replace(ARCH, blocks=4, depths=depths, class_token=True)
+    encoder = VisionTransformer(arch, (2, 3)).eval()
+    left: list[torch.Tensor] = []
+    for block in encoder.blocks:
+        block.register_forward_hook(lambda _module, _inputs, output: left.append(output))
+    tokens = encoder(torch.rand(2, 6, 12), (2, 3))
+    assert tokens.shape == (2, 7, encoder.width)
+    assert torch.equal(tokens, torch.cat([encoder.norm(left[depth - 1]) for depth in taken], dim=-1))
+
+
+def test_there_are_no_more_depths_than_blocks() -> None:
+    with pytest.raises(UsageError, match=r"model\.depths is at most model\.blocks"):
+        dataclasses.replace(ARCH, depths=3)

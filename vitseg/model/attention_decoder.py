@@ -50,7 +50,7 @@ class AttentionDecoder(nn.Module):
             activation="gelu",
         )  # fmt: skip
         self.projection = nn.Linear(self.fine_patch**2 * 3, width)
-        self.keys_values = nn.Linear(arch.mlp_units[-1], self.parts**2 * 2 * arch.fine_blocks * width)
+        self.keys_values = nn.Linear(arch.token_width, self.parts**2 * 2 * arch.fine_blocks * width)
         self.blocks = nn.ModuleList(
             TransformerBlock(fine, width, attention=CrossAttention(width)) for _ in range(arch.fine_blocks)
         )

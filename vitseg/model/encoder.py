@@ -18,7 +18,8 @@ class VisionTransformer(nn.Module):
     """Flattened patches (B, N, P·P·3) -> tokens (B, N, D) with context from the whole image; `width` is D.
 
     Learned tokens without a patch come first, where the architecture has them: the class token, then the registers:
-    (B, 1 + R + N, D).
+    (B, 1 + R + N, D). With several depths, tokens of the last and of earlier blocks lie side by side, each through the last
+    norm, as in DINOv2's probes (https://arxiv.org/abs/2304.07193): D is then their width together.
     """
 
     def __init__(self, arch: Architecture, grid: tuple[int, int]) -> None:
@@ -39,6 +40,8 @@ class VisionTransformer(nn.Module):
             self.blocks.append(block)
             self.width = block.width
         self.norm = layer_norm(arch, self.width)
+        self.width = arch.token_width
+        self.depths = {round((number + 1) * arch.blocks / arch.depths) for number in range(arch.depths)}
         self.learning = self._learning_parts(arch.encoder)
         self.requires_grad_(self.learning is None)
         for part in self.learning or ():
@@ -77,6 +80,9 @@ class VisionTransformer(nn.Module):
         context: tuple[Tensor, ...] = ()
         if self.rotary_width:
             context = rotation(grid, self.rotary_width, tokens.shape[1] - patch_count, tokens, visible)
-        for block in self.blocks:
+        found = []
+        for depth, block in enumerate(self.blocks, start=1):
             tokens = block(tokens, *context)
-        return self.norm(tokens)
+            if depth in self.depths:
+                found.append(self.norm(tokens))
+        return found[0] if len(found) == 1 else torch.cat(found, dim=-1)

@@ -20,7 +20,7 @@ class LinearDecoder(nn.Module):
     def __init__(self, arch: Architecture, channels: int) -> None:
         super().__init__()
         self.patch_size = arch.patch_size
-        self.head = nn.Linear(arch.mlp_units[-1], channels)
+        self.head = nn.Linear(arch.token_width, channels)
 
     def forward(self, tokens: Tensor, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """Decode the tokens of a grid (rows, columns): one vector of logits each, which are interpolated to pixels."""
