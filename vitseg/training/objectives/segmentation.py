@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import Manifest
 from vitseg.errors import UsageError
 from vitseg.evaluation import criterion_for, evaluate_batches
+from vitseg.images.resize import resize_planes
 from vitseg.labels import logit_count
 from vitseg.losses import balanced_weights, valid_mask
 from vitseg.model.bundle import FILES, save_bundle
-from vitseg.model.segmenter import Segmenter, build_model
+from vitseg.model.patches import nearest_size
+from vitseg.model.segmenter import Segmenter, build_model, scaled_to
 from vitseg.pictures.panels import panel, panel_sheet
 from vitseg.recipe import Recipe
 from vitseg.storage import open_store
@@ -40,7 +42,8 @@ class Segmentation(Objective):
     @staticmethod
     def build_model(recipe: Recipe, manifest: Manifest) -> Segmenter:
         """Make the untrained network."""
-        return build_model(recipe.model, manifest.image_size, logit_count(manifest.classes), recipe.run.seed)
+        size = nearest_size(manifest.image_size, recipe.model.patch_size)
+        return build_model(recipe.model, size, logit_count(manifest.classes), recipe.run.seed)
 
     @staticmethod
     def fit_recipe(recipe: Recipe, manifest: Manifest) -> Recipe:
@@ -65,11 +68,12 @@ class Segmentation(Objective):
 
     def flops_per_image(self) -> int:
         """Return the FLOP of one image in a training step."""
-        return training_flops(self.recipe, self.manifest.image_size, logit_count(self.manifest.classes))
+        return training_flops(self.recipe, self.model.image_size, logit_count(self.manifest.classes))
 
     def inputs(self, batch: Batch, step: int, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return augmented images and labels."""
-        return self.augmented(batch.images, batch.labels, step, rows)
+        """Return augmented images, of the network's size, and labels, of the data's."""
+        images, labels = self.augmented(batch.images, batch.labels, step, rows)
+        return resize_planes(images, self.model.image_size), labels
 
     def counts(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the number, or weight, of labeled pixels, and how many have a class."""
@@ -82,11 +86,12 @@ class Segmentation(Objective):
         Loss and accuracy of such models look better in training than in validation.
         """
         if self.model.teacher_forcing:
-            return images, self.criterion.teacher_targets(targets, self.model.channels)
+            return images, scaled_to(self.criterion.teacher_targets(targets, self.model.channels), images)
         return (images,)
 
     def loss(self, output: Tensor, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sum of the loss over labeled pixels, and how many have the right class."""
+        output = scaled_to(output, targets)
         loss, _ = self.criterion.loss(output, targets)
         if not self.criterion.classes:
             return loss, torch.zeros_like(loss)
@@ -96,13 +101,15 @@ class Segmentation(Objective):
     def validate(self, model: nn.Module, batches: Batches, on_batch: Callable[[], None]) -> dict[str, float]:
         """Evaluate the model on the validation split."""
         evaluation = evaluate_batches(
-            model, batches.epoch(0), self.criterion, lambda images: on_batch(), precision=self.recipe.run.precision
-        )
+            model, batches.epoch(0), self.criterion, lambda images: on_batch(),
+            precision=self.recipe.run.precision, image_size=self.model.image_size,
+        )  # fmt: skip
         return evaluation.flat("val/")
 
     def draw_panels(self, model: nn.Module, batch: Batch) -> Image.Image:
         """Draw photo | target | prediction."""
-        predictions = self.criterion.predict(model(batch.images.to(self.device))).cpu()
+        images = resize_planes(batch.images.to(self.device), self.model.image_size)
+        predictions = self.criterion.predict(scaled_to(model(images), batch.labels)).cpu()
         if not self.criterion.classes:
             predictions = (predictions.clamp(0, 1) * 255).round()
         rows = batch.pictures(predictions.to(torch.uint8))
@@ -112,6 +119,7 @@ class Segmentation(Objective):
         """Write the bundle."""
         store = open_store(job.folder)
         with tempfile.TemporaryDirectory() as temporary:
-            save_bundle(Path(temporary), self.model, self.manifest.classes)
+            origin = {"origin": asdict(job.origin)} if job.origin.family else {}
+            save_bundle(Path(temporary), self.model, self.manifest.classes, extra=origin)
             for name in FILES:
                 store.write(f"bundle/{name}", (Path(temporary) / name).read_bytes())
