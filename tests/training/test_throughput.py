@@ -38,3 +38,15 @@ def test_the_rate_is_that_of_matrix_products_and_leaves_random_numbers_alone() -
     rate = matrix_rate(CPU, seconds=0.02)
     assert torch.equal(torch.rand(3), expected)
     assert 1e8 < rate < 1e14
+
+
+def test_what_does_not_learn_has_no_backward_pass() -> None:
+    def flops(encoder: str, features: bool = False) -> int:
+        recipe = load_recipe("tiny", overrides=[f"model.encoder={encoder}"])
+        return training_flops(recipe, (32, 64), 4, features=features)
+
+    trained, frozen, decoder = flops("trained"), flops("frozen"), flops("frozen", features=True)
+    encoder = frozen - decoder
+    assert trained == 3 * encoder + decoder
+    embedding = 2 * 32 * 192 * 120  # of 4×8 patches
+    assert (flops("1") - frozen) * 4 == 2 * (encoder - embedding)  # the backward pass of one of four blocks

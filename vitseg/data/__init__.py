@@ -24,6 +24,7 @@ Between the two:
 Reading:
     order               which sample comes when, the same for any number of ranks
     shard_cache         shards on the local disk, checked
+    features            what an encoder that does not learn says of the photographs, kept beside the shards
     tar_index           where each sample lies inside a tar
     prefetch            opens the shards that come next, in the background
     loader              shards → batches, exact and resumable

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from vitseg.data.features import Features
 from vitseg.data.manifest import Manifest
 from vitseg.data.order import check_batch, epoch_flips, epoch_order, rank_rows, stored_order
 from vitseg.data.prefetch import ShardPrefetcher
@@ -38,6 +39,8 @@ class Batch:
     labels: torch.Tensor
     """uint8 (B, H, W), train ids, of which 255 is ignored; of image pairs the target images, uint8 (B, 3, H, W)."""
     keys: list[str]
+    tokens: torch.Tensor | None = None
+    """Of an encoder that does not learn, where its features are kept: float16 (B, N, E)."""
 
     def pictures(self, outputs: torch.Tensor) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield photo, target and a model's output, of the shape of the labels: train ids (H, W), images (H, W, 3), uint8."""
@@ -66,6 +69,7 @@ class Batches:
         threads: int = 2,
         cache: Path | None = None,
         pin_memory: bool = False,
+        features: Features | None = None,
     ) -> None:
         """Plan; nothing is read yet.
 
@@ -85,6 +89,7 @@ class Batches:
             threads: that decode.
             cache: folder for downloaded shards (see `ShardCache`).
             pin_memory: decode into page-locked memory, from which a GPU takes batches without being waited for.
+            features: of all these photographs, which batches then hold, too.
 
         Raises:
             UsageError: no such split, or a batch size that does not fit the ranks or the split.
@@ -110,7 +115,7 @@ class Batches:
         self._label_shape = (3, *manifest.image_size) if manifest.targets == "images" else manifest.image_size
         self._seed, self._shuffle, self._flip = seed, shuffle, flip
         self._window, self._threads, self._pin = shuffle_shards, threads, pin_memory
-        self._cache = ShardCache(shards, cache)
+        self._cache, self._features = ShardCache(shards, cache), features
         self._indexes: dict[int, ShardIndex] = {}
 
     def epoch(self, epoch: int, start_step: int = 0) -> Generator[Batch, None, None]:
@@ -166,10 +171,11 @@ class Batches:
         try:
             if shard not in self._indexes:
                 self._indexes[shard] = index_shard(file, info)
+            features = self._features.open(info, mirrored=self._flip) if self._features else None
         except BaseException:
             file.close()
             raise
-        return OpenShard(info, file, self._indexes[shard])
+        return OpenShard(info, file, self._indexes[shard], features)
 
     def _submit(
         self, pool: ThreadPoolExecutor, rows: np.ndarray, files: dict[int, OpenShard]
@@ -178,6 +184,9 @@ class Batches:
             torch.empty((len(rows), *shape), dtype=torch.uint8, pin_memory=self._pin)
             for shape in ((3, *self._image_size), self._label_shape)
         )
+        tokens = None
+        if self._features:
+            tokens = torch.empty((len(rows), *self._features.shape), dtype=torch.float16, pin_memory=self._pin)
         images, labels = pixels.numpy(), ids.numpy()
         keys = [""] * len(rows)
 
@@ -185,10 +194,13 @@ class Batches:
             for slot in slots:
                 shard, sample, flip = rows[slot].tolist()
                 keys[slot] = _decode(files[shard], sample, bool(flip), images[slot], labels[slot])
+                opened = files[shard].features
+                if tokens is not None and opened:
+                    opened.read_into(tokens[slot].numpy(), sample, bool(flip))
 
         parts = min(self._threads, len(rows))
         futures = [pool.submit(fill, range(part, len(rows), parts)) for part in range(parts)]
-        return Batch(pixels, ids, keys), futures
+        return Batch(pixels, ids, keys, tokens), futures
 
 
 def _decode(shard: OpenShard, sample: int, flip: bool, image: np.ndarray, label: np.ndarray) -> str:

@@ -36,7 +36,7 @@ class ShardCache:
         """Prepare to read; downloads are kept in `folder`, by default `cache/shards` under `VITSEG_HOME`."""
         self._store = open_store(shards)
         self._folder = folder or home() / "cache" / "shards"
-        self._limit = _limit_bytes()
+        self._limit = limit_bytes()
         self._verified: set[str] = set()
 
     def open(self, shard: ShardInfo) -> FileIO:
@@ -153,7 +153,8 @@ class ShardCache:
         )
 
 
-def _limit_bytes() -> int:
+def limit_bytes() -> int:
+    """Return the size, `VITSEG_CACHE_GB`, that what is kept for faster reading may have."""
     text = os.environ.get("VITSEG_CACHE_GB") or "50"
     try:
         gigabytes = float(text)

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from vitseg.data.features import OpenFeatures
 from vitseg.data.manifest import ShardInfo
 from vitseg.errors import DataError
 
@@ -34,6 +35,7 @@ class OpenShard:
     info: ShardInfo
     file: BinaryIO
     index: ShardIndex
+    features: OpenFeatures | None = None
 
     def read(self, sample: int) -> tuple[str, bytes, bytes]:
         """Return key, JPEG and PNG of a sample."""
@@ -42,8 +44,10 @@ class OpenShard:
         return self.index.keys[sample], os.pread(file, size, offset), os.pread(file, label_size, label_offset)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and those of features."""
         self.file.close()
+        if self.features:
+            self.features.close()
 
 
 def index_shard(file: BinaryIO, shard: ShardInfo) -> ShardIndex:

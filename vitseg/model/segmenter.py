@@ -54,7 +54,11 @@ class Segmenter(ImageModel):
         nn.init.trunc_normal_(self.decoder.head.weight, std=0.02 if alone else 0.002)
 
     def forward(
-        self, images: Tensor, targets: Tensor | None = None, moments: tuple[float, float] | None = None
+        self,
+        images: Tensor,
+        targets: Tensor | None = None,
+        moments: tuple[float, float] | None = None,
+        tokens: Tensor | None = None,
     ) -> Tensor:
         """Segment photographs (B, 3, H, W), uint8 or float, 0–255.
 
@@ -63,6 +67,7 @@ class Segmenter(ImageModel):
             targets: for training with `teacher_forcing`: (B, K, H, W) one-hot or (B, 3, H, W) 0–1; never in evaluation.
                 An argument, not an attribute, because DDP only handles what goes through forward.
             moments: if these are windows of a photograph, its mean and deviation, 0–255.
+            tokens: what `encode` returned for them, if that is known; then the encoder has nothing to do.
 
         Returns:
             Target `classes`: logits (B, K, H, W); a binary model has the foreground's logit alone. Target `rgb`: color
@@ -72,10 +77,17 @@ class Segmenter(ImageModel):
             DataError: a side of the images is no multiple of the patch size.
         """
         patches, grid = self.cut(images, moments)
-        tokens = self.encoder(patches, grid)
-        features = self.features(tokens[:, -patches.shape[1] :])  # without tokens of no patch, which come first
+        tokens = self._encode(patches, grid) if tokens is None else tokens.to(patches.dtype)
+        features = self.features(tokens)
         pixels = self.decoder(features, patches, grid, *(() if targets is None else (targets,)))
         return pixels.sigmoid() if self.architecture.target == "rgb" else pixels
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the encoder's tokens of the patches (B, N, E) of photographs (B, 3, H, W)."""
+        return self._encode(*self.cut(images))
+
+    def _encode(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        return self.encoder(patches, grid)[:, -patches.shape[1] :]  # without tokens of no patch, which come first
 
 
 def build_model(arch: Architecture, image_size: tuple[int, int], classes: int, seed: int) -> Segmenter:

@@ -34,6 +34,8 @@ class Summary:
     trainable: int
     flops_per_image: int
     """Floating point operations of a forward pass; a multiplication and an addition are two."""
+    frozen_flops: int
+    """Those of what does not learn, before the first block that does."""
     tokens: int
     convolutions: int
     """Number of convolution modules of any kind; 0 by design."""
@@ -62,9 +64,19 @@ def summarize(arch: Architecture, image_size: tuple[int, int], classes: int) -> 
         parameters=sum(parameter.numel() for parameter in parameters),
         trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         flops_per_image=counter.get_total_flops(),
+        frozen_flops=_frozen_flops(model, counter),
         tokens=model.grid[0] * model.grid[1],
         convolutions=count_convolutions(model),
     )
+
+
+def _frozen_flops(model: Segmenter, counter: FlopCounterMode) -> int:
+    if model.encoder.learning is None:
+        return 0
+    counts = {name: sum(each.values()) for name, each in counter.get_flop_counts().items()}
+    encoder, learning = f"{type(model).__name__}.encoder", set(model.encoder.learning)
+    blocks = [f"{encoder}.blocks.{number}" for number, block in enumerate(model.encoder.blocks) if block in learning]
+    return counts[encoder] - sum(counts[block] for block in blocks)
 
 
 def count_convolutions(model: nn.Module) -> int:

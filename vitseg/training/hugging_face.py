@@ -3,26 +3,13 @@
 import logging
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 from vitseg.errors import AccessError, NotFoundError, StorageError, UsageError
 
 SCHEME = "hf:"
 WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-"""Of weights in several files: which holds which tensor."""
 SIDECARS = ("config.json", "preprocessor_config.json")
-_CARD = "README.md"
 _ADDRESS = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
-_COMMIT = re.compile("[0-9a-f]{40}")
-
-
-class Download(NamedTuple):
-    """Files of one commit of a repository ("": unknown), and the license that it names ("": none)."""
-
-    folder: Path
-    commit: str
-    license: str
 
 
 def check_hub_address(address: str) -> tuple[str, str | None]:
@@ -43,10 +30,8 @@ def check_hub_address(address: str) -> tuple[str, str | None]:
     return match["repo"], match["revision"]
 
 
-def download(address: str) -> Download:
-    """Return a published model's files, from the cache where they are there; all but its weights may be missing.
-
-    Of weights in several files, each is fetched by `download_part`.
+def download(address: str) -> Path:
+    """Return the folder of a published model's files, from the cache where they are there; sidecars may be missing.
 
     Raises:
         UsageError: see `check_hub_address`.
@@ -56,36 +41,12 @@ def download(address: str) -> Download:
     """
     repo, revision = check_hub_address(address)
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # of failures and retries: errors are one line here
-    weights = _file(address, repo, WEIGHTS, revision, optional=True)
-    weights = weights or _file(address, repo, INDEX, revision)
+    weights, *_ = [_file(address, repo, name, revision) for name in (WEIGHTS, *SIDECARS)]
     assert weights is not None
-    folder = weights.parent
-    commit = folder.name if _COMMIT.fullmatch(folder.name) else ""  # the cache has a folder for each commit
-    revision = commit or revision  # everything from the same commit, whatever is pushed meanwhile
-    *_, card = [_file(address, repo, name, revision, optional=True) for name in (*SIDECARS, _CARD)]
-    return Download(folder, commit, _license(card) if card else "")
+    return weights.parent
 
 
-def download_part(address: str, commit: str, name: str) -> None:
-    """Fetch one of several files of weights into the folder of `download`; it raises the same."""
-    repo, revision = check_hub_address(address)
-    _file(address, repo, name, commit or revision)
-
-
-def _license(card: Path) -> str:
-    """Return the license in the metadata of a repository's card."""
-    from huggingface_hub import metadata_load
-
-    try:
-        found = metadata_load(card) or {}
-    except Exception:  # noqa: BLE001 - whatever YAML holds: a card that can't be read names no license
-        return ""
-    name = found.get("license")
-    name = found.get("license_name", name) if name == "other" else name
-    return name if isinstance(name, str) else ", ".join(map(str, name or ()))
-
-
-def _file(address: str, repo: str, name: str, revision: str | None, *, optional: bool = False) -> Path | None:
+def _file(address: str, repo: str, name: str, revision: str | None) -> Path | None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -104,7 +65,7 @@ def _file(address: str, repo: str, name: str, revision: str | None, *, optional:
             f"{address} does not exist on the hub, or needs a token: check its name, or set HF_TOKEN"
         ) from error
     except EntryNotFoundError as error:
-        if optional:
+        if name != WEIGHTS:
             return None  # also offline, with weights in the cache that came without it
         if isinstance(error, LocalEntryNotFoundError):
             raise StorageError(

@@ -54,7 +54,7 @@ def training_pass(objective: Objective) -> Callable[[Name], None]:
     height, width = objective.manifest.image_size
     photos = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8, generator=generator)
     labels = photos if objective.manifest.targets == "images" else photos.new_zeros(1, height, width)
-    images, targets = objective.inputs(Batch(photos, labels, [""]), step=0, rows=[0])
+    images, targets, *_ = objective.inputs(Batch(photos, labels, [""]), step=0, rows=[0])
     parameters = [parameter for parameter in objective.model.parameters() if parameter.requires_grad]
 
     def run(name: Name) -> None:

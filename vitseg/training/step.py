@@ -87,11 +87,11 @@ class Learner:
         seed = np.random.SeedSequence(self.recipe.run.seed, spawn_key=(step, self.world.rank))
         torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]))  # for dropout and stochastic depth
         rows = range(self.world.rank, self.recipe.data.batch_size, self.world.world_size)  # as `order.rank_rows`
-        images, targets = self.objective.inputs(batch, step, rows)
+        images, targets, *more = self.objective.inputs(batch, step, rows)
         loss_count, valid = (count.double() for count in self.objective.counts(targets))
         clock = torch.full_like(loss_count, time_used if self.world.rank == 0 else 0.0)
         counts = Counts(loss_count, valid, clock).sum_over_ranks()
-        losses, correct = self.compute_gradients(images, targets, counts.loss)
+        losses, correct = self.compute_gradients(counts.loss, images, targets, *more)
         if self.graphed:
             dist.sum_gradients(self.parameters)
         sums = dist.sum_over_ranks(torch.stack([losses.sum(), correct]))
@@ -106,8 +106,8 @@ class Learner:
             self._update(learning_rate, overflow=not math.isfinite(size))
         return StepResult(Totals(loss, count, right, labeled), used, size, losses, diverged)
 
-    def _backward(self, images: Tensor, targets: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute gradients; return the loss of each part, and the number of correct pixels; float64.
+    def _backward(self, count: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute gradients from `Objective.inputs`; return the loss of each part, and how many pixels are correct; float64.
 
         It may be recorded (see `cuda_graph`): nothing in here waits for the device.
         """
@@ -115,12 +115,12 @@ class Learner:
         # DDP averages over ranks: times world size makes it the sum that the global count divides.
         scale = (1 if self.graphed else self.world.world_size) / count.where(count > 0, 1)
         losses, correct = [], torch.zeros_like(count)
-        for part, (some, theirs) in enumerate(zip(images.chunk(parts), targets.chunk(parts), strict=True)):
+        for part, some in enumerate(zip(*(each.chunk(parts) for each in inputs), strict=True)):
             with dist.gradients_stay_local(self.replica, part + 1 < parts):
-                inputs = self.objective.model_inputs(some, theirs)
-                with torch.autocast(images.device.type, self.dtype, enabled=self.dtype is not torch.float32):
-                    output = self.replica(*inputs)
-                loss, right = self.objective.loss(output, some, theirs)
+                arguments = self.objective.model_inputs(*some)
+                with torch.autocast(count.device.type, self.dtype, enabled=self.dtype is not torch.float32):
+                    output = self.replica(*arguments)
+                loss, right = self.objective.loss(output, some[0], some[1])
                 dist.backward(self.scaler.scale(loss * scale.to(loss.dtype)))
             losses.append(loss.detach().double())
             correct += right

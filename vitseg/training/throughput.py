@@ -59,9 +59,14 @@ def matrix_rate(device: torch.device, precision: str = "auto", seconds: float = 
     return 2 * side**3 / timer.blocked_autorange(min_run_time=seconds).median
 
 
-def training_flops(recipe: Recipe, image_size: tuple[int, int], classes: int) -> int:
-    """Return the FLOP of one image (H, W) in a training step of a segmenter with so many classes."""
-    return _FORWARD_AND_BACKWARD * summarize(recipe.model, image_size, classes).flops_per_image
+def training_flops(recipe: Recipe, image_size: tuple[int, int], classes: int, *, features: bool = False) -> int:
+    """Return the FLOP of one image (H, W) in a training step of a segmenter with so many classes.
+
+    What does not learn has no backward pass, and with `features` that are kept no forward pass either.
+    """
+    summary = summarize(recipe.model, image_size, classes)
+    learning = _FORWARD_AND_BACKWARD * (summary.flops_per_image - summary.frozen_flops)
+    return learning + (0 if features else summary.frozen_flops)
 
 
 def masked_flops(recipe: Recipe, image_size: tuple[int, int]) -> int:

@@ -7,6 +7,7 @@ import os
 import sys
 
 from vitseg import dist
+from vitseg.data.features import Features
 from vitseg.data.loader import Batches
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.errors import UsageError, VitsegError
@@ -14,6 +15,7 @@ from vitseg.git_commit import code_commit
 from vitseg.precision import time_both
 from vitseg.recipe import Recipe
 from vitseg.storage import open_store
+from vitseg.training.features import kept_features
 from vitseg.training.job import HISTORY, Job, read_job
 from vitseg.training.logger import TrackingLogger, TrainingLogger
 from vitseg.training.loop import Trainer
@@ -70,7 +72,8 @@ def train_rank(job_folder: str, world: dist.World) -> None:
             objective.compute_in(precision.name)
             if recipe.run.compile:
                 objective.model.compile()
-            data, validation = batches_of(job.shards, manifest, recipe, world)
+            features = kept_features(objective, job.shards, manifest, world, alive)
+            data, validation = batches_of(job.shards, manifest, recipe, world, features)
             throughput = measure_throughput(objective.flops_per_image(), precision.name, world)
             if world.rank == 0:
                 shown = Batches(job.shards, manifest, "val", batch_size=PANEL_IMAGES, shuffle=False, drop_last=False)
@@ -90,13 +93,15 @@ def train_rank(job_folder: str, world: dist.World) -> None:
         logger.close()
 
 
-def batches_of(shards: str, manifest: Manifest, recipe: Recipe, world: dist.World) -> tuple[Batches, Batches]:
-    """Return this rank's training and validation batches."""
+def batches_of(
+    shards: str, manifest: Manifest, recipe: Recipe, world: dist.World, features: Features | None = None
+) -> tuple[Batches, Batches]:
+    """Return this rank's training and validation batches, with the features where they are kept."""
     batches = functools.partial(
         Batches, shards, manifest,
         batch_size=recipe.data.batch_size, rank=world.rank, world_size=world.world_size, seed=recipe.run.seed,
         shuffle_shards=recipe.data.shuffle_shards, threads=recipe.data.decode_threads,
-        pin_memory=world.device.type == "cuda",
+        pin_memory=world.device.type == "cuda", features=features,
     )  # fmt: skip
     train = batches("train", shuffle=True, drop_last=True, flip=recipe.data.flip)
     return train, batches("val", shuffle=False, drop_last=False)

@@ -70,8 +70,8 @@ class Objective(ABC):
         """Return the FLOP of one image in a training step."""
 
     @abstractmethod
-    def inputs(self, batch: Batch, step: int, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return augmented images uint8 (B, 3, H, W) and their targets (B, …), on the model's device.
+    def inputs(self, batch: Batch, step: int, rows: Sequence[int]) -> tuple[Tensor, ...]:
+        """Return augmented images uint8 (B, 3, H, W), their targets (B, …) and what `model_inputs` needs besides, on the device.
 
         The batch is this rank's; `rows` are its places in the global batch. `step` is the number of steps before this one.
         """
@@ -80,7 +80,7 @@ class Objective(ABC):
     def counts(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return what divides the loss, and how many pixels have a class."""
 
-    def model_inputs(self, images: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+    def model_inputs(self, images: Tensor, targets: Tensor, *more: Tensor) -> tuple[Tensor | None, ...]:
         """Return the arguments of the model in training."""
         return (images,)
 

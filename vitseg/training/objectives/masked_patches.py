@@ -70,7 +70,7 @@ class MaskedPatches(Objective):
         hidden = len(targets) * (self.model.patches - targets.shape[1])
         return targets.new_full((), hidden), targets.new_zeros(())
 
-    def model_inputs(self, images: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+    def model_inputs(self, images: Tensor, targets: Tensor, *more: Tensor) -> tuple[Tensor | None, ...]:
         """Return photographs and visible patches."""
         return images, targets
 
