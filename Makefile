@@ -32,7 +32,7 @@ endef
 # uv reads none of pip's settings, so it gets pip's index; and an environment that happens to be active is not ours.
 UV_INSTALL = index=$${PIP_INDEX_URL:-$$($(BIN)/pip config get global.index-url 2>/dev/null)}; \
 	$${index:+env UV_DEFAULT_INDEX=$$index} $(BIN)/uv pip install --python $(BIN)/python --constraint infra/constraints.txt
-EXTRAS := local,dev,dask,team
+EXTRAS := local,dev,dask,team,onnx
 COMPILE := PYTHONDONTWRITEBYTECODE= $(BIN)/python -c
 
 # What `make demo` needs. pip installs torch, because it knows the user's own settings: a mirror, local wheels, the index

@@ -16,6 +16,7 @@ from typer import Option
 from flows.cli import options, process, validate
 from flows.cli.data import preprocess, synth, verify
 from flows.cli.demo import demo
+from flows.cli.export import export_model
 from flows.cli.output import answer
 from flows.cli.registry import registry_app
 from flows.cli.segment import segment
@@ -63,7 +64,7 @@ COMMANDS: dict[str, list[Callable[..., None] | typer.Typer]] = {
     "Start here": [demo],
     "Data": [synth, preprocess, verify],
     "Training": [pretrain, train, train_node, model, evaluate],
-    "Segmentation": [segment],
+    "Segmentation": [segment, export_model],
     "Review": [retrain, registry_app],
     "Servers": [deploy, stack_app],
 }

@@ -23,7 +23,13 @@ and around it:
     transfer             weights of one of our networks -> the start of another
     encoder_bundle       an encoder alone: `encoder.safetensors` and `config.json`
     bundle               a trained network: `model.safetensors` and `config.json`
+    export               a trained network as one file that runs without this project: ONNX, or a program of torch
 
 Shapes in docstrings: B images in a batch, H×W pixels, P side of a patch, N = (H/P)·(W/P) patches (tokens), D width of
 a token, K classes.
 """
+
+from typing import Literal
+
+ExportFormat = Literal["onnx", "torch"]
+"""What `export` writes: a file for ONNX Runtime and its like, or a program of `torch.export`."""

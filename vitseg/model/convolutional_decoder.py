@@ -98,9 +98,9 @@ class NeighborhoodAttention(nn.Module):
         inside = rearrange(unfold_overlapping(inside, block), "1 y x k 1 -> (y x) 1 1 k")
         bias = self._bias(query) + (1 - inside.to(query.dtype)) * _MASKED
         # Blocks of all images in one dimension: fused attention takes no more than four.
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.repeat(len(tokens), 1, 1, 1))
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.repeat(tokens.shape[0], 1, 1, 1))
         rows = -(-height // block)
-        mixed = rearrange(mixed, "(b y x) h (p q) d -> b (y p) (x q) (h d)", b=len(tokens), y=rows, p=block)
+        mixed = rearrange(mixed, "(b y x) h (p q) d -> b (y p) (x q) (h d)", b=tokens.shape[0], y=rows, p=block)
         return self.output(mixed[:, :height, :width])
 
     def _bias(self, like: Tensor) -> Tensor:

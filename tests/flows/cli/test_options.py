@@ -44,7 +44,8 @@ def test_an_option_has_one_help_text_in_all_commands() -> None:
     for parameter in PARAMETERS:
         texts.setdefault(parameter.opts[0], set()).add(parameter.help)
     several = {name for name, found in texts.items() if len(found) > 1}
-    assert several == {"--shards", "--reviewer"}  # written or read; a user of the registry, or who decides
+    # Written or read; a user of the registry, or who decides; a model to promote to, or a format to export to.
+    assert several == {"--shards", "--reviewer", "--to"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,34 @@
+"""`vitseg export-model`: a model as one file that runs without this project."""
+
+import dataclasses
+from typing import Annotated
+
+from typer import Option
+
+from flows.cli import options, process, validate
+from flows.cli.output import answer
+from vitseg.model import ExportFormat
+
+_TO = "Write model.onnx, for ONNX Runtime and its like, or model.pt2, a program of torch.export."
+
+
+def export_model(
+    model: options.Model,
+    dest: options.Dest,
+    to: Annotated[ExportFormat, Option(help=_TO)] = "onnx",
+    json: options.Json = False,
+) -> None:
+    """Write a model as one file that runs without this project.
+
+    Nothing is written unless the file computes what the model does.
+    """
+    validate.model(model)
+    from vitseg.model.export import check_exportable, export_model
+
+    check_exportable(to)
+    process.prepare_tracking()
+    from vitseg.registry import versions
+
+    bundle = versions.load(model)
+    exported = export_model(bundle, to, dest)
+    answer({"model": bundle.sha256, **dataclasses.asdict(exported)}, json)
