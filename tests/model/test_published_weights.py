@@ -152,7 +152,7 @@ def test_a_patch_is_flattened_as_ours_are(theirs):
 @pytest.mark.parametrize(
     ("values", "options"),
     [
-        ({"patch_size": 8}, "--set model.patch_size=4"),
+        ({"pre_norm": True}, "--set model.pre_norm=false"),
         ({"encoder_projection": 32}, "--set model.encoder_projection=24"),
         ({"blocks": 3}, "--set model.blocks=2"),
         ({"pixels": "image"}, "--set model.pixels=fixed"),
@@ -181,7 +181,7 @@ def test_an_architecture_that_does_not_fit_is_refused_with_the_options_that_do(t
         lambda state: state.pop("embeddings.position_embeddings"),
         lambda state: state.update({"layers.1.attention.q_proj.weight": torch.zeros(24, 23)}),
         lambda state: state.update({"layernorm.bias": torch.full((24,), torch.nan)}),
-        lambda state: state.update({"embeddings.patch_embeddings.projection.weight": torch.zeros(24, 48)}),
+        lambda state: state.update({"embeddings.patch_embeddings.projection.weight": torch.zeros(24, 3, 4, 5)}),
     ],
 )
 def test_a_damaged_file_is_refused_in_one_line(theirs, damage):
@@ -219,10 +219,12 @@ def test_biases_whose_lengths_only_add_up_are_refused(theirs):
         converted(state, ARCH, (4, 4), PixelStats(), None)
 
 
-@pytest.mark.parametrize("name", ["reg_token", "blocks.0.ls1.gamma", "norm_pre.weight", "blocks.0.attn.q_norm.weight"])
-def test_what_is_more_than_a_plain_vit_is_refused(theirs, name):
+@pytest.mark.parametrize(
+    "name", ["fc_norm.weight", "blocks.0.attn.q_norm.weight", "blocks.0.mlp.norm.weight", "norm.scale"]
+)
+def test_a_tensor_that_is_unknown_is_refused_by_its_name(theirs, name):
     state = {**as_timm(theirs.state_dict()), name: torch.ones(24)}
-    with pytest.raises(UsageError, match=f"no plain Vision Transformer .* {re.escape(name)}"):
+    with pytest.raises(UsageError, match=f"no Vision Transformer of a known family .* {re.escape(name)} is none"):
         converted(state, ARCH, (4, 4), PixelStats(), None)
 
 

@@ -19,6 +19,8 @@ and around it:
 
     summary              layer table, parameters, FLOPs and tokens of an image
     masked_autoencoder   pretraining of the encoder on photographs without labels
+    published_names      names of tensors in transformers and timm -> ours
+    published_families   what published encoders of a family have, and what files beside their weights say
     published_weights    published weights (Hugging Face, timm) -> weights of our encoder
     transfer             weights of one of our networks -> the start of another
     encoder_bundle       an encoder alone: `encoder.safetensors` and `config.json`

@@ -99,10 +99,15 @@ def sine_positions(grid: tuple[int, int], width: int) -> Tensor:
     return F.pad(table.flatten(0, 1), (0, max(0, width - 4 * count)))[:, :width]
 
 
-def resample_positions(position: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Interpolate position embeddings (N, D) of one grid to another grid, bicubically as DeiT does."""
-    if isinstance(new[0], int) and old == new:  # an export for any size has no numbers here yet
+def resample_positions(
+    position: Tensor, old: tuple[int, int], new: tuple[int, int], *, antialias: bool = False
+) -> Tensor:
+    """Interpolate position embeddings (N, D) of one grid to another grid, bicubically as DeiT does.
+
+    `antialias` smooths them where they become fewer, as timm does.
+    """
+    if old == new:
         return position
     table = rearrange(position.float(), "(h w) d -> 1 d h w", h=old[0])
-    table = F.interpolate(table, size=new, mode="bicubic", align_corners=False)
+    table = F.interpolate(table, size=new, mode="bicubic", align_corners=False, antialias=antialias)
     return rearrange(table, "1 d h w -> (h w) d").to(position.dtype)

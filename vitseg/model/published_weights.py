@@ -1,15 +1,14 @@
-"""Published weights of plain Vision Transformers as weights of our encoder, without a convolution.
+"""Published weights of Vision Transformers as weights of our encoder, without a convolution.
 
-It reads the tensor names of Hugging Face transformers (`ViTModel` and models that contain it, as published and as
-transformers 5 names them in memory) and of timm. Their patch embedding is a convolution whose stride is its kernel, that
-is, a linear layer on flattened patches; and other pixel statistics differ from ours by a linear map. Both are folded
-into the projection, in float64, so the encoder computes what the original computes.
+It reads ViT, DeiT, MAE, DINOv2, DINOv3 and the vision towers of CLIP and SigLIP, in the naming of Hugging Face transformers
+and of timm. Their patch embedding is a convolution whose stride is its kernel, that is, a linear layer on flattened patches;
+and other pixel statistics differ from ours by a linear map. Both are folded into the projection, in float64, so the encoder
+computes what the original computes.
 
 Shapes: P side of a patch, N patches, D width of a token.
 """
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,59 +16,22 @@ from typing import Any
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn import functional as F
 
 from vitseg.architecture import Architecture
 from vitseg.errors import DataError, UsageError
 from vitseg.model.encoder import VisionTransformer
 from vitseg.model.patches import resample_positions
+from vitseg.model.published_families import PixelStats, Stated, read_beside
+from vitseg.model.published_names import PROJECTION, Named, check_shape, join_parts, translate
 from vitseg.model.transfer import option
 
-_STEM = {
-    "embeddings.cls_token": "class_token",
-    "cls_token": "class_token",
-    "embeddings.position_embeddings": "embedding.position",
-    "pos_embed": "embedding.position",
-    "embeddings.patch_embeddings.projection": "embedding.projection",
-    "patch_embed.proj": "embedding.projection",
-    "layernorm": "norm",
-    "norm": "norm",
-}
-_BLOCK = re.compile(r"(?:encoder\.layer|layers|blocks)\.(\d+)\.(.+)")
-_PARTS = {
-    "layernorm_before": "attention_norm",
-    "norm1": "attention_norm",
-    "attention.attention.query": "attention.query",
-    "attention.attention.key": "attention.key",
-    "attention.attention.value": "attention.value",
-    "attention.q_proj": "attention.query",
-    "attention.k_proj": "attention.key",
-    "attention.v_proj": "attention.value",
-    "attn.qkv": "attention.qkv",
-    "attention.output.dense": "attention.output",
-    "attention.o_proj": "attention.output",
-    "attn.proj": "attention.output",
-    "layernorm_after": "mlp_norm",
-    "norm2": "mlp_norm",
-    "intermediate.dense": "mlp.layers.0",
-    "output.dense": "mlp.layers.1",
-    "mlp.fc1": "mlp.layers.0",
-    "mlp.fc2": "mlp.layers.1",
-}
-# After the last norm: classifiers, poolers and decoders of masked pretraining. They are left out.
-_HEADS = ("pooler.", "classifier.", "head.", "decoder.", "pre_logits.", "embeddings.mask_token")
+__all__ = ["PixelStats", "Published", "encoder_from_published", "read_published"]
 
-
-@dataclass(frozen=True)
-class PixelStats:
-    """Normalization of pixels by channel, in the 0–1 scale: (value - mean) / std. The defaults are the original ViT's."""
-
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(0 < std < math.inf for std in self.std):
-            raise DataError(f"pixel mean {self.mean} and std {self.std} are not three numbers each, std above 0")
+_SIZES = {
+    192: "Ti", 384: "S", 768: "B", 1024: "L", 1152: "So400m", 1280: "H", 1408: "g", 1536: "g", 1664: "G", 4096: "7B",
+}  # fmt: skip
+_SCALE = 1e-5  # of residual branches, as DINOv2 begins; the learned factors take its place
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +45,15 @@ class Published:
     family: str
     """Which one it is, for people."""
     tensors: Mapping[str, Tensor]
-    """By our names, as far as we have them in the same form."""
+    """By our names; the projection of patches (D, 3, P, P) and the positions are as published."""
     assumed: frozenset[str] = frozenset()
     """Keys of `architecture`, and `pixels`, that nothing states: their values are those of most models of the family."""
+    image_size: tuple[int, int] | None = None
+    """(H, W) that the positions are for, where it is stated."""
+    antialias: bool = False
+    """Whether its own library smooths positions that it resamples to fewer."""
+    license: str = ""
+    """Where it is stated, or asks for more than to be named."""
 
 
 def read_published(
@@ -94,40 +62,44 @@ def read_published(
     """Read what a published encoder is out of its weights and the files beside them.
 
     Args:
-        state: a state dict with the names of transformers (with or without `vit.`) or timm.
+        state: a state dict with the names of transformers or timm.
         config: content of `config.json`; empty where there is none.
         preprocessor: content of `preprocessor_config.json`; empty where there is none.
 
     Raises:
         UsageError: it is no Vision Transformer of a known family; the message names a tensor or key that is unknown.
-        DataError: a tensor is missing or malformed.
+        DataError: a tensor is missing or malformed, or the files beside the weights are those of others.
     """
-    found = _our_names(state)
-    if (activation := config.get("hidden_act", "gelu")) != "gelu":
-        raise UsageError(f"its activation is {activation!r}, this encoder's is gelu: choose another one")
-    projection = found["embedding.projection.weight"]
-    if projection.ndim != 4 or projection.shape[1] != 3 or projection.shape[2] != projection.shape[3]:
-        raise DataError(f"the projection of patches has shape {tuple(projection.shape)}, not (D, 3, P, P)")
-    width, patch_size = projection.shape[0], projection.shape[2]
-    blocks = 1 + max((int(name.split(".")[1]) for name in found if name.startswith("blocks.")), default=-1)
-    first, output = (found.get(f"blocks.0.{part}.weight") for part in ("mlp.layers.0", "attention.output"))
-    if first is None or output is None or first.ndim != 2 or output.ndim != 2:
-        raise DataError("the weights have no Transformer blocks")
-    attention = output.shape[1]
-    heads, epsilon = config.get("num_attention_heads"), config.get("layer_norm_eps")
-    assumed = set() if epsilon else {"norm_epsilon"}
-    if not isinstance(heads, int) or heads < 1:
-        assumed |= {"heads", "head_width"}
-        heads = next(count for count in range(max(1, attention // 64), 0, -1) if attention % count == 0)
+    named = translate(state)
+    stated = read_beside(state, named.tensors, timm=named.timm, config=config, preprocessor=preprocessor)
+    tensors, gated = _joined(named)
+    width, patch_size = tensors[PROJECTION].shape[0], tensors[PROJECTION].shape[2]
+    hidden, attention = (tensors[f"blocks.0.{part}.weight"].shape[1] for part in ("mlp.layers.1", "attention.output"))
+    if (pre_norm := "pre_norm.weight" in tensors) and "embedding.projection.bias" not in tensors:
+        tensors["embedding.projection.bias"] = tensors[PROJECTION].new_zeros(width)
+    (heads, no_heads), (epsilon, no_epsilon) = stated.heads(attention), stated.epsilon()
+    (activation, no_activation), (pixels, no_pixels) = stated.activation(gated), stated.pixels()
+    assumed = {"heads": no_heads, "head_width": no_heads, "norm_epsilon": no_epsilon, "activation": no_activation}
+    registers = tensors["registers"].numel() // width if "registers" in tensors else 0
     architecture = {
-        "patch_size": patch_size, "pixels": "fixed", "position": "add", "class_token": "class_token" in found,
-        "encoder_projection": width, "blocks": blocks, "heads": heads, "head_width": attention // heads,
-        "mlp_units": (first.shape[0], width), "normalization": "layer", "norm_epsilon": epsilon or 1e-6,
-        "skip_projection": False, "layer_scale": 0.0, "registers": 0,
+        "patch_size": patch_size, "pixels": "fixed", "position": "add" if "embedding.position" in tensors else "rotary",
+        "encoder_projection": width, "blocks": named.blocks, "heads": heads, "head_width": attention // heads,
+        "mlp_units": (hidden, width), "activation": activation, "skip_projection": False, "normalization": "layer",
+        "norm_epsilon": epsilon, "pre_norm": pre_norm, "class_token": "class_token" in tensors, "registers": registers,
+        "layer_scale": _SCALE if "blocks.0.attention_branch.scale" in tensors else 0.0,
     }  # fmt: skip
-    pixels = _pixels(config, preprocessor)
-    assumed |= {"pixels"} if pixels is None else set()
-    return Published(architecture, pixels or PixelStats(), f"ViT/{patch_size}", found, frozenset(assumed))
+    stated.check({"hidden_size": width, "num_hidden_layers": named.blocks, "patch_size": patch_size})
+    stated.check({"intermediate_size": hidden, "use_swiglu_ffn": gated, "use_gated_mlp": gated})
+    if architecture["position"] == "rotary":
+        _check_rotary(stated, architecture)
+        stated.check({"num_register_tokens": registers})
+    smooth = named.timm or (stated.family.name == "DINOv2" and registers > 0)
+    family = stated.architecture or f"{stated.family.name} ViT-{_SIZES.get(width, width)}/{patch_size}"
+    return Published(
+        architecture, pixels, family.replace("ViT ViT", "ViT"), tensors,
+        frozenset(key for key, value in {**assumed, "pixels": no_pixels}.items() if value), stated.image_size(), smooth,
+        stated.license(),
+    )  # fmt: skip
 
 
 def encoder_from_published(
@@ -137,7 +109,7 @@ def encoder_from_published(
 
     Args:
         published: what `read_published` returned.
-        arch: of the encoder.
+        arch: of the encoder; where its patches are of another size, the kernel is resized.
         grid: rows and columns of patches in our images; positions are resampled to it, bicubically.
         ours: normalization of the pixels that the encoder will get.
 
@@ -151,101 +123,98 @@ def encoder_from_published(
     _check_fit(published, arch)
     with torch.device("meta"):
         expected = VisionTransformer(arch, grid).state_dict()
-    found = published.tensors
-    ready = {**found, **_changed(found, arch, grid, _pixel_map(ours, published.pixels))}
-    weights = {name: _tensor(ready, name, *tensor.shape) for name, tensor in expected.items()}
+    ready = {**published.tensors, **_changed(published, arch, grid, _pixel_map(ours, published.pixels))}
+    weights = {name: check_shape(ready, name, *tensor.shape) for name, tensor in expected.items()}
+    if surplus := sorted(ready.keys() - expected.keys()):
+        raise DataError(f"{surplus[0]} (our name for it) has no place in this encoder")
     if broken := next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None):
         raise DataError(f"{broken} holds values that are not finite: the file is damaged")
     return {name: tensor.to(torch.float32).contiguous() for name, tensor in weights.items()}
 
 
-def _tensor(tensors: Mapping[str, Tensor], name: str, *shape: int) -> Tensor:
-    """Return a tensor, or refuse it where it is missing or of another shape, which torch might broadcast."""
-    if name not in tensors:
-        raise DataError(f"the weights lack {name} (our name for it): they are not those of a whole ViT")
-    if tensors[name].shape != shape:
-        raise DataError(f"{name} (our name for it) has shape {tuple(tensors[name].shape)}, not {shape}")
-    return tensors[name]
+def resize_kernel(kernel: Tensor, size: int) -> Tensor:
+    """Return a kernel (D, C, P, P) for patches of another side, by pseudo-inverse (FlexiViT, https://arxiv.org/abs/2212.08013).
+
+    A patch that is enlarged (bicubically) has the very same product with its kernel as before; one that is made smaller,
+    the nearest that is possible.
+    """
+    old = kernel.shape[-1]
+    if old == size:
+        return kernel
+    pixels = torch.eye(old**2, dtype=torch.float64).view(old**2, 1, old, old)
+    resized = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=size < old).flatten(1)
+    return (kernel.double().flatten(2) @ torch.linalg.pinv(resized).T).unflatten(2, (size, size))
+
+
+def _joined(named: Named) -> tuple[dict[str, Tensor], bool]:
+    """Return the tensors with parts joined as ours are, and whether the MLPs have a gate, after checks of what tells shapes."""
+    projection = named.tensors[PROJECTION]
+    if projection.ndim == 2:
+        raise UsageError(
+            "its projection of patches is a matrix, as SigLIP 2's for any aspect (NaFlex): choose a fixed size"
+        )
+    if projection.ndim != 4 or projection.shape[1] != 3 or projection.shape[2] != projection.shape[3]:
+        raise DataError(f"the projection of patches has shape {tuple(projection.shape)}, not (D, 3, P, P)")
+    parts = [
+        named.tensors.get(f"blocks.0.{part}.weight") for part in ("mlp.layers.0", "mlp.layers.1", "attention.output")
+    ]
+    if any(part is None or part.ndim != 2 for part in parts):
+        raise DataError("the weights have no Transformer blocks")
+    first, second, output = (part for part in parts if part is not None)
+    gated = "blocks.0.mlp.gate.weight" in named.tensors or first.shape[0] == 2 * second.shape[1]
+    return join_parts(named, projection.shape[0], output.shape[1]), gated
+
+
+def _check_rotary(stated: Stated, architecture: Mapping[str, Any]) -> None:
+    """Refuse what has no positions but is not DINOv3, whose convention of rotary positions is ours."""
+    theirs = stated.config.get("rope_theta", 100.0)
+    if theirs != 100:
+        raise UsageError(f"config.json says rope_theta = {theirs!r}; this encoder's rotary positions have 100")
+    named_so = "dinov3" in stated.architecture or not stated.architecture
+    if stated.family.name != "DINOv3" or not named_so or not architecture["layer_scale"]:
+        raise DataError("the weights have no learned positions")
 
 
 def _changed(
-    found: Mapping[str, Tensor], arch: Architecture, grid: tuple[int, int], pixel_map: tuple[Tensor, Tensor]
+    published: Published, arch: Architecture, grid: tuple[int, int], pixel_map: tuple[Tensor, Tensor]
 ) -> dict[str, Tensor]:
     """Return the tensors that our encoder has in another form."""
-    weight, width = found["embedding.projection.weight"].double(), arch.encoder_projection
+    found, width = published.tensors, arch.encoder_projection
     scale, shift = pixel_map
-    class_position, positions = _positions(found, grid)
-    bias = _tensor(found, "embedding.projection.bias", width) + torch.einsum("dcpq,c->d", weight, shift)
+    weight = resize_kernel(found[PROJECTION].double(), arch.patch_size)
+    bias = check_shape(found, "embedding.projection.bias", width) + torch.einsum("dcpq,c->d", weight, shift)
     changed = {
         # Our patches are flattened row by row, the channels of a pixel together.
-        "embedding.projection.weight": rearrange(weight * scale[:, None, None], "d c p1 p2 -> d (p1 p2 c)"),
+        PROJECTION: rearrange(weight * scale[:, None, None], "d c p1 p2 -> d (p1 p2 c)"),
         "embedding.projection.bias": bias,
-        "embedding.position": positions,
     }
     if arch.class_token:
-        changed["class_token"] = _tensor(found, "class_token", 1, 1, width).flatten().double() + class_position
-    attention = arch.heads * arch.head_width
-    for block in (f"blocks.{index}.attention." for index in range(arch.blocks)):
-        fused = f"{block}qkv.weight" in found
-        rows = 3 * attention if fused else attention
-        parts = [f"{block}{part}" for part in (("qkv",) if fused else ("query", "key", "value"))]
-        weights = [_tensor(found, f"{part}.weight", rows, width) for part in parts]
-        zeros = {f"{part}.bias": weight.new_zeros(rows) for part in parts}  # some models have no bias here
-        biases = [_tensor({**zeros, **found}, f"{part}.bias", rows) for part in parts]
-        changed |= {f"{block}qkv.weight": torch.cat(weights), f"{block}qkv.bias": torch.cat(biases)}
+        token = found["class_token"]
+        changed["class_token"] = check_shape({"class_token": token.flatten()}, "class_token", width).double()
+    if arch.registers:
+        changed["registers"] = found["registers"].reshape(arch.registers, width).double()
+    if arch.position == "add":
+        own, changed["embedding.position"] = _positions(published, grid, (arch.class_token, arch.registers))
+        if arch.class_token and len(own):
+            changed["class_token"] = changed["class_token"] + own[0]
+        if len(own) > 1:
+            changed["registers"] = changed["registers"] + own[1:]
     return changed
-
-
-def _our_names(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors by our names, without heads; refuse what a plain ViT does not have."""
-    found: dict[str, Tensor] = {}
-    strange = []
-    for name, tensor in published.items():
-        plain = name.removeprefix("vit.")
-        owner, _, last = plain.rpartition(".")
-        block = _BLOCK.fullmatch(owner)
-        if plain in _STEM:
-            found[_STEM[plain]] = tensor
-        elif owner in _STEM and last in ("weight", "bias"):
-            found[f"{_STEM[owner]}.{last}"] = tensor
-        elif block and block[2] in _PARTS and last in ("weight", "bias"):
-            found[f"blocks.{block[1]}.{_PARTS[block[2]]}.{last}"] = tensor
-        elif not plain.startswith(_HEADS):
-            strange.append(name)
-    if strange or "embedding.projection.weight" not in found:
-        what = f"{strange[0]} is none of its tensors" if strange else "it has no projection of patches"
-        raise UsageError(
-            f"this is no plain Vision Transformer in the naming of transformers (ViTModel) or timm: {what}"
-        )
-    return found
 
 
 def _check_fit(published: Published, arch: Architecture) -> None:
     """Refuse weights of another architecture, with the `--set` options that fit."""
-    assumed = {*published.assumed, "norm_epsilon"}
-    theirs = published.architecture
-    wrong = {key: value for key, value in theirs.items() if key not in assumed and getattr(arch, key) != value}
+    theirs = {key: value for key, value in published.architecture.items() if key not in ("patch_size", "norm_epsilon")}
+    wrong = {
+        key: value for key, value in theirs.items() if getattr(arch, key) != value and key not in published.assumed
+    }
+    if (arch.layer_scale > 0) == (theirs["layer_scale"] > 0):
+        wrong.pop("layer_scale", None)
     if arch.heads * arch.head_width != theirs["heads"] * theirs["head_width"]:
         wrong |= {key: theirs[key] for key in ("heads", "head_width")}
     if wrong:
         options = " ".join(f"--set model.{key}={option(value)}" for key, value in wrong.items())
         raise UsageError(f"the weights don't fit this recipe: {options} does (--preset vit-base is ViT-B/16)")
-
-
-def _pixels(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> PixelStats | None:
-    """Return mean and deviation of a published model's pixels, as transformers or timm write them."""
-    timm = config.get("pretrained_cfg")
-    timm = timm if isinstance(timm, dict) else {}
-    if preprocessor.get("do_normalize") is False:
-        return PixelStats((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    mean = preprocessor.get("image_mean", timm.get("mean"))
-    std = preprocessor.get("image_std", timm.get("std"))
-    if mean is None or std is None:
-        return None
-    try:
-        return PixelStats(tuple(map(float, mean)), tuple(map(float, std)))
-    except (TypeError, ValueError) as error:
-        raise DataError(f"its pixel mean {mean!r} and std {std!r} are not three numbers each") from error
 
 
 def _pixel_map(ours: PixelStats, theirs: PixelStats) -> tuple[Tensor, Tensor]:
@@ -255,29 +224,29 @@ def _pixel_map(ours: PixelStats, theirs: PixelStats) -> tuple[Tensor, Tensor]:
     return std / their_std, (mean - their_mean) / their_std
 
 
-def _positions(found: Mapping[str, Tensor], grid: tuple[int, int]) -> tuple[Tensor | float, Tensor]:
-    """Return the position embeddings of the class token, (D,) or 0, and of the patches, (N, D), resampled to the grid."""
-    width = found["embedding.projection.weight"].shape[0]
-    table = found.get("embedding.position")
-    if table is None or table.ndim != 3 or table.shape[0] != 1 or table.shape[2] != width:
+def _positions(published: Published, grid: tuple[int, int], tokens: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return position embeddings (k, D) of the first k tokens without a patch, and of the patches, (N, D), for a grid.
+
+    `tokens` are the numbers of class tokens and registers. Which of them have a position is seen by what is left for the
+    patches: the grid of the stated image size, or a square, or else as many as ours.
+    """
+    width, patch_size = (published.architecture[key] for key in ("encoder_projection", "patch_size"))
+    table = published.tensors["embedding.position"]
+    if not 2 <= table.ndim <= 3 or table.shape[-1] != width or table.numel() != table.shape[-2] * width:
         raise DataError(f"the weights have no learned positions of shape (1, N, {width})")
-    table = table[0].double()
-    first: Tensor | float = 0.0
-    cells = grid[0] * grid[1]
-    # A square number and one more, the class token's; with timm's `no_embed_class` only the square.
-    for_class = _is_square(len(table) - 1) or len(table) == cells + 1
-    if "class_token" in found and for_class and not _is_square(len(table)):
-        first, table = table[0], table[1:]
-    if _is_square(len(table)):
-        side = math.isqrt(len(table))
-        return first, resample_positions(table, (side, side), grid)
-    if len(table) != cells:
-        raise UsageError(
-            f"the weights have positions for {len(table)} patches, which is no square: "
-            "they fit images of the size they were trained on"
-        )
-    return first, table
-
-
-def _is_square(count: int) -> bool:
-    return math.isqrt(count) ** 2 == count
+    table = table.reshape(-1, width).double()
+    counts = (tokens[0], sum(tokens), 0)
+    stated = tuple(side // patch_size for side in published.image_size or ())
+    for count in counts:
+        if len(table) - count == math.prod(stated) and len(stated) == 2:
+            return table[:count], resample_positions(table[count:], stated, grid, antialias=published.antialias)
+    for count in counts:
+        if (side := math.isqrt(max(0, len(table) - count))) ** 2 == len(table) - count and side:
+            return table[:count], resample_positions(table[count:], (side, side), grid, antialias=published.antialias)
+    for count in counts:
+        if len(table) - count == grid[0] * grid[1]:
+            return table[:count], table[count:]
+    raise UsageError(
+        f"the weights have positions for {len(table)} patches, which is no square: "
+        "they fit images of the size they were trained on"
+    )
