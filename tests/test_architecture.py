@@ -36,6 +36,7 @@ FLOORS = {
             "recipes",
             "architecture",
             "old_keys",
+            "origin",
             "config",
         ),
         *(
@@ -86,7 +87,6 @@ UNMIRRORED: dict[str, str] = {
     "vitseg/synth/canvas.py": "what it draws is seen in whole scenes: tests/synth/test_scene.py",
     "vitseg/synth/objects.py": "what it draws is seen in whole scenes: tests/synth/test_scene.py",
     "vitseg/training/agent.py": "tests/flows/cli/test_killed.py kills agents",
-    "vitseg/training/hugging_face.py": "needs the hub; test_initial_weights stands in for it",
     "vitseg/training/objectives/base.py": "the interface of the objectives beside it",
     "vitseg/training/worker.py": "whole ranks: test_launch, test_ranks and objectives/",
 }

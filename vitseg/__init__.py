@@ -3,7 +3,7 @@
 Read the modules in the order of the data:
 
     0  errors, labels, class_change, config (recipe, recipes, architecture, old_keys), json_input, bounded_map,
-       storage, images, dist, device_copy, cuda_recording, precision, home, child_processes, git_commit
+       storage, images, dist, device_copy, cuda_recording, precision, home, origin, child_processes, git_commit
     1  data       sources → plan → shards → exact batches
        model      patches → encoder → decoder → pixels; bundle
        synth      generated street scenes

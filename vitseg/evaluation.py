@@ -97,6 +97,7 @@ def evaluate_batches(
     keep_images: bool = False,
     foreign: bool = False,
     precision: str = "float32",
+    image_size: tuple[int, int] | None = None,
 ) -> Evaluation:
     """Run a model over this rank's batches and add up over all ranks.
 
@@ -112,6 +113,7 @@ def evaluate_batches(
         foreign: the label K of K classes stands for classes that the model does not know: it counts in the confusion matrix,
             then (K + 1, K + 1), alone.
         precision: what the model computes in, as `vitseg.precision` names it; all else is at least float32.
+        image_size: (H, W) that images are resized to; None: as they are.
     """
     device = criterion.palette.device
     count = criterion.classes + foreign
@@ -125,6 +127,7 @@ def evaluate_batches(
     model.eval()
     for number, batch in enumerate(batches):
         images, labels = to_device(batch.images, device), to_device(batch.labels, device)
+        images = resize_planes(images, image_size or (images.shape[-2], images.shape[-1]))
         with autocast(precision, device):
             known = {} if batch.tokens is None else {"tokens": to_device(batch.tokens, device)}
             output = model(images, **known)
@@ -264,9 +267,7 @@ def _as_model_sees(batch: Batch, bundle: Bundle, names: Sequence[str] | None) ->
 
     The model's K-th class, one more than it has, are those that it does not know.
     """
-    images, labels = batch.images, batch.labels
-    if tuple(images.shape[-2:]) != bundle.image_size:
-        images = resize_planes(images, bundle.image_size)
+    images, labels = resize_planes(batch.images, bundle.image_size), batch.labels
     if names is not None:
         places = match_names(names, [label.name for label in bundle.classes])
         table = torch.full((256,), IGNORE_INDEX, dtype=torch.uint8)

@@ -102,7 +102,7 @@ def init(address: str) -> str:
     """Return the address of initial weights as it means the same everywhere; refuse one of no known form."""
     if not address:
         return ""
-    from vitseg.training.initial_weights import check_address  # imports torch
+    from vitseg.training.start_address import check_address  # imports torch
 
     return check_address(address)
 

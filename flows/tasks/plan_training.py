@@ -1,7 +1,7 @@
 """Task: data, recipe and start → a job with a run on the tracking server."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from prefect import task
 
@@ -11,6 +11,7 @@ from vitseg.config import RecipeLayers
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.errors import VitsegError
 from vitseg.model.encoder_bundle import CONFIG
+from vitseg.model.patches import nearest_size
 from vitseg.registry import promotion, tracking, versions
 from vitseg.registry.markdown import listed
 from vitseg.registry.versions import Version
@@ -40,7 +41,7 @@ def plan_training(
     `vitseg.training.objectives.OBJECTIVES`; the rest is as in `flows.train`.
     """
     manifest = read_manifest(shards)
-    fresh, request, weights = new_job(shards, manifest, layers, nodes.world_size, init=init, task=kind)
+    fresh, request, initial, notes = new_job(shards, manifest, layers, nodes.world_size, init=init, task=kind)
     if fresh.recipe != request.recipe:
         note(
             "this data set has pairs of images and no classes: model.target=rgb, and model.pixels=fixed to see brightness"
@@ -71,13 +72,13 @@ def plan_training(
         if kind == SEGMENTATION and (champion := promotion.champion_of(name)):
             for line in changes_since(champion, manifest)[1]:
                 note(line)
-        if weights:
-            note(f"starting from {weights.address}: {weights.taken}")
+        for line in notes:
+            note(line)
         job = replace(job, run_id=_start_run(job, name))
         if not resume:
             forget_job(job.folder)
-        if weights:
-            open_store(job.folder).write(FILE, weights.data)
+        if initial:
+            open_store(job.folder).write(FILE, initial.data)
     elif action == "deliver":
         note(f"trained already, in {job.folder}: only what follows is left")
     else:
@@ -110,7 +111,8 @@ def changes_since(champion: Version, manifest: Manifest) -> tuple[ClassChange | 
     written = [label.name for label, place in places if place is not None and label != bundle.classes[place]]
     if written:
         lines.append(f"{known} has other ids or colors for: {listed(written)}; new masks have those of these shards")
-    if before and after and tuple(bundle.image_size) != tuple(manifest.image_size):
+    own_size = nearest_size(manifest.image_size, bundle.architecture.patch_size)
+    if before and after and tuple(bundle.image_size) != own_size:
         sizes = [f"{width}×{height}" for height, width in (bundle.image_size, manifest.image_size)]
         lines.append(
             f"{known} sees images of {sizes[0]}, these are {sizes[1]}: each version is measured at its own size"
@@ -124,6 +126,7 @@ def _start_run(job: Job, name: str) -> str:
     params = {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
     params |= {f"{key}.chosen": reason for key, reason in job.chosen.items()}
     params |= {"init": job.init, "init.sha256": job.init_sha256} if job.init else {}
+    params |= {f"init.origin.{key}": value for key, value in asdict(job.origin).items() if value}
     tags = {"vitseg.job": job.folder, "vitseg.shards": job.shards, "vitseg.fingerprint": job.fingerprint}
     tags |= {"vitseg.task": job.task} if job.task != SEGMENTATION else {}
     run_id = tracking.start_run(f"{name} {job.name}", params, tags)

@@ -1,27 +1,26 @@
-"""Where training starts: every kind of `--init`, and what is refused in one line."""
+"""What of other weights a network is given, and that every rank trains from it."""
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load, save_file
+from safetensors.torch import load
 
 from tests.training.conftest import small_recipe
 from vitseg.architecture import Architecture
 from vitseg.data.manifest import read_manifest
 from vitseg.dist import World
-from vitseg.errors import DataError, NotFoundError, StorageError, UsageError, VitsegError
+from vitseg.errors import DataError, UsageError, VitsegError
 from vitseg.labels import Label, background_of, logit_count, train_classes
 from vitseg.model.bundle import load_bundle, save_bundle
 from vitseg.model.encoder_bundle import EncoderBundle, pack_encoder
 from vitseg.model.segmenter import Segmenter, build_model
 from vitseg.registry import tracking
-from vitseg.training import hugging_face
-from vitseg.training.initial_weights import FILE, check_address, fit_initial, load_initial
+from vitseg.training.initial_weights import FILE, fit_initial, load_initial
 from vitseg.training.job import Job, job_folder, write_job
+from vitseg.training.start_address import read_start
 from vitseg.training.worker import train_rank
 
 SIZE = (32, 64)
@@ -38,22 +37,6 @@ def bundle(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def published(tmp_path: Path) -> Path:
-    """A published ViT's file in timm's naming, for images of 48×48."""
-    torch.manual_seed(0)
-    state = {"cls_token": torch.rand(1, 1, 24), "pos_embed": torch.rand(1, 10, 24)}
-    state |= {"patch_embed.proj.weight": torch.rand(24, 3, 16, 16), "patch_embed.proj.bias": torch.rand(24)}
-    shapes = {"norm1": (24,), "norm2": (24,), "attn.qkv": (48, 24), "attn.proj": (24, 16)}
-    for name, shape in {**shapes, "mlp.fc1": (32, 24), "mlp.fc2": (24, 32)}.items():
-        state |= {f"blocks.0.{name}.weight": torch.rand(shape), f"blocks.0.{name}.bias": torch.rand(shape[0])}
-    state |= {"norm.weight": torch.rand(24), "norm.bias": torch.rand(24)}
-    file = tmp_path / "vit" / "model.safetensors"
-    file.parent.mkdir()
-    save_file(state, file)
-    return file
-
-
 def started(arch: Architecture, initial, folder: Path, classes: int = 19) -> Segmenter:
     """Return a network of seed 0 after it was given its start."""
     folder.mkdir(exist_ok=True)
@@ -64,11 +47,10 @@ def started(arch: Architecture, initial, folder: Path, classes: int = 19) -> Seg
 
 
 def test_a_bundle_is_taken_over_whole(bundle: Path, tmp_path: Path) -> None:
-    initial = fit_initial(str(bundle), ARCH, SIZE, train_classes())
+    initial = fit_initial(read_start(str(bundle)), ARCH, SIZE, train_classes())
     images = torch.randint(0, 256, (2, 3, *SIZE), dtype=torch.uint8)
     model = started(ARCH, initial, tmp_path / "job")
     assert torch.equal(model.eval()(images), load_bundle(bundle).model(images))
-    assert initial.address == str(bundle)
     assert initial.taken.startswith("the encoder and ")
 
 
@@ -76,7 +58,7 @@ def test_classes_are_taken_over_by_name_and_new_ones_start_at_0(bundle: Path, tm
     known = train_classes()
     kerb = Label("kerb", (1, 2, 3), 77)
     classes = tuple(dataclasses.replace(one, train_id=place) for place, one in enumerate((known[2], kerb, known[0])))
-    initial = fit_initial(str(bundle), ARCH, SIZE, classes)
+    initial = fit_initial(read_start(str(bundle)), ARCH, SIZE, classes)
     source, found = load_bundle(bundle).model, started(ARCH, initial, tmp_path / "job", 3)
     images = torch.randint(0, 256, (2, 3, *SIZE), dtype=torch.uint8)
     scores = found.eval()(images)
@@ -88,7 +70,7 @@ def test_classes_are_taken_over_by_name_and_new_ones_start_at_0(bundle: Path, tm
 
 def test_the_same_classes_in_another_order_are_put_in_order(bundle: Path, tmp_path: Path) -> None:
     classes = tuple(dataclasses.replace(one, train_id=18 - one.train_id) for one in reversed(train_classes()))
-    initial = fit_initial(str(bundle), ARCH, SIZE, classes)
+    initial = fit_initial(read_start(str(bundle)), ARCH, SIZE, classes)
     images = torch.randint(0, 256, (2, 3, *SIZE), dtype=torch.uint8)
     scores = started(ARCH, initial, tmp_path / "job").eval()(images)
     assert torch.allclose(scores, load_bundle(bundle).model(images).flip(1), atol=1e-6)
@@ -99,14 +81,14 @@ def test_a_decoder_that_reads_its_own_scores_learns_the_new_order(tmp_path: Path
     one, two = train_classes()[:2]
     save_bundle(tmp_path, build_model(arch, SIZE, 2, seed=5), (one, two))
     turned = (dataclasses.replace(two, train_id=0), dataclasses.replace(one, train_id=1))
-    found = load(fit_initial(str(tmp_path), arch, SIZE, turned).data)
+    found = load(fit_initial(read_start(str(tmp_path)), arch, SIZE, turned).data)
     assert "decoder.made.weight" not in found
-    assert "decoder.made.weight" in load(fit_initial(str(tmp_path), arch, SIZE, (one, two)).data)
+    assert "decoder.made.weight" in load(fit_initial(read_start(str(tmp_path)), arch, SIZE, (one, two)).data)
 
 
 def test_of_classes_that_are_all_new_the_last_layer_is_new(bundle: Path, tmp_path: Path) -> None:
     classes = tuple(dataclasses.replace(one, name=f"new {one.name}") for one in train_classes())
-    initial = fit_initial(str(bundle), ARCH, SIZE, classes)
+    initial = fit_initial(read_start(str(bundle)), ARCH, SIZE, classes)
     model, fresh = started(ARCH, initial, tmp_path / "job"), build_model(ARCH, SIZE, 19, seed=0)
     source = load_bundle(bundle).model.state_dict()
     last = [f"decoder.mlp.layers.1.{part}" for part in ("weight", "bias")]
@@ -130,12 +112,12 @@ def test_several_classes_become_a_binary_model_and_back(tmp_path: Path, decoder:
         save_bundle(folder := tmp_path / name, model, classes)
         folders.append(folder)
     two, one = (load_bundle(folder).model for folder in folders)
-    initial = fit_initial(str(folders[0]), arch, SIZE, binary)
+    initial = fit_initial(read_start(str(folders[0])), arch, SIZE, binary)
     logits = started(arch, initial, tmp_path / "job", 1).eval()(images)
     if decoder != "spiral":  # which reads its own scores, and so has to learn anew
         scores = two(images)
         assert torch.allclose(logits, scores[:, 1:] - scores[:, :1], atol=1e-5)  # the very same masks
-    back = fit_initial(str(folders[1]), arch, SIZE, (road, car))
+    back = fit_initial(read_start(str(folders[1])), arch, SIZE, (road, car))
     scores = started(arch, back, tmp_path / "job", 2).eval()(images)
     if decoder != "spiral":
         assert torch.allclose(scores[:, 1:] - scores[:, :1], one(images), atol=1e-5)
@@ -143,7 +125,7 @@ def test_several_classes_become_a_binary_model_and_back(tmp_path: Path, decoder:
 
 
 def test_another_image_size_resamples_positions(bundle: Path) -> None:
-    initial = fit_initial(str(bundle), ARCH, (64, 64), train_classes())
+    initial = fit_initial(read_start(str(bundle)), ARCH, (64, 64), train_classes())
     assert load(initial.data)["encoder.embedding.position"].shape == (64, 8)
     assert "from 4×8 to 8×8 patches" in initial.taken
 
@@ -154,7 +136,7 @@ def test_another_image_size_resamples_positions(bundle: Path) -> None:
 )
 def test_another_encoder_is_told_with_the_option_that_mends_it(bundle: Path, key: str, value: object) -> None:
     with pytest.raises(UsageError) as caught:
-        fit_initial(str(bundle), small_recipe(f"model.{key}={value}").model, SIZE, train_classes())
+        fit_initial(read_start(str(bundle)), small_recipe(f"model.{key}={value}").model, SIZE, train_classes())
     assert f"--set model.{key}={getattr(ARCH, key)}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -166,115 +148,40 @@ def test_an_encoder_alone(bundle: Path, tmp_path: Path) -> None:
     folder.mkdir()
     for name, content in pack_encoder(EncoderBundle(tensors, ARCH, SIZE), {"epochs": 3}).items():
         (folder / name).write_bytes(content)
-    assert load(fit_initial(str(folder), ARCH, SIZE, train_classes()).data).keys() == tensors.keys()
+    assert load(fit_initial(read_start(str(folder)), ARCH, SIZE, train_classes()).data).keys() == tensors.keys()
     content = (folder / "encoder.safetensors").read_bytes()
     (folder / "encoder.safetensors").write_bytes(content[:-4] + b"\1\2\3\4")
     with pytest.raises(DataError, match="sha256 differs"):
-        fit_initial(str(folder), ARCH, SIZE, train_classes())
+        fit_initial(read_start(str(folder)), ARCH, SIZE, train_classes())
 
 
-def test_a_published_file_and_what_lies_beside_it(published: Path) -> None:
-    plain = fit_initial(str(published), VIT, SIZE, train_classes())
+def test_a_published_encoder_is_taken_over_for_its_own_pixels(published: Path) -> None:
+    plain = fit_initial(read_start(str(published)), VIT, SIZE, train_classes())
     assert "mean 0.5 and std 0.5" in plain.taken
     names = load(plain.data).keys()
     assert {name for name in Segmenter(VIT, SIZE, 19).state_dict() if name.startswith("encoder.")} <= set(names)
     beside = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
     (published.parent / "preprocessor_config.json").write_text(json.dumps(beside))
-    other = fit_initial(str(published), VIT, SIZE, train_classes())
+    other = fit_initial(read_start(str(published)), VIT, SIZE, train_classes())
     assert "mean 0.485 and std 0.229" in other.taken
     assert other.sha256 != plain.sha256
-    (published.parent / "config.json").write_text(json.dumps({"num_attention_heads": 4, "layer_norm_eps": 1e-12}))
-    with pytest.raises(UsageError, match=r"--set model.heads=4 --set model.head_width=4"):
-        fit_initial(str(published), VIT, SIZE, train_classes())
-    (published.parent / "config.json").write_text(json.dumps({"num_attention_heads": 2, "layer_norm_eps": 1e-12}))
-    assert "--set model.norm_epsilon=1e-12" in fit_initial(str(published.parent), VIT, SIZE, train_classes()).taken
-    (published.parent / "config.json").write_text(json.dumps({"hidden_act": "quick_gelu"}))
-    with pytest.raises(UsageError, match="quick_gelu"):
-        fit_initial(str(published), VIT, SIZE, train_classes())
-
-
-def test_a_bucket_holds_weights_too(published: Path, s3: str) -> None:
-    from vitseg.storage import open_store
-
-    open_store(f"{s3}/vit").write("any-name.safetensors", published.read_bytes())
-    initial = fit_initial(f"{s3}/vit/any-name.safetensors", VIT, SIZE, train_classes())
-    assert initial.sha256 == fit_initial(str(published), VIT, SIZE, train_classes()).sha256
-
-
-def test_a_file_too_large_is_not_read(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitseg.training.initial_weights.MAX_BYTES", 1000)
-    with pytest.raises(DataError, match="more than the 1000 it may have"):
-        fit_initial(str(published), VIT, SIZE, train_classes())
-
-
-def test_what_can_run_code_is_never_read(tmp_path: Path) -> None:
-    for name in ("pytorch_model.bin", "vit.pth", "vit.pt", "last.ckpt", "vit.npz"):
-        with pytest.raises(UsageError, match="can run code"):
-            check_address(str(tmp_path / name))
-    file = tmp_path / "model.safetensors"
-    torch.save({"x": torch.ones(1)}, file)
-    with pytest.raises(DataError, match="not a safetensors file"):
-        fit_initial(str(file), VIT, SIZE, train_classes())
-
-
-@pytest.mark.parametrize(
-    ("address", "kind", "hint"),
-    [
-        ("nowhere", NotFoundError, "hf:OWNER/NAME"),
-        ("nowhere.safetensors", NotFoundError, "does not exist"),
-        ("hf:only-a-name", UsageError, "hf:OWNER/NAME"),
-        ("models:/nobody/7", NotFoundError, "nobody/7"),
-        ("runs:/" + "0" * 32, NotFoundError, "0000"),
-    ],
-)
-def test_what_is_not_there_is_told_in_one_line(sqlite: str, address: str, kind: type, hint: str) -> None:
-    with pytest.raises(kind, match=hint) as caught:
-        fit_initial(address, ARCH, SIZE, train_classes())
-    assert "\n" not in str(caught.value)
-
-
-def test_the_hub_is_optional_and_may_be_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, published: Path) -> None:
-    huggingface_hub = pytest.importorskip("huggingface_hub")
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    def offline(*arguments: object, **options: object) -> str:
-        raise LocalEntryNotFoundError("no connection,\nand not in the cache")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    with pytest.raises(StorageError, match=r"can't be reached.*--init path/to/model.safetensors") as caught:
-        fit_initial("hf:google/vit-base-patch16-224", VIT, SIZE, train_classes())
-    assert "\n" not in str(caught.value)
-
-    def online(repo: str, name: str, revision: str | None) -> str:
-        assert (repo, revision) == ("google/vit-base-patch16-224", "main")
-        if name != "model.safetensors":
-            raise EntryNotFoundError(name)
-        return str(published)
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", online)
-    found = fit_initial("hf:google/vit-base-patch16-224@main", VIT, SIZE, train_classes())
-    assert found.sha256 == fit_initial(str(published), VIT, SIZE, train_classes()).sha256
-
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UsageError, match=r"pip install 'vitseg\[hf\]'"):
-        hugging_face.check_hub_address("hf:google/vit-base-patch16-224")
 
 
 def test_another_start_is_another_job_and_ranks_train_from_it(bundle: Path, shards: str, sqlite: str) -> None:
     manifest, recipe = read_manifest(shards), small_recipe("run.epochs=1", "optimizer.learning_rate=1e-12")
-    initial = fit_initial(str(bundle), recipe.model, manifest.image_size, manifest.classes)
+    initial = fit_initial(read_start(str(bundle)), recipe.model, manifest.image_size, manifest.classes)
     folder = job_folder(str(bundle.parent), manifest.fingerprint, recipe, initial.sha256)
     assert folder != job_folder(str(bundle.parent), manifest.fingerprint, recipe)
     run_id = tracking.start_run("init", {}, {"vitseg.job": folder})
-    job = Job(folder, shards, manifest.fingerprint, recipe, run_id, initial.address, initial.sha256)
+    job = Job(folder, shards, manifest.fingerprint, recipe, run_id, str(bundle), initial.sha256)
     write_job(job)
     Path(folder, FILE).write_bytes(initial.data)
     train_rank(folder, World(0, 1, torch.device("cpu")))
     before, after = (load_bundle(place).model.state_dict() for place in (bundle, Path(folder, "bundle")))
     for name, value in after.items():
         assert torch.allclose(value, before[name], atol=1e-6), name
-    again = fit_initial(f"runs:/{run_id}", recipe.model, manifest.image_size, manifest.classes)
-    assert again.address == f"runs:/{run_id}"
+    again = read_start(f"runs:/{run_id}")
+    assert (again.address, again.encoder) == (f"runs:/{run_id}", read_start(str(bundle)).encoder)
     Path(folder, FILE).write_bytes(initial.data[:-1] + b"x")
     with pytest.raises(VitsegError, match="damaged"):
         train_rank(folder, World(0, 1, torch.device("cpu")))

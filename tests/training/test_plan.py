@@ -4,13 +4,17 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load
 
 from vitseg.config import load_layers, load_recipe
 from vitseg.data.manifest import Manifest, ShardInfo, Split
 from vitseg.errors import DataError, UsageError
 from vitseg.labels import train_classes
+from vitseg.model.bundle import save_bundle
+from vitseg.model.segmenter import build_model
+from vitseg.origin import Origin
 from vitseg.training.job import MASKED, Job, write_job
-from vitseg.training.plan import check, new_job, plan_job
+from vitseg.training.plan import NewJob, check, new_job, plan_job
 
 
 def manifest(**samples: int) -> Manifest:
@@ -85,7 +89,7 @@ def test_what_is_left_to_do_for_a_job(
 def test_what_is_chosen_for_a_new_job_stays(tmp_path: Path, world_size: int) -> None:
     """On 5 ranks, too, which could not share the preset's batch of 8."""
     layers = load_layers("tiny", None, ["data.batch_size=auto"])
-    fresh, request, _ = new_job(str(tmp_path), manifest(train=400, val=1), layers, world_size)
+    fresh, request, *_ = new_job(str(tmp_path), manifest(train=400, val=1), layers, world_size)
     assert fresh.folder.endswith(f"-{request.digest()}")
     batches = iter([40, 80])
 
@@ -116,11 +120,71 @@ def test_an_encoder_that_does_not_learn_needs_a_start(encoder: str) -> None:
     with pytest.raises(UsageError, match=f"model.encoder = {encoder}: without --init"):
         new_job("shards", manifest(train=16, val=1), layers, 1)
     with pytest.raises(UsageError, match="leave out model"):
-        new_job("shards", manifest(train=16, val=1), layers, 1, init="weights.safetensors", task=MASKED)
+        new_job("shards", manifest(train=16, val=1), layers, 1, task=MASKED)
 
 
 def test_pairs_of_images_are_learned_as_colors() -> None:
     pairs = dataclasses.replace(manifest(train=16, val=1), classes=(), targets="images")
-    job, _, start = new_job("shards", pairs, load_layers("tiny"), 1)
-    assert (job.recipe.model.target, job.recipe.model.pixels, start) == ("rgb", "fixed", None)
+    job, _, initial, _ = new_job("shards", pairs, load_layers("tiny"), 1)
+    assert (job.recipe.model.target, job.recipe.model.pixels, initial) == ("rgb", "fixed", None)
     assert new_job("shards", pairs, load_layers("tiny"), 1, task=MASKED).job.recipe == load_recipe("tiny")
+
+
+def test_a_start_decides_the_encoder_and_its_recipe(published: Path, tmp_path: Path) -> None:
+    overrides = ["model.heads=2", "model.head_width=8", "optimizer.learning_rate=0.5"]
+    data = dataclasses.replace(manifest(train=32, val=1), image_size=(33, 50))
+
+    def plan(*more: str, init: str = str(published)) -> NewJob:
+        return new_job(str(tmp_path), data, load_layers("tiny", None, [*overrides, *more]), 1, init=init)
+
+    job, _, initial, notes = plan()
+    assert initial
+    arch, preset = job.recipe.model, load_recipe("tiny").model
+    assert (arch.patch_size, arch.blocks, arch.mlp_units, arch.heads, arch.pixels) == (16, 1, (32, 24), 2, "fixed")
+    assert (arch.decoder, arch.fine_width) == (preset.decoder, preset.fine_width)
+    assert job.recipe.optimizer.learning_rate == 0.5
+    assert job.recipe.optimizer.weight_decay == load_layers("tiny").request({}).recipe.optimizer.weight_decay
+    assert (job.init, job.init_sha256, job.origin.address) == (str(published), initial.sha256, str(published))
+    assert notes[0].startswith(f"starting from {published}: the encoder of ")
+    assert "license unknown" in notes[3]
+    assert notes[4] == "the network takes 48×32, a multiple of patch size 16: photographs of 50×33 are resized to it"
+    assert load(initial.data)["encoder.embedding.position"].shape == (2 * 3, 24)
+    assert plan().job == job
+    assert plan("run.log_steps=9").job.folder == job.folder
+    assert (
+        len({job.folder, plan("model.heads=1", "model.head_width=16").job.folder, plan("run.epochs=9").job.folder}) == 3
+    )
+    with pytest.raises(UsageError, match=rf"--init {published}: model.blocks is set to 3, but its encoder has 1"):
+        plan("model.blocks=3")
+
+
+def test_a_retraining_finds_its_version_whatever_that_started_from(published: Path, tmp_path: Path) -> None:
+    own = ["model.heads=2", "model.head_width=8"]
+    data = dataclasses.replace(manifest(train=32, val=1), image_size=(32, 64))
+    started, fresh = (
+        new_job(str(tmp_path), data, load_layers("tiny", None, own), 1, init=init).job for init in (str(published), "")
+    )
+    assert started.recipe.digest() != fresh.recipe.digest()
+    assert started.recipe_digest == fresh.recipe_digest == load_recipe("tiny", overrides=own).digest()
+    last = load_layers("tiny", None, [*own, "model.fine_patch=16"])  # which the preset's own encoder could not have
+    assert new_job(str(tmp_path), data, last, 1, init=str(published)).job.recipe.model.fine_patch == 16
+
+
+def test_an_encoder_of_ours_is_taken_with_its_pixels(tmp_path: Path) -> None:
+    recipe = load_recipe("small", overrides=["model.blocks=1", "model.encoder_projection=24", "model.fine_width=32"])
+    save_bundle(tmp_path, build_model(recipe.model, (32, 32), 19, seed=1), train_classes())
+    data = dataclasses.replace(manifest(train=32, val=1), image_size=(32, 32))
+    job, _, initial, _ = new_job("shards", data, load_layers("vit-base"), 1, init=str(tmp_path))
+    assert initial
+    assert job.recipe.model.pixels == "image" != load_recipe("vit-base").model.pixels
+    assert (job.recipe.model.encoder_projection, job.recipe.model.fine_width) == (24, 256)
+    assert "encoder.embedding.position" in load(initial.data)
+    assert job.origin == Origin()
+
+
+def test_pretraining_needs_patches_that_fill_its_images(tmp_path: Path) -> None:
+    data = dataclasses.replace(manifest(train=16, val=1), image_size=(30, 30))
+    with pytest.raises(UsageError, match="not a multiple of patch size 8"):
+        new_job("shards", data, load_layers("tiny"), 1, task=MASKED)
+    notes = new_job("shards", data, load_layers("tiny"), 1).notes
+    assert notes == ("the network takes 32×32, a multiple of patch size 8: photographs of 30×30 are resized to it",)

@@ -40,10 +40,18 @@ def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize_planes(images: "Tensor", size: tuple[int, int]) -> "Tensor":
-    """Do what `resize` does for a batch on the processor, uint8 (B, 3, H, W): uint8 (B, 3, h, w)."""
+    """Do what `resize` does for a batch, uint8 (B, 3, H, W): uint8 (B, 3, h, w), the same images where it is their size.
+
+    On a GPU the result may differ by 1 of 255 here and there.
+    """
     import torch.nn.functional as F
 
-    return F.interpolate(images, size, mode="bicubic", antialias=True)
+    if tuple(images.shape[-2:]) == tuple(size):
+        return images
+    if not images.is_cuda:
+        return F.interpolate(images, size, mode="bicubic", antialias=True)
+    resized = F.interpolate(images.float(), size, mode="bicubic", antialias=True)
+    return resized.round().clamp(0, 255).to(images.dtype)
 
 
 def resize_rows(photo: Photo, size: tuple[int, int]) -> np.ndarray:

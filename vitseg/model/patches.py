@@ -23,12 +23,18 @@ def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     """
     height, width = image_size
     if min(image_size) < 1 or height % patch_size or width % patch_size:
-        fit = "x".join(str(max(1, round(side / patch_size)) * patch_size) for side in (width, height))
+        fit = "x".join(map(str, reversed(nearest_size(image_size, patch_size))))
         raise UsageError(
             f"image size {width}x{height} is not a multiple of patch size {patch_size}: "
             f"preprocess with --size {fit}, or choose another model.patch_size"
         )
     return height // patch_size, width // patch_size
+
+
+def nearest_size(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """Return the multiples of the patch size, at least 1, that are nearest to the sides of an image of (H, W) pixels."""
+    height, width = (max(1, round(side / patch_size)) * patch_size for side in image_size)
+    return height, width
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:

@@ -5,6 +5,7 @@ The rows of the last layer that write scores are taken by the names of their cla
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,12 @@ _ENCODER_KEYS = (
     "patch_size", "pixels", "position", "encoder_projection", "blocks", "heads", "head_width", "mlp_units", "skip_projection",
     "normalization", "class_token", "registers", "activation", "pre_norm",
 )  # fmt: skip
+
+
+def encoder_keys(arch: Architecture) -> dict[str, Any]:
+    """Return the values of an architecture by which its encoder computes."""
+    keys = (*_ENCODER_KEYS, "norm_epsilon", "layer_scale")
+    return {key: getattr(arch, key) for key in (*keys, *(("spatial_embedding",) if arch.position == "concat" else ()))}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ loop.py             the training loop; step.py takes one optimizer step, resume.
 cuda_graph.py       a step's forward and backward pass, launched as one on GPUs
 objectives/         everything in which trainings differ: inputs, loss, validation, panels, export
 progress.py         steps, history, the best epoch, speed and the time budget
-initial_weights.py  weights to start from (`--init`); hugging_face.py fetches them from the hub
+start_address.py    reads the weights to start from (`--init`); hugging_face.py fetches them from the hub
+start.py            what such weights decide; initial_weights.py fits them to a job's network
 features.py         features of a frozen encoder, computed once by all ranks
 optimizer.py        AdamW or Muon (muon.py), the learning rate of each step, and the weights' moving average
 precision.py        what a job computes in, chosen when it begins

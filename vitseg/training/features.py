@@ -24,6 +24,7 @@ from vitseg.data.manifest import Manifest, ShardInfo
 from vitseg.data.shard_cache import limit_bytes
 from vitseg.device_copy import to_device
 from vitseg.errors import DataError, StoreFullError, UsageError
+from vitseg.images.resize import resize_planes
 from vitseg.model.segmenter import Segmenter
 from vitseg.precision import autocast
 from vitseg.training.objectives.base import Objective
@@ -144,7 +145,8 @@ def _compute(
 @torch.no_grad()
 def _encode(objective: Segmentation, images: torch.Tensor) -> torch.Tensor:
     """Return the tokens float16 (B, N, E), on the processor, of photographs uint8 (B, 3, H, W) as training sees them."""
-    model, images = objective.model, to_device(images, objective.device)
+    model = objective.model
+    images = resize_planes(to_device(images, objective.device), model.image_size)
     with autocast(objective.recipe.run.precision, images.device):
         tokens = model.encode(images).half().cpu()
     if not tokens.isfinite().all():

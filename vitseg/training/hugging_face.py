@@ -3,13 +3,26 @@
 import logging
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from vitseg.errors import AccessError, NotFoundError, StorageError, UsageError
 
 SCHEME = "hf:"
 WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+"""Of weights in several files: which holds which tensor."""
 SIDECARS = ("config.json", "preprocessor_config.json")
+_CARD = "README.md"
 _ADDRESS = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_COMMIT = re.compile("[0-9a-f]{40}")
+
+
+class Download(NamedTuple):
+    """Files of one commit of a repository ("": unknown), and the license that it names ("": none)."""
+
+    folder: Path
+    commit: str
+    license: str
 
 
 def check_hub_address(address: str) -> tuple[str, str | None]:
@@ -30,8 +43,10 @@ def check_hub_address(address: str) -> tuple[str, str | None]:
     return match["repo"], match["revision"]
 
 
-def download(address: str) -> Path:
-    """Return the folder of a published model's files, from the cache where they are there; sidecars may be missing.
+def download(address: str) -> Download:
+    """Return a published model's files, from the cache where they are there; all but its weights may be missing.
+
+    Of weights in several files, each is fetched by `download_part`.
 
     Raises:
         UsageError: see `check_hub_address`.
@@ -41,12 +56,36 @@ def download(address: str) -> Path:
     """
     repo, revision = check_hub_address(address)
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # of failures and retries: errors are one line here
-    weights, *_ = [_file(address, repo, name, revision) for name in (WEIGHTS, *SIDECARS)]
+    weights = _file(address, repo, WEIGHTS, revision, optional=True)
+    weights = weights or _file(address, repo, INDEX, revision)
     assert weights is not None
-    return weights.parent
+    folder = weights.parent
+    commit = folder.name if _COMMIT.fullmatch(folder.name) else ""  # the cache has a folder for each commit
+    revision = commit or revision  # everything from the same commit, whatever is pushed meanwhile
+    *_, card = [_file(address, repo, name, revision, optional=True) for name in (*SIDECARS, _CARD)]
+    return Download(folder, commit, _license(card) if card else "")
 
 
-def _file(address: str, repo: str, name: str, revision: str | None) -> Path | None:
+def download_part(address: str, commit: str, name: str) -> None:
+    """Fetch one of several files of weights into the folder of `download`; it raises the same."""
+    repo, revision = check_hub_address(address)
+    _file(address, repo, name, commit or revision)
+
+
+def _license(card: Path) -> str:
+    """Return the license in the metadata of a repository's card."""
+    from huggingface_hub import metadata_load
+
+    try:
+        found = metadata_load(card) or {}
+    except Exception:  # noqa: BLE001 - whatever YAML holds: a card that can't be read names no license
+        return ""
+    name = found.get("license")
+    name = found.get("license_name", name) if name == "other" else name
+    return name if isinstance(name, str) else ", ".join(map(str, name or ()))
+
+
+def _file(address: str, repo: str, name: str, revision: str | None, *, optional: bool = False) -> Path | None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -65,7 +104,7 @@ def _file(address: str, repo: str, name: str, revision: str | None) -> Path | No
             f"{address} does not exist on the hub, or needs a token: check its name, or set HF_TOKEN"
         ) from error
     except EntryNotFoundError as error:
-        if name != WEIGHTS:
+        if optional:
             return None  # also offline, with weights in the cache that came without it
         if isinstance(error, LocalEntryNotFoundError):
             raise StorageError(

@@ -6,13 +6,14 @@ an unfinished one goes on from its newest checkpoint, a finished one is not done
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from vitseg.config import recipe_from
 from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.json_input import malformed_as_data_error, parse_json
 from vitseg.old_keys import without_overlap_keys
+from vitseg.origin import Origin
 from vitseg.recipe import Recipe, RecipeRequest
 from vitseg.storage import join, open_store
 
@@ -29,8 +30,8 @@ class Job:
 
     `task` is `SEGMENTATION`, or `MASKED`: pretraining on photographs, whose labels, if any, are ignored.
     `init` is the address of the weights to start from ("": from scratch), `init_sha256` the hash of the `init.safetensors`
-    made of them. `max_minutes` is the time that all attempts together may take. `result` is empty until the job is
-    finished; then it is what `vitseg train` prints.
+    made of them, `origin` where they were published, if they were. `max_minutes` is the time that all attempts together may
+    take. `result` is empty until the job is finished; then it is what `vitseg train` prints.
     `chosen` are the keys of the recipe whose values were chosen for the device when the job was new, each with the reason;
     `asked` is the digest of the recipe before that ("": as it is).
     """
@@ -42,6 +43,7 @@ class Job:
     run_id: str = ""
     init: str = ""
     init_sha256: str = ""
+    origin: Origin = field(default_factory=Origin)
     task: str = SEGMENTATION
     max_minutes: float | None = None
     chosen: Mapping[str, str] = field(default_factory=dict)
@@ -100,7 +102,7 @@ def job_folder(
 def write_job(job: Job) -> None:
     """Write `job.json`."""
     data = {"schema": SCHEMA, **vars(job), "recipe": job.recipe.to_json()}
-    data |= {"chosen": dict(job.chosen), "result": dict(job.result)}
+    data |= {"origin": asdict(job.origin), "chosen": dict(job.chosen), "result": dict(job.result)}
     del data["folder"]
     open_store(job.folder).write("job.json", json.dumps(data, indent=1).encode(), content_type="application/json")
 
@@ -126,11 +128,12 @@ def read_job(folder: str) -> Job | None:
 def _from_json(folder: str, data: Mapping[str, Any]) -> Job:
     if data.get("schema") != SCHEMA:
         raise DataError("written by another version of vitseg")
-    # Older jobs have neither --init nor a task, nor choices.
+    # Older jobs have neither --init nor its origin, nor a task, nor choices.
     known = {item.name: data[item.name] for item in fields(Job) if item.name in data}
     recipe = {**data["recipe"], "model": without_overlap_keys(data["recipe"]["model"])}
     known |= {"recipe": recipe_from(recipe), "run_id": data["run_id"]}
     known |= {"chosen": dict(data.get("chosen", {})), "result": dict(data["result"])}
+    known |= {"origin": Origin(**data.get("origin", {}))}
     return Job(**known | {"folder": folder})
 
 

@@ -1,28 +1,33 @@
 """What a command has to do for a training: start it, go on with it, or nothing, for it is finished."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
+from vitseg.architecture import Architecture
 from vitseg.config import RecipeLayers
 from vitseg.data.manifest import Manifest
 from vitseg.errors import DataError, UsageError
-from vitseg.model.patches import patch_grid
+from vitseg.model.patches import nearest_size, patch_grid
 from vitseg.recipe import RecipeRequest
 from vitseg.training.initial_weights import Initial, fit_initial
-from vitseg.training.job import SEGMENTATION, Job, job_folder, read_job
+from vitseg.training.job import MASKED, SEGMENTATION, Job, job_folder, read_job
 from vitseg.training.objectives import OBJECTIVES
+from vitseg.training.start import Start, named
+from vitseg.training.start_address import read_start
 
 Action = Literal["start", "resume", "deliver", "nothing"]
 """`deliver`: it is trained, and what follows is left. `nothing`: that is done, too."""
 
 
 class NewJob(NamedTuple):
-    """A job as it is before anything was done, the request that it answers, and the weights it starts from."""
+    """A job as it is before anything was done, the request that it answers, the weights it starts from, and what to tell."""
 
     job: Job
     request: RecipeRequest
-    start: Initial | None
+    initial: Initial | None
+    notes: tuple[str, ...]
 
 
 def new_job(
@@ -37,13 +42,16 @@ def new_job(
     """Return the job of this data, recipe and start (the address of its weights, "": from scratch).
 
     Raises:
-        DataError, UsageError: see `RecipeLayers.request`, `Objective.fit_recipe`, `check` and `fit_initial`.
+        DataError, UsageError: see `RecipeLayers.request`, `Objective.fit_recipe`, `check`, `read_start` and `fit_initial`.
+        NotFoundError, StorageError, AccessError, RegistryError: see `read_start`.
     """
-    asked = layers.request({} if init else None)
+    start = read_start(init) if init else None
+    with named(start.address) if start else nullcontext():
+        asked = layers.request(start.encoder, start.free) if start else layers.request()
     request = _fitted(asked, manifest, task)
     recipe = request.recipe
     fresh = tried = Job("", shards, manifest.fingerprint, recipe, task=task)
-    if request.auto_batch or init:
+    if request.auto_batch or start:
         fresh = tried = replace(fresh, asked=_asked_digest(layers, manifest, task) or request.digest())
     if request.auto_batch:
         tried = fresh.choose("data.batch_size", world_size * recipe.optimizer.accumulate, "the smallest that there is")
@@ -52,10 +60,37 @@ def new_job(
         raise UsageError(
             f"model.encoder = {recipe.model.encoder}: without --init its weights are random, and random they would stay"
         )
-    start = fit_initial(init, recipe.model, manifest.image_size, manifest.classes) if init else None
-    address, sha256 = (start.address, start.sha256) if start else ("", "")
-    folder = job_folder(shards, manifest.fingerprint, request, sha256, task)
-    return NewJob(replace(fresh, folder=folder, init=address, init_sha256=sha256), asked, start)
+    initial, size = None, nearest_size(manifest.image_size, recipe.model.patch_size)
+    notes = size_notes(manifest.image_size, size, recipe.model.patch_size)
+    if start:
+        initial = fit_initial(start, recipe.model, size, manifest.classes)
+        fresh = replace(fresh, init=start.address, init_sha256=initial.sha256, origin=start.origin)
+        notes = (f"starting from {start.address}: {initial.taken}", *start_notes(start, layers, recipe.model), *notes)
+    folder = job_folder(shards, manifest.fingerprint, request, fresh.init_sha256, task)
+    return NewJob(replace(fresh, folder=folder), asked, initial, notes)
+
+
+def start_notes(start: Start, layers: RecipeLayers, arch: Architecture) -> tuple[str, ...]:
+    """Return a line for each thing that a user should know of a start."""
+    notes = ["the encoder's shape is that of the start, the recipe transfer.toml over the preset; your own keys win"]
+    before = layers.preset["model"].get("fine_patch")
+    if before and before != arch.fine_patch and "fine_patch" not in layers.own.get("model", {}):
+        notes[0] += f"; model.fine_patch={arch.fine_patch}, for {before} does not divide patches of {arch.patch_size}"
+    if start.assumptions:
+        notes.append(f"nothing beside the weights says it, so it is assumed: {start.assumptions}")
+    if start.origin.family and not start.origin.is_permissive:
+        notes.append(f"{start.origin.family}: {start.origin.license_words()}")
+    return tuple(notes)
+
+
+def size_notes(image_size: tuple[int, int], size: tuple[int, int], patch_size: int) -> tuple[str, ...]:
+    """Return a line if the network takes another size (H, W) than the images have."""
+    if size == tuple(image_size):
+        return ()
+    before, after = (f"{width}×{height}" for height, width in (image_size, size))
+    return (
+        f"the network takes {after}, a multiple of patch size {patch_size}: photographs of {before} are resized to it",
+    )
 
 
 def _fitted(request: RecipeRequest, manifest: Manifest, task: str) -> RecipeRequest:
@@ -113,7 +148,8 @@ def check(job: Job, manifest: Manifest, world_size: int) -> None:
     for split in ("train", "val"):
         if split not in manifest.splits or not manifest.splits[split].samples:
             raise DataError(f"{job.shards} has no samples in split {split!r}: training needs both train and val")
-    patch_grid(manifest.image_size, job.recipe.model.patch_size)
+    if job.task == MASKED:  # others resize the images
+        patch_grid(manifest.image_size, job.recipe.model.patch_size)
     samples, share = manifest.splits["train"].samples, world_size * accumulate
     chosen = "data.batch_size" in job.chosen
     if samples < batch_size:

@@ -25,6 +25,7 @@ from vitseg.training.launch import run_ranks
 from vitseg.training.nodes import Nodes
 from vitseg.training.objectives.masked_patches import MaskedPatches
 from vitseg.training.plan import new_job
+from vitseg.training.start_address import read_start
 from vitseg.training.step import Learner
 from vitseg.training.worker import train_rank
 
@@ -104,7 +105,7 @@ def test_it_learns_and_training_starts_from_it(shards: str, tmp_path: Path, sqli
     assert found[-1] < 0.9 * found[1]
     manifest = read_manifest(shards)
     for address in (job.encoder, f"runs:/{job.run_id}"):
-        initial = fit_initial(address, job.recipe.model, manifest.image_size, manifest.classes)
+        initial = fit_initial(read_start(address), job.recipe.model, manifest.image_size, manifest.classes)
         assert initial.taken.startswith("the encoder, nothing of the decoder; new are")
     pictures = [path.path for path in tracking.MlflowClient().list_artifacts(job.run_id, "panels")]
     assert pictures == ["panels/epoch-0030.png"]

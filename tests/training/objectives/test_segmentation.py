@@ -98,6 +98,45 @@ def test_a_thing_and_its_background_are_learned(
         assert set(np.unique(np.asarray(image))) == {0, 255}
 
 
+SEVENS = ["model.patch_size=7", "model.fine_patch=7"]
+
+
+def test_images_that_patches_do_not_fill_are_resized_wherever_the_model_sees_them(
+    cracks: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = train(cracks, monkeypatch, *SEVENS)
+    assert bundle.image_size == (14, 14)
+    found = evaluate_bundle(bundle, cracks)
+    assert min(found.to_json()["per_class_iou"].values()) > 0.7
+    folder = job_folder(cracks, read_manifest(cracks).fingerprint, small_recipe(
+        "optimizer.learning_rate=0.01", "run.epochs=10", *SEVENS))  # fmt: skip
+    best = max(json.loads(Path(folder, "history.json").read_text()), key=lambda row: row["val/miou"])
+    assert best["val/miou"] == pytest.approx(found.flat()["miou"])  # training validates as anybody evaluates
+    (tmp_path / "photos").mkdir()
+    photo, mask = scene(102)
+    Image.fromarray(photo).save(tmp_path / "photos" / "a.png")
+    model = ModelRef(name="cracks", version="1", sha256=bundle.sha256, folder=f"{folder}/bundle")
+    job = plan_job(str(tmp_path / "photos"), str(tmp_path / "masks"), model=model, options=Options(ids="label"))
+    assert segment_chunk(job, 0).written == 1
+    with Image.open(tmp_path / "masks" / "a.png.png") as image:
+        assert (np.asarray(image) == mask).mean() > 0.8
+
+
+@pytest.mark.parametrize("target", ["classes", "rgb"])
+@pytest.mark.parametrize("decoder", ["attention", "spiral"])
+def test_every_decoder_learns_from_images_that_its_patches_do_not_fill(
+    make_trainer: MakeTrainer, target: str, decoder: str
+) -> None:
+    options = [*SEVENS, f"model.decoder={decoder}", f"model.target={target}", "model.fine_width=32"]
+    trainer = make_trainer("job", small_recipe("run.epochs=1", "optimizer.accumulate=2", *options))
+    assert trainer.model.image_size == (35, 63)
+    sizes: set[tuple[int, ...]] = set()
+    trainer.model.register_forward_pre_hook(lambda _, inputs: sizes.update(tuple(value.shape[-2:]) for value in inputs))
+    assert "val/loss" in trainer.run()[0]
+    assert sizes == {(35, 63)}
+    assert trainer.objective.draw_panels(trainer.model.eval(), next(iter(trainer.validation.epoch(0))))
+
+
 def test_balanced_weights_are_those_of_the_training_split(cracks: str) -> None:
     manifest = read_manifest(cracks)
 

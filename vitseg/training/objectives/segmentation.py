@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from vitseg.data.manifest import Manifest
 from vitseg.device_copy import to_device
 from vitseg.errors import UsageError
 from vitseg.evaluation import criterion_for, evaluate_batches
+from vitseg.images.resize import resize_planes
 from vitseg.labels import logit_count
 from vitseg.losses import balanced_weights, valid_mask
 from vitseg.model.bundle import FILES, save_bundle
-from vitseg.model.segmenter import Segmenter, build_model
+from vitseg.model.patches import nearest_size
+from vitseg.model.segmenter import Segmenter, build_model, scaled_to
 from vitseg.pictures.panels import panel, panel_sheet
 from vitseg.recipe import Recipe
 from vitseg.storage import open_store
@@ -41,7 +43,8 @@ class Segmentation(Objective):
     @staticmethod
     def build_model(recipe: Recipe, manifest: Manifest) -> Segmenter:
         """Make the untrained network."""
-        return build_model(recipe.model, manifest.image_size, logit_count(manifest.classes), recipe.run.seed)
+        size = nearest_size(manifest.image_size, recipe.model.patch_size)
+        return build_model(recipe.model, size, logit_count(manifest.classes), recipe.run.seed)
 
     @staticmethod
     def fit_recipe(recipe: Recipe, manifest: Manifest) -> Recipe:
@@ -67,7 +70,7 @@ class Segmentation(Objective):
     def flops_per_image(self) -> int:
         """Return the FLOP of one image in a training step."""
         classes = logit_count(self.manifest.classes)
-        return training_flops(self.recipe, self.manifest.image_size, classes, features=self.keeps_features)
+        return training_flops(self.recipe, self.model.image_size, classes, features=self.keeps_features)
 
     @property
     def keeps_features(self) -> bool:
@@ -76,9 +79,10 @@ class Segmentation(Objective):
         return self.recipe.model.encoder == "frozen" and not changes
 
     def inputs(self, batch: Batch, step: int, rows: Sequence[int]) -> tuple[Tensor, ...]:
-        """Return augmented images and labels, and the encoder's tokens if they are known."""
+        """Return augmented images, of the network's size, labels, of the data's, and the encoder's tokens if they are known."""
+        images, labels = self.augmented(batch.images, batch.labels, step, rows)
         known = () if batch.tokens is None else (to_device(batch.tokens, self.device),)
-        return *self.augmented(batch.images, batch.labels, step, rows), *known
+        return resize_planes(images, self.model.image_size), labels, *known
 
     def counts(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the number, or weight, of labeled pixels, and how many have a class."""
@@ -90,13 +94,16 @@ class Segmentation(Objective):
 
         Loss and accuracy of such models look better in training than in validation.
         """
-        forced = self.criterion.teacher_targets(targets, self.model.channels) if self.model.teacher_forcing else None
+        forced = None
+        if self.model.teacher_forcing:
+            forced = scaled_to(self.criterion.teacher_targets(targets, self.model.channels), images)
         if more:
             return images, forced, None, *more
         return (images,) if forced is None else (images, forced)
 
     def loss(self, output: Tensor, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sum of the loss over labeled pixels, and how many have the right class."""
+        output = scaled_to(output, targets)
         loss, _ = self.criterion.loss(output, targets)
         if not self.criterion.classes:
             return loss, torch.zeros_like(loss)
@@ -106,13 +113,15 @@ class Segmentation(Objective):
     def validate(self, model: nn.Module, batches: Batches, on_batch: Callable[[], None]) -> dict[str, float]:
         """Evaluate the model on the validation split."""
         evaluation = evaluate_batches(
-            model, batches.epoch(0), self.criterion, lambda images: on_batch(), precision=self.recipe.run.precision
-        )
+            model, batches.epoch(0), self.criterion, lambda images: on_batch(),
+            precision=self.recipe.run.precision, image_size=self.model.image_size,
+        )  # fmt: skip
         return evaluation.flat("val/")
 
     def draw_panels(self, model: nn.Module, batch: Batch) -> Image.Image:
         """Draw photo | target | prediction."""
-        predictions = self.criterion.predict(model(batch.images.to(self.device))).cpu()
+        images = resize_planes(batch.images.to(self.device), self.model.image_size)
+        predictions = self.criterion.predict(scaled_to(model(images), batch.labels)).cpu()
         if not self.criterion.classes:
             predictions = (predictions.clamp(0, 1) * 255).round()
         rows = batch.pictures(predictions.to(torch.uint8))
@@ -122,6 +131,7 @@ class Segmentation(Objective):
         """Write the bundle."""
         store = open_store(job.folder)
         with tempfile.TemporaryDirectory() as temporary:
-            save_bundle(Path(temporary), self.model, self.manifest.classes)
+            origin = {"origin": asdict(job.origin)} if job.origin.family else {}
+            save_bundle(Path(temporary), self.model, self.manifest.classes, extra=origin)
             for name in FILES:
                 store.write(f"bundle/{name}", (Path(temporary) / name).read_bytes())

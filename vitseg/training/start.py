@@ -1,0 +1,122 @@
+"""What a training starts from: whose encoder it is, and what of its weights a network can take over."""
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from vitseg.architecture import Architecture
+from vitseg.errors import DataError, UsageError
+from vitseg.labels import Label
+from vitseg.model.image_model import PIXEL_MEAN, PIXEL_STD
+from vitseg.model.published_weights import PixelStats, Published, encoder_from_published
+from vitseg.model.segmenter import Segmenter
+from vitseg.model.transfer import Head, Transfer, encoder_keys, option, transfer_weights
+from vitseg.origin import Origin
+
+
+@dataclass(frozen=True, eq=False)
+class Start(ABC):
+    """Weights to start from."""
+
+    address: str
+    origin: Origin
+
+    @property
+    @abstractmethod
+    def encoder(self) -> dict[str, Any]:
+        """What they decide: values by key of `Architecture`."""
+
+    @property
+    @abstractmethod
+    def free(self) -> frozenset[str]:
+        """Those of these keys that a user may set otherwise."""
+
+    @property
+    def assumptions(self) -> str:
+        """What nothing says and is therefore assumed, in words; "": nothing."""
+        return ""
+
+    @abstractmethod
+    def fit(self, model: Segmenter, classes: tuple[Label, ...]) -> Transfer:
+        """Return the weights that a network of these classes, which may be without data, can take over."""
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkStart(Start):
+    """An encoder of ours, or a whole network (which has classes, None: only the encoder)."""
+
+    tensors: Mapping[str, Tensor]
+    architecture: Architecture
+    image_size: tuple[int, int]
+    classes: tuple[Label, ...] | None = None
+    channels: int = 0
+
+    @property
+    def encoder(self) -> dict[str, Any]:
+        """Everything that its encoder computes by."""
+        return encoder_keys(self.architecture)
+
+    @property
+    def free(self) -> frozenset[str]:
+        """What changes no weight: the initial value of layer scale is learned over, and the epsilon may be any."""
+        return frozenset({"layer_scale", "norm_epsilon"})
+
+    def fit(self, model: Segmenter, classes: tuple[Label, ...]) -> Transfer:
+        """Take the encoder, and the decoder where it is the same; what scores classes by their names."""
+        head = None
+        if self.classes is not None:
+            last = next(name for name, module in model.named_modules() if module is model.decoder.head)
+            names = [[label.name for label in labels] for labels in (self.classes, classes)]
+            head = Head((f"{last}.weight", f"{last}.bias"), (names[0], names[1]), (self.channels, model.channels))
+        source, target = (self.architecture, self.image_size), (model.architecture, model.image_size)
+        return transfer_weights(self.tensors, source, target, model.state_dict(), head)
+
+
+@dataclass(frozen=True, eq=False)
+class PublishedStart(Start):
+    """A published Vision Transformer."""
+
+    published: Published
+
+    @property
+    def encoder(self) -> dict[str, Any]:
+        """What its file, and those beside it, say."""
+        return self.published.architecture
+
+    @property
+    def free(self) -> frozenset[str]:
+        """The patch size, for the kernel can be resized, and what nothing says."""
+        return (self.published.assumed & self.encoder.keys()) - {"pixels"} | {"patch_size"}
+
+    @property
+    def assumptions(self) -> str:
+        """Name the keys, and the numbers of the pixels."""
+        stats = self.published.pixels
+        found = [f"model.{key}={option(self.encoder[key])}" for key in sorted(self.free - {"patch_size"})]
+        if "pixels" in self.published.assumed:
+            found.append(
+                f"pixels of mean {stats.mean[0]:g} and std {stats.std[0]:g} (there is no preprocessor_config.json)"
+            )
+        return ", ".join(found)
+
+    def fit(self, model: Segmenter, classes: tuple[Label, ...]) -> Transfer:
+        """Take the encoder."""
+        ours, stats = PixelStats(PIXEL_MEAN, PIXEL_STD), self.published.pixels
+        tensors = encoder_from_published(self.published, model.architecture, model.grid, ours)
+        words = (
+            f"the encoder of {self.published.family}, for pixels of mean {stats.mean[0]:g} and std {stats.std[0]:g} …"
+        )
+        return Transfer({f"encoder.{name}": value for name, value in tensors.items()}, words)
+
+
+@contextlib.contextmanager
+def named(address: str) -> Iterator[None]:
+    """Begin what is wrong with a start with its address."""
+    try:
+        yield
+    except (DataError, UsageError) as error:
+        raise type(error)(f"--init {address}: {error}") from error
