@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from safetensors.torch import save_file
 
 from flows.stack import environment
 from flows.stack import stack as servers
@@ -92,3 +93,19 @@ def sqlite(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch
     monkeypatch.setenv("VITSEG_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)  # MLflow puts artifacts beside where it runs
     return address
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A published ViT's file in timm's naming, for images of 48×48."""
+    torch.manual_seed(0)
+    state = {"cls_token": torch.rand(1, 1, 24), "pos_embed": torch.rand(1, 10, 24)}
+    state |= {"patch_embed.proj.weight": torch.rand(24, 3, 16, 16), "patch_embed.proj.bias": torch.rand(24)}
+    shapes = {"norm1": (24,), "norm2": (24,), "attn.qkv": (48, 24), "attn.proj": (24, 16)}
+    for name, shape in {**shapes, "mlp.fc1": (32, 24), "mlp.fc2": (24, 32)}.items():
+        state |= {f"blocks.0.{name}.weight": torch.rand(shape), f"blocks.0.{name}.bias": torch.rand(shape[0])}
+    state |= {"norm.weight": torch.rand(24), "norm.bias": torch.rand(24)}
+    file = tmp_path / "vit" / "model.safetensors"
+    file.parent.mkdir()
+    save_file(state, file)
+    return file

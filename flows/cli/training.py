@@ -1,5 +1,6 @@
 """`vitseg train` and its like: shards become a version in the registry; `vitseg model` shows what would be trained."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 from rich.table import Table
@@ -109,24 +110,45 @@ def train_node(
 
 
 def model(
-    preset: options.PresetArgument,
+    preset: options.PresetArgument = "tiny",
     size: options.Size = "256x256",
     classes: Annotated[int, Option(min=1, metavar="N", help="Predict N classes.")] = 19,
     set_: options.Set = None,
+    init: options.Init = "",
     json: options.Json = False,
 ) -> None:
-    """Show a preset layer by layer: parameters, tokens, FLOPs of an image."""
-    from vitseg.config import load_recipe
-    from vitseg.model.summary import summarize
+    """Show layer by layer what would be trained: parameters, tokens, FLOPs of an image.
 
-    summary = summarize(load_recipe(preset, None, set_ or []).model, size, classes)
+    With --init also what the weights say of the encoder, what is assumed, and their license.
+    """
+    from vitseg.config import load_layers
+    from vitseg.model.patches import nearest_size
+    from vitseg.model.summary import summarize
+    from vitseg.training.start import started_request
+
+    layers, start = load_layers(preset, None, set_ or []), None
+    if init := validate.init(init):
+        process.prepare_tracking()
+        from vitseg.training.start_address import read_start
+
+        start = read_start(init)
+    arch = started_request(layers, start).recipe.model
+    summary = summarize(arch, height_width := nearest_size(size, arch.patch_size), classes)
     if not json:
         table = Table("layer", "output", "parameters", box=None, padding=(0, 2))
         for row in summary.rows:
             table.add_row(row.name, "×".join(map(str, row.output_shape)), f"{row.parameters:,}")
         show_table(table)
     numbers = ("parameters", "trainable", "flops_per_image", "tokens", "convolutions")
-    answer({"preset": preset, **{name: getattr(summary, name) for name in numbers}}, json)
+    result = {"preset": preset, **{name: getattr(summary, name) for name in numbers}}
+    if height_width != size or start:
+        result["image_size"] = "{1}x{0}".format(*height_width)
+    if start:
+        result["encoder"] = {key: getattr(arch, key) for key in start.encoder}
+        known = not start.origin.family or start.origin.is_permissive
+        terms = "" if known else start.origin.license_words()
+        result["start"] = {**asdict(start.origin), "terms": terms, "assumed": start.assumptions}
+    answer(result, json)
 
 
 def evaluate(

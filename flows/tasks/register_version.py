@@ -97,6 +97,7 @@ def _record(job: Job, manifest: Manifest, world_size: int, precision: Name) -> p
         recipe=job.recipe_digest,
         seed=job.recipe.run.seed,
         init=job.init,
+        origin=job.origin,
         world_size=world_size,
         seconds=round(seconds, 1),
         attempts=attempts,
@@ -115,6 +116,7 @@ def _tags(job: Job, evaluation: Evaluation) -> dict[str, str]:
         "data_fingerprint": job.fingerprint,
         "shards": job.shards,
         "recipe": job.recipe_digest,
+        **({"license": job.origin.license or "unknown"} if job.origin.family else {}),
         "review": promotion.PENDING,
     }
 

@@ -7,6 +7,7 @@ import torch
 
 from tests.registry.conftest import evaluated
 from vitseg.class_change import ClassChange
+from vitseg.origin import Origin
 from vitseg.registry.comparison import Difference
 from vitseg.registry.gate import RuleResult
 from vitseg.registry.provenance import Provenance, SplitProvenance
@@ -110,6 +111,22 @@ def test_the_provenance_is_complete() -> None:
     page = page_of(CHAMPION, FLOOR, provenance=dataclasses.replace(again, commit="")).partition("# Provenance")[2]
     assert "from `models:/streets/3`\n- Trained by 1 rank on NVIDIA H100 in 1 min 11 s: flow run old owl" in page
     assert "commit unknown" in page
+
+
+def test_published_weights_are_named_with_their_license() -> None:
+    origin = Origin(
+        address="hf:facebook/vit", family="DINOv3 ViT-S/16", commit="c" * 40, sha256="d" * 64, license="mit"
+    )
+    for license_, words in (
+        ("mit", "license mit"),
+        ("dinov3-license", "**license dinov3-license, not a permissive one: read its terms**"),
+        ("", "**license unknown: look it up before you use the model**"),
+    ):
+        record = dataclasses.replace(RECORD, origin=dataclasses.replace(origin, license=license_))
+        page = page_of(CHAMPION, FLOOR, provenance=record).partition("# Provenance")[2]
+        line = f"- Pretrained: DINOv3 ViT-S/16, `hf:facebook/vit`, commit `{'c' * 12}`, sha256 `{'d' * 16}`; {words}\n"
+        assert line in page
+    assert "Pretrained" not in page_of(CHAMPION, FLOOR, provenance=RECORD)
 
 
 def test_known_limitations_are_listed() -> None:

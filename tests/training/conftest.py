@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from vitseg.config import RecipeLayers, load_layers, load_recipe
 from vitseg.data.loader import Batches
@@ -115,19 +114,3 @@ class Fading(Power):
             with torch.no_grad():
                 for parameter in self.trainer.model.parameters():
                     parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(step)))
-
-
-@pytest.fixture
-def published(tmp_path: Path) -> Path:
-    """A published ViT's file in timm's naming, for images of 48×48."""
-    torch.manual_seed(0)
-    state = {"cls_token": torch.rand(1, 1, 24), "pos_embed": torch.rand(1, 10, 24)}
-    state |= {"patch_embed.proj.weight": torch.rand(24, 3, 16, 16), "patch_embed.proj.bias": torch.rand(24)}
-    shapes = {"norm1": (24,), "norm2": (24,), "attn.qkv": (48, 24), "attn.proj": (24, 16)}
-    for name, shape in {**shapes, "mlp.fc1": (32, 24), "mlp.fc2": (24, 32)}.items():
-        state |= {f"blocks.0.{name}.weight": torch.rand(shape), f"blocks.0.{name}.bias": torch.rand(shape[0])}
-    state |= {"norm.weight": torch.rand(24), "norm.bias": torch.rand(24)}
-    file = tmp_path / "vit" / "model.safetensors"
-    file.parent.mkdir()
-    save_file(state, file)
-    return file

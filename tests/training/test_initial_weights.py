@@ -17,6 +17,7 @@ from vitseg.labels import Label, background_of, logit_count, train_classes
 from vitseg.model.bundle import load_bundle, save_bundle
 from vitseg.model.encoder_bundle import EncoderBundle, pack_encoder
 from vitseg.model.segmenter import Segmenter, build_model
+from vitseg.origin import Origin
 from vitseg.registry import tracking
 from vitseg.training.initial_weights import FILE, fit_initial, load_initial
 from vitseg.training.job import Job, job_folder, write_job
@@ -172,8 +173,8 @@ def test_another_start_is_another_job_and_ranks_train_from_it(bundle: Path, shar
     initial = fit_initial(read_start(str(bundle)), recipe.model, manifest.image_size, manifest.classes)
     folder = job_folder(str(bundle.parent), manifest.fingerprint, recipe, initial.sha256)
     assert folder != job_folder(str(bundle.parent), manifest.fingerprint, recipe)
-    run_id = tracking.start_run("init", {}, {"vitseg.job": folder})
-    job = Job(folder, shards, manifest.fingerprint, recipe, run_id, str(bundle), initial.sha256)
+    run_id, origin = tracking.start_run("init", {}, {"vitseg.job": folder}), Origin(family="ViT-S/14", license="mit")
+    job = Job(folder, shards, manifest.fingerprint, recipe, run_id, str(bundle), initial.sha256, origin)
     write_job(job)
     Path(folder, FILE).write_bytes(initial.data)
     train_rank(folder, World(0, 1, torch.device("cpu")))
@@ -181,6 +182,7 @@ def test_another_start_is_another_job_and_ranks_train_from_it(bundle: Path, shar
     for name, value in after.items():
         assert torch.allclose(value, before[name], atol=1e-6), name
     again = read_start(f"runs:/{run_id}")
+    assert again.origin == origin  # which goes with everything that is made of it
     assert (again.address, again.encoder) == (f"runs:/{run_id}", read_start(str(bundle)).encoder)
     Path(folder, FILE).write_bytes(initial.data[:-1] + b"x")
     with pytest.raises(VitsegError, match="damaged"):

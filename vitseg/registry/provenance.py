@@ -19,6 +19,7 @@ from vitseg.config import build
 from vitseg.data.manifest import Manifest
 from vitseg.errors import DataError, NotFoundError, UsageError
 from vitseg.git_commit import code_commit
+from vitseg.origin import Origin
 from vitseg.registry import tracking
 
 _NAME = "record.json"
@@ -65,6 +66,8 @@ class Provenance:
     commit: str
     """Git commit of the code, with `+` if files differed from it; "": unknown."""
     device: str
+    origin: Origin = field(default_factory=Origin)
+    """Of the published weights that it began with, itself or by way of other versions."""
     precision: str = ""
     """What its forward passes computed in; "": unknown, as of earlier versions."""
     versions: Mapping[str, str] = field(default_factory=dict)

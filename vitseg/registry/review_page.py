@@ -12,6 +12,7 @@ from shlex import quote
 from vitseg.class_change import ClassChange
 from vitseg.metrics.result import Evaluation
 from vitseg.metrics.seams import seam_ratios, worst_seam
+from vitseg.origin import Origin
 from vitseg.registry.comparison import Difference
 from vitseg.registry.gate import RuleResult, all_passed
 from vitseg.registry.markdown import CELL_PADDING, duration, listed, table_head, table_row
@@ -238,12 +239,22 @@ def _provenance(ours: Provenance, candidate: Version) -> list[str]:
     return [
         "# Provenance",
         f"- Recipe `{ours.recipe}`, seed {ours.seed}, from {f'`{ours.init}`' if ours.init else 'scratch'}",
+        *_published(ours.origin),
         f"- Trained by {ranks} on {ours.device}{precision} in {duration(ours.seconds)}{attempts}: "
         f"{flow_run}, MLflow run `{candidate.run_id}`",
         f"- Code: {commit}; {packages}",
         f"- Model: sha256 `{candidate.sha256[:16]}`",
         "",
     ]
+
+
+def _published(origin: Origin) -> list[str]:
+    """Return a line about the published weights that a version began with, if it did."""
+    if not origin.family:
+        return []
+    commit = f", commit `{origin.commit[:12]}`" if origin.commit else ""
+    words = origin.license_words() if origin.is_permissive else f"**{origin.license_words()}**"
+    return [f"- Pretrained: {origin.family}, `{origin.address}`{commit}, sha256 `{origin.sha256[:16]}`; {words}"]
 
 
 def _limitations(page: Assessment) -> list[str]:

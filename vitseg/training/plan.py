@@ -1,7 +1,6 @@
 """What a command has to do for a training: start it, go on with it, or nothing, for it is finished."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -14,7 +13,7 @@ from vitseg.recipe import RecipeRequest
 from vitseg.training.initial_weights import Initial, fit_initial
 from vitseg.training.job import MASKED, SEGMENTATION, Job, job_folder, read_job
 from vitseg.training.objectives import OBJECTIVES
-from vitseg.training.start import Start, named
+from vitseg.training.start import Start, started_request
 from vitseg.training.start_address import read_start
 
 Action = Literal["start", "resume", "deliver", "nothing"]
@@ -46,8 +45,7 @@ def new_job(
         NotFoundError, StorageError, AccessError, RegistryError: see `read_start`.
     """
     start = read_start(init) if init else None
-    with named(start.address) if start else nullcontext():
-        asked = layers.request(start.encoder, start.free) if start else layers.request()
+    asked = started_request(layers, start)
     request = _fitted(asked, manifest, task)
     recipe = request.recipe
     fresh = tried = Job("", shards, manifest.fingerprint, recipe, task=task)

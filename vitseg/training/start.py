@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from vitseg.architecture import Architecture
+from vitseg.config import RecipeLayers
 from vitseg.errors import DataError, UsageError
 from vitseg.labels import Label
 from vitseg.model.image_model import PIXEL_MEAN, PIXEL_STD
@@ -16,6 +17,7 @@ from vitseg.model.published_weights import PixelStats, Published, encoder_from_p
 from vitseg.model.segmenter import Segmenter
 from vitseg.model.transfer import Head, Transfer, encoder_keys, option, transfer_weights
 from vitseg.origin import Origin
+from vitseg.recipe import RecipeRequest
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +113,18 @@ class PublishedStart(Start):
             f"the encoder of {self.published.family}, for pixels of mean {stats.mean[0]:g} and std {stats.std[0]:g} …"
         )
         return Transfer({f"encoder.{name}": value for name, value in tensors.items()}, words)
+
+
+def started_request(layers: RecipeLayers, start: Start | None) -> RecipeRequest:
+    """Return the request of a training that starts there (None: from scratch).
+
+    Raises:
+        UsageError: see `RecipeLayers.request`.
+    """
+    if start is None:
+        return layers.request()
+    with named(start.address):
+        return layers.request(start.encoder, start.free)
 
 
 @contextlib.contextmanager

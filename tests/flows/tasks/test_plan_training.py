@@ -1,6 +1,7 @@
 """The same command finds the same job: started, gone on with, or finished. Without a server of Prefect's."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from mlflow import MlflowClient
 
 from flows.tasks import plan_training as module
 from tests.training.conftest import small_layers, small_recipe
+from vitseg.config import load_layers
 from vitseg.data.manifest import read_manifest
 from vitseg.errors import UsageError
 from vitseg.labels import Label
@@ -108,6 +110,21 @@ def test_weights_to_start_from_are_kept_with_the_job(
     assert open_store(job.folder).stat("init.safetensors")
     assert tracking.MlflowClient().get_run(job.run_id).data.params["init.sha256"] == job.init_sha256
     assert notes[0].startswith(f"starting from {tmp_path / 'bundle'}: ")
+
+
+def test_published_weights_are_recorded_with_the_run(
+    shards: str, sqlite: str, notes: list[str], published: Path
+) -> None:
+    (published.parent / "config.json").write_text('{"license": "cc-by-nc-4.0"}')
+    layers = load_layers("tiny", None, ["model.fine_width=32"])
+    job = module.plan_training.fn(shards, layers, Nodes(), name="streets", resume=False, init=str(published))
+    params = tracking.MlflowClient().get_run(job.run_id).data.params
+    assert params["init.origin.license"] == "cc-by-nc-4.0"
+    assert params["init.origin.sha256"] == hashlib.sha256(published.read_bytes()).hexdigest()
+    assert params["init.origin.family"] == job.origin.family != ""
+    assert params["model.patch_size"] == "16"
+    assert [line for line in notes if "not a permissive one" in line]
+    assert read_job(job.folder) == job
 
 
 def test_other_classes_ids_and_sizes_than_the_champions_are_told_before_training(
