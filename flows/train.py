@@ -47,7 +47,7 @@ def train(
         rendezvous: `host:port` where several nodes meet, if `train-node` is started by hand; it has to be on this node.
         name: registered model.
         resume: go on with an unfinished job of the same data, recipe and start; False starts over.
-        init: weights to start from (see `vitseg.training.initial_weights`); "": from scratch.
+        init: weights to start from (see `vitseg.training.start_address`); "": from scratch.
         max_minutes: training ends after so long, all its attempts together, and what it has learned is registered; told
             more the next time, it goes on.
         wait_minutes: so long a deployment waits for workers for its other nodes.

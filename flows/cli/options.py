@@ -55,8 +55,8 @@ Set = Annotated[list[str] | None, RecipeOption("--set", metavar="KEY=VALUE", hel
 _EPOCHS = "Train N epochs; short for --set run.epochs=N."
 Epochs = Annotated[int | None, RecipeOption(min=1, metavar="N", help=_EPOCHS)]
 _INIT = (
-    "Start from these weights: hf:OWNER/NAME, a .safetensors file of a plain ViT, models:/NAME/VERSION, "
-    "runs:/ID of a pretraining, or the folder of a bundle or encoder."
+    "Start from these weights, which decide the encoder: hf:OWNER/NAME[@COMMIT], a .safetensors file of a published "
+    "Vision Transformer, models:/NAME/VERSION, runs:/ID of a pretraining, or the folder of a bundle or encoder."
 )
 Init = Annotated[str, RecipeOption(metavar="WEIGHTS", show_default="from scratch", help=_INIT)]
 
