@@ -74,7 +74,7 @@ def test_set_without_section_key_and_value_is_refused_with_an_example(text: str)
         ("run.epoch=3", "did you mean run.epochs?"),
         ("optimzer.learning_rate=1", "did you mean optimizer?"),
         ("optimizer.learn_rate=1", "did you mean optimizer.learning_rate?"),
-        ("model.zzz=1", "it knows blocks, class_token"),
+        ("model.zzz=1", "it knows activation, blocks, class_token"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest(text: str, hint: str) -> None:
@@ -174,6 +174,16 @@ def test_finer_patches_of_the_preset_fit_the_patches_of_a_start() -> None:
     assert own.request({"patch_size": 14}).recipe.model.fine_patch == 2
     with pytest.raises(UsageError, match="fine_patch must divide"):
         own.request({"patch_size": 7})
+
+
+def test_a_start_with_fewer_blocks_than_depths_gives_the_depths_that_it_has() -> None:
+    assert shipped(TRANSFER)["model"]["depths"] > 2
+    assert load_layers("tiny").request({"blocks": 2}).recipe.model.depths == 2
+    assert load_layers("tiny", None, ["model.depths=1"]).request({"blocks": 2}).recipe.model.depths == 1
+
+
+def test_a_start_with_a_decoder_keeps_the_depths_that_it_was_trained_on() -> None:
+    assert load_layers("tiny").request({"blocks": 12, "depths": 1}).recipe.model.depths == 1
 
 
 def test_a_key_that_contradicts_the_encoder_of_a_start_is_refused_but_its_free_ones_are_not() -> None:

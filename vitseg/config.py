@@ -83,6 +83,8 @@ class RecipeLayers:
         if encoder is not None:
             _merge(values, _shipped(TRANSFER))
             _merge(values, {"model": encoder})
+            shape = values["model"]  # a start without a decoder may have fewer blocks than depths are asked for
+            shape["depths"] = min(shape.get("depths", 1), shape.get("blocks", 1))
         preset_batch, fine = values["data"]["batch_size"], values["model"].get("fine_patch", 0)
         _merge(values, self.own)
         auto = values["data"]["batch_size"] == "auto"

@@ -53,7 +53,7 @@ class OptimizerRecipe:
     preset's batch; one of yours is kept."""
     encoder_rate: NotNegative = 0.0
     """Peak learning rate of an encoder that knows something already, at its end; 0: that of everything. `learning_rate` is
-    then that of the decoder alone, and the encoder learns by AdamW whatever `name` is."""
+    then that of the decoder alone."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """With `encoder_rate`: each block of the encoder learns at this times the rate of the block after it, 0–1."""
     weight_decay: NotNegative = 0.0001

@@ -7,7 +7,19 @@ from pathlib import Path
 
 from tests.bench.measure import log
 
-PARTS = ("start", "preprocess", "storage", "loader", "train", "job", "segment", "quality", "pretrain", "ceiling")
+PARTS = (
+    "start",
+    "preprocess",
+    "storage",
+    "loader",
+    "train",
+    "job",
+    "segment",
+    "quality",
+    "pretrain",
+    "transfer",
+    "ceiling",
+)
 
 
 def main(arguments: list[str]) -> int:

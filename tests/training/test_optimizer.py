@@ -162,12 +162,3 @@ PLACES = {
     "encoder.blocks.0.": 0.0625,
     "encoder.": 0.03125,  # the embedding of patches and the class token
 }
-
-
-def test_an_encoder_with_a_rate_of_its_own_is_left_to_adamw() -> None:
-    model = build_model(Architecture(patch_size=8, blocks=1), (16, 16), 3, seed=0)
-    _, muon = build_optimizers(model, OptimizerRecipe(name="muon", encoder_rate=0.001))
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    turned = {names[id(parameter)] for group in muon.param_groups for parameter in group["params"]}
-    assert turned
-    assert not any(name.startswith("encoder.") for name in turned)

@@ -2,8 +2,13 @@
 
 import pytest
 
+from vitseg.architecture import Architecture
 from vitseg.errors import DataError, NotFoundError, UsageError
-from vitseg.training.start import named
+from vitseg.labels import Label
+from vitseg.origin import Origin
+from vitseg.training.start import NetworkStart, named
+
+CAR = (Label("car", (0, 0, 142), 26, 0),)
 
 
 @pytest.mark.parametrize("kind", [DataError, UsageError])
@@ -12,3 +17,11 @@ def test_what_is_wrong_begins_with_the_address(kind: type[Exception]) -> None:
         raise kind("too short")
     with pytest.raises(NotFoundError, match=r"^not there$"), named("hf:a/b"):
         raise NotFoundError("not there")
+
+
+def test_a_whole_network_decides_the_depths_that_its_decoder_gets_and_an_encoder_does_not() -> None:
+    arch = Architecture(blocks=2, depths=1)
+    whole, encoder = (NetworkStart("here", Origin(), {}, arch, (16, 16), classes) for classes in (CAR, None))
+    assert whole.encoder["depths"] == 1
+    assert "depths" in whole.free
+    assert "depths" not in encoder.encoder

@@ -21,22 +21,24 @@ class StackedMuon(Muon):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Take a step; a closure is not asked for."""
-        for group in self.param_groups:
-            matrices = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if not matrices:
-                continue
-            gradients = [matrix.grad for matrix in matrices]
-            for matrix in matrices:
-                if "momentum_buffer" not in self.state[matrix]:
-                    self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
-            means = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
-            # torch's optimizers are built on these private functions: a few kernels for all matrices. Nothing public does it.
-            torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
-            updates = torch._foreach_lerp(gradients, means, group["momentum"])
-            torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-            turned = _share_out(updates, group)
-            rates = [0.2 * group["lr"] * max(matrix.shape) ** 0.5 for matrix in matrices]
-            torch._foreach_add_(matrices, torch._foreach_mul(turned, [-rate for rate in rates]))
+        # All groups at once, though each has its own rate: there are few shapes, and many matrices of each.
+        held = [(matrix, group) for group in self.param_groups for matrix in group["params"] if matrix.grad is not None]
+        if not held:
+            return
+        matrices = [matrix for matrix, _ in held]
+        gradients = [matrix.grad for matrix in matrices]
+        for matrix in matrices:
+            if "momentum_buffer" not in self.state[matrix]:
+                self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
+        means = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
+        first = self.param_groups[0]  # groups differ in their rates alone
+        # torch's optimizers are built on these private functions: a few kernels for all matrices. Nothing public does it.
+        torch._foreach_lerp_(means, gradients, 1 - first["momentum"])
+        updates = torch._foreach_lerp(gradients, means, first["momentum"])
+        torch._foreach_mul_(matrices, [1 - group["lr"] * group["weight_decay"] for _, group in held])
+        turned = _share_out(updates, first)
+        rates = [0.2 * group["lr"] * max(matrix.shape) ** 0.5 for matrix, group in held]
+        torch._foreach_add_(matrices, torch._foreach_mul(turned, [-rate for rate in rates]))
 
 
 def _share_out(updates: Sequence[torch.Tensor], group: dict[str, Any]) -> list[torch.Tensor]:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,29 +25,34 @@ def build_optimizers(model: nn.Module, recipe: OptimizerRecipe) -> list[Optimize
     step of AdamW (https://arxiv.org/abs/2502.16982), so that one learning rate is right for both. It isn't meant for
     embeddings and the last layer, which stay with AdamW. Embeddings, norms and biases don't decay.
 
-    An encoder with a learning rate of its own stays with AdamW, too. `share` of a group is its part of the learning rate.
+    `share` of a group is its part of the learning rate: see `encoder_rate`.
     """
     learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     last = next((parameter for parameter in reversed(learning.values()) if parameter.ndim == 2), None)
-    kinds: dict[tuple[float, str], list[nn.Parameter]] = {(1.0, "decayed"): [], (1.0, "free"): [], (1.0, "turned"): []}
+    groups: dict[str, dict[float, list[nn.Parameter]]] = {"decayed": {}, "free": {}, "turned": {}}
     for name, parameter in learning.items():
         share, kind = 1.0, "decayed"
         if recipe.encoder_rate and name.startswith(_ENCODER):
             share = encoder_rate(recipe, name, model) / recipe.learning_rate
-        elif recipe.name == "muon" and parameter.ndim == 2 and parameter is not last:
-            kind = "turned"
         if parameter.ndim < 2 or name.endswith(_EMBEDDINGS):
             kind = "free"
-        kinds.setdefault((share, kind), []).append(parameter)
-    rate, decay = recipe.learning_rate, recipe.weight_decay
-    matrices = kinds.pop((1.0, "turned"))
-    groups = [
-        {"params": parameters, "share": share, "lr": rate * share, "weight_decay": decay if kind == "decayed" else 0.0}
-        for (share, kind), parameters in kinds.items()
+        elif recipe.name == "muon" and parameter.ndim == 2 and parameter is not last:
+            kind = "turned"
+        groups[kind].setdefault(share, []).append(parameter)
+
+    def listed(kind: str, decay: float) -> list[dict[str, Any]]:
+        rate = recipe.learning_rate
+        return [
+            {"params": parameters, "share": share, "lr": rate * share, "weight_decay": decay}
+            for share, parameters in (groups[kind] or {1.0: []}).items()
+        ]
+
+    decay = recipe.weight_decay
+    optimizers: list[Optimizer] = [
+        AdamW([*listed("decayed", decay), *listed("free", 0.0)], fused=next(model.parameters()).is_cuda)
     ]
-    optimizers: list[Optimizer] = [AdamW(groups, lr=rate, fused=next(model.parameters()).is_cuda)]
-    if matrices:
-        optimizers.append(StackedMuon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    if groups["turned"]:
+        optimizers.append(StackedMuon(listed("turned", decay), adjust_lr_fn="match_rms_adamw"))
     return optimizers
 
 

@@ -59,13 +59,14 @@ class NetworkStart(Start):
 
     @property
     def encoder(self) -> dict[str, Any]:
-        """Everything that its encoder computes by."""
-        return encoder_keys(self.architecture)
+        """Everything that its encoder computes by, and what of it its decoder, if there is one, was trained on."""
+        depths = {} if self.classes is None else {"depths": self.architecture.depths}
+        return encoder_keys(self.architecture) | depths
 
     @property
     def free(self) -> frozenset[str]:
-        """What changes no weight: the initial value of layer scale is learned over, and the epsilon may be any."""
-        return frozenset({"layer_scale", "norm_epsilon"})
+        """The initial value of layer scale is learned over, the epsilon may be any, and another decoder may have its own depths."""
+        return frozenset({"layer_scale", "norm_epsilon", "depths"})
 
     def fit(self, model: Segmenter, classes: tuple[Label, ...]) -> Transfer:
         """Take the encoder, and the decoder where it is the same; what scores classes by their names."""
