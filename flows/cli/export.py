@@ -27,8 +27,12 @@ def export_model(
 
     check_exportable(to)
     process.prepare_tracking()
+    from flows.display.console import warn
     from vitseg.registry import versions
 
     bundle = versions.load(model)
     exported = export_model(bundle, to, dest)
+    if not exported.any_size:
+        height, width = bundle.image_size
+        warn(f"the decoder of this model is an old one: the file takes photographs of {width}x{height} pixels alone")
     answer({"model": bundle.sha256, **dataclasses.asdict(exported)}, json)

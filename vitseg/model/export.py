@@ -54,6 +54,8 @@ class ExportedNetwork(nn.Module):
         super().__init__()
         self.model = bundle.model
         self.target, classes = bundle.architecture.target, len(bundle.classes)
+        # That of old bundles cuts its grid to blocks, and torch takes their number for fixed.
+        self.any_size = bundle.architecture.decoder != "overlap"
         self.outputs = (*(("ids", "scores") if classes else ()), *(("colors",) if self.target == "rgb" else ()))
         self.register_buffer("palette", torch.from_numpy(bundle.palette[:classes]))
 
@@ -73,6 +75,8 @@ class Exported:
 
     file: str
     """Its address."""
+    any_size: bool
+    """Whether it takes photographs of any size, or only those of the model's."""
     outputs: tuple[str, ...]
     largest_difference: float
     """Of scores and colors."""
@@ -106,10 +110,10 @@ def export_model(bundle: Bundle, to: ExportFormat, dest: str) -> Exported:
     program = trace(network)
     description = describe(bundle)
     data, run = _as_onnx(program, network.outputs, description) if to == "onnx" else _as_torch(program, description)
-    difference, pixels = compare(network, run, bundle.image_size)
+    difference, pixels = compare(network, run)
     store = open_store(dest)
     store.write(FILES[to], data, content_type="application/octet-stream")
-    return Exported(store.uri(FILES[to]), network.outputs, difference, pixels)
+    return Exported(store.uri(FILES[to]), network.any_size, network.outputs, difference, pixels)
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -127,7 +131,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
 
 
 def trace(network: ExportedNetwork) -> ExportedProgram:
-    """Return the network as a graph for any batch of photographs of any size.
+    """Return the network as a graph for any batch of photographs of any size, or of its own where it takes no other.
 
     Raises:
         UsageError: its decoder makes one patch after another.
@@ -137,17 +141,19 @@ def trace(network: ExportedNetwork) -> ExportedProgram:
         raise UsageError(
             "a model with model.decoder=spiral can't be exported: it makes one patch after another, as no fixed graph does"
         )
-    side = architecture.patch_size
-    images = generated_photographs(_TRACED, (4 * side, 6 * side))  # two sizes that differ, or one would stand for both
-    sizes = {0: Dim("batch"), 2: side * Dim("rows", min=2), 3: side * Dim("columns", min=2)}
+    side, sizes = architecture.patch_size, {0: Dim("batch")}
+    images = generated_photographs(_TRACED, network.model.image_size)
+    if network.any_size:
+        images = generated_photographs(_TRACED, (4 * side, 6 * side))  # sides that differ, or one would stand for both
+        sizes |= {2: side * Dim("rows", min=2), 3: side * Dim("columns", min=2)}
     program = torch.export.export(network, (images,), dynamic_shapes={"images": sizes})
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it names paths of this machine
     return program
 
 
-def compare(network: ExportedNetwork, run: Run, image_size: tuple[int, int]) -> tuple[float, float]:
-    """Compare a file with its network on generated photographs: one of the image size, and three of another.
+def compare(network: ExportedNetwork, run: Run) -> tuple[float, float]:
+    """Compare a file with its network on generated photographs: one of the model's size, and three of another.
 
     Returns:
         The largest difference of scores and colors, and the share of pixels with another class.
@@ -155,9 +161,9 @@ def compare(network: ExportedNetwork, run: Run, image_size: tuple[int, int]) -> 
     Raises:
         DataError: the differences are larger than rounding.
     """
-    side = network.model.architecture.patch_size
+    side, own = network.model.architecture.patch_size, network.model.image_size
     largest, different, pixels = 0.0, 0, 0
-    for count, size in ((1, image_size), (3, (2 * side, 3 * side))):
+    for count, size in ((1, own), (3, (2 * side, 3 * side) if network.any_size else own)):
         images = generated_photographs(count, size)
         found = run(images)
         with torch.inference_mode():

@@ -27,6 +27,7 @@ def test_a_binary_model_becomes_a_program_of_torch(tmp_path: Path, monkeypatch: 
     assert answer == {
         "model": bundle.sha256,
         "file": str(tmp_path / "out/model.pt2"),
+        "any_size": True,
         "outputs": ["ids", "scores"],
         "largest_difference": pytest.approx(0, abs=1e-5),
         "different_pixels": pytest.approx(0, abs=1e-3),
