@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from vitseg.architecture import Architecture
+from vitseg.errors import DataError, UsageError
 from vitseg.model.encoder import VisionTransformer
 from vitseg.model.patches import patchify
+from vitseg.model.published_families import Family, Stated
 from vitseg.model.published_weights import PixelStats, encoder_from_published, read_published
 
 transformers = pytest.importorskip("transformers")
@@ -142,4 +144,134 @@ def test_timm_has_other_names_for_the_same(name):
         assert torch.equal(tensor.flatten(), timm.tensors[key].flatten()), key
     epsilon = {"norm_epsilon": 1e-6} if name == "vit" else {}  # timm's own
     assert timm.architecture == theirs.architecture | epsilon
-    assert (timm.antialias, timm.pixels) == (True, theirs.pixels)
+    assert (timm.antialias, timm.pixels) == (theirs.antialias, theirs.pixels)
+
+
+def read(name="vit", config=None, preprocessor=None, timm=False, **changed):
+    """Read a model's tensors, with some changed (None: removed) and other files beside them."""
+    state = reference(name).state_dict()
+    state = {**(as_timm(state) if timm else state), **changed}
+    return read_published(
+        {key: value for key, value in state.items() if value is not None}, config or {}, preprocessor or {}
+    )
+
+
+def test_the_tower_of_a_model_of_photographs_and_texts_is_found():
+    tower = {f"vision_model.{name}": tensor for name, tensor in reference("siglip").state_dict().items()}
+    state = {**tower, "text_model.embeddings.token_embedding.weight": torch.ones(5, 32), "logit_scale": torch.ones(1)}
+    config = {"model_type": "siglip", "vision_config": {"num_attention_heads": 4}, "text_config": {"hidden_size": 9}}
+    published = read_published(
+        state, config, {"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1], "rescale_factor": 1 / 255}
+    )
+    assert (published.family, published.architecture["activation"]) == ("SigLIP ViT-32/4", "gelu_tanh")
+    assert published.pixels == PixelStats((0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
+    assert not published.assumed
+
+
+def test_a_config_of_timm_is_understood():
+    pixels = {
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "input_size": [3, 24, 24],
+    }
+    published = read(config={"architecture": "vit_small_patch4_24.augreg", "pretrained_cfg": pixels}, timm=True)
+    assert published.family == "vit_small_patch4_24.augreg"
+    assert published.pixels == PixelStats((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert published.image_size == (24, 24)
+    assert published.architecture["norm_epsilon"] == 1e-6
+    assert published.assumed == {"heads", "head_width"}
+
+
+def test_a_license_with_conditions_is_known():
+    assert "dinov3-license" in read("dinov3").license
+    assert not read("dinov2").license
+
+
+def test_what_nothing_states_is_assumed_as_most_models_have_it():
+    published = read()
+    assert published.assumed == {"heads", "head_width", "norm_epsilon", "activation", "pixels"}
+    assert (published.architecture["heads"], published.architecture["head_width"]) == (1, 32)
+    assert published.pixels == PixelStats()
+    assert read("dinov2").pixels == PixelStats((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize(
+    ("family", "width", "heads"),
+    [
+        ("ViT", 384, 6),
+        ("ViT", 1280, 16),
+        ("DINOv3", 1280, 20),
+        ("SigLIP", 1152, 16),
+        ("SigLIP", 1536, 16),
+        ("DINOv2", 1536, 24),
+    ],
+)
+def test_heads_are_64_wide_but_in_models_that_are_known_for_others(family, width, heads):
+    assert Stated(Family(family, 1e-6), False, {}, {}).heads(width) == (heads, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "hint"),
+    [
+        ("vit", {"model_type": "siglip2"}, "siglip2"),
+        ("vit", {"hidden_act": "relu"}, "relu"),
+        ("vit", {"hidden_act": "silu"}, "silu"),
+        ("dinov3", {"rope_theta": 10000.0}, "rope_theta = 10000.0"),
+        ("dinov3-7b", {"model_type": "dinov3_vit", "num_attention_heads": 4}, "'gelu' with a gate"),
+    ],
+)
+def test_what_this_encoder_does_not_compute_is_refused(name, config, hint):
+    with pytest.raises(UsageError, match=hint) as caught:
+        read(name, config)
+    assert "\n" not in str(caught.value)
+
+
+def test_models_of_timm_with_rotations_that_are_not_ours_are_refused():
+    with pytest.raises(UsageError, match="vit_pe_spatial_small_patch16_512"):
+        read(config={"architecture": "vit_pe_spatial_small_patch16_512"}, timm=True)
+    with pytest.raises(DataError, match="no learned positions"):
+        read(timm=True, pos_embed=None)
+
+
+def test_pixels_that_are_not_scaled_to_1_are_refused():
+    with pytest.raises(UsageError, match="1/255"):
+        read(preprocessor={"do_rescale": False})
+
+
+def test_the_naflex_variant_of_siglip_is_refused_in_words():
+    with pytest.raises(UsageError, match="NaFlex"):
+        read("siglip", **{"embeddings.patch_embedding.weight": torch.zeros(32, 48)})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("num_hidden_layers", 3), ("hidden_size", 64), ("patch_size", 16), ("intermediate_size", 160), ("num_attention_heads", 5),
+     ("layer_norm_eps", "small")],
+)  # fmt: skip
+def test_a_config_of_another_model_is_told(key, value):
+    with pytest.raises(DataError, match=str(value)):
+        read(config={key: value})
+
+
+def test_positions_of_images_that_are_not_square_are_known_from_the_config():
+    numbers = {**NUMBERS, **MODELS["vit"][1], "image_size": [16, 36]}
+    torch.manual_seed(0)
+    model = transformers.ViTModel(transformers.ViTConfig(**numbers)).eval()  # 4×9 patches: a square number of them
+    torch.nn.init.normal_(model.embeddings.position_embeddings)
+    photos = torch.rand(2, 3, 16, 36)
+    published = read_published(model.state_dict(), model.config.to_dict(), {})
+    with torch.no_grad():
+        assert torch.allclose(our_tokens(published, photos), model(2 * photos - 1).last_hidden_state, atol=1e-5)
+    own = encoder_from_published(published, Architecture(**published.architecture), (4, 9), OURS)
+    fewer = encoder_from_published(published, Architecture(**published.architecture), (4, 3), OURS)[
+        "embedding.position"
+    ]
+    assert torch.equal(fewer.view(4, 3, 32), own["embedding.position"].view(4, 9, 32)[:, 1::3])  # every third column
+
+
+def test_the_kernel_fits_patches_of_another_size():
+    published = read("dinov2", {"num_attention_heads": 4})
+    with torch.no_grad():
+        tokens = our_tokens(published, torch.rand(1, 3, 24, 24))
+        larger = our_tokens(published, torch.rand(1, 3, 48, 48), patch_size=8)
+    assert larger.shape == tokens.shape

@@ -10,7 +10,7 @@ from vitseg.architecture import Architecture
 from vitseg.errors import DataError, UsageError
 from vitseg.model.encoder import VisionTransformer
 from vitseg.model.patches import patchify
-from vitseg.model.published_weights import PixelStats, encoder_from_published, read_published
+from vitseg.model.published_weights import PixelStats, encoder_from_published, read_published, resize_kernel
 
 transformers = pytest.importorskip("transformers")
 
@@ -231,3 +231,34 @@ def test_a_tensor_that_is_unknown_is_refused_by_its_name(theirs, name):
 def test_pixels_must_be_numbers():
     with pytest.raises(DataError, match="std above 0"):
         PixelStats(std=(0.5, 0.0, 0.5))
+
+
+@pytest.mark.parametrize("size", [4, 5, 8, 13])
+def test_a_patch_and_its_kernel_may_be_enlarged_together(size):
+    torch.manual_seed(0)
+    kernel, patches = torch.randn(7, 3, 4, 4, dtype=torch.float64), torch.rand(9, 3, 4, 4, dtype=torch.float64)
+    large = torch.nn.functional.interpolate(patches, size=(size, size), mode="bicubic", antialias=True)
+    before, after = (
+        torch.einsum("ncpq,dcpq->nd", *pair) for pair in ((patches, kernel), (large, resize_kernel(kernel, size)))
+    )
+    assert torch.allclose(before, after, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [16, 20, 28])
+def test_an_image_of_another_size_has_nearly_the_same_embedding_by_a_resized_kernel(size):
+    torch.manual_seed(0)
+    kernel = torch.randn(5, 3, 14, 14, dtype=torch.float64)
+    kernel = torch.nn.functional.avg_pool2d(kernel, 5, 1, 2)  # smooth, as learned ones are
+    rows, columns = (torch.linspace(0, 3, 14 * 8, dtype=torch.float64) for _ in range(2))
+    image = torch.stack(
+        [torch.sin(rows)[:, None] * columns, rows[:, None] + columns, torch.cos(rows[:, None] - columns)]
+    )[None]
+    other = torch.nn.functional.interpolate(image, size=(8 * size, 8 * size), mode="bicubic", antialias=True)
+    before, after = (
+        torch.einsum(
+            "bnx,dx->bnd", patchify(pixels, side), rearrange(resize_kernel(kernel, side), "d c p q -> d (p q c)")
+        )
+        for pixels, side in ((image, 14), (other, size))
+    )
+    inner = torch.arange(64).view(8, 8)[1:-1, 1:-1].flatten()  # the image ends where the border's patches do
+    assert torch.allclose(before[:, inner], after[:, inner], atol=0.03 * before.std().item())

@@ -27,7 +27,7 @@ def test_the_encoder_of_a_published_file_is_what_the_files_beside_it_say(publish
     plain = read_start(str(published))
     sizes = ("patch_size", "encoder_projection", "blocks", "mlp_units", "class_token")
     assert [plain.encoder[key] for key in sizes] == [16, 24, 1, (32, 24), True]
-    assert plain.free == {"patch_size", "heads", "head_width", "norm_epsilon"}
+    assert plain.free == {"patch_size", "heads", "head_width", "norm_epsilon", "activation"}
     assert "model.heads=" in plain.assumptions
     assert "mean 0.5 and std 0.5 (there is no preprocessor_config.json)" in plain.assumptions
     beside(published, num_attention_heads=2, layer_norm_eps=1e-12)

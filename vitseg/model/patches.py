@@ -110,7 +110,7 @@ def resample_positions(
 ) -> Tensor:
     """Interpolate position embeddings (N, D) of one grid to another grid, bicubically as DeiT does.
 
-    `antialias` smooths them where they become fewer, as timm does.
+    `antialias` smooths them where they become fewer.
     """
     if old == new:
         return position

@@ -165,10 +165,6 @@ class Stated:
                 return height, width
         return None
 
-    def license(self) -> str:
-        """Return the license, where it is stated or the family's."""
-        return str(_object(self.config, "pretrained_cfg").get("license") or self.family.license)
-
     def check(self, have: Mapping[str, Any]) -> None:
         """Refuse a `config.json` that says other numbers than the weights `have`: they are not all there, or not its own."""
         for key, value in have.items():

@@ -51,9 +51,9 @@ class Published:
     image_size: tuple[int, int] | None = None
     """(H, W) that the positions are for, where it is stated."""
     antialias: bool = False
-    """Whether its own library smooths positions that it resamples to fewer."""
+    """Whether positions are smoothed where they are resampled to fewer, as transformers does for DINOv2 with registers."""
     license: str = ""
-    """Where it is stated, or asks for more than to be named."""
+    """The family's, where it asks for more than to be named."""
 
 
 def read_published(
@@ -93,12 +93,12 @@ def read_published(
     if architecture["position"] == "rotary":
         _check_rotary(stated, architecture)
         stated.check({"num_register_tokens": registers})
-    smooth = named.timm or (stated.family.name == "DINOv2" and registers > 0)
+    smooth = stated.family.name == "DINOv2" and registers > 0
     family = stated.architecture or f"{stated.family.name} ViT-{_SIZES.get(width, width)}/{patch_size}"
     return Published(
         architecture, pixels, family.replace("ViT ViT", "ViT"), tensors,
         frozenset(key for key, value in {**assumed, "pixels": no_pixels}.items() if value), stated.image_size(), smooth,
-        stated.license(),
+        stated.family.license,
     )  # fmt: skip
 
 
@@ -142,7 +142,7 @@ def resize_kernel(kernel: Tensor, size: int) -> Tensor:
     if old == size:
         return kernel
     pixels = torch.eye(old**2, dtype=torch.float64).view(old**2, 1, old, old)
-    resized = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=size < old).flatten(1)
+    resized = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True).flatten(1)
     return (kernel.double().flatten(2) @ torch.linalg.pinv(resized).T).unflatten(2, (size, size))
 
 

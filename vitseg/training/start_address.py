@@ -126,7 +126,9 @@ def _published(address: str, store: Store, weights: str = WEIGHTS, commit: str =
     state, sha256 = _tensors(address, store, weights, commit)
     config, preprocessor = (_json(_read(store, name)) for name in hugging_face.SIDECARS)
     published = read_published(state, config, preprocessor)
-    origin = Origin(address=address, family=published.family, sha256=sha256, license=_license(store, config))
+    origin = Origin(
+        address=address, family=published.family, sha256=sha256, license=_license(store, config) or published.license
+    )
     return PublishedStart(address, origin, published)
 
 
