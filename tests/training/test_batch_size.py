@@ -17,6 +17,7 @@ from tests.training.conftest import small_recipe
 from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import read_manifest
 from vitseg.errors import TrainingError
+from vitseg.model.encoder import VisionTransformer
 from vitseg.training import batch_size
 from vitseg.training.batch_size import (
     GAIN,
@@ -200,6 +201,14 @@ def test_a_trial_takes_whole_steps_of_a_batch_that_repeats_a_sample(
     parts = job.recipe.optimizer.accumulate
     assert taken == [(3 * parts, parts, True, False)] * 3
     assert (trial.images, trial.free) == (3, 2**40)
+
+
+def test_a_trial_on_kept_features_is_of_the_decoder_alone(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = read_manifest(job.shards)
+    sample = next(iter(Batches(job.shards, manifest, "train", batch_size=2, shuffle=False).epoch(0)))
+    job = dataclasses.replace(job, recipe=small_recipe("model.encoder=frozen"))
+    monkeypatch.setattr(VisionTransformer, "forward", lambda *_: pytest.fail("the encoder was asked"))
+    assert attempt_steps(job, manifest, sample, CPU, 3, 2**40).images == 3
 
 
 @pytest.fixture

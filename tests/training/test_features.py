@@ -16,6 +16,7 @@ from vitseg.errors import UsageError
 from vitseg.recipe import Recipe
 from vitseg.training import features as features_module
 from vitseg.training.features import encoder_digest, kept_features
+from vitseg.training.job import Job
 from vitseg.training.loop import Trainer
 from vitseg.training.objectives.segmentation import Segmentation
 from vitseg.training.worker import batches_of
@@ -43,9 +44,13 @@ def objective_of(shards: str, recipe: Recipe) -> Segmentation:
     return Segmentation(model, recipe, manifest)
 
 
+def job_of(shards: str, recipe: Recipe) -> Job:
+    return Job("folder", shards, "f" * 64, recipe)
+
+
 def find(shards: str, recipe: Recipe, world: World | None = None):
     manifest, world = read_manifest(shards), world or World(0, 1, CPU)
-    return kept_features(objective_of(shards, recipe), shards, manifest, world, lambda: None)
+    return kept_features(job_of(shards, recipe), objective_of(shards, recipe), manifest, world, lambda: None)
 
 
 def files(shards: str) -> set[str]:
@@ -82,11 +87,24 @@ def test_the_next_training_with_the_same_encoder_finds_them(
         assert "found in" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("other", ["run.seed=1", "model.heads=1", "model.pixels=fixed", "run.precision=bfloat16"])
+def test_jobs_that_measure_their_precision_share_features_however_that_ended(
+    copy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, manifest = small_recipe(*FROZEN, "run.precision=auto"), read_manifest(copy)
+    for name, wanted in (("bfloat16", "computed once"), ("float32", "found in")):
+        objective = objective_of(copy, recipe)
+        objective.compute_in(name)
+        kept_features(job_of(copy, recipe), objective, manifest, World(0, 1, CPU), lambda: None)
+        assert wanted in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "other", ["run.seed=1", "model.heads=1", "model.pixels=fixed", "run.precision=bfloat16", "run.deterministic=true"]
+)
 def test_another_encoder_has_other_features(shards: str, other: str) -> None:
     digests = set()
     for recipe in (small_recipe(*FROZEN), small_recipe(*FROZEN, other)):
-        digests.add(encoder_digest(objective_of(shards, recipe).model, recipe.run.precision))
+        digests.add(encoder_digest(objective_of(shards, recipe).model, recipe.run))
     assert len(digests) == 2
 
 
@@ -152,7 +170,9 @@ def test_more_than_the_limit_is_refused_before_anything_is_written(copy: str, mo
 def test_training_on_them_is_training_the_decoder_alone(make_trainer: MakeTrainer, copy: str) -> None:
     recipe = small_recipe(*FROZEN, "model.decoder=linear", "run.epochs=2", "optimizer.accumulate=2")
     manifest = read_manifest(copy)
-    features = kept_features(make_trainer("any", recipe).objective, copy, manifest, World(0, 1, CPU), lambda: None)
+    features = kept_features(
+        job_of(copy, recipe), make_trainer("any", recipe).objective, manifest, World(0, 1, CPU), lambda: None
+    )
 
     def make(name: str, logger: Power, *, kept: bool = True) -> Trainer:
         trainer = make_trainer(name, recipe, logger)

@@ -220,7 +220,12 @@ def attempt_steps(job: Job, manifest: Manifest, sample: Batch, device: torch.dev
     learner = Learner(objective, world)
     learner.connect()
     rows = torch.arange(size) % len(sample.keys)
-    batch = Batch(sample.images[rows], sample.labels[rows], [sample.keys[row] for row in rows.tolist()])
+    batch = Batch(
+        sample.images[rows],
+        sample.labels[rows],
+        [sample.keys[row] for row in rows.tolist()],
+        objective.blank_tokens(size),
+    )
     ends = []
     for step in range(_WARM_UP[device.type] + timed):
         learner.take_step(batch, step=step, learning_rate=1e-6, time_used=0.0)

@@ -27,6 +27,8 @@ from vitseg.errors import DataError, StoreFullError, UsageError
 from vitseg.images.resize import resize_planes
 from vitseg.model.segmenter import Segmenter
 from vitseg.precision import autocast
+from vitseg.recipe import RunRecipe
+from vitseg.training.job import Job
 from vitseg.training.objectives.base import Objective
 from vitseg.training.objectives.segmentation import Segmentation
 from vitseg.training.rank_reports import emit
@@ -42,7 +44,7 @@ _OF_DECODER = (
 
 
 def kept_features(
-    objective: Objective, shards: str, manifest: Manifest, world: dist.World, alive: Callable[[], None]
+    job: Job, objective: Objective, manifest: Manifest, world: dist.World, alive: Callable[[], None]
 ) -> Features | None:
     """Return the features of all photographs, computed where they are not there yet; every rank must call it.
 
@@ -58,9 +60,9 @@ def kept_features(
     if not objective.keeps_features:
         say("features are computed in each step, for augment.scale and augment.color change what the encoder sees")
         return None
-    model, precision = objective.model, objective.recipe.run.precision
+    model = objective.model
     shape = (model.grid[0] * model.grid[1], model.encoder.width)
-    features = Features(shards, encoder_digest(model, precision), shape)
+    features = Features(job.shards, encoder_digest(model, job.recipe.run), shape)
     views = {"train": (PHOTOS, MIRRORED) if objective.recipe.data.flip else (PHOTOS,), "val": (PHOTOS,)}
     wanted = [(split, shard) for split in views for shard in manifest.splits[split].shards]
 
@@ -86,7 +88,7 @@ def kept_features(
     todo = sum(shard.samples for _, shard in share)
     done = 0
     for split, shard in share:
-        for count in _compute(features, objective, shards, manifest, split, shard, missing(split, shard)):
+        for count in _compute(features, objective, job.shards, manifest, split, shard, missing(split, shard)):
             done += count
             alive()
             if time.monotonic() > last + _REPORT_S:
@@ -101,10 +103,14 @@ def kept_features(
     return features
 
 
-def encoder_digest(model: Segmenter, precision: str) -> str:
-    """Return 16 hex digits that change with whatever changes the tokens of a photograph."""
+def encoder_digest(model: Segmenter, run: RunRecipe) -> str:
+    """Return 16 hex digits that change with whatever changes the tokens of a photograph.
+
+    Of the precision, what the recipe says counts: jobs that leave it to a measurement share features, however it ended.
+    """
     numbers = {key: value for key, value in dataclasses.asdict(model.architecture).items() if key not in _OF_DECODER}
-    digest = hashlib.sha256(json.dumps([numbers, model.image_size, precision], sort_keys=True).encode())
+    values = [numbers, model.image_size, run.precision, run.deterministic]
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     weights = {**model.encoder.state_dict(), "mean": model.mean, "std": model.std}
     for name, tensor in sorted(weights.items()):
         digest.update(name.encode())

@@ -72,7 +72,7 @@ def train_rank(job_folder: str, world: dist.World) -> None:
             objective.compute_in(precision.name)
             if recipe.run.compile:
                 objective.model.compile()
-            features = kept_features(objective, job.shards, manifest, world, alive)
+            features = kept_features(job, objective, manifest, world, alive)
             data, validation = batches_of(job.shards, manifest, recipe, world, features)
             throughput = measure_throughput(objective.flops_per_image(), precision.name, world)
             if world.rank == 0:

@@ -80,6 +80,10 @@ class Objective(ABC):
     def counts(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return what divides the loss, and how many pixels have a class."""
 
+    def blank_tokens(self, images: int) -> Tensor | None:
+        """Return tokens as a batch of so many images brings them, where features are kept."""
+        return None
+
     def model_inputs(self, images: Tensor, targets: Tensor, *more: Tensor) -> tuple[Tensor | None, ...]:
         """Return the arguments of the model in training."""
         return (images,)

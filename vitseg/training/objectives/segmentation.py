@@ -78,6 +78,13 @@ class Segmentation(Objective):
         changes = self.recipe.augment.color > 0 or self.recipe.augment.scale != (1.0, 1.0)
         return self.recipe.model.encoder == "frozen" and not changes
 
+    def blank_tokens(self, images: int) -> Tensor | None:
+        """Return zeros."""
+        tokens = self.model.grid[0] * self.model.grid[1]
+        return (
+            torch.zeros(images, tokens, self.model.encoder.width, dtype=torch.float16) if self.keeps_features else None
+        )
+
     def inputs(self, batch: Batch, step: int, rows: Sequence[int]) -> tuple[Tensor, ...]:
         """Return augmented images, of the network's size, labels, of the data's, and the encoder's tokens if they are known."""
         images, labels = self.augmented(batch.images, batch.labels, step, rows)
