@@ -82,7 +82,6 @@ UNMIRRORED: dict[str, str] = {
     "flows/cli/registry.py": "tests/flows/test_retrain.py and tests/registry run its commands",
     "flows/cli/segment.py": "tests/flows/test_segment.py runs the command",
     "flows/cli/stack.py": "tests/flows/stack/test_stack.py runs its commands",
-    "flows/tasks/register_version.py": "whole trainings: tests/flows/test_retrain.py and test_pretrain.py",
     "flows/train.py": "whole trainings: tests/flows/test_retrain.py and test_pretrain.py",
     "vitseg/synth/canvas.py": "what it draws is seen in whole scenes: tests/synth/test_scene.py",
     "vitseg/synth/objects.py": "what it draws is seen in whole scenes: tests/synth/test_scene.py",
