@@ -192,7 +192,7 @@ KINDS = {
     "fine patches of one pixel": (dataclasses.replace(SMALL, decoder="attention", fine_patch=1), CLASSES),
     "the decoder of old bundles": (
         ConvolutionalArchitecture(
-            **dataclasses.asdict(SMALL)
+            **dataclasses.asdict(dataclasses.replace(SMALL, blocks=1, fine_blocks=1))
             | {"decoder": "overlap", "fine_patch": 4, "fine_heads": 2, "fine_radius": 1, "narrow_width": 16}
         ),
         CLASSES,
