@@ -85,6 +85,7 @@ def test_features_are_those_of_transformers(name, tmp_path):
     for state in (file, model.state_dict()):
         published = read_published(state, config, {})
         assert published.assumed == {"pixels"}
+        assert published.architecture["norm_epsilon"] == model.config.layer_norm_eps
         assert largest_difference(published, model) < 1e-5
     bare = read_published(file, {"num_attention_heads": 4}, {})  # heads alone don't show in shapes
     assert "norm_epsilon" in bare.assumed

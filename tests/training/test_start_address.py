@@ -30,7 +30,7 @@ def test_the_encoder_of_a_published_file_is_what_the_files_beside_it_say(publish
     assert plain.free == {"patch_size", "heads", "head_width", "norm_epsilon", "activation"}
     assert "model.heads=" in plain.assumptions
     assert "mean 0.5 and std 0.5 (there is no preprocessor_config.json)" in plain.assumptions
-    beside(published, num_attention_heads=2, layer_norm_eps=1e-12)
+    beside(published, num_attention_heads=2, layer_norm_eps=1e-12, hidden_act="gelu")
     beside(published, "preprocessor_config.json", image_mean=[0.4] * 3, image_std=[0.2] * 3)
     for address in (published, published.parent):
         told = read_start(str(address))
