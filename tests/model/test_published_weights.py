@@ -228,6 +228,12 @@ def test_a_tensor_that_is_unknown_is_refused_by_its_name(theirs, name):
         converted(state, ARCH, (4, 4), PixelStats(), None)
 
 
+def test_a_tensor_that_has_no_place_here_is_refused_by_its_name(theirs):
+    state = {**as_timm(theirs.state_dict()), "blocks.1.attn.q_bias": torch.ones(24)}  # beside a bias of all three
+    with pytest.raises(DataError, match=r"blocks.1.attention.query.bias .* has no place"):
+        converted(state)
+
+
 def test_pixels_must_be_numbers():
     with pytest.raises(DataError, match="std above 0"):
         PixelStats(std=(0.5, 0.0, 0.5))
