@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from vitseg.architecture import Architecture
 from vitseg.model.attention_decoder import HEAD_WIDTH, AttentionDecoder, spline_scores
+from vitseg.model.cubic_interpolation import CubicInterpolation
 
 ARCH = Architecture(
     patch_size=8, mlp_units=(16, 24), decoder="attention", fine_patch=2, fine_width=64, fine_blocks=1, dropout=0.0,
@@ -53,7 +54,7 @@ def by_definition(decoder: AttentionDecoder, tokens: torch.Tensor, patches: torc
         token = token + block.attention.output(mixed.flatten())
         token = token + block.mlp(block.mlp_norm(token)[None])[0]
         logits[row, column] = decoder.head(decoder.norm(token))
-    return torch.nn.functional.interpolate(logits.permute(2, 0, 1)[None], scale_factor=side, mode="bilinear")
+    return CubicInterpolation(side)(logits.permute(2, 0, 1)[None])
 
 
 @pytest.mark.parametrize("grid", [(4, 4), (2, 3), (3, 1)])

@@ -7,6 +7,7 @@ for the reach of the interpolation from a grid of logits to pixels, which learns
 
 import dataclasses
 import itertools
+import math
 from typing import get_args, get_type_hints
 
 import pytest
@@ -16,6 +17,7 @@ from vitseg.architecture import Architecture
 from vitseg.config import load_recipe
 from vitseg.errors import UsageError
 from vitseg.model.convolutional_decoder import ConvolutionalArchitecture
+from vitseg.model.cubic_interpolation import REACH
 from vitseg.model.segmenter import Segmenter, build_model
 from vitseg.recipes import PRESETS
 
@@ -61,11 +63,13 @@ def reached(arch: Architecture, pixel: tuple[int, int], *, attention: bool = Fal
 def own_patches(arch: Architecture, pixel: tuple[int, int]) -> torch.Tensor:
     """Return the pixels, bool (H, W), of the patch of a pixel, and of those that its logit is interpolated from."""
     side, fine = arch.patch_size, arch.fine_patch or arch.patch_size
-    step = {"attention": fine if fine > 1 else 0, "linear": side}.get(arch.decoder, 0)
+    cell = fine if arch.decoder == "attention" else side  # which has one vector of logits, where they are interpolated
+    reach = {"attention": REACH if fine > 1 else 0.5, "linear": 1}.get(arch.decoder, 0.5)  # from the centers of cells
     own = torch.zeros(GRID[0] * side, GRID[1] * side, dtype=torch.bool)
-    for y, x in itertools.product(*((at - step, at, at + step) for at in pixel)):
-        if 0 <= y < own.shape[0] and 0 <= x < own.shape[1]:
-            top, left = y // side * side, x // side * side
+    places = [(at + 0.5) / cell - 0.5 for at in pixel]
+    for y, x in itertools.product(*(range(math.ceil(at - reach), math.floor(at + reach) + 1) for at in places)):
+        if 0 <= y * cell < own.shape[0] and 0 <= x * cell < own.shape[1]:
+            top, left = y * cell // side * side, x * cell // side * side
             own[top : top + side, left : left + side] = True
     return own
 

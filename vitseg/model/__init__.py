@@ -9,6 +9,7 @@ In the order of the forward pass:
     encoder                  a Vision Transformer: patches -> tokens
     patch_decoder            the paper's: features and original patches -> pixels, each patch independently
     attention_decoder        ours: finer patches of the photograph ask the tokens around them, so without seams
+    cubic_interpolation      from its logits of finer patches to those of pixels
     linear_decoder           one layer on the tokens, interpolated to pixels: the yardstick
     spiral_decoder           autoregressive: patch after patch, from the center outwards; causal blocks and their cache
     convolutional_decoder    that of old bundles, under its true name

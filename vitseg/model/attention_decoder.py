@@ -5,7 +5,7 @@ border. Here the photograph is cut again, into finer patches, and each of them i
 value for 2×2 places in its patch, and a query attends to the nine places around it. Scores fall with distance, so that a place
 which enters or leaves the neighborhood of a query has weight 0 there: from one patch to the next nothing changes abruptly, and
 no seams show. Before training, this attention nearly interpolates what the tokens say. Last, each finer patch has one vector of
-logits, which are interpolated to pixels.
+logits, which are interpolated to pixels by a cubic kernel.
 
 No learned layer reads more than one patch or one token; what is around comes in by attention alone.
 
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from vitseg.architecture import Architecture
 from vitseg.model.blocks import TransformerBlock, layer_norm
+from vitseg.model.cubic_interpolation import CubicInterpolation
 
 HEAD_WIDTH = 32
 _MLP_RATIO = 2
@@ -56,6 +57,7 @@ class AttentionDecoder(nn.Module):
         )
         self.norm = layer_norm(arch, width)
         self.head = nn.Linear(width, channels)
+        self.interpolation = CubicInterpolation(self.fine_patch)
         # Not among the weights, so that bundles don't depend on the size of windows; so it isn't left on a meta device either.
         self.register_buffer("distance_bias", spline_scores(self.times), persistent=False)
 
@@ -72,7 +74,7 @@ class AttentionDecoder(nn.Module):
             queries = block(queries.view(-1, fine**2, queries.shape[-1]), key, value, bias.to(key.dtype))
         logits = self.head(self.norm(queries).flatten(0, 1)).float()
         image = rearrange(logits, "(b y x p q) c -> b (y p) (x q) c", y=cells[0], x=cells[1], p=fine, q=fine)
-        return F.interpolate(image.movedim(-1, 1), scale_factor=self.fine_patch, mode="bilinear", align_corners=False)
+        return self.interpolation(image.movedim(-1, 1))
 
     def _cut_finer(self, patches: Tensor, grid: tuple[int, int], side: int) -> Tensor:
         """Cut patches (B, N, P·P·3) to finer ones, window by window: (W·q, p·p·3)."""
