@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +17,7 @@ from flows.preprocess import preprocess
 from flows.stack.processes import locked
 from flows.tasks.plan_training import changes_since
 from flows.train import train
-from vitseg.config import load_request
+from vitseg.config import load_layers
 from vitseg.data.manifest import Manifest, read_manifest
 from vitseg.home import home
 from vitseg.old_keys import current_start
@@ -27,7 +26,7 @@ from vitseg.registry import promotion, versions
 from vitseg.registry.gate import PASSED, is_compared, read_gate, verdict_of
 from vitseg.registry.names import check_name
 from vitseg.storage import canonical
-from vitseg.training.objectives.segmentation import Segmentation
+from vitseg.training.plan import recipe_digest
 
 PROPOSED = "vitseg.version.proposed"
 """Event: a version is up for review. Automations can send a message, or start the flow `review`."""
@@ -71,15 +70,14 @@ def retrain(
         place = canonical(shards or str(home() / "shards" / name))
         prepared = preprocess(source, place, size=size)
         manifest = read_manifest(place)
-        request = load_request(preset, None, overrides)
-        digest = replace(request, recipe=Segmentation.fit_recipe(request.recipe, manifest)).digest()
+        known = promotion.champion_of(to or name)
+        weights = known.uri if known and start == "champion" else ""
+        digest = recipe_digest(load_layers(preset, None, overrides), manifest, weights)
         version = versions.find_trained(name, prepared["fingerprint"], digest)
         trained = None
-        known = promotion.champion_of(to or name)
         if version is None:
             for line in changes_since(known, manifest)[1] if known and to not in ("", name) else ():
                 note(line)  # `train` tells of the champion of `name`
-            weights = known.uri if known and start == "champion" else ""
             trained = train(place, preset=preset, overrides=list(overrides), nproc=nproc, name=name, init=weights)
             version = versions.get_version(name, trained["version"])
         elif not _is_unfinished(version, auto_promote, manifest, to):

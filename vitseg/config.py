@@ -23,6 +23,8 @@ from vitseg.old_keys import OVERLAP_KEYS, rename_keys
 from vitseg.recipe import Recipe, RecipeRequest
 from vitseg.recipes import PRESETS, TRANSFER
 
+_SECTIONS = ("model", "data", "optimizer", "run")
+
 
 def load_recipe(preset: str = "tiny", file: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe of `load_request`: with the preset's batch, where the request leaves it to the device."""
@@ -68,20 +70,26 @@ class RecipeLayers:
     own: Mapping[str, Any]
     """The user's, which win."""
 
-    def request(self, encoder: Mapping[str, Any] | None = None, free: Collection[str] = ()) -> RecipeRequest:
+    def request(
+        self,
+        encoder: Mapping[str, Any] | None = None,
+        free: Collection[str] = (),
+        sections: Collection[str] = _SECTIONS,
+    ) -> RecipeRequest:
         """Put the recipe together.
 
         Args:
             encoder: of a training that starts from weights: the keys of `model` that these decide. They take the place of
                 the preset's, and so does `recipes/transfer.toml`.
             free: those of them that the user may set otherwise.
+            sections: of `recipes/transfer.toml` that take the place of the preset's.
 
         Raises:
             UsageError: a value of the wrong type or range, or one that contradicts the encoder.
         """
         values: dict[str, Any] = copy.deepcopy(dict(self.preset))
         if encoder is not None:
-            _merge(values, _shipped(TRANSFER))
+            _merge(values, {name: keys for name, keys in _shipped(TRANSFER).items() if name in sections})
             _merge(values, {"model": encoder})
             shape = values["model"]  # a start without a decoder may have fewer blocks than depths are asked for
             shape["depths"] = min(shape.get("depths", 1), shape.get("blocks", 1))

@@ -188,7 +188,8 @@ def retrain(
     """Train again if the source has changed, and put the new version up for review."""
     overrides = _overrides(set_)
     validate.gate(gate)
-    validate.recipe(preset, None, overrides, size if start == "scratch" else None)  # a champion has patches of its own
+    champion = start == "champion"  # has patches and blocks of its own
+    validate.recipe(preset, None, overrides, None if champion else size, starts=champion)
     validate.source(source)
     process.prepare_tracking()
     process.prepare_flow()

@@ -121,9 +121,10 @@ def test_only_the_parts_that_are_asked_for_learn(setting, learning):
 def test_what_does_not_learn_drops_nothing_in_training():
     arch = dataclasses.replace(ARCH, blocks=3, dropout=0.5, stochastic_depth=0.5)
     patches = torch.rand(1, 6, 12)
-    frozen = VisionTransformer(dataclasses.replace(arch, encoder="frozen"), (2, 3)).eval().train()
+    frozen = VisionTransformer(dataclasses.replace(arch, encoder="frozen"), (2, 3))  # also before anybody says train()
     assert torch.equal(frozen(patches, (2, 3)), frozen(patches, (2, 3)))
-    last = VisionTransformer(dataclasses.replace(arch, encoder=1), (2, 3)).train()
+    assert not frozen.eval().train().training
+    last = VisionTransformer(dataclasses.replace(arch, encoder=1), (2, 3))
     assert [block.training for block in last.blocks] == [False, False, True]
     assert not torch.equal(last(patches, (2, 3)), last(patches, (2, 3)))
     assert not last.eval().blocks[2].training

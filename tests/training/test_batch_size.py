@@ -164,6 +164,10 @@ def test_the_batch_is_that_of_all_ranks_and_parts_and_the_rate_goes_with_its_roo
         "more would leave fewer than 32 steps an epoch)"
     )
     assert chosen.chosen["optimizer.learning_rate"] == "0.01131 (the preset's 0.004 × √(64 ÷ 8))"
+    own = dataclasses.replace(twice.recipe.optimizer, encoder_rate=0.001)
+    slower = dataclasses.replace(twice, recipe=dataclasses.replace(twice.recipe, optimizer=own))
+    slower = choose_batch(slower, of_samples(job, 3000), Nodes(2, 2, "node-0:1"), own_rate=False, measure=measure)
+    assert slower.recipe.optimizer.encoder_rate == pytest.approx(0.01131 / 4, rel=1e-3)
     kept = choose_batch(twice, of_samples(job, 3000), Nodes(), own_rate=True, measure=measure)
     assert kept.recipe.optimizer.learning_rate == 0.004
     assert "kept" in kept.chosen["optimizer.learning_rate"]

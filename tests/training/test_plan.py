@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load
+from safetensors.torch import load, save
 
 from vitseg.config import load_layers, load_recipe
 from vitseg.data.manifest import Manifest, ShardInfo, Split
@@ -12,9 +12,11 @@ from vitseg.errors import DataError, UsageError
 from vitseg.labels import train_classes
 from vitseg.model.bundle import save_bundle
 from vitseg.model.segmenter import build_model
+from vitseg.model.transfer import Transfer
 from vitseg.origin import Origin
 from vitseg.training.job import MASKED, Job, write_job
 from vitseg.training.plan import NewJob, check, new_job, plan_job
+from vitseg.training.start import PublishedStart
 
 
 def manifest(**samples: int) -> Manifest:
@@ -168,6 +170,40 @@ def test_a_retraining_finds_its_version_whatever_that_started_from(published: Pa
     assert started.recipe_digest == fresh.recipe_digest == load_recipe("tiny", overrides=own).digest()
     last = load_layers("tiny", None, [*own, "model.fine_patch=16"])  # which the preset's own encoder could not have
     assert new_job(str(tmp_path), data, last, 1, init=str(published)).job.recipe.model.fine_patch == 16
+
+
+def test_the_job_of_a_start_has_the_same_name_whatever_the_last_bits_of_its_fitted_weights_are(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = dataclasses.replace(manifest(train=32, val=1), image_size=(32, 64))
+
+    def folder() -> str:
+        return new_job(str(tmp_path), data, load_layers("tiny"), 1, init=str(published)).job.folder
+
+    before = folder()
+    fit = PublishedStart.fit
+    with monkeypatch.context() as patch:  # as on another processor
+        patch.setattr(PublishedStart, "fit", lambda *given: _with_other_bits(fit(*given)))
+        assert folder() == before
+    tensors = load(published.read_bytes())
+    tensors["norm.bias"] = tensors["norm.bias"] + 1
+    published.write_bytes(save(tensors))
+    assert folder() != before
+
+
+def _with_other_bits(taken: Transfer) -> Transfer:
+    return Transfer({name: tensor * (1 + 2**-23) for name, tensor in taken.tensors.items()}, taken.taken)
+
+
+def test_a_network_of_ours_goes_on_as_long_as_its_preset_says(tmp_path: Path) -> None:
+    recipe = load_recipe("small", overrides=["model.blocks=1", "model.encoder_projection=24", "model.fine_width=32"])
+    save_bundle(tmp_path, build_model(recipe.model, (32, 32), 19, seed=1), train_classes())
+    data = dataclasses.replace(manifest(train=32, val=1), image_size=(32, 32))
+    found = new_job("shards", data, load_layers("tiny"), 1, init=str(tmp_path)).job.recipe
+    preset = load_recipe("tiny")
+    assert (found.data, found.run) == (preset.data, preset.run)
+    assert found.optimizer.encoder_rate > 0
+    assert found.model.depths == 1  # those that its decoder knows
 
 
 def test_an_encoder_of_ours_is_taken_with_its_pixels(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class VisionTransformer(nn.Module):
         self.requires_grad_(self.learning is None)
         for part in self.learning or ():
             part.requires_grad_()
+        self.train()  # what does not learn is in evaluation mode from the beginning
 
     def _learning_parts(self, setting: str | int) -> list[nn.Module] | None:
         """Return the parts that learn, None: all of it."""

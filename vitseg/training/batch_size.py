@@ -109,6 +109,9 @@ def choose_batch(job: Job, manifest: Manifest, nodes: Nodes, *, own_rate: bool, 
     job = job.choose("data.batch_size", batch, reason)
     scaled = f"the preset's {rate:g} × √({batch} ÷ {before})" if batch != before else "the preset's, as its batch"
     scaled = "kept, for you set it" if own_rate else scaled
+    if recipe.optimizer.encoder_rate and not own_rate:
+        encoder_rate = float(f"{recipe.optimizer.encoder_rate * after / rate:.4g}")
+        job = job.choose("optimizer.encoder_rate", encoder_rate, f"{encoder_rate:g} (as optimizer.learning_rate)")
     return job.choose("optimizer.learning_rate", after, f"{after:g} ({scaled})")
 
 

@@ -58,7 +58,10 @@ def kept_features(
         return None
     say = (lambda text: emit("note", text=text)) if world.rank == 0 else lambda text: None
     if not objective.keeps_features:
-        say("features are computed in each step, for augment.scale and augment.color change what the encoder sees")
+        say(
+            "features are computed in each step, for augment.scale and augment.color change what the encoder sees: "
+            "--set augment.scale=[1.0,1.0] --set augment.color=0 has them computed once"
+        )
         return None
     model = objective.model
     shape = (model.grid[0] * model.grid[1], model.encoder.width)
@@ -79,8 +82,8 @@ def kept_features(
         return features
     if size > limit_bytes():
         raise UsageError(
-            f"{what}, would be more than VITSEG_CACHE_GB={limit_bytes() / 1e9:g}: raise it, or --set augment.color=0.1 "
-            "computes them in each step instead"
+            f"{what}, would be more than VITSEG_CACHE_GB={limit_bytes() / 1e9:g}: raise it, or take "
+            "fewer depths: --set model.depths=1"
         )
     say(f"{what}: computed once, and kept in {features.folder}")
     start = last = time.monotonic()
@@ -152,6 +155,7 @@ def _compute(
 def _encode(objective: Segmentation, images: torch.Tensor) -> torch.Tensor:
     """Return the tokens float16 (B, N, E), on the processor, of photographs uint8 (B, 3, H, W) as training sees them."""
     model = objective.model
+    assert not model.encoder.training, "drop path would be kept for ever"
     images = resize_planes(to_device(images, objective.device), model.image_size)
     with autocast(objective.recipe.run.precision, images.device):
         tokens = model.encode(images).half().cpu()

@@ -92,10 +92,10 @@ class Job:
 
 
 def job_folder(
-    shards: str, fingerprint: str, recipe: Recipe | RecipeRequest, init_sha256: str = "", task: str = SEGMENTATION
+    shards: str, fingerprint: str, recipe: Recipe | RecipeRequest, start_sha256: str = "", task: str = SEGMENTATION
 ) -> str:
     """Return the address of the job of this data, recipe and start, under the shards' own `_vitseg/training/`."""
-    start = f"-{init_sha256[:12]}" if init_sha256 else ""
+    start = f"-{start_sha256[:12]}" if start_sha256 else ""
     return join(shards, "_vitseg", _FOLDERS[task], f"{fingerprint[:8]}-{recipe.digest()}{start}")
 
 

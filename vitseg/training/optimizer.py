@@ -14,7 +14,7 @@ from vitseg.training.muon import StackedMuon
 
 _ENCODER = "encoder."
 _BLOCK = re.compile(rf"{_ENCODER}blocks\.(\d+)\.")
-_EMBEDDINGS = ("position", "offset_bias", "registers", "query_key_scale")  # matrices by their shape alone
+_EMBEDDINGS = ("position", "offset_bias", "registers")  # matrices by their shape alone
 
 
 def build_optimizers(model: nn.Module, recipe: OptimizerRecipe) -> list[Optimizer]:

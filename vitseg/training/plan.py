@@ -56,7 +56,8 @@ def new_job(
     check(tried, manifest, world_size)
     if recipe.model.encoder != "trained" and not init:
         raise UsageError(
-            f"model.encoder = {recipe.model.encoder}: without --init its weights are random, and random they would stay"
+            f"model.encoder = {recipe.model.encoder}: without --init, or a champion to start a retraining from, its weights "
+            "are random, and random they would stay"
         )
     initial, size = None, nearest_size(manifest.image_size, recipe.model.patch_size)
     notes = size_notes(manifest.image_size, size, recipe.model.patch_size)
@@ -64,7 +65,7 @@ def new_job(
         initial = fit_initial(start, recipe.model, size, manifest.classes)
         fresh = replace(fresh, init=start.address, init_sha256=initial.sha256, origin=start.origin)
         notes = (f"starting from {start.address}: {initial.taken}", *start_notes(start, layers, recipe.model), *notes)
-    folder = job_folder(shards, manifest.fingerprint, request, fresh.init_sha256, task)
+    folder = job_folder(shards, manifest.fingerprint, request, start.sha256 if start else "", task)
     return NewJob(replace(fresh, folder=folder), asked, initial, notes)
 
 
@@ -104,6 +105,18 @@ def _asked_digest(layers: RecipeLayers, manifest: Manifest, task: str) -> str:
         return _fitted(layers.request(), manifest, task).digest()
     except UsageError:
         return ""
+
+
+def recipe_digest(layers: RecipeLayers, manifest: Manifest, init: str) -> str:
+    """Return the digest by which a retraining finds the version of its request.
+
+    Raises:
+        UsageError: it is no recipe, not even with the encoder of the start.
+    """
+    if digest := _asked_digest(layers, manifest, SEGMENTATION):
+        return digest
+    start = read_start(init) if init else None
+    return _fitted(started_request(layers, start), manifest, SEGMENTATION).digest()
 
 
 def plan_job(

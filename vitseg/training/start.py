@@ -1,11 +1,14 @@
 """What a training starts from: whose encoder it is, and what of its weights a network can take over."""
 
 import contextlib
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vitseg.architecture import Architecture
@@ -26,6 +29,19 @@ class Start(ABC):
 
     address: str
     origin: Origin
+
+    @property
+    @abstractmethod
+    def sha256(self) -> str:
+        """Hash of what the fitted weights are made of: other ones make another job.
+
+        Not that of the fitted ones, whose last bits differ by machine and number of threads.
+        """
+
+    @property
+    @abstractmethod
+    def recipe(self) -> tuple[str, ...]:
+        """Sections of `recipes/transfer.toml` that are laid over the preset."""
 
     @property
     @abstractmethod
@@ -58,6 +74,17 @@ class NetworkStart(Start):
     channels: int = 0
 
     @property
+    def sha256(self) -> str:
+        """Hash of the network, with the names of its classes."""
+        names = [label.name for label in self.classes or ()]
+        return _hash_of(self.tensors, [encoder_keys(self.architecture), self.image_size, names])
+
+    @property
+    def recipe(self) -> tuple[str, ...]:
+        """Rates by depth, but as long and in such batches as the preset says: it may have been trained by it before."""
+        return ("model", "optimizer")
+
+    @property
     def encoder(self) -> dict[str, Any]:
         """Everything that its encoder computes by, and what of it its decoder, if there is one, was trained on."""
         depths = {} if self.classes is None else {"depths": self.architecture.depths}
@@ -84,6 +111,17 @@ class PublishedStart(Start):
     """A published Vision Transformer."""
 
     published: Published
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the tensors, and of what the files beside them say."""
+        found = self.published
+        return _hash_of(found.tensors, [found.architecture, asdict(found.pixels), found.image_size, found.antialias])
+
+    @property
+    def recipe(self) -> tuple[str, ...]:
+        """All of it."""
+        return ("model", "data", "optimizer", "run")
 
     @property
     def encoder(self) -> dict[str, Any]:
@@ -125,7 +163,7 @@ def started_request(layers: RecipeLayers, start: Start | None) -> RecipeRequest:
     if start is None:
         return layers.request()
     with named(start.address):
-        return layers.request(start.encoder, start.free)
+        return layers.request(start.encoder, start.free, start.recipe)
 
 
 @contextlib.contextmanager
@@ -135,3 +173,12 @@ def named(address: str) -> Iterator[None]:
         yield
     except (DataError, UsageError) as error:
         raise type(error)(f"--init {address}: {error}") from error
+
+
+def _hash_of(tensors: Mapping[str, Tensor], values: Any) -> str:
+    """Return the SHA-256 of tensors by name and of plain values."""
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
