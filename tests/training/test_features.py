@@ -48,9 +48,10 @@ def job_of(shards: str, recipe: Recipe) -> Job:
     return Job("folder", shards, "f" * 64, recipe)
 
 
-def find(shards: str, recipe: Recipe, world: World | None = None):
+def find(shards: str, recipe: Recipe, world: World | None = None, objective: Segmentation | None = None):
     manifest, world = read_manifest(shards), world or World(0, 1, CPU)
-    return kept_features(job_of(shards, recipe), objective_of(shards, recipe), manifest, world, lambda: None)
+    objective = objective or objective_of(shards, recipe)
+    return kept_features(job_of(shards, recipe), objective, manifest, world, lambda: None)
 
 
 def files(shards: str) -> set[str]:
@@ -138,8 +139,9 @@ def test_ranks_share_the_work_and_wait_for_each_other(copy: str, monkeypatch: py
 
     monkeypatch.setattr(features_module, "_compute", spy)
     recipe = small_recipe(*FROZEN)
+    objectives = [objective_of(copy, recipe) for _ in range(2)]  # here: threads share torch's random numbers
     with ThreadPoolExecutor(2) as pool:
-        ranks = list(pool.map(lambda rank: find(copy, recipe, World(rank, 2, CPU)), range(2)))
+        ranks = list(pool.map(lambda rank: find(copy, recipe, World(rank, 2, CPU), objectives[rank]), range(2)))
     names = [shard.name for split in read_manifest(copy).splits.values() for shard in split.shards]
     assert sorted(computed) == sorted(names)
     for features in ranks:
