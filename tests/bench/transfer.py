@@ -68,7 +68,7 @@ def figures(folder: Path) -> Iterator[Figure]:
                 words = ["--init", init, *_set(settings, seed), "--epochs", str(epochs)]
                 found[name].setdefault(count, []).append(train(name, shards, words))
             minutes = found[TUNED][count][-1].minutes
-            words = ["--preset", "small", *_set(["run.evaluate_epochs=1000"], seed), "--epochs", "1000"]
+            words = ["--preset", "small", *_set(["run.select=last"], seed), "--epochs", "1000"]
             words += ["--max-minutes", f"{minutes:.2f}"]
             found[SCRATCH].setdefault(count, []).append(train(SCRATCH, shards, words))
     once = train("fine-tuned, one pass", packed(source, counts[-1], keep), ["--init", init, "--epochs", "1"])
@@ -106,7 +106,7 @@ def packed(source: str, count: int, keep: Path) -> str:
 
 
 def _set(settings: list[str], seed: int) -> list[str]:
-    return [word for setting in (*settings, f"run.seed={seed}", "run.log_steps=1") for word in ("--set", setting)]
+    return [word for setting in (*settings, f"run.seed={seed}", "run.evaluate_epochs=5") for word in ("--set", setting)]
 
 
 def train(name: str, shards: str, words: list[str]) -> Result:
