@@ -229,13 +229,12 @@ def test_only_what_was_compared_with_the_champion_of_now_is_promoted_without_a_p
     for name, fake in {
         "preprocess": lambda *_, **__: {"fingerprint": "f"},
         "read_manifest": lambda _: None,
-        "load_request": lambda *_: request,
+        "recipe_digest": lambda *_: request.digest(),
         "train": train,
         "ensure_assessed": assess,
         "changes_since": lambda *_: (ClassChange((), removed=removed), []),
     }.items():
         monkeypatch.setattr(module, name, fake)
-    monkeypatch.setattr(module.Segmentation, "fit_recipe", lambda *_: small_recipe())
     monkeypatch.setattr(module.versions, "find_trained", lambda *given: sought.append(given))
     monkeypatch.setattr(module.versions, "get_version", lambda *_: mine)
     monkeypatch.setattr(module.promotion, "champion_of", lambda _: champions[0] if champions else None)
