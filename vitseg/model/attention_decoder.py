@@ -28,9 +28,7 @@ from vitseg.model.cubic_interpolation import CubicInterpolation
 HEAD_WIDTH = 32
 _MLP_RATIO = 2
 _PARTS = 2  # rows and columns of places in an encoder token that have a key and a value of their own
-_WINDOW = (
-    8  # most rows and columns of finer patches in a window: larger ones compute more scores that count for nothing
-)
+_WINDOW = 8  # most rows and columns of finer patches in a window: in larger ones more scores count for nothing
 _NEVER = -1e4  # score of a key outside the neighborhood; not -inf, which gives NaN where bfloat16 rounds
 
 
