@@ -36,6 +36,7 @@ def pretrain(
     recipe: str | None = None,
     overrides: Sequence[str] = (),
     size: tuple[int, int] | None = None,
+    init: str = "",
     nproc: int | None = None,
     resume: bool = True,
 ) -> dict[str, Any]:
@@ -48,6 +49,7 @@ def pretrain(
         recipe: a TOML file laid over the preset.
         overrides: `section.key=value` laid over both.
         size: height and width of the samples, pixels; by default 256×256. Shards have a size already.
+        init: weights to go on from, published ones for example; by default random ones.
         nproc: ranks; by default one a GPU, or 1.
         resume: go on with an unfinished job of the same data and recipe; False starts over.
     """
@@ -56,7 +58,7 @@ def pretrain(
     nodes = Nodes(nproc or max(1, torch.cuda.device_count()))
     place = prepare(source, shards and canonical(shards), size)
     layers = load_layers(preset, recipe, overrides)
-    job = plan_training(place, layers, nodes, name="pretrain", resume=resume, kind=MASKED)
+    job = plan_training(place, layers, nodes, name="pretrain", resume=resume, init=init, kind=MASKED)
     if job.result:
         note(f"nothing to do: {job.result['encoder']} is this recipe on these photographs already (--no-resume: again)")
         return dict(job.result)

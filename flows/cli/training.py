@@ -19,6 +19,7 @@ def pretrain(
     set_: options.Set = None,
     epochs: options.Epochs = None,
     size: options.OptionalSize = None,
+    init: options.Init = "",
     nproc: options.Nproc = None,
     resume: options.Resume = True,
     json: options.Json = False,
@@ -28,15 +29,17 @@ def pretrain(
     SOURCE may be a folder of shards, too, whose labels are ignored.
     """
     overrides = _overrides(set_, epochs)
-    validate.recipe(preset, recipe, overrides, size)
+    validate.recipe(preset, recipe, overrides, starts=bool(init))
     validate.source(source)
+    init = validate.init(init)
     process.prepare_tracking()
     process.prepare_flow()
     from flows.pretrain import pretrain as flow
 
     result = flow(
-        source, shards=shards, preset=preset, recipe=recipe, overrides=overrides, size=size, nproc=nproc, resume=resume
-    )
+        source, shards=shards, preset=preset, recipe=recipe, overrides=overrides, size=size, init=init, nproc=nproc,
+        resume=resume,
+    )  # fmt: skip
     answer(result, json)
 
 
@@ -189,7 +192,7 @@ def retrain(
     overrides = _overrides(set_)
     validate.gate(gate)
     champion = start == "champion"  # has patches and blocks of its own
-    validate.recipe(preset, None, overrides, None if champion else size, starts=champion)
+    validate.recipe(preset, None, overrides, starts=champion)
     validate.source(source)
     process.prepare_tracking()
     process.prepare_flow()

@@ -71,26 +71,13 @@ def model(address: str) -> None:
         raise NotFoundError(f"{address} is no folder: name a bundle folder, models:/NAME@alias or models:/NAME/VERSION")
 
 
-def recipe(
-    preset: str,
-    file: str | None,
-    overrides: Sequence[str],
-    image_size: tuple[int, int] | None = None,
-    starts: bool = False,
-) -> None:
-    """Refuse a wrong recipe, and a size (height, width) of images that its patches don't fill.
-
-    Of a training that `starts` from weights, [model] is checked when they are read.
-    """
+def recipe(preset: str, file: str | None, overrides: Sequence[str], starts: bool = False) -> None:
+    """Refuse a wrong recipe; of a training that `starts` from weights, [model] is checked when they are read."""
     from vitseg.config import load_layers
 
     layers = load_layers(preset, file, overrides)
     own = {section: keys for section, keys in layers.own.items() if section != "model" or not starts}
-    model = replace(layers, own=own).request().recipe.model
-    if image_size:
-        from vitseg.model.patches import patch_grid  # imports torch
-
-        patch_grid(image_size, model.patch_size)
+    replace(layers, own=own).request()
 
 
 def nodes(nproc: int | None, nnodes: int, rendezvous: str, first: bool = True) -> None:

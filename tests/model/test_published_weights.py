@@ -239,6 +239,17 @@ def test_pixels_must_be_numbers():
         PixelStats(std=(0.5, 0.0, 0.5))
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_smaller_patch_has_the_product_of_the_enlarged_one(size):
+    torch.manual_seed(0)
+    kernel, patches = torch.randn(7, 3, 4, 4, dtype=torch.float64), torch.rand(9, 3, size, size, dtype=torch.float64)
+    large = torch.nn.functional.interpolate(patches, size=(4, 4), mode="bicubic", antialias=True)
+    before, after = (
+        torch.einsum("ncpq,dcpq->nd", *pair) for pair in ((large, kernel), (patches, resize_kernel(kernel, size)))
+    )
+    assert torch.allclose(before, after, atol=1e-10)
+
+
 @pytest.mark.parametrize("size", [4, 5, 8, 13])
 def test_a_patch_and_its_kernel_may_be_enlarged_together(size):
     torch.manual_seed(0)
@@ -250,7 +261,7 @@ def test_a_patch_and_its_kernel_may_be_enlarged_together(size):
     assert torch.allclose(before, after, atol=1e-10)
 
 
-@pytest.mark.parametrize("size", [16, 20, 28])
+@pytest.mark.parametrize("size", [8, 10, 16, 20, 28])
 def test_an_image_of_another_size_has_nearly_the_same_embedding_by_a_resized_kernel(size):
     torch.manual_seed(0)
     kernel = torch.randn(5, 3, 14, 14, dtype=torch.float64)

@@ -14,7 +14,7 @@ from vitseg.model.bundle import save_bundle
 from vitseg.model.segmenter import build_model
 from vitseg.model.transfer import Transfer
 from vitseg.origin import Origin
-from vitseg.training.job import MASKED, Job, write_job
+from vitseg.training.job import MASKED, SEGMENTATION, Job, write_job
 from vitseg.training.plan import NewJob, check, new_job, plan_job
 from vitseg.training.start import PublishedStart
 
@@ -132,6 +132,15 @@ def test_pairs_of_images_are_learned_as_colors() -> None:
     assert new_job("shards", pairs, load_layers("tiny"), 1, task=MASKED).job.recipe == load_recipe("tiny")
 
 
+def test_pairs_of_images_need_an_encoder_that_sees_brightness(published: Path, tmp_path: Path) -> None:
+    pairs = dataclasses.replace(manifest(train=32, val=1), classes=(), targets="images", image_size=(32, 32))
+    recipe = load_recipe("small", overrides=["model.blocks=1", "model.encoder_projection=24", "model.fine_width=32"])
+    save_bundle(tmp_path / "own", build_model(recipe.model, (32, 32), 19, seed=1), train_classes())
+    with pytest.raises(UsageError, match=r"relative to its own brightness.* model.pixels=fixed"):
+        new_job("shards", pairs, load_layers("tiny"), 1, init=str(tmp_path / "own"))
+    assert new_job("shards", pairs, load_layers("tiny"), 1, init=str(published)).job.recipe.model.target == "rgb"
+
+
 def test_a_start_decides_the_encoder_and_its_recipe(published: Path, tmp_path: Path) -> None:
     overrides = ["model.heads=2", "model.head_width=8", "optimizer.learning_rate=0.5"]
     data = dataclasses.replace(manifest(train=32, val=1), image_size=(33, 50))
@@ -218,9 +227,8 @@ def test_an_encoder_of_ours_is_taken_with_its_pixels(tmp_path: Path) -> None:
     assert job.origin == Origin()
 
 
-def test_pretraining_needs_patches_that_fill_its_images(tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", [SEGMENTATION, MASKED])
+def test_images_that_patches_do_not_fill_are_resized_and_it_is_told(task: str) -> None:
     data = dataclasses.replace(manifest(train=16, val=1), image_size=(30, 30))
-    with pytest.raises(UsageError, match="not a multiple of patch size 8"):
-        new_job("shards", data, load_layers("tiny"), 1, task=MASKED)
-    notes = new_job("shards", data, load_layers("tiny"), 1).notes
+    notes = new_job("shards", data, load_layers("tiny"), 1, task=task).notes
     assert notes == ("the network takes 32×32, a multiple of patch size 8: photographs of 30×30 are resized to it",)

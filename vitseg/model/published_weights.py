@@ -133,17 +133,24 @@ def encoder_from_published(
 
 
 def resize_kernel(kernel: Tensor, size: int) -> Tensor:
-    """Return a kernel (D, C, P, P) for patches of another side, by pseudo-inverse (FlexiViT, https://arxiv.org/abs/2212.08013).
+    """Return a kernel (D, C, P, P) for patches of another side, so that a patch scaled to it has the same product as before.
 
-    A patch that is enlarged (bicubically) has the very same product with its kernel as before; one that is made smaller,
-    the nearest that is possible.
+    For larger patches that is a pseudo-inverse (FlexiViT, https://arxiv.org/abs/2212.08013): exact for patches that are
+    enlarged. For smaller ones, exact the other way round: their product is that of the enlarged patch with the old kernel.
+    (A pseudo-inverse would lose there what a smaller patch can't hold of the kernel.)
     """
     old = kernel.shape[-1]
     if old == size:
         return kernel
-    pixels = torch.eye(old**2, dtype=torch.float64).view(old**2, 1, old, old)
-    resized = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True).flatten(1)
-    return (kernel.double().flatten(2) @ torch.linalg.pinv(resized).T).unflatten(2, (size, size))
+    if size < old:
+        return (kernel.double().flatten(2) @ _enlarging(size, old)).unflatten(2, (size, size))
+    return (kernel.double().flatten(2) @ torch.linalg.pinv(_enlarging(old, size))).unflatten(2, (size, size))
+
+
+def _enlarging(small: int, large: int) -> Tensor:
+    """Return the matrix, float64 (large², small²), that enlarges a patch bicubically."""
+    pixels = torch.eye(small**2, dtype=torch.float64).view(small**2, 1, small, small)
+    return F.interpolate(pixels, size=(large, large), mode="bicubic", antialias=True).flatten(1).T
 
 
 def _joined(named: Named) -> tuple[dict[str, Tensor], bool]:

@@ -34,14 +34,14 @@ class Initial:
 
 
 def fit_initial(start: Start, arch: Architecture, image_size: tuple[int, int], classes: tuple[Label, ...]) -> Initial:
-    """Fit weights to the network of a recipe, for images (H, W) and these classes.
+    """Fit weights to the network of a recipe, for images (H, W) and these classes (none: photographs without labels).
 
     Raises:
         UsageError: the weights are of another architecture; the message names the recipe's keys.
         DataError: they are damaged.
     """
     with torch.device("meta"):
-        model = Segmenter(arch, image_size, logit_count(classes))
+        model = Segmenter(arch, image_size, logit_count(classes) or 1)
     wanted = model.state_dict()
     with named(start.address):
         taken = start.fit(model, classes)

@@ -8,7 +8,7 @@ from vitseg.architecture import Architecture
 from vitseg.config import RecipeLayers
 from vitseg.data.manifest import Manifest
 from vitseg.errors import DataError, UsageError
-from vitseg.model.patches import nearest_size, patch_grid
+from vitseg.model.patches import nearest_size
 from vitseg.recipe import RecipeRequest
 from vitseg.training.initial_weights import Initial, fit_initial
 from vitseg.training.job import MASKED, SEGMENTATION, Job, job_folder, read_job
@@ -45,7 +45,9 @@ def new_job(
         NotFoundError, StorageError, AccessError, RegistryError: see `read_start`.
     """
     start = read_start(init) if init else None
-    asked = started_request(layers, start)
+    if start and task == MASKED:
+        start = start.encoder_only()
+    asked = started_request(layers, start, task)
     request = _fitted(asked, manifest, task)
     recipe = request.recipe
     fresh = tried = Job("", shards, manifest.fingerprint, recipe, task=task)
@@ -62,6 +64,11 @@ def new_job(
     initial, size = None, nearest_size(manifest.image_size, recipe.model.patch_size)
     notes = size_notes(manifest.image_size, size, recipe.model.patch_size)
     if start:
+        if manifest.targets == "images" and start.encoder["pixels"] != recipe.model.pixels:
+            raise UsageError(
+                f"--init {start.address}: its encoder sees each image relative to its own brightness, and pairs of images need "
+                "one that sees brightness: start from published weights, or from a training with model.pixels=fixed"
+            )
         initial = fit_initial(start, recipe.model, size, manifest.classes)
         fresh = replace(fresh, init=start.address, init_sha256=initial.sha256, origin=start.origin)
         notes = (f"starting from {start.address}: {initial.taken}", *start_notes(start, layers, recipe.model), *notes)
@@ -159,8 +166,6 @@ def check(job: Job, manifest: Manifest, world_size: int) -> None:
     for split in ("train", "val"):
         if split not in manifest.splits or not manifest.splits[split].samples:
             raise DataError(f"{job.shards} has no samples in split {split!r}: training needs both train and val")
-    if job.task == MASKED:  # others resize the images
-        patch_grid(manifest.image_size, job.recipe.model.patch_size)
     samples, share = manifest.splits["train"].samples, world_size * accumulate
     chosen = "data.batch_size" in job.chosen
     if samples < batch_size:

@@ -5,8 +5,8 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from vitseg.model.segmenter import Segmenter
 from vitseg.model.transfer import Head, Transfer, encoder_keys, option, transfer_weights
 from vitseg.origin import Origin
 from vitseg.recipe import RecipeRequest
+from vitseg.training.job import SEGMENTATION
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,10 @@ class Start(ABC):
         """What nothing says and is therefore assumed, in words; "": nothing."""
         return ""
 
+    def encoder_only(self) -> Self:
+        """Return it without a decoder."""
+        return self
+
     @abstractmethod
     def fit(self, model: Segmenter, classes: tuple[Label, ...]) -> Transfer:
         """Return the weights that a network of these classes, which may be without data, can take over."""
@@ -94,6 +99,11 @@ class NetworkStart(Start):
     def free(self) -> frozenset[str]:
         """The initial value of layer scale is learned over, the epsilon may be any, and another decoder may have its own depths."""
         return frozenset({"layer_scale", "norm_epsilon", "depths"})
+
+    def encoder_only(self) -> Self:
+        """Return the encoder."""
+        tensors = {name: tensor for name, tensor in self.tensors.items() if name.startswith("encoder.")}
+        return replace(self, tensors=tensors, classes=None, channels=0)
 
     def fit(self, model: Segmenter, classes: tuple[Label, ...]) -> Transfer:
         """Take the encoder, and the decoder where it is the same; what scores classes by their names."""
@@ -154,8 +164,10 @@ class PublishedStart(Start):
         return Transfer({f"encoder.{name}": value for name, value in tensors.items()}, words)
 
 
-def started_request(layers: RecipeLayers, start: Start | None) -> RecipeRequest:
+def started_request(layers: RecipeLayers, start: Start | None, task: str = SEGMENTATION) -> RecipeRequest:
     """Return the request of a training that starts there (None: from scratch).
+
+    A pretraining goes on as long and in such batches as its preset says, and its decoder gets the last tokens.
 
     Raises:
         UsageError: see `RecipeLayers.request`.
@@ -163,7 +175,8 @@ def started_request(layers: RecipeLayers, start: Start | None) -> RecipeRequest:
     if start is None:
         return layers.request()
     with named(start.address):
-        return layers.request(start.encoder, start.free, start.recipe)
+        sections = start.recipe if task == SEGMENTATION else ("optimizer",)
+        return layers.request(start.encoder, start.free, sections)
 
 
 @contextlib.contextmanager

@@ -102,7 +102,8 @@ def _folder(address: str, place: str) -> Start:
         if weights is None:
             raise NotFoundError(f"--init {place}: {encoder_bundle.WEIGHTS} is missing")
         encoder = encoder_bundle.unpack_encoder(config, weights)
-        return NetworkStart(address, Origin(), encoder.tensors, encoder.architecture, encoder.image_size)
+        origin = build(Origin, config.get("origin", {}), "origin")
+        return NetworkStart(address, origin, encoder.tensors, encoder.architecture, encoder.image_size)
     if "schema" not in config:
         return _published(address, store)
     with tempfile.TemporaryDirectory() as temporary:

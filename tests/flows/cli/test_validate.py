@@ -47,12 +47,6 @@ def test_several_nodes_need_a_place_to_meet() -> None:
             validate.nodes(nproc, nnodes, rendezvous)
 
 
-def test_a_size_that_patches_do_not_fill_is_refused() -> None:
-    validate.recipe("tiny", None, [], (256, 512))
-    with pytest.raises(UsageError, match="patch"):
-        validate.recipe("tiny", None, [], (250, 512))
-
-
 def test_a_source_is_a_folder_with_something_in_it(tmp_path: Path) -> None:
     archive = tmp_path / "photos.zip"
     archive.write_bytes(b"PK")

@@ -1,13 +1,16 @@
 """Pretraining in the real loop: it learns, two ranks compute what one does, and what was killed ends the same."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load, load_file
 
 from tests.training.conftest import AUGMENT, small_layers, small_recipe
+from vitseg.config import load_layers
 from vitseg.data.commit import commit
 from vitseg.data.loader import Batch
 from vitseg.data.manifest import read_manifest
@@ -16,15 +19,21 @@ from vitseg.data.shards import write_shard
 from vitseg.data.verify import verify
 from vitseg.dist import World
 from vitseg.errors import UsageError
+from vitseg.labels import train_classes
+from vitseg.model.bundle import save_bundle
 from vitseg.model.masked_autoencoder import build_masked
+from vitseg.model.segmenter import build_model
 from vitseg.registry import tracking
+from vitseg.storage import open_store
 from vitseg.synth.dataset import write_photographs
-from vitseg.training.initial_weights import fit_initial
+from vitseg.training.initial_weights import FILE, fit_initial
 from vitseg.training.job import MASKED, Job, job_folder, read_job, write_job
 from vitseg.training.launch import run_ranks
 from vitseg.training.nodes import Nodes
+from vitseg.training.objectives import objective_for
 from vitseg.training.objectives.masked_patches import MaskedPatches
 from vitseg.training.plan import new_job
+from vitseg.training.start import NetworkStart
 from vitseg.training.start_address import read_start
 from vitseg.training.step import Learner
 from vitseg.training.worker import train_rank
@@ -109,6 +118,41 @@ def test_it_learns_and_training_starts_from_it(shards: str, tmp_path: Path, sqli
         assert initial.taken.startswith("the encoder, nothing of the decoder; new are")
     pictures = [path.path for path in tracking.MlflowClient().list_artifacts(job.run_id, "panels")]
     assert pictures == ["panels/epoch-0030.png"]
+
+
+def test_published_weights_are_trained_on_and_keep_their_origin(
+    photo_shards: str, tmp_path: Path, sqlite: str, published: Path
+) -> None:
+    (published.parent / "LICENSE").write_text("MIT License\n")
+    own = ["model.heads=2", "model.head_width=8", "masked.decoder_width=32", "run.epochs=2", "data.batch_size=8"]
+    manifest = replace(read_manifest(photo_shards), image_size=(30, 60))  # which patches of 16 pixels don't fill
+    job, _, initial, notes = new_job(
+        photo_shards, manifest, load_layers("tiny", None, own), 1, init=str(published), task=MASKED
+    )
+    assert initial
+    assert job.recipe.model.depths == 1
+    assert any("photographs of 60×30 are resized" in note for note in notes)
+    run_id = tracking.start_run("goes on", {}, {"vitseg.job": job.folder})
+    write_job(job := replace(job, folder=str(tmp_path / "job"), run_id=run_id))
+    open_store(job.folder).write(FILE, initial.data)
+    begun = objective_for(job, manifest, ALONE.device).model.encoder_bundle().tensors
+    train_rank(job.folder, ALONE)
+    start = read_start(job.encoder)
+    assert isinstance(start, NetworkStart)
+    assert (start.origin, start.origin.license) == (job.origin, "MIT License")
+    norm = "encoder.norm.weight"
+    assert torch.equal(begun[norm], load_file(published)["norm.weight"])
+    assert 0 < (start.tensors[norm] - begun[norm]).abs().max() < 0.1  # it went on from there
+
+
+def test_a_segmenters_encoder_is_trained_on_without_its_decoder(photo_shards: str, tmp_path: Path) -> None:
+    recipe = small_recipe("model.fine_width=32")
+    save_bundle(tmp_path, build_model(recipe.model, (32, 64), 19, seed=1), train_classes())
+    manifest = read_manifest(photo_shards)
+    _, _, initial, _ = new_job(photo_shards, manifest, small_layers(), 1, init=str(tmp_path), task=MASKED)
+    assert initial
+    assert {name.partition(".")[0] for name in load(initial.data)} == {"encoder"}
+    assert "nothing of the decoder" in initial.taken
 
 
 def test_photographs_are_augmented_as_the_recipe_says(shards: str, tmp_path: Path, sqlite: str) -> None:

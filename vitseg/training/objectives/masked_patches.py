@@ -4,6 +4,7 @@ See `vitseg.model.masked_autoencoder` for the model and its paper.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from vitseg.architecture import require
 from vitseg.data.loader import Batch, Batches
 from vitseg.data.manifest import Manifest
 from vitseg.device_copy import to_device
+from vitseg.images.resize import resize_planes
 from vitseg.model.encoder_bundle import pack_encoder
 from vitseg.model.masked_autoencoder import MaskedAutoencoder, build_masked, normalize_patches, visible_patches
-from vitseg.model.patches import patchify, unpatchify
+from vitseg.model.patches import nearest_size, patchify, unpatchify
 from vitseg.pictures.panels import panel_sheet
 from vitseg.precision import autocast
 from vitseg.recipe import Recipe
@@ -42,7 +44,8 @@ class MaskedPatches(Objective):
     @staticmethod
     def build_model(recipe: Recipe, manifest: Manifest) -> MaskedAutoencoder:
         """Make the untrained autoencoder."""
-        return build_masked(recipe.model, manifest.image_size, recipe.masked, recipe.run.seed)
+        size = nearest_size(manifest.image_size, recipe.model.patch_size)
+        return build_masked(recipe.model, size, recipe.masked, recipe.run.seed)
 
     @staticmethod
     def fit_recipe(recipe: Recipe, manifest: Manifest) -> Recipe:
@@ -57,13 +60,13 @@ class MaskedPatches(Objective):
 
     def flops_per_image(self) -> int:
         """Return the FLOP of one photograph in a training step."""
-        return masked_flops(self.recipe, self.manifest.image_size)
+        return masked_flops(self.recipe, self.model.image_size)
 
     def inputs(self, batch: Batch, step: int, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return augmented photographs and their visible patches."""
+        """Return augmented photographs, of the network's size, and their visible patches."""
         # The photographs stand in for their labels, which must not matter: not even for where crops lie.
         photos, _ = self.augmented(batch.images, batch.images, step, rows)
-        return photos, self._visible(batch, step)
+        return resize_planes(photos, self.model.image_size), self._visible(batch, step)
 
     def counts(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the number of hidden patches, and 0: no pixel has a class."""
@@ -85,7 +88,7 @@ class MaskedPatches(Objective):
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         model.eval()
         for batch in batches.epoch(0):
-            images, visible = to_device(batch.images, self.device), self._visible(batch, VALIDATION)
+            images, visible = self._photos(batch), self._visible(batch, VALIDATION)
             with autocast(self.recipe.run.precision, images.device):
                 output = model(images, visible)
             loss, _ = self.loss(output, images, visible)
@@ -100,7 +103,7 @@ class MaskedPatches(Objective):
 
         The loss is blind to the mean and contrast of a patch: hidden ones get those of the photograph.
         """
-        images, visible = batch.images.to(self.device), self._visible(batch, VALIDATION)
+        images, visible = self._photos(batch), self._visible(batch, VALIDATION)
         drawn = model(images, visible).float()
         size, grid = self.model.architecture.patch_size, self.model.grid
         patches = patchify(images.float() / 255, size)
@@ -120,9 +123,13 @@ class MaskedPatches(Objective):
         """Write the encoder; config.json last, for it makes the encoder exist."""
         facts = {"epochs": len(history), "loss": chosen_row(history)["val/loss"], "fingerprint": job.fingerprint}
         facts |= {"masked": job.recipe.to_json()["masked"], "run_id": job.run_id}
+        facts |= {"origin": asdict(job.origin)} if job.origin.family else {}
         store = open_store(job.encoder)
         for name, content in pack_encoder(self.model.encoder_bundle(), facts).items():
             store.write(name, content)
+
+    def _photos(self, batch: Batch) -> Tensor:
+        return resize_planes(to_device(batch.images, self.device), self.model.image_size)
 
     def _visible(self, batch: Batch, step: int) -> Tensor:
         masked, seed = self.recipe.masked, self.recipe.run.seed
