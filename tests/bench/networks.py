@@ -90,19 +90,12 @@ class TrainerWithoutCheckpoints(Trainer):
         """Write nothing."""
 
 
-def train_network(
-    shards: str, name: str, seed: int, images: int, folder: Path,
-    extra: tuple[str, ...] = (), init: dict[str, torch.Tensor] | None = None,
-) -> None:  # fmt: skip
-    """Train one network on about `images` images, from scratch or an encoder's weights; write its curve and class ids."""
+def train_network(shards: str, name: str, seed: int, images: int, folder: Path, extra: tuple[str, ...] = ()) -> None:
+    """Train one network on about `images` images; write its curve and class ids."""
     manifest = read_manifest(shards)
     recipe = recipe_of(name, seed, round(images / manifest.splits["train"].samples), extra)
     world = dist.start()
-    model = network(name, recipe, manifest)
-    if init:
-        surplus = model.load_state_dict(init, strict=False).unexpected_keys
-        assert not surplus, surplus
-    model = model.to(world.device)
+    model = network(name, recipe, manifest).to(world.device)
     objective = Segmentation(model, recipe, manifest)
     data, validation = batches_of(shards, manifest, recipe, world)
     clock = time.perf_counter if world.device.type == "cuda" else time.process_time

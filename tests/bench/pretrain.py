@@ -1,70 +1,45 @@
-"""What pretraining on one's own photographs is worth: `small` after masked pretraining on them, and from scratch.
+"""What masked pretraining on one's own photographs is worth, in equal minutes: with it and without.
 
-Both see equally many labeled images. BENCH_SOURCE names a source of real photographs, BENCH_IMAGES how many
-labeled images each sees (ten times the photographs or more: then they are augmented), BENCH_PRETRAIN how many the
-pretraining sees, and BENCH_SEEDS how many seeds. By default: generated scenes, four passes and twenty.
+BENCH_SOURCE names a folder of real pairs with `train` and `val`, BENCH_LABELED how many labeled photographs there are
+(60,200,600), BENCH_MINUTES how long a training takes, pretraining included (8), BENCH_EPOCHS how many passes the
+pretraining makes over the photographs of the largest count, without their labels (8), BENCH_SEEDS the seeds, BENCH_INIT
+published weights to go on from (none: `small` from nothing), and BENCH_FOLDER where everything is kept: an interrupted
+bench continues there. Every number is that of a command as users type it.
 """
 
-import json
 import os
 import statistics
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from tests.bench.measure import Figure, log
-from tests.bench.networks import TrainerWithoutCheckpoints, train_network
-from tests.bench.quality import shards_of
-from vitseg import dist
-from vitseg.config import load_recipe
-from vitseg.data.manifest import read_manifest
-from vitseg.storage import open_store
-from vitseg.training.logger import TrainingLogger
-from vitseg.training.objectives.masked_patches import MaskedPatches
-from vitseg.training.worker import batches_of
-
-
-class Progress(TrainingLogger):
-    """Reports the progress of a pretraining."""
-
-    def log_epoch(self, row: dict[str, float]) -> None:
-        if "val/loss" in row:
-            log(f"pretraining, epoch {row['epoch']}: loss {row['train/loss']:.4f}, validation {row['val/loss']:.4f}")
+from tests.bench.transfer import keep_in, packed, run_command, settings, train
 
 
 def figures(folder: Path) -> Iterator[Figure]:
-    shards = shards_of(folder, os.environ.get("BENCH_SOURCE", ""))
-    images, looked = int(os.environ.get("BENCH_IMAGES", "768")), int(os.environ.get("BENCH_PRETRAIN", "3840"))
-    ratios = []
-    for seed in range(seeds := int(os.environ.get("BENCH_SEEDS", "2"))):
-        start = pretrain(shards, seed, looked)
-        scores = []
-        for name, init in (("small", None), ("small-pretrained", start)):
-            train_network(shards, name, seed, images, folder, init=init)
-            scores.append(json.loads((folder / f"{name}-{seed}.json").read_text())["final"]["miou"])
-        log(f"seed {seed}: mIoU from scratch {scores[0]:.4f}, pretrained {scores[1]:.4f}")
-        ratios.append(scores[1] / scores[0])
-    yield Figure(
-        "quality: validation mIoU of small after masked pretraining / from scratch, equal labeled images",
-        round(statistics.median(ratios), 4), goal=1.0, better="higher", rounds=seeds,
-    )  # fmt: skip
-
-
-def pretrain(shards: str, seed: int, images: int) -> dict[str, torch.Tensor]:
-    """Return the encoder that a masked autoencoder learned from about `images` training photographs."""
-    manifest = read_manifest(shards)
-    epochs = max(1, round(images / manifest.splits["train"].samples))
-    settings = [f"run.epochs={epochs}", f"run.evaluate_epochs={-(-epochs // 8)}", f"run.seed={seed}"]
-    recipe, world = load_recipe("small", overrides=settings), dist.start()
-    model = MaskedPatches.build_model(recipe, manifest).to(world.device)
-    data, validation = batches_of(shards, manifest, recipe, world)
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as nothing:
-        TrainerWithoutCheckpoints(
-            MaskedPatches(model, recipe, manifest), world, data, validation, open_store(nothing), Progress()
-        ).run()
-    log(f"pretraining: {epochs} epochs in {(time.perf_counter() - started) / 60:.2f} min")
-    return {name: tensor.cpu() for name, tensor in model.encoder_bundle().tensors.items()}
+    source, init = os.environ.get("BENCH_SOURCE", ""), os.environ.get("BENCH_INIT", "")
+    if not source:
+        log("pretrain: needs BENCH_SOURCE=pairs; see tests/bench/README.md")
+        return
+    keep = keep_in(Path(os.environ.get("BENCH_FOLDER", folder / "pretrain")))
+    counts = [int(count) for count in os.environ.get("BENCH_LABELED", "60,200,600").split(",")]
+    seeds, minutes = int(os.environ.get("BENCH_SEEDS", "1")), float(os.environ.get("BENCH_MINUTES", "8"))
+    network, what = (["--init", init], Path(init).stem) if init else (["--preset", "small"], "small")
+    passes = ["--epochs", os.environ.get("BENCH_EPOCHS", "8")]
+    ratios: dict[int, list[float]] = {count: [] for count in counts}
+    for seed in range(seeds):
+        done = run_command(["pretrain", packed(source, counts[-1], keep), *network, *settings(seed), *passes])
+        spent = done["seconds"] / 60
+        log(f"pretraining of {what}, seed {seed}: loss {done['loss']:.4f}, {spent:.1f} min")
+        for count in counts:
+            shards, words = packed(source, count, keep), [*settings(seed), "--epochs", "1000"]
+            before = train(f"{what}, {minutes} min", shards, [*network, *words, "--max-minutes", f"{minutes:.2f}"])
+            words = ["--preset", "tiny" if init else "small", "--init", f"runs:/{done['run_id']}", *words]
+            words += ["--set", "data.batch_size=16"] if init else []  # as a start from published weights has
+            after = train(f"{what}, pretrained", shards, [*words, "--max-minutes", f"{minutes - spent:.2f}"])
+            ratios[count].append(after.miou / before.miou)
+    for count, found in ratios.items():
+        yield Figure(
+            f"pretrain: mIoU of {what} with / without pretraining, {count} photographs, equal minutes",
+            round(statistics.median(found), 4), goal=1.0, better="higher", rounds=seeds,
+        )  # fmt: skip

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -56,19 +57,18 @@ def figures(folder: Path) -> Iterator[Figure]:
     if not init or not source:
         log("transfer: needs BENCH_INIT=weights and BENCH_SOURCE=pairs; see tests/bench/README.md")
         return
-    keep = Path(os.environ.get("BENCH_FOLDER", folder / "transfer")).resolve()
+    keep = keep_in(Path(os.environ.get("BENCH_FOLDER", folder / "transfer")))
     counts = [int(count) for count in os.environ.get("BENCH_LABELED", "60,200,600").split(",")]
     seeds, epochs = int(os.environ.get("BENCH_SEEDS", "2")), int(os.environ.get("BENCH_EPOCHS", "10"))
-    os.environ |= {"VITSEG_HOME": str(keep / "home"), "MLFLOW_TRACKING_URI": f"sqlite:///{keep / 'runs.db'}"}
     found: dict[str, dict[int, list[Result]]] = {name: {} for name in COLORS}
     for count in counts:
         shards = packed(source, count, keep)
         for seed in range(seeds):
-            for name, settings in STARTS.items():
-                words = ["--init", init, *_set(settings, seed), "--epochs", str(epochs)]
+            for name, keys in STARTS.items():
+                words = ["--init", init, *settings(seed, *keys), "--epochs", str(epochs)]
                 found[name].setdefault(count, []).append(train(name, shards, words))
             minutes = found[TUNED][count][-1].minutes
-            words = ["--preset", "small", *_set(["run.select=last"], seed), "--epochs", "1000"]
+            words = ["--preset", "small", *settings(seed, "run.select=last"), "--epochs", "1000"]
             words += ["--max-minutes", f"{minutes:.2f}"]
             found[SCRATCH].setdefault(count, []).append(train(SCRATCH, shards, words))
     once = train("fine-tuned, one pass", packed(source, counts[-1], keep), ["--init", init, "--epochs", "1"])
@@ -105,14 +105,27 @@ def packed(source: str, count: int, keep: Path) -> str:
     return str(folder / "real")
 
 
-def _set(settings: list[str], seed: int) -> list[str]:
-    return [word for setting in (*settings, f"run.seed={seed}", "run.evaluate_epochs=5") for word in ("--set", setting)]
+def keep_in(folder: Path) -> Path:
+    """Have all commands keep their servers' state in a folder, and return it."""
+    keep = folder.resolve()
+    os.environ |= {"VITSEG_HOME": str(keep / "home"), "MLFLOW_TRACKING_URI": f"sqlite:///{keep / 'runs.db'}"}
+    return keep
+
+
+def settings(seed: int, *keys: str) -> list[str]:
+    """Return the options that set these keys of the recipe, and a seed."""
+    return [word for setting in (*keys, f"run.seed={seed}", "run.evaluate_epochs=5") for word in ("--set", setting)]
+
+
+def run_command(words: list[str]) -> dict[str, Any]:
+    """Run `vitseg`, and return what it prints."""
+    command = [sys.executable, "-c", "from flows.cli import main; main()", *words, "--json"]
+    return dict(json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout))
 
 
 def train(name: str, shards: str, words: list[str]) -> Result:
     """Run `vitseg train`; what is trained already in the folder is not trained again."""
-    command = [sys.executable, "-c", "from flows.cli import main; main()", "train", shards, *words, "--json"]
-    done = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    done = run_command(["train", shards, *words])
     metrics = done["metrics"]
     result = Result(metrics["miou"], metrics["pixel_accuracy"], done["seconds"] / 60, done["model_uri"])
     log(
