@@ -18,6 +18,11 @@ from vitseg import dist
 class StackedMuon(Muon):
     """`torch.optim.Muon` with Nesterov momentum and updates of AdamW's size (https://arxiv.org/abs/2502.16982)."""
 
+    def __init__(self, groups: Sequence[dict[str, Any]], *, turn_in: torch.dtype = torch.bfloat16) -> None:
+        """Take groups of matrices; `turn_in` is what they are orthogonalized in, which changes nothing but rounding."""
+        super().__init__(groups, adjust_lr_fn="match_rms_adamw")
+        self._turn_in = turn_in
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Take a step; a closure is not asked for."""
@@ -36,12 +41,12 @@ class StackedMuon(Muon):
         torch._foreach_lerp_(means, gradients, 1 - first["momentum"])
         updates = torch._foreach_lerp(gradients, means, first["momentum"])
         torch._foreach_mul_(matrices, [1 - group["lr"] * group["weight_decay"] for _, group in held])
-        turned = _share_out(updates, first)
+        turned = _share_out(updates, first, self._turn_in)
         rates = [0.2 * group["lr"] * max(matrix.shape) ** 0.5 for matrix, group in held]
         torch._foreach_add_(matrices, torch._foreach_mul(turned, [-rate for rate in rates]))
 
 
-def _share_out(updates: Sequence[torch.Tensor], group: dict[str, Any]) -> list[torch.Tensor]:
+def _share_out(updates: Sequence[torch.Tensor], group: dict[str, Any], turn_in: torch.dtype) -> list[torch.Tensor]:
     """Return updates with all directions about equally long; each rank orthogonalizes its share and receives the others'."""
     rank, ranks = dist.place()
     shares = [[number for which in _by_shape(updates) for number in which][first::ranks] for first in range(ranks)]
@@ -49,7 +54,7 @@ def _share_out(updates: Sequence[torch.Tensor], group: dict[str, Any]) -> list[t
     for which in _by_shape([updates[number] for number in shares[rank]]):
         numbers = sorted((shares[rank][index] for index in which), key=lambda number: _is_tall(updates[number]))
         stack = torch.stack([update.mT if _is_tall(update) else update for update in (updates[n] for n in numbers)])
-        parts = orthogonalized(stack, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        parts = orthogonalized(stack.to(turn_in), group["ns_coefficients"], group["ns_steps"], group["eps"]).bfloat16()
         wide = sum(not _is_tall(updates[number]) for number in numbers)
         # In memory as the matrices are: else every matrix would be updated by a kernel of its own.
         own |= dict(zip(numbers, [*parts[:wide], *parts[wide:].mT.contiguous()], strict=True))
@@ -79,13 +84,12 @@ def _by_shape(matrices: Sequence[torch.Tensor]) -> list[list[int]]:
 def orthogonalized(
     matrices: torch.Tensor, coefficients: tuple[float, float, float], steps: int, epsilon: float
 ) -> torch.Tensor:
-    """Return matrices with the singular vectors of the given ones, (N, rows, columns), and values near 1; bfloat16.
+    """Return matrices with the singular vectors of the given ones, (N, rows, columns), and values near 1.
 
     By Newton and Schulz, with the coefficients of https://kellerjordan.github.io/posts/muon.
     """
     a, b, c = coefficients
-    turned = matrices.bfloat16()
-    turned /= torch.linalg.matrix_norm(turned, keepdim=True).clamp(min=epsilon)
+    turned = matrices / torch.linalg.matrix_norm(matrices, keepdim=True).clamp(min=epsilon)
     for _ in range(steps):
         gram = turned @ turned.mT
         turned = torch.baddbmm(turned, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), turned, beta=a)

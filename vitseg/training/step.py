@@ -54,7 +54,7 @@ class Learner:
         self.objective, self.world = objective, world
         self.model, self.recipe = objective.model, objective.recipe
         decay = self.recipe.optimizer.average
-        self.optimizers = build_optimizers(self.model, self.recipe.optimizer)
+        self.optimizers = build_optimizers(self.model, self.recipe.optimizer, self.recipe.run.precision)
         self.average = WeightAverage(self.model, decay) if decay else None
         self.dtype = autocast_type(self.recipe.run.precision, world.device)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype is torch.float16)
