@@ -167,6 +167,19 @@ def test_a_start_lays_its_encoder_and_recipe_under_the_user_s_own_keys() -> None
     assert (found.model.decoder, found.model.fine_width, found.model.dropout) == ("attention", 96, 0.1)
 
 
+def test_a_frozen_start_is_not_augmented_for_its_features_are_kept_and_colors_have_no_dice_loss() -> None:
+    plain, told = load_recipe("tiny"), shipped(TRANSFER)
+    for own, augmented, dice in [
+        ([], True, True),
+        (["model.encoder=frozen"], False, True),
+        (["model.target=rgb"], True, False),
+    ]:
+        found = load_layers("tiny", None, own).request(ENCODER).recipe
+        assert (found.augment != plain.augment, found.loss.dice) == (augmented, told["loss"]["dice"] if dice else 0)
+    asked = load_layers("tiny", None, ["model.encoder=frozen", "augment.color=0.1"])
+    assert asked.request(ENCODER).recipe.augment.color == 0.1
+
+
 def test_finer_patches_of_the_preset_fit_the_patches_of_a_start() -> None:
     for patch_size, fine in ((14, 7), (16, 4), (8, 4), (6, 3), (7, 7)):
         assert load_layers("tiny").request({"patch_size": patch_size}).recipe.model.fine_patch == fine

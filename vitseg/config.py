@@ -23,7 +23,7 @@ from vitseg.old_keys import OVERLAP_KEYS, rename_keys
 from vitseg.recipe import Recipe, RecipeRequest
 from vitseg.recipes import PRESETS, TRANSFER
 
-_SECTIONS = ("model", "data", "optimizer", "run")
+_SECTIONS = ("model", "data", "augment", "loss", "optimizer", "run")
 
 
 def load_recipe(preset: str = "tiny", file: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
@@ -89,7 +89,12 @@ class RecipeLayers:
         """
         values: dict[str, Any] = copy.deepcopy(dict(self.preset))
         if encoder is not None:
-            _merge(values, {name: keys for name, keys in _shipped(TRANSFER).items() if name in sections})
+            # Features of a frozen encoder are kept, which augmentation would forbid; and colors have no Dice loss.
+            ours = self.own.get("model", {})
+            left_out = {"augment"} if ours.get("encoder") == "frozen" else set()
+            left_out |= {"loss"} if ours.get("target") == "rgb" else set()
+            taken = set(sections) - left_out
+            _merge(values, {name: keys for name, keys in _shipped(TRANSFER).items() if name in taken})
             _merge(values, {"model": encoder})
             shape = values["model"]  # a start without a decoder may have fewer blocks than depths are asked for
             shape["depths"] = min(shape.get("depths", 1), shape.get("blocks", 1))

@@ -15,7 +15,7 @@ from vitseg.model.segmenter import build_model
 from vitseg.model.transfer import Transfer
 from vitseg.origin import Origin
 from vitseg.training.job import MASKED, SEGMENTATION, Job, write_job
-from vitseg.training.plan import NewJob, check, new_job, plan_job
+from vitseg.training.plan import NewJob, check, new_job, plan_job, recipe_digest
 from vitseg.training.start import PublishedStart
 
 
@@ -138,7 +138,12 @@ def test_pairs_of_images_need_an_encoder_that_sees_brightness(published: Path, t
     save_bundle(tmp_path / "own", build_model(recipe.model, (32, 32), 19, seed=1), train_classes())
     with pytest.raises(UsageError, match=r"relative to its own brightness.* model.pixels=fixed"):
         new_job("shards", pairs, load_layers("tiny"), 1, init=str(tmp_path / "own"))
-    assert new_job("shards", pairs, load_layers("tiny"), 1, init=str(published)).job.recipe.model.target == "rgb"
+    found = new_job("shards", pairs, load_layers("tiny"), 1, init=str(published)).job.recipe
+    assert (found.model.target, found.loss) == ("rgb", load_recipe("tiny").loss)  # colors have no Dice loss
+    assert (
+        recipe_digest(load_layers("tiny"), pairs, str(published))
+        == load_recipe("tiny", overrides=["model.target=rgb", "model.pixels=fixed"]).digest()
+    )
 
 
 def test_a_start_decides_the_encoder_and_its_recipe(published: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def new_job(
     start = read_start(init) if init else None
     if start and task == MASKED:
         start = start.encoder_only()
-    asked = started_request(layers, start, task)
+    asked = started_request(layers, start, task, manifest.targets == "images")
     request = _fitted(asked, manifest, task)
     recipe = request.recipe
     fresh = tried = Job("", shards, manifest.fingerprint, recipe, task=task)
@@ -123,7 +123,8 @@ def recipe_digest(layers: RecipeLayers, manifest: Manifest, init: str) -> str:
     if digest := _asked_digest(layers, manifest, SEGMENTATION):
         return digest
     start = read_start(init) if init else None
-    return _fitted(started_request(layers, start), manifest, SEGMENTATION).digest()
+    pairs = manifest.targets == "images"
+    return _fitted(started_request(layers, start, pairs=pairs), manifest, SEGMENTATION).digest()
 
 
 def plan_job(

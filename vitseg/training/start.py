@@ -131,7 +131,7 @@ class PublishedStart(Start):
     @property
     def recipe(self) -> tuple[str, ...]:
         """All of it."""
-        return ("model", "data", "optimizer", "run")
+        return ("model", "data", "augment", "loss", "optimizer", "run")
 
     @property
     def encoder(self) -> dict[str, Any]:
@@ -164,8 +164,10 @@ class PublishedStart(Start):
         return Transfer({f"encoder.{name}": value for name, value in tensors.items()}, words)
 
 
-def started_request(layers: RecipeLayers, start: Start | None, task: str = SEGMENTATION) -> RecipeRequest:
-    """Return the request of a training that starts there (None: from scratch).
+def started_request(
+    layers: RecipeLayers, start: Start | None, task: str = SEGMENTATION, pairs: bool = False
+) -> RecipeRequest:
+    """Return the request of a training that starts there (None: from scratch), on `pairs` of images or on labels.
 
     A pretraining goes on as long and in such batches as its preset says, and its decoder gets the last tokens.
 
@@ -176,6 +178,7 @@ def started_request(layers: RecipeLayers, start: Start | None, task: str = SEGME
         return layers.request()
     with named(start.address):
         sections = start.recipe if task == SEGMENTATION else ("optimizer",)
+        sections = tuple(name for name in sections if name != "loss" or not pairs)  # there are no classes
         return layers.request(start.encoder, start.free, sections)
 
 
