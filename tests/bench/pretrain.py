@@ -35,7 +35,7 @@ def figures(folder: Path) -> Iterator[Figure]:
             shards, words = packed(source, count, keep), [*settings(seed), "--epochs", "1000"]
             before = train(f"{what}, {minutes} min", shards, [*network, *words, "--max-minutes", f"{minutes:.2f}"])
             words = ["--preset", "tiny" if init else "small", "--init", f"runs:/{done['run_id']}", *words]
-            words += ["--set", "data.batch_size=16"] if init else []  # as a start from published weights has
+            words += ["--set", "data.batch_size=8"] if init else []  # as a start from published weights has
             after = train(f"{what}, pretrained", shards, [*words, "--max-minutes", f"{minutes - spent:.2f}"])
             ratios[count].append(after.miou / before.miou)
     for count, found in ratios.items():

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from tests.training.conftest import MakeTrainer, Power, small_recipe, weights
+from vitseg import dist
 from vitseg.data.features import FEATURES
 from vitseg.data.manifest import read_manifest
 from vitseg.dist import World
-from vitseg.errors import UsageError
+from vitseg.errors import RankLostError, UsageError
 from vitseg.recipe import Recipe
 from vitseg.training import features as features_module
 from vitseg.training.features import encoder_digest, kept_features
@@ -150,6 +151,23 @@ def test_ranks_share_the_work_and_wait_for_each_other(copy: str, monkeypatch: py
             for split in read_manifest(copy).splits.values()
             for shard in split.shards
         )
+
+
+def test_ranks_with_other_weights_stop_instead_of_waiting_for_each_other(
+    copy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small_recipe(*FROZEN)
+    own = int(encoder_digest(objective_of(copy, recipe).model, recipe.run)[:6], 16)
+    for other, agrees in ((own, True), (own ^ 1, False)):  # what the second rank adds
+        added = torch.tensor([other, other**2], dtype=torch.float64)
+        with monkeypatch.context() as patch:
+            patch.setattr(dist, "place", lambda: (0, 2))
+            patch.setattr(dist, "sum_over_ranks", lambda mine, added=added: mine + added)
+            if agrees:
+                assert find(copy, recipe)
+            else:
+                with pytest.raises(RankLostError, match="disagree about the weights of the frozen encoder"):
+                    find(copy, recipe)
 
 
 def test_features_that_change_or_do_not_stay_are_not_kept(copy: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,6 +51,7 @@ def kept_features(
     None: the encoder learns, or what it sees changes from step to step. `alive` is called after each batch.
 
     Raises:
+        RankLostError: the ranks hold different encoders.
         UsageError: they would take more room than `VITSEG_CACHE_GB`.
         StoreFullError, AccessError, StorageError: they can't be written.
     """
@@ -65,7 +66,11 @@ def kept_features(
         return None
     model = objective.model
     shape = (model.grid[0] * model.grid[1], model.encoder.width)
-    features = Features(job.shards, encoder_digest(model, job.recipe.run), shape)
+    digest = encoder_digest(model, job.recipe.run)
+    dist.check_equal(
+        int(digest[:6], 16), "the weights of the frozen encoder"
+    )  # else each would wait for the others' files
+    features = Features(job.shards, digest, shape)
     views = {"train": (PHOTOS, MIRRORED) if objective.recipe.data.flip else (PHOTOS,), "val": (PHOTOS,)}
     wanted = [(split, shard) for split in views for shard in manifest.splits[split].shards]
 
