@@ -112,12 +112,14 @@ def _dice_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor
     Soft Dice of a class: 2 Σ p·t / (Σ p + Σ t) over the image's valid pixels, with probabilities p and truth t.
     """
     valid = labels != IGNORE_INDEX
-    truth = F.one_hot(labels.long().where(valid, 0), logits.shape[1]).movedim(-1, 1) * valid[:, None]
-    probabilities = logits.softmax(1) * valid[:, None]
-    sizes = truth.sum((2, 3))  # (B, K)
+    # One row a pixel, as the logits are in memory, and masks of bool: copies of this size are all that the loss costs.
+    probabilities = logits.movedim(1, -1).flatten(1, 2).softmax(-1)  # (B, H·W, K)
+    ids = torch.arange(logits.shape[1], dtype=labels.dtype, device=labels.device)
+    truth = labels.flatten(1)[..., None] == ids
+    sizes = truth.sum(1)  # (B, K)
     present = sizes > 0
-    overlap = (probabilities * truth).sum((2, 3))
-    dice = 2 * overlap / (probabilities.sum((2, 3)) + sizes).where(present, 1)
+    overlap = (probabilities * truth).sum(1)
+    dice = 2 * overlap / ((probabilities * valid.flatten(1)[..., None]).sum(1) + sizes).where(present, 1)
     loss = 1 - dice.where(present, 0).sum(1) / present.sum(1).clamp(min=1)
     counts = valid.to(logits) if weights is None else _pixel_weights(labels, weights)
     return (loss * counts.sum((1, 2))).sum()
