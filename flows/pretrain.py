@@ -25,6 +25,8 @@ from vitseg.storage import canonical, open_store
 from vitseg.training.job import HISTORY, MASKED, Job, finish_job
 from vitseg.training.nodes import Nodes
 from vitseg.training.progress import chosen_row
+from vitseg.training.start import started_request
+from vitseg.training.start_address import read_start
 
 
 @flow(name="pretrain", flow_run_name="pretrain {preset} on {source}")
@@ -56,8 +58,10 @@ def pretrain(
     source = canonical(source)
     resume = resume or (runtime.flow_run.run_count or 1) > 1  # its process was killed, and its server starts it again
     nodes = Nodes(nproc or max(1, torch.cuda.device_count()))
-    place = prepare(source, shards and canonical(shards), size)
     layers = load_layers(preset, recipe, overrides)
+    if init:  # so that a mistake is found now, not after all photographs were packed
+        started_request(layers, read_start(init), MASKED)
+    place = prepare(source, shards and canonical(shards), size)
     job = plan_training(place, layers, nodes, name="pretrain", resume=resume, init=init, kind=MASKED)
     if job.result:
         note(f"nothing to do: {job.result['encoder']} is this recipe on these photographs already (--no-resume: again)")

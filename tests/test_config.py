@@ -169,6 +169,10 @@ def test_a_start_lays_its_encoder_and_recipe_under_the_user_s_own_keys() -> None
 
 def test_a_frozen_start_is_not_augmented_for_its_features_are_kept_and_colors_have_no_dice_loss() -> None:
     plain, told = load_recipe("tiny"), shipped(TRANSFER)
+    for preset in ("small", "paper"):  # which augments; which has colors as its target
+        frozen = load_layers(preset, None, ["model.encoder=frozen", "augment.rare=0.5"]).request(ENCODER).recipe
+        assert frozen.augment == dataclasses.replace(plain.augment, rare=0.5)
+    assert load_layers("paper").request(ENCODER).recipe.loss.dice == 0
     for own, augmented, dice in [
         ([], True, True),
         (["model.encoder=frozen"], False, True),
@@ -178,6 +182,19 @@ def test_a_frozen_start_is_not_augmented_for_its_features_are_kept_and_colors_ha
         assert (found.augment != plain.augment, found.loss.dice) == (augmented, told["loss"]["dice"] if dice else 0)
     asked = load_layers("tiny", None, ["model.encoder=frozen", "augment.color=0.1"])
     assert asked.request(ENCODER).recipe.augment.color == 0.1
+
+
+def test_rates_fit_the_batches_of_a_preset_that_keeps_its_own() -> None:
+    told, sections = shipped(TRANSFER), ("model", "optimizer")
+    for preset, factor in (("tiny", 1.0), ("small", 2**0.5), ("base", 8**0.5)):
+        found = load_layers(preset).request(ENCODER, sections=sections).recipe
+        assert found.data == load_recipe(preset).data
+        for key in ("learning_rate", "encoder_rate"):
+            assert getattr(found.optimizer, key) == pytest.approx(told["optimizer"][key] * factor, rel=0.01)
+    whole = load_layers("base").request(ENCODER).recipe
+    assert (whole.data.batch_size, whole.optimizer.learning_rate) == (
+        told["data"]["batch_size"], told["optimizer"]["learning_rate"],
+    )  # fmt: skip
 
 
 def test_finer_patches_of_the_preset_fit_the_patches_of_a_start() -> None:

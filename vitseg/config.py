@@ -89,12 +89,8 @@ class RecipeLayers:
         """
         values: dict[str, Any] = copy.deepcopy(dict(self.preset))
         if encoder is not None:
-            # Features of a frozen encoder are kept, which augmentation would forbid; and colors have no Dice loss.
-            ours = self.own.get("model", {})
-            left_out = {"augment"} if ours.get("encoder") == "frozen" else set()
-            left_out |= {"loss"} if ours.get("target") == "rgb" else set()
-            taken = set(sections) - left_out
-            _merge(values, {name: keys for name, keys in _shipped(TRANSFER).items() if name in taken})
+            asked = {**values["model"], **self.own.get("model", {})}
+            _merge(values, _transfer(sections, values["data"]["batch_size"], asked))
             _merge(values, {"model": encoder})
             shape = values["model"]  # a start without a decoder may have fewer blocks than depths are asked for
             shape["depths"] = min(shape.get("depths", 1), shape.get("blocks", 1))
@@ -114,6 +110,22 @@ class RecipeLayers:
             if ours != theirs:
                 raise UsageError(f"model.{key} is set to {ours}, but its encoder has {theirs}: leave model.{key} out")
         return RecipeRequest(recipe=recipe, auto_batch=auto, own_keys=own_keys)
+
+
+def _transfer(sections: Collection[str], preset_batch: int, model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `recipes/transfer.toml` lays over a preset with such batches, for a model with these keys."""
+    shipped = _shipped(TRANSFER)
+    found = {name: dict(keys) for name, keys in shipped.items() if name in sections}
+    if "optimizer" in found and "data" not in found:  # the rates are those of its own batches
+        factor = math.sqrt(preset_batch / shipped["data"]["batch_size"])
+        found["optimizer"] |= {
+            key: float(f"{found['optimizer'][key] * factor:.3g}") for key in ("learning_rate", "encoder_rate")
+        }
+    if model.get("encoder") == "frozen":  # its features are kept, which augmentation would forbid
+        found["augment"] = {"scale": [1.0, 1.0], "color": 0.0}
+    if model.get("target") == "rgb":  # colors have no Dice loss
+        found.pop("loss", None)
+    return found
 
 
 def _shipped(name: str) -> dict[str, Any]:

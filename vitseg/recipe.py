@@ -31,7 +31,7 @@ class DataRecipe:
 
     batch_size: Count = 16
     """Images of an optimizer step, over all ranks together. So the result does not depend on the number of ranks, except for
-    dropout, drop path and rounding (of which Muon, in bfloat16, does more than AdamW). `auto`: what fits and fills the
+    dropout, drop path and rounding (of which Muon does more than AdamW). `auto`: what fits and fills the
     device, measured when a job is first started (see `vitseg.training.batch_size`)."""
     shuffle_shards: Count = 16
     """Shards that are open at once; samples are shuffled across them."""

@@ -16,7 +16,7 @@ from vitseg.data.manifest import read_manifest
 from vitseg.labels import palette
 from vitseg.losses import segmentation_loss
 from vitseg.model.segmenter import build_model
-from vitseg.precision import autocast
+from vitseg.precision import autocast, autocast_type
 from vitseg.training.optimizer import build_optimizers
 
 
@@ -28,7 +28,7 @@ def main(shards: str, preset: str, *overrides: str) -> None:
     tensors = [(batch.images.to(device), batch.labels.to(device)) for batch in batches]
     colors = torch.from_numpy(palette(classes)).to(device)
     model = build_model(recipe.model, manifest.image_size, len(classes), seed=0).to(device)
-    optimizers = build_optimizers(model, recipe.optimizer)
+    optimizers = build_optimizers(model, recipe.optimizer, autocast_type(recipe.run.precision, device))
     for step, (images, labels) in enumerate(tensors):
         if step == WARM_UP:
             start = time.perf_counter()

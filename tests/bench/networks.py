@@ -45,7 +45,6 @@ NETWORKS: dict[str, tuple[str, list[str]]] = {
     "paper-classes": ("small", PAPER),
     "small": ("small", []),
     "unet": ("small", [*ADAMW, "optimizer.learning_rate=0.002"]),
-    "small-pretrained": ("small", []),
     "base": ("base", ["data.batch_size=16"]),
 }
 LONG = {"unet": ["optimizer.learning_rate=0.001"]}

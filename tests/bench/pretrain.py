@@ -4,9 +4,11 @@ BENCH_SOURCE names a folder of real pairs with `train` and `val`, BENCH_LABELED 
 (60,200,600), BENCH_MINUTES how long a training takes, pretraining included (8), BENCH_EPOCHS how many passes the
 pretraining makes over the photographs of the largest count, without their labels (8), BENCH_SEEDS the seeds, BENCH_INIT
 published weights to go on from (none: `small` from nothing), and BENCH_FOLDER where everything is kept: an interrupted
-bench continues there. Every number is that of a command as users type it.
+bench continues there, but for a pretraining, whose minutes would be wrong. Every number is that of a command as users
+type it.
 """
 
+import json
 import os
 import statistics
 from collections.abc import Iterator
@@ -28,14 +30,19 @@ def figures(folder: Path) -> Iterator[Figure]:
     passes = ["--epochs", os.environ.get("BENCH_EPOCHS", "8")]
     ratios: dict[int, list[float]] = {count: [] for count in counts}
     for seed in range(seeds):
-        done = run_command(["pretrain", packed(source, counts[-1], keep), *network, *settings(seed), *passes])
+        kept = keep / f"pretrained-{seed}.json"
+        if not kept.exists():
+            words = ["pretrain", packed(source, max(counts), keep), *network, *settings(seed), *passes, "--no-resume"]
+            kept.write_text(json.dumps(run_command(words)))
+        done = json.loads(kept.read_text())
         spent = done["seconds"] / 60
+        if spent >= minutes:
+            raise SystemExit(f"pretraining took {spent:.1f} min: BENCH_MINUTES has to be more")
         log(f"pretraining of {what}, seed {seed}: loss {done['loss']:.4f}, {spent:.1f} min")
         for count in counts:
             shards, words = packed(source, count, keep), [*settings(seed), "--epochs", "1000"]
             before = train(f"{what}, {minutes} min", shards, [*network, *words, "--max-minutes", f"{minutes:.2f}"])
             words = ["--preset", "tiny" if init else "small", "--init", f"runs:/{done['run_id']}", *words]
-            words += ["--set", "data.batch_size=8"] if init else []  # as a start from published weights has
             after = train(f"{what}, pretrained", shards, [*words, "--max-minutes", f"{minutes - spent:.2f}"])
             ratios[count].append(after.miou / before.miou)
     for count, found in ratios.items():

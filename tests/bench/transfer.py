@@ -98,6 +98,8 @@ def packed(source: str, count: int, keep: Path) -> str:
             for split in ("train", "val"):
                 (Path(temporary) / split).mkdir()
                 names = sorted((Path(source) / split).resolve().iterdir())
+                if split == "train" and len(names) < count:
+                    raise SystemExit(f"{source}/train has {len(names)} pairs: BENCH_LABELED asks for {count}")
                 taken = [names[index * len(names) // count] for index in range(count)] if split == "train" else names
                 for name in taken:
                     (Path(temporary) / split / name.name).symlink_to(name)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.optim import Muon
 
+from vitseg.training import muon
 from vitseg.training.muon import StackedMuon, orthogonalized
 
 SHAPES = [(8, 24), (24, 8), (8, 24), (16, 16), (24, 8), (5, 7)]
@@ -38,6 +39,17 @@ def test_it_steps_as_torchs_own(rates: tuple[float, float], turn_in: torch.dtype
     for number, state in one.items():  # checkpoints of one are checkpoints of the other
         assert state.keys() == other[number].keys()
         torch.testing.assert_close(state["momentum_buffer"], other[number]["momentum_buffer"])
+
+
+@pytest.mark.parametrize("turn_in", [torch.bfloat16, torch.float32])
+def test_matrices_are_turned_in_the_type_that_is_asked_for(
+    turn_in: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrix, types = nn.Parameter(torch.randn(8, 24)), []
+    matrix.grad = torch.randn(8, 24)
+    monkeypatch.setattr(muon, "orthogonalized", lambda stack, *_: types.append(stack.dtype) or stack)
+    StackedMuon([{"params": [matrix], "lr": 0.1}], turn_in=turn_in).step()
+    assert types == [turn_in]
 
 
 @pytest.mark.parametrize("shape", [(3, 6, 6), (1, 4, 20)])

@@ -61,8 +61,8 @@ def load_initial(model: torch.nn.Module, folder: str, sha256: str) -> None:
     try:
         data = open_store(folder).read(FILE)
     except NotFoundError as error:
-        raise DataError(f"{folder} lost its {FILE}: start `vitseg train --no-resume` with the same --init") from error
+        raise DataError(f"{folder} lost its {FILE}: start again with --no-resume and the same --init") from error
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise DataError(f"{folder}/{FILE} is damaged: start `vitseg train --no-resume` with the same --init")
+        raise DataError(f"{folder}/{FILE} is damaged: start again with --no-resume and the same --init")
     surplus = model.load_state_dict(load(data), strict=False).unexpected_keys
     assert not surplus, f"{FILE} holds {surplus}"

@@ -17,7 +17,9 @@ _BLOCK = re.compile(rf"{_ENCODER}blocks\.(\d+)\.")
 _EMBEDDINGS = ("position", "offset_bias", "registers")  # matrices by their shape alone
 
 
-def build_optimizers(model: nn.Module, recipe: OptimizerRecipe, precision: str = "bfloat16") -> list[Optimizer]:
+def build_optimizers(
+    model: nn.Module, recipe: OptimizerRecipe, computes_in: torch.dtype = torch.float32
+) -> list[Optimizer]:
     """Return what takes a step together: AdamW alone, as in the paper, or Muon for the matrices and AdamW for the rest.
 
     Muon (https://kellerjordan.github.io/posts/muon) makes what a step adds to a matrix turn all directions equally, so
@@ -25,7 +27,7 @@ def build_optimizers(model: nn.Module, recipe: OptimizerRecipe, precision: str =
     step of AdamW (https://arxiv.org/abs/2502.16982), so that one learning rate is right for both. It isn't meant for
     embeddings and the last layer, which stay with AdamW. Embeddings, norms and biases don't decay.
 
-    `share` of a group is its part of the learning rate: see `encoder_rate`. `precision` is that of the job (`run.precision`).
+    `share` of a group is its part of the learning rate: see `encoder_rate`. `computes_in` is the type of forward passes.
     """
     learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     last = next((parameter for parameter in reversed(learning.values()) if parameter.ndim == 2), None)
@@ -53,7 +55,7 @@ def build_optimizers(model: nn.Module, recipe: OptimizerRecipe, precision: str =
     ]
     if groups["turned"]:
         # A processor on which the model was found to be faster in float32 multiplies these matrices faster in it, too.
-        slow = precision == "float32" and not next(model.parameters()).is_cuda
+        slow = computes_in is torch.float32 and not next(model.parameters()).is_cuda
         turn_in = torch.float32 if slow else torch.bfloat16
         optimizers.append(StackedMuon(listed("turned", decay), turn_in=turn_in))
     return optimizers

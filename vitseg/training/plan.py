@@ -71,16 +71,21 @@ def new_job(
             )
         initial = fit_initial(start, recipe.model, size, manifest.classes)
         fresh = replace(fresh, init=start.address, init_sha256=initial.sha256, origin=start.origin)
-        notes = (f"starting from {start.address}: {initial.taken}", *start_notes(start, layers, recipe.model), *notes)
+        taken = initial.taken if task == SEGMENTATION else "its encoder"
+        told = start_notes(start, layers, recipe.model if task == SEGMENTATION else None)
+        notes = (f"starting from {start.address}: {taken}", *told, *notes)
     folder = job_folder(shards, manifest.fingerprint, request, start.sha256 if start else "", task)
     return NewJob(replace(fresh, folder=folder), asked, initial, notes)
 
 
-def start_notes(start: Start, layers: RecipeLayers, arch: Architecture) -> tuple[str, ...]:
-    """Return a line for each thing that a user should know of a start."""
-    notes = ["the encoder's shape is that of the start, the recipe transfer.toml over the preset; your own keys win"]
+def start_notes(start: Start, layers: RecipeLayers, arch: Architecture | None) -> tuple[str, ...]:
+    """Return a line for each thing that a user should know of a start; a pretraining has no `arch` of a decoder."""
+    what = "recipe" if "run" in start.recipe and arch else "learning rates"
+    notes = [
+        f"the encoder's shape is that of the start, the {what} of transfer.toml over the preset; your own keys win"
+    ]
     before = layers.preset["model"].get("fine_patch")
-    if before and before != arch.fine_patch and "fine_patch" not in layers.own.get("model", {}):
+    if arch and before and before != arch.fine_patch and "fine_patch" not in layers.own.get("model", {}):
         notes[0] += f"; model.fine_patch={arch.fine_patch}, for {before} does not divide patches of {arch.patch_size}"
     if start.assumptions:
         notes.append(f"nothing beside the weights says it, so it is assumed: {start.assumptions}")
@@ -123,8 +128,7 @@ def recipe_digest(layers: RecipeLayers, manifest: Manifest, init: str) -> str:
     if digest := _asked_digest(layers, manifest, SEGMENTATION):
         return digest
     start = read_start(init) if init else None
-    pairs = manifest.targets == "images"
-    return _fitted(started_request(layers, start, pairs=pairs), manifest, SEGMENTATION).digest()
+    return _fitted(started_request(layers, start), manifest, SEGMENTATION).digest()
 
 
 def plan_job(
@@ -151,6 +155,8 @@ def plan_job(
     action: Action = "start"
     if job.run_id and run_exists(job.run_id):
         action = "deliver" if trained else "resume"
+    if action == "start":  # weights that are fitted anew may differ in their last bits
+        job = replace(job, init_sha256=fresh.init_sha256)
     return action, replace(job, result={})
 
 

@@ -23,6 +23,8 @@ from vitseg.origin import Origin
 from vitseg.recipe import RecipeRequest
 from vitseg.training.job import SEGMENTATION
 
+_WHOLE = ("model", "data", "augment", "loss", "optimizer", "run")
+
 
 @dataclass(frozen=True, eq=False)
 class Start(ABC):
@@ -86,8 +88,11 @@ class NetworkStart(Start):
 
     @property
     def recipe(self) -> tuple[str, ...]:
-        """Rates by depth, but as long and in such batches as the preset says: it may have been trained by it before."""
-        return ("model", "optimizer")
+        """Rates by depth, but as long and in such batches as the preset says: it may have been trained by it before.
+
+        A published encoder that a pretraining went on with is still a published one.
+        """
+        return _WHOLE if self.classes is None and self.origin.family else ("model", "optimizer")
 
     @property
     def encoder(self) -> dict[str, Any]:
@@ -131,7 +136,7 @@ class PublishedStart(Start):
     @property
     def recipe(self) -> tuple[str, ...]:
         """All of it."""
-        return ("model", "data", "augment", "loss", "optimizer", "run")
+        return _WHOLE
 
     @property
     def encoder(self) -> dict[str, Any]:
@@ -178,7 +183,8 @@ def started_request(
         return layers.request()
     with named(start.address):
         sections = start.recipe if task == SEGMENTATION else ("optimizer",)
-        sections = tuple(name for name in sections if name != "loss" or not pairs)  # there are no classes
+        if pairs:  # they have no classes, and what changes a photograph's colors would make its target wrong
+            sections = tuple(name for name in sections if name not in ("augment", "loss"))
         return layers.request(start.encoder, start.free, sections)
 
 

@@ -54,9 +54,9 @@ class Learner:
         self.objective, self.world = objective, world
         self.model, self.recipe = objective.model, objective.recipe
         decay = self.recipe.optimizer.average
-        self.optimizers = build_optimizers(self.model, self.recipe.optimizer, self.recipe.run.precision)
         self.average = WeightAverage(self.model, decay) if decay else None
         self.dtype = autocast_type(self.recipe.run.precision, world.device)
+        self.optimizers = build_optimizers(self.model, self.recipe.optimizer, self.dtype)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype is torch.float16)
         self.replica = self.model
         # Backward passes of DDP, which talk to other ranks, can't be part of a graph.

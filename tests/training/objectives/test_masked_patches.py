@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load, load_file
 
 from tests.training.conftest import AUGMENT, small_layers, small_recipe
-from vitseg.config import load_layers
+from vitseg.config import load_layers, load_recipe
 from vitseg.data.commit import commit
 from vitseg.data.loader import Batch
 from vitseg.data.manifest import read_manifest
@@ -124,14 +124,19 @@ def test_published_weights_are_trained_on_and_keep_their_origin(
     photo_shards: str, tmp_path: Path, sqlite: str, published: Path
 ) -> None:
     (published.parent / "LICENSE").write_text("MIT License\n")
-    own = ["model.heads=2", "model.head_width=8", "masked.decoder_width=32", "run.epochs=2", "data.batch_size=8"]
-    manifest = replace(read_manifest(photo_shards), image_size=(30, 60))  # which patches of 16 pixels don't fill
+    # Patches of 12 pixels don't fill images of 64×32.
+    own = ["model.heads=2", "model.head_width=8", "model.patch_size=12", "masked.decoder_width=32", "run.epochs=2"]
+    manifest = read_manifest(photo_shards)
     job, _, initial, notes = new_job(
         photo_shards, manifest, load_layers("tiny", None, own), 1, init=str(published), task=MASKED
     )
     assert initial
+    preset = load_recipe("tiny")
+    assert (job.recipe.data, job.recipe.augment, job.recipe.loss) == (preset.data, preset.augment, preset.loss)
     assert job.recipe.model.depths == 1
-    assert any("photographs of 60×30 are resized" in note for note in notes)
+    assert notes[0] == f"starting from {published}: its encoder"
+    assert notes[1].startswith("the encoder's shape is that of the start, the learning rates of transfer.toml")
+    assert any("the network takes 60×36" in note for note in notes)
     run_id = tracking.start_run("goes on", {}, {"vitseg.job": job.folder})
     write_job(job := replace(job, folder=str(tmp_path / "job"), run_id=run_id))
     open_store(job.folder).write(FILE, initial.data)
@@ -140,6 +145,7 @@ def test_published_weights_are_trained_on_and_keep_their_origin(
     start = read_start(job.encoder)
     assert isinstance(start, NetworkStart)
     assert (start.origin, start.origin.license) == (job.origin, "MIT License")
+    assert "augment" in start.recipe  # it is still a published encoder
     norm = "encoder.norm.weight"
     assert torch.equal(begun[norm], load_file(published)["norm.weight"])
     assert 0 < (start.tensors[norm] - begun[norm]).abs().max() < 0.1  # it went on from there
