@@ -69,7 +69,7 @@ def register(job: Job, name: str, seconds: float, world_size: int) -> dict[str, 
             tracking.log_picture(job.run_id, picture, f"pictures/{title}.png")
         tracking.log_values(job.run_id, evaluation.flat("final/"), step=len(history))
         page = training_summary(job.run_id, evaluation, bundle, manifest, job.recipe, len(history), job.recipe_digest)
-        provenance.write_provenance(job.run_id, _record(job, manifest, world_size, precision))
+        provenance.write_provenance(job.run_id, _record(job, manifest, bundle, world_size, precision))
         note("registering")
         version = versions.register(folder, name=name, run_id=job.run_id, tags=_tags(job, evaluation), description=page)
         _check_version(version, bundle, first.images, Path(temporary) / "cache")
@@ -90,7 +90,7 @@ def register(job: Job, name: str, seconds: float, world_size: int) -> dict[str, 
     return result
 
 
-def _record(job: Job, manifest: Manifest, world_size: int, precision: Name) -> provenance.Provenance:
+def _record(job: Job, manifest: Manifest, bundle: Bundle, world_size: int, precision: Name) -> provenance.Provenance:
     seconds, attempts = tracking.run_age(job.run_id)
     return provenance.Provenance(
         shards=job.shards,
@@ -98,6 +98,7 @@ def _record(job: Job, manifest: Manifest, world_size: int, precision: Name) -> p
         seed=job.recipe.run.seed,
         init=job.init,
         origin=job.origin,
+        network_size=bundle.image_size,
         world_size=world_size,
         seconds=round(seconds, 1),
         attempts=attempts,

@@ -31,7 +31,8 @@ def test_what_was_written_is_read(sqlite: str, shards: str) -> None:
     assert 0 <= seconds < 60
     made = Provenance(
         shards=shards, recipe="tiny-1", seed=7, init="", world_size=2, seconds=seconds, attempts=attempts, flow_run="owl",
-        origin=Origin(family="DINOv2 ViT-S/14", license="apache-2.0"), **data_fields(manifest), **environment_fields(),
+        network_size=(28, 70), origin=Origin(family="DINOv2 ViT-S/14", license="apache-2.0"),
+        **data_fields(manifest), **environment_fields(),
     )  # fmt: skip
     write_provenance(run_id, made)
     assert read_provenance(run_id) == made

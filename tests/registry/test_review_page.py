@@ -139,6 +139,8 @@ def test_known_limitations_are_listed() -> None:
     assert "- In few images of the holdout (number), so uncertain: road (1), sidewalk (1), wall (1)." in page
     assert "With 60 images, mIoU is uncertain by ±0.040" in page
     assert "Trained at 512×256" in page
+    smaller = dataclasses.replace(RECORD, network_size=(252, 504))  # patches of 14 pixels don't fill 512×256
+    assert "Trained at 504×252" in page_of(CHAMPION, FLOOR, provenance=smaller)
     assert "2 sources could not be used" in page
     assert "may have been trained on some" not in page  # its own holdout was the same
     assert "only 6 images: all values are uncertain" in page_of(CHAMPION, FLOOR)

@@ -71,6 +71,8 @@ class Provenance:
     precision: str = ""
     """What its forward passes computed in; "": unknown, as of earlier versions."""
     versions: Mapping[str, str] = field(default_factory=dict)
+    network_size: tuple[int, int] | None = None
+    """Height and width to which the network has photographs resized; None: unknown, as of earlier versions."""
     warnings: tuple[str, ...] = ()
     """What is likely a mistake in the labels, as preprocessing found."""
 

@@ -282,7 +282,7 @@ def _limitations(page: Assessment) -> list[str]:
             f"The champion sees images of {sizes[0]}, this version of {sizes[1]}: each was measured at its own size."
         )
     if page.provenance:
-        height, width = page.provenance.image_size
+        height, width = page.provenance.network_size or page.provenance.image_size
         found.append(f"Trained at {width}×{height}: other photographs are resized, or segmented in tiles.")
         if page.provenance.skipped:
             found.append(f"{page.provenance.skipped} sources could not be used; manifest.json lists them with reasons.")
