@@ -36,10 +36,11 @@ SCRATCH, PROBE, LINEAR, TUNED = "small from nothing", "frozen, linear", "linear"
 COLORS = {SCRATCH: "#b07aa1", PROBE: "#f28e2b", LINEAR: "#59a14f", TUNED: "#4e79a7"}
 STARTS = {
     PROBE: ["model.encoder=frozen", "model.decoder=linear"],
-    LINEAR: ["model.decoder=linear"],
-    TUNED: [],
+    LINEAR: ["model.patch_size=16", "model.decoder=linear"],
+    TUNED: ["model.patch_size=16"],
 }
-"""What is set besides `--init`. The linear decoder is the yardstick: what the encoder knows without help."""
+"""What is set besides `--init`. The linear decoder is the yardstick: what the encoder knows without help. Patches of 16 pixels
+have finer ones of 4 in them, those of 14 only of 7."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,11 @@ def figures(folder: Path) -> Iterator[Figure]:
             words = ["--preset", "small", *settings(seed, "run.select=last"), "--epochs", "1000"]
             words += ["--max-minutes", f"{minutes:.2f}"]
             found[SCRATCH].setdefault(count, []).append(train(SCRATCH, shards, words))
-    once = train("fine-tuned, one pass", packed(source, counts[-1], keep), ["--init", init, "--epochs", "1"])
+    once = train(
+        "fine-tuned, one pass",
+        packed(source, counts[-1], keep),
+        ["--init", init, *settings(0, *STARTS[TUNED]), "--epochs", "1"],
+    )
     draw_curves(found).save(keep / "curves.png")
     draw_panels(packed(source, counts[-1], keep), {name: runs[counts[-1]][0] for name, runs in found.items()}).save(
         keep / "panels.png"
