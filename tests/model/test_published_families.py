@@ -30,6 +30,9 @@ MODELS = {
     "dinov3-7b": (
         "DINOv3ViT", {"intermediate_size": 40, "num_register_tokens": 4, "use_gated_mlp": True, "hidden_act": "silu"},
     ),
+    "dinov3-without-biases": (
+        "DINOv3ViT", {"intermediate_size": 40, "num_register_tokens": 4, "proj_bias": False, "mlp_bias": False},
+    ),
     "clip": ("CLIPVision", {"intermediate_size": 40}),
     "siglip": ("SiglipVision", {"intermediate_size": 40}),
 }  # fmt: skip

@@ -73,6 +73,7 @@ def read_published(
     named = translate(state)
     stated = read_beside(state, named.tensors, timm=named.timm, config=config, preprocessor=preprocessor)
     tensors, gated = _joined(named)
+    tensors |= _absent_biases(tensors, named.blocks, config)
     width, patch_size = tensors[PROJECTION].shape[0], tensors[PROJECTION].shape[2]
     hidden, attention = (tensors[f"blocks.0.{part}.weight"].shape[1] for part in ("mlp.layers.1", "attention.output"))
     if (pre_norm := "pre_norm.weight" in tensors) and "embedding.projection.bias" not in tensors:
@@ -170,6 +171,18 @@ def _joined(named: Named) -> tuple[dict[str, Tensor], bool]:
     first, second, output = (part for part in parts if part is not None)
     gated = "blocks.0.mlp.gate.weight" in named.tensors or first.shape[0] == 2 * second.shape[1]
     return join_parts(named, projection.shape[0], output.shape[1]), gated
+
+
+def _absent_biases(tensors: Mapping[str, Tensor], blocks: int, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return biases of 0 for layers that have none, where the configuration says so, as DINOv3's may."""
+    layers = {"proj_bias": ("attention.output",), "mlp_bias": ("mlp.layers.0", "mlp.layers.1")}
+    without = [layer for key, found in layers.items() if config.get(key) is False for layer in found]
+    names = [f"blocks.{index}.{layer}" for index in range(blocks) for layer in without]
+    return {
+        f"{name}.bias": tensors[f"{name}.weight"].new_zeros(len(tensors[f"{name}.weight"]))
+        for name in names
+        if f"{name}.weight" in tensors and f"{name}.bias" not in tensors
+    }
 
 
 def _check_rotary(stated: Stated, architecture: Mapping[str, Any]) -> None:
