@@ -60,7 +60,7 @@ def pretrain(
     nodes = Nodes(nproc or max(1, torch.cuda.device_count()))
     layers = load_layers(preset, recipe, overrides)
     if init:  # so that a mistake is found now, not after all photographs were packed
-        started_request(layers, read_start(init), MASKED)
+        started_request(layers, read_start(init).encoder_only(), MASKED)
     place = prepare(source, shards and canonical(shards), size)
     job = plan_training(place, layers, nodes, name="pretrain", resume=resume, init=init, kind=MASKED)
     if job.result:
