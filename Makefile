@@ -61,7 +61,7 @@ demo: $(READY) ## the whole pipeline on generated street scenes: pictures and a 
 	@$(BIN)/vitseg demo
 
 # Two workers, one file at a time, in this order: many tests wait for servers, and the longest files come early.
-test: $(READY_DEV) ## the whole test suite, with real servers and real processes; ten minutes
+test: $(READY_DEV) ## the whole test suite, with real servers and real processes; twelve minutes
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 slow: $(READY_DEV) ## the few tests that `make test` leaves out because they take longest
